@@ -1,0 +1,44 @@
+"""robbench: can a network keep its adversarial robustness when its last layers are retrained on other data?
+
+A suite file needs the names below only; importing them does not import torch.
+"""
+
+from robbench import recipes
+from robbench.errors import RobbenchError
+from robbench.spec import (
+    PGD,
+    Checkpoint,
+    Dataset,
+    EarlyStopping,
+    EpsilonGrid,
+    Estimate,
+    Model,
+    MultiStepLR,
+    OneCycle,
+    Quick,
+    Recipe,
+    StepLR,
+    Study,
+    Transfer,
+    Transfers,
+)
+
+__all__ = [
+    "PGD",
+    "Checkpoint",
+    "Dataset",
+    "EarlyStopping",
+    "EpsilonGrid",
+    "Estimate",
+    "Model",
+    "MultiStepLR",
+    "OneCycle",
+    "Quick",
+    "Recipe",
+    "RobbenchError",
+    "StepLR",
+    "Study",
+    "Transfer",
+    "Transfers",
+    "recipes",
+]

@@ -1,0 +1,69 @@
+"""A declared study as the command line asks for it: another protocol, other data, more seeds, quick scale. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from robbench.errors import RobbenchError
+from robbench.recipes import with_protocol
+from robbench.spec import Dataset, Protocol, Study
+
+
+def adapt(
+    study: Study,
+    *,
+    protocol: Protocol | None = None,
+    datasets: Mapping[str, str] | None = None,
+    seeds: int | None = None,
+    quick: bool = False,
+) -> Study:
+    """The study with these changes; its name says all of them that change what the figures mean.
+
+    Args:
+        study: as declared.
+        protocol: sound or thesis; None as declared.
+        datasets: names of datasets to use in place of others; names that the study lacks are left to other studies.
+        seeds: run seeds 0 … seeds − 1.
+        quick: shrink to the quick scale.
+
+    Raises:
+        RobbenchError: fewer than one seed.
+    """
+    if protocol is not None:
+        study = with_protocol(study, protocol)
+    for old, new in (datasets or {}).items():
+        if old in names(study):
+            changed = study.with_datasets(lambda dataset, old=old, new=new: _renamed(dataset, old, new))
+            study = replace(changed, name=f"{study.name}-{new}")
+    if seeds is not None:
+        if seeds < 1:
+            raise RobbenchError(f"seeds: expected at least 1, got {seeds}")
+        study = replace(study, seeds=tuple(range(seeds)))
+    return study.shrunk() if quick else study
+
+
+def parse_datasets(texts: list[str]) -> dict[str, str]:
+    """``NAME=OTHER`` texts as a mapping.
+
+    Raises:
+        RobbenchError: a text of another form, or a name given twice.
+    """
+    pairs: dict[str, str] = {}
+    for text in texts:
+        old, equals, new = text.partition("=")
+        if not (old and equals and new) or "=" in new:
+            raise RobbenchError(f"dataset replacement: expected NAME=OTHER (emnist=mydata), got {text!r}")
+        if old in pairs:
+            raise RobbenchError(f"dataset replacement: expected {old!r} once, got {old}={pairs[old]} and {text}")
+        pairs[old] = new
+    return pairs
+
+
+def names(study: Study) -> set[str]:
+    """Names of the study's datasets."""
+    return {dataset.name for dataset in (study.source, study.target) if isinstance(dataset, Dataset)}
+
+
+def _renamed(dataset: Dataset, old: str, new: str) -> Dataset:
+    return replace(dataset, name=new) if dataset.name == old else dataset

@@ -1,0 +1,158 @@
+"""FGSM and PGD in the L∞ ball, and the check that a counterexample is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robbench.errors import require
+
+BALL_TOLERANCE = 1e-6
+"""Rounding allowed for |x' − x| ≤ ε in float32 (1/4000 of a grey level of 8-bit images)."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode; afterwards the mode of *every* module is as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def without_parameter_gradients(model: nn.Module) -> Iterator[None]:
+    """No parameter requires a gradient, so that a backward pass computes the images' alone; flags come back after."""
+    flagged = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in flagged:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in flagged:
+            parameter.requires_grad_(True)
+
+
+def fgsm(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float | Tensor,
+    *,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
+    """Fast gradient sign method: one step of the whole radius (Goodfellow et al. 2015).
+
+    Arguments, result and errors as for :func:`pgd`.
+    """
+    return pgd(model, images, labels, epsilon, step_size=epsilon, steps=1, random_start=False, box=box)
+
+
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float | Tensor,
+    *,
+    steps: int,
+    step_size: float | Tensor | None = None,
+    random_start: bool = True,
+    box: tuple[float, float] = (0.0, 1.0),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Projected gradient descent on the cross-entropy loss in the L∞ ball (Madry et al. 2018, eq. 2.11 of the thesis).
+
+    The loss is summed, so one image's result does not depend on the others of its batch. Modes of the modules are the
+    caller's business; ``requires_grad`` flags and gradients of the parameters are left as they were.
+
+    Args:
+        model: classifier, (N, C, H, W) floats -> (N, classes).
+        images: (N, C, H, W) floats in ``box``.
+        labels: (N,) int64, the classes to leave.
+        epsilon: radius in pixel units; a float, or (N,) for one radius per image.
+        steps: number of gradient steps.
+        step_size: pixel units, as ``epsilon``; None for epsilon ÷ steps.
+        random_start: start uniformly in the ball instead of at the image.
+        box: range of valid pixels.
+        generator: source of the random start, on the images' device.
+
+    Returns:
+        (N, C, H, W) adversarial images inside both the ball and the box; the last iterate.
+
+    Raises:
+        RobbenchError: epsilon is negative, or its length is not N; steps is not positive; labels are not (N,).
+    """
+    require(steps >= 1, "steps", "an integer ≥ 1", steps)
+    require(labels.shape == images.shape[:1], "labels", f"shape {tuple(images.shape[:1])}", tuple(labels.shape))
+    radius = _per_image("epsilon", epsilon, images)
+    step = radius / steps if step_size is None else _per_image("step_size", step_size, images)
+    lower = (images - radius).clamp_(min=box[0])
+    upper = (images + radius).clamp_(max=box[1])
+    adversarial = images.detach()
+    if random_start:
+        noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+        adversarial = torch.addcmul(images, noise.mul_(2).sub_(1), radius).clamp_(lower, upper)
+    with without_parameter_gradients(model), torch.enable_grad():
+        for _ in range(steps):
+            adversarial = adversarial.detach().requires_grad_()
+            loss = F.cross_entropy(model(adversarial), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, adversarial)
+            adversarial = torch.addcmul(adversarial.detach(), gradient.sign_(), step).clamp_(lower, upper)
+    return adversarial.detach()
+
+
+def _per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
+    """A number, or one per image, as (1, 1, 1, 1) or (N, 1, 1, 1) in the images' dtype and on their device."""
+    if isinstance(value, Tensor):
+        require(value.shape in ((), images.shape[:1]), name, f"one number or {len(images)}", tuple(value.shape))
+        return value.to(images).reshape(-1, *(1,) * (images.ndim - 1))
+    require(value >= 0, name, "a number ≥ 0 in pixel units", value)
+    return torch.full((1,) * images.ndim, value, dtype=images.dtype, device=images.device)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Float32 inference that deserves the name: outside any autocast, without TF32."""
+    matmul, conv = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, conv
+
+
+def is_counterexample(
+    model: nn.Module,
+    adversarial: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: Tensor,
+    *,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
+    """Which adversarial images lie in ball and box and are misclassified, by inference in their own precision.
+
+    Args:
+        model: in eval mode.
+        adversarial, images: (N, C, H, W) floats.
+        labels: (N,) int64.
+        epsilon: (N,) radii in pixel units.
+        box: range of valid pixels.
+
+    Returns:
+        (N,) bool.
+    """
+    with torch.no_grad(), full_precision(images.device):
+        wrong = model(adversarial).argmax(dim=1) != labels
+    distance = (adversarial - images).abs().flatten(1).amax(dim=1)
+    flat = adversarial.flatten(1)
+    inside = (distance <= epsilon.to(distance) + BALL_TOLERANCE) & (flat.amin(1) >= box[0]) & (flat.amax(1) <= box[1])
+    return wrong & inside

@@ -1,0 +1,146 @@
+"""Reading and writing ``baselines/<suite>/<case>.<stage>.json``: small, sorted, readable in a diff. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from robbench.errors import RobbenchError
+from robbench.record import Counts, DataUsed, Environment, Record, Stage, _Struct, write_atomically
+
+SCHEMA = "robbench.baseline/1"
+
+
+class Distribution(_Struct, kw_only=True):
+    """Counts of correct images per p*: every statistic can be recomputed from them."""
+
+    grid: list[float]
+    counts: list[int]
+    """One per grid value, then the censored."""
+
+    def __post_init__(self) -> None:
+        if len(self.counts) != len(self.grid) + 1 or min(self.counts) < 0:
+            raise ValueError("expected one count ≥ 0 per grid value, and one for the censored images")
+
+
+class Baseline(_Struct, kw_only=True):
+    """What a stage of a case is held to."""
+
+    schema: str = SCHEMA
+    suite: str
+    case: str
+    stage: Stage
+    digest: str
+    spec: dict[str, Any]
+    data: DataUsed
+    seed: int
+    accuracy: Counts | None = None
+    """Test accuracy of a robustness stage, validation accuracy of a training stage."""
+    distribution: Distribution | None = None
+    seconds: dict[str, float]
+    """Measured seconds per machine slug, all of this digest."""
+    environment: Environment
+    """Where accuracy and robustness were last measured."""
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ValueError(f"expected schema {SCHEMA!r}, got {self.schema!r}")
+
+
+def baseline_path(folder: Path, suite: str, case: str, stage: str) -> Path:
+    """Where a baseline lies.
+
+    Raises:
+        RobbenchError: a name would lead out of the folder.
+    """
+    for name in (suite, f"{case}.{stage}"):
+        if not name or name.startswith(".") or set(name) & set("/\\\0:"):
+            raise RobbenchError(f"baseline name: expected a plain file name, got {name!r}")
+    return folder / suite / f"{case}.{stage}.json"
+
+
+def baseline_of(record: Record, previous: Baseline | None = None) -> Baseline:
+    """The baseline that a record makes; seconds of other machines stay where the digest is the same."""
+    robustness, training = record.robustness, record.training
+    kept = previous.seconds if previous is not None and previous.digest == record.digest else {}
+    accuracy = None
+    if robustness is not None:
+        accuracy = robustness.clean
+    elif training is not None and training.validation.total:
+        accuracy = training.validation
+    return Baseline(
+        suite=record.suite,
+        case=record.case,
+        stage=record.stage,
+        digest=record.digest,
+        spec=record.spec,
+        data=record.data,
+        seed=record.model.seed,
+        accuracy=accuracy,
+        distribution=robustness
+        and Distribution(grid=robustness.grid, counts=[int(count) for count in robustness.distribution()]),
+        seconds={**kept, record.environment.slug: round(record.seconds.measured, 3)},
+        environment=record.environment,
+    )
+
+
+def read_baseline(folder: Path, suite: str, case: str, stage: str) -> Baseline | None:
+    """The stored baseline of a stage, or None where there is none.
+
+    Raises:
+        RobbenchError: the file is damaged, of another schema, of another case, or not ours.
+    """
+    path = baseline_path(folder, suite, case, stage)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RobbenchError(f"baseline {str(path)!r} cannot be read: {error.strerror or error}") from error
+    try:
+        baseline = msgspec.json.decode(data, type=Baseline)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise RobbenchError(
+            f"baseline {str(path)!r}: expected a file of schema {SCHEMA!r} ({error}); "
+            "restore it from version control, or write it anew with --robbench-update"
+        ) from error
+    if (baseline.suite, baseline.case, baseline.stage) != (suite, case, stage):
+        raise RobbenchError(
+            f"baseline {str(path)!r}: expected {suite}/{case}.{stage}, "
+            f"it says {baseline.suite}/{baseline.case}.{baseline.stage}"
+        )
+    return baseline
+
+
+def write_baseline(folder: Path, record: Record) -> Path:
+    """Write or renew the baseline of a record's stage; returns its path."""
+    path = baseline_path(folder, record.suite, record.case, record.stage)
+    try:
+        previous = read_baseline(folder, record.suite, record.case, record.stage)
+    except RobbenchError:
+        previous = None
+    values = msgspec.to_builtins(baseline_of(record, previous))
+    write_atomically(path, _readable(values).encode())
+    return path
+
+
+def _readable(values: Any) -> str:
+    """JSON with sorted keys, two-space indent, and lists of numbers on one line."""
+    long_lists: dict[str, str] = {}
+
+    def fold(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: fold(entry) for key, entry in value.items()}
+        if isinstance(value, list) and all(isinstance(entry, int | float) for entry in value):
+            mark = f"@list{len(long_lists)}@"
+            long_lists[f'"{mark}"'] = json.dumps(value)
+            return mark
+        return [fold(entry) for entry in value] if isinstance(value, list) else value
+
+    text = json.dumps(fold(values), indent=2, sort_keys=True, ensure_ascii=False)
+    for mark, line in long_lists.items():
+        text = text.replace(mark, line)
+    return text + "\n"

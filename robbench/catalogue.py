@@ -1,0 +1,109 @@
+"""Facts about the datasets and architectures robbench knows by name. No torch here: specs and reports need them too."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from robbench.errors import RobbenchError, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """What is known of a dataset before any image is read."""
+
+    classes: int
+    shape: tuple[int, int, int]
+    """Channels, height, width."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    augmentation: str = "none"
+    """Augmentation that the literature trains it with."""
+
+
+DATASETS: dict[str, DatasetFacts] = {
+    "mnist": DatasetFacts(classes=10, shape=(1, 28, 28)),
+    "emnist": DatasetFacts(classes=47, shape=(1, 28, 28)),
+    "cifar10": DatasetFacts(
+        classes=10,
+        shape=(3, 32, 32),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        augmentation="crop-flip",
+    ),
+    "cifar100": DatasetFacts(
+        classes=100,
+        shape=(3, 32, 32),
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        augmentation="crop-flip",
+    ),
+    "glyphs10": DatasetFacts(classes=10, shape=(1, 28, 28)),
+    "glyphs47": DatasetFacts(classes=47, shape=(1, 28, 28)),
+}
+"""Datasets known by name; any other name is a prepared array ``<data dir>/<name>.npz``."""
+
+EMNIST_CLASSES = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")
+"""The 47 classes of EMNIST balanced, in label order (Cohen et al. 2017)."""
+
+_RESNET_BLOCKS = ("conv1", "conv2_x", "conv3_x", "conv4_x", "conv5_x", "avg_pool", "fc")
+_WRN_BLOCKS = ("conv1", "layer1", "layer2", "layer3", "linear")
+
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "relu_4_1024": ("fc1", "fc2", "fc3", "fc4"),
+    "cnn3": ("conv1", "fc1", "fc2"),
+    "cnn4": ("conv1", "conv2", "fc1", "fc2"),
+    "cnn7": ("conv1", "conv2", "conv3", "conv4", "fc1", "fc2", "fc3"),
+    "cnn_dropout": ("conv1", "conv2", "fc1", "fc2"),
+    "resnet18": _RESNET_BLOCKS,
+    "resnet34": _RESNET_BLOCKS,
+    "resnet50": _RESNET_BLOCKS,
+    "wrn28_10": _WRN_BLOCKS,
+    "wrn34_10": _WRN_BLOCKS,
+}
+"""The study's architectures and their blocks, first to last."""
+
+ARCHITECTURE_SHAPES: dict[str, tuple[int, int, int]] = {
+    name: (3, 32, 32) if name.startswith(("resnet", "wrn")) else (1, 28, 28) for name in ARCHITECTURES
+}
+"""Input shape (channels, height, width) of the study's architectures; the residual networks take other sizes too."""
+
+_WRN = re.compile(r"wrn(\d+)_(\d+)")
+
+
+def wrn_size(name: str) -> tuple[int, int] | None:
+    """Depth and width of a wide residual network's name (``wrn28_10``), or None for any other name.
+
+    Raises:
+        RobbenchError: the depth is not 6n + 4 (Zagoruyko and Komodakis 2016, section 2).
+    """
+    match = _WRN.fullmatch(name)
+    if match is None:
+        return None
+    depth, width = int(match[1]), int(match[2])
+    if depth < 10 or (depth - 4) % 6 or width < 1:
+        near = max(10, 6 * round((depth - 4) / 6) + 4)
+        raise RobbenchError(
+            f"architecture {name!r} cannot exist: a wide residual network has depth 6n + 4 (10, 16, 22, 28, 34, …) "
+            f"and width of at least 1, got depth {depth}, width {width}; use 'wrn{near}_{max(1, width)}'"
+        )
+    return depth, width
+
+
+def block_names(architecture: str) -> tuple[str, ...] | None:
+    """Names of an architecture's blocks, first to last; None where only the built network can tell (timm, own code).
+
+    Raises:
+        RobbenchError: the name is no architecture that robbench can build.
+    """
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture]
+    if wrn_size(architecture):
+        return _WRN_BLOCKS
+    if architecture.startswith("timm:") and len(architecture) > len("timm:"):
+        return None
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", architecture):
+        return None
+    raise unknown(
+        "architecture", architecture, [*ARCHITECTURES, "timm:<name of a timm network>", "<package.module>:<function>"]
+    )

@@ -1,0 +1,24 @@
+"""Images as tensors: torchvision's datasets, prepared arrays and drawn characters, and how they become batches."""
+
+from robbench.data.batches import AUGMENTATIONS, augment, batches, pixels, split
+from robbench.data.glyphs import GLYPHS, draw
+from robbench.data.images import Data, Images
+from robbench.data.loading import ORIENTATIONS, load, prepare
+from robbench.data.prepared import read_npz, write_npz
+
+__all__ = [
+    "AUGMENTATIONS",
+    "GLYPHS",
+    "ORIENTATIONS",
+    "Data",
+    "Images",
+    "augment",
+    "batches",
+    "draw",
+    "load",
+    "pixels",
+    "prepare",
+    "read_npz",
+    "split",
+    "write_npz",
+]

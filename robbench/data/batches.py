@@ -1,0 +1,106 @@
+"""From images to batches: split, shuffle, convert, augment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from robbench.errors import require, unknown
+
+AUGMENTATIONS = ("none", "crop-flip")
+_PADDING = 4
+
+
+def split(
+    labels_or_count: Tensor | int, *, validation: float = 0.2, seed: int, overlapping: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Indices of the images to train on and of those to validate on.
+
+    Args:
+        labels_or_count: (N,) labels, or N.
+        validation: share of the images to validate on.
+        seed: of the permutation.
+        overlapping: draw the two parts with two permutations, so that they share images, as the thesis's code does.
+
+    Returns:
+        Two (·,) int64 CPU tensors of N - round(N * validation) and round(N * validation) indices.
+
+    Raises:
+        RobbenchError: the share is not between 0 and 1, or leaves one part empty.
+    """
+    count = labels_or_count if isinstance(labels_or_count, int) else len(labels_or_count)
+    require(0 < validation < 1, "validation", "a share between 0 and 1", validation)
+    held_out = round(count * validation)
+    require(
+        0 < held_out < count, "validation", f"a share that leaves both parts of {count} images non-empty", validation
+    )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(count, generator=generator)
+    other = torch.randperm(count, generator=generator) if overlapping else order
+    return order[:-held_out], other[-held_out:]
+
+
+def batches(
+    count: int, batch_size: int, *, generator: torch.Generator | None, device: torch.device | str
+) -> Iterator[Tensor]:
+    """Indices of one epoch's batches, (B,) int64 on ``device``.
+
+    The last batch may be smaller. A last batch of one image joins the batch before it, because batch normalisation
+    cannot train on one.
+
+    Args:
+        count: images in the epoch.
+        batch_size: images in a batch.
+        generator: shuffles, on whichever device it lives; None keeps the order.
+
+    Raises:
+        RobbenchError: a number is below 1.
+    """
+    require(count >= 1, "count", "at least 1 image", count)
+    require(batch_size >= 1, "batch_size", "at least 1 image", batch_size)
+    if generator is None:
+        order = torch.arange(count, device=device)
+    else:
+        order = torch.randperm(count, generator=generator, device=generator.device).to(device)
+    parts = list(torch.split(order, batch_size))
+    if batch_size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [order[(len(parts) - 2) * batch_size :]]
+    return iter(parts)
+
+
+def pixels(images: Tensor) -> Tensor:
+    """uint8 images of any shape -> float32 in [0, 1]."""
+    return images.to(torch.float32) / 255
+
+
+def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """Augment a batch of training images, each one in its own way.
+
+    Args:
+        images: (N, C, H, W), any dtype.
+        kind: ``none``, or ``crop-flip``: pad with 4 pixels of zero, crop a random H x W out of it, mirror half of them.
+        generator: on the images' device.
+
+    Returns:
+        (N, C, H, W) of the same dtype; ``images`` themselves for ``none``.
+
+    Raises:
+        RobbenchError: unknown kind.
+    """
+    if kind not in AUGMENTATIONS:
+        raise unknown("augmentation", kind, AUGMENTATIONS)
+    if kind == "none":
+        return images
+    count, channels, height, width = images.shape
+    device = images.device
+    down, right = torch.randint(2 * _PADDING + 1, (2, count, 1), generator=generator, device=device)
+    mirrored = torch.randint(2, (count, 1), generator=generator, device=device).bool()
+    columns = torch.arange(width, device=device).expand(count, width)
+    columns = right + torch.where(mirrored, columns.flip(1), columns)
+    rows = down + torch.arange(height, device=device)
+    image = torch.arange(count, device=device)[:, None, None, None]
+    channel = torch.arange(channels, device=device)[None, :, None, None]
+    return pad(images, [_PADDING] * 4)[image, channel, rows[:, None, :, None], columns[:, None, None, :]]

@@ -1,0 +1,155 @@
+"""Characters drawn from the fonts that matplotlib installs: MNIST-like data with nothing to download.
+
+Every (font, character) pair is drawn once, large, and kept as a signed distance field: how far each pixel lies inside
+the character's outline. An affine map of that field moves the character, an offset of it makes strokes thicker or
+thinner, and a slower ramp across the outline blurs it. All of it is float64 on the CPU, so the last bit, in which
+processors and thread counts may differ, disappears in the rounding to uint8.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample, interpolate
+
+from robbench.catalogue import EMNIST_CLASSES
+from robbench.data.images import Images
+from robbench.errors import RobbenchError, require, unknown
+
+GLYPHS: dict[str, tuple[str, ...]] = {"glyphs10": EMNIST_CLASSES[:10], "glyphs47": EMNIST_CLASSES}
+"""Classes of each drawn dataset, in label order. EMNIST's merged classes (C and c, …) are drawn as capitals."""
+
+FONTS = (
+    *(
+        f"DejaVu{family}{style}"
+        for family in ("Sans", "SansMono")
+        for style in ("", "-Bold", "-Oblique", "-BoldOblique")
+    ),
+    *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
+    *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
+    *("cmr10", "cmb10", "cmss10", "cmti10", "cmtt10"),
+)
+"""Text fonts in matplotlib's data folder, the same on all machines; its symbol and display fonts are left out."""
+
+SIDE = 28
+_ZOOM = 3
+"""Images are drawn at this many times their side, then box-averaged."""
+_INK = 20 * _ZOOM
+"""Longest side of an undistorted character, as in MNIST: 20 of 28 pixels."""
+_FIELD = 96
+_MARGIN = 1.5 * _ZOOM
+_WARP = 1.25 * _ZOOM
+_BENDS = (5, 5)
+"""Points of the image that a warp moves; between them it is smooth."""
+_BATCH = 256
+
+
+def draw(name: str, count: int, seed: int) -> Images:
+    """Draw ``count`` images of the dataset's characters, bright on dark, as many of each class as of any other.
+
+    Each in a random font, with rotation ±20°, shear ±0.3, scale 0.85 to 1.15 (less where the character would leave the
+    image), shift up to ±3 pixels, a smooth warp up to ±1.25 pixels, and random stroke weight, blur, contrast and noise.
+
+    Returns:
+        (count, 1, 28, 28) uint8 images and (count,) labels in random order: the same for the same arguments.
+
+    Raises:
+        RobbenchError: unknown name, a count below 1, a negative seed, or matplotlib lacks one of its fonts.
+    """
+    if name not in GLYPHS:
+        raise unknown("drawn dataset", name, GLYPHS)
+    require(count >= 1, "count", "at least 1 image", count)
+    require(seed >= 0, "seed", "an integer >= 0", seed)
+    generator = torch.Generator().manual_seed(seed)
+    fields, halves = _distance_fields(GLYPHS[name])
+    labels = (torch.arange(count) % len(GLYPHS[name]))[torch.randperm(count, generator=generator)]
+    fonts = torch.randint(len(FONTS), (count,), generator=generator)
+    chances = torch.rand(count, 9, generator=generator, dtype=torch.float64)
+    images = [
+        _draw_batch(fields[fonts[batch], labels[batch]], halves[fonts[batch], labels[batch]], chances[batch], generator)
+        for batch in torch.split(torch.arange(count), _BATCH)
+    ]
+    return Images(torch.cat(images), labels)
+
+
+def _draw_batch(fields: Tensor, halves: Tensor, chances: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (B, 1, 28, 28) uint8 of distance fields (B, S, S), ink half sizes (B, 2) and chances (B, 9) in [0, 1)."""
+    angle, shear, scale, right, down, weight, blur, contrast, noise = chances.unbind(1)
+    weight = _between(weight, 0.0, 3.0)
+    blur = _between(blur, 1.5, 6.0)
+    grid = _grid(halves + weight[:, None], angle, shear, scale, torch.stack([right, down], 1))
+    bends = torch.rand(len(fields), 2, *_BENDS, generator=generator, dtype=torch.float64)
+    warp = interpolate(_between(bends, -_WARP, _WARP), size=grid.shape[1:3], mode="bicubic", align_corners=True)
+    grid = grid + warp.permute(0, 2, 3, 1) * 2 / _FIELD
+    depth = grid_sample(fields[:, None].double(), grid, padding_mode="border", align_corners=False)
+    ink = ((depth + weight[:, None, None, None]) / blur[:, None, None, None] + 0.5).clamp(0, 1)
+    small = ink.view(-1, 1, SIDE, _ZOOM, SIDE, _ZOOM).mean((3, 5))
+    specks = torch.randn(small.shape, generator=generator, dtype=torch.float64)
+    contrast, noise = _between(contrast, 0.75, 1.0), _between(noise, 0.02, 0.12)
+    bright = contrast[:, None, None, None] * small + noise[:, None, None, None] * specks
+    return (bright.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _grid(halves: Tensor, angle: Tensor, shear: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Where in its distance field each fine pixel lies, (B, 84, 84, 2), for chances of the affine map, each (B,)."""
+    angle = torch.deg2rad(_between(angle, -20, 20))
+    shear, scale = _between(shear, -0.3, 0.3), _between(scale, 0.85, 1.15)
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    forward = torch.stack([cos, shear * cos - sin, sin, shear * sin + cos], 1).view(-1, 2, 2)
+    room = _ZOOM * SIDE / 2 - _MARGIN
+    reach = (forward.abs() * halves[:, None]).sum(2)
+    fit = (room / reach.amax(1)).clamp(max=1)
+    reach, forward = reach * fit[:, None], forward * fit[:, None, None]
+    moved = _between(shift, -1, 1) * (room - reach).clamp(max=3 * _ZOOM)
+    a, b, c, d = forward.flatten(1).unbind(1)
+    backward = torch.stack([d, -b, -c, a], 1).view(-1, 2, 2) / (a * d - b * c)[:, None, None]
+    offset = -(backward * moved[:, None]).sum(2, keepdim=True) * 2 / _FIELD
+    theta = torch.cat([backward * (_ZOOM * SIDE / _FIELD), offset], 2)
+    return affine_grid(theta, [len(theta), 1, _ZOOM * SIDE, _ZOOM * SIDE], align_corners=False)
+
+
+def _between(chance: Tensor, low: float, high: float) -> Tensor:
+    return low + (high - low) * chance
+
+
+@cache
+def _distance_fields(characters: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Distance fields (fonts, characters, S, S) float32 and ink half sizes, width before height, (…, 2) float64."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    fields = np.empty((len(FONTS), len(characters), _FIELD, _FIELD), dtype=np.float32)
+    halves = np.empty((len(FONTS), len(characters), 2))
+    for f, font in enumerate(FONTS):
+        try:
+            large = ImageFont.truetype(str(folder / f"{font}.ttf"), 2 * _INK, layout_engine=ImageFont.Layout.BASIC)
+        except OSError as error:
+            raise RobbenchError(
+                f"{folder / font}.ttf: expected a font that matplotlib installs, got {error}"
+            ) from error
+        for c, character in enumerate(characters):
+            ink = _ink(character, large)
+            fields[f, c] = distance_transform_edt(ink) - distance_transform_edt(~ink)
+            halves[f, c] = np.ptp(np.nonzero(ink), axis=1)[::-1] / 2 + 0.5
+    return torch.from_numpy(fields), torch.from_numpy(halves)
+
+
+def _ink(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
+    """Where the character's ink lies, (S, S) bool: its longest side ``_INK`` pixels long, in the middle."""
+    page = Image.new("L", (5 * _INK, 5 * _INK))
+    ImageDraw.Draw(page).text((2.5 * _INK, 2.5 * _INK), character, fill=255, font=font, anchor="mm")
+    box = page.getbbox()
+    if box is None:
+        raise RobbenchError(f"font {font.path!r}: expected a drawing of {character!r}, got an empty one")
+    zoom = _INK / max(box[2] - box[0], box[3] - box[1])
+    width, height = (max(1, round(zoom * (box[i + 2] - box[i]))) for i in (0, 1))
+    field = Image.new("L", (_FIELD, _FIELD))
+    field.paste(
+        page.crop(box).resize((width, height), Image.Resampling.BOX), ((_FIELD - width) // 2, (_FIELD - height) // 2)
+    )
+    return np.asarray(field) > 127

@@ -1,0 +1,129 @@
+"""From a dataset's name to its images, wherever they come from."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from robbench.catalogue import DATASETS
+from robbench.data import glyphs, torchvision_sets
+from robbench.data.images import Data, Images
+from robbench.data.prepared import LAYOUT, read_npz, write_npz
+from robbench.errors import RobbenchError, require, unknown
+
+ORIENTATIONS = ("upright", "stored")
+GLYPH_COUNTS = {"glyphs10": (4000, 1000), "glyphs47": (6000, 1000)}
+"""Training and test images drawn unless a number is given."""
+
+
+def load(
+    name: str,
+    *,
+    folder: Path,
+    download: bool = False,
+    orientation: str = "upright",
+    train: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+) -> Data:
+    """Load a dataset: drawn, or from ``<folder>/<name>.npz``, or through torchvision, the first that applies.
+
+    What torchvision read is written as the prepared file, where the folder allows it, and read from there afterwards.
+
+    Args:
+        name: ``glyphs10``, ``glyphs47``, one of torchvision's four, or that of a prepared file.
+        folder: the data folder; need not exist.
+        download: let torchvision download what is missing.
+        orientation: ``upright``, or ``stored`` for EMNIST as its files hold it, transposed; of no effect elsewhere.
+        train: at most so many training images, a random subset; all where None.
+        test: the same for the test images.
+        seed: of the subsets and the drawing.
+
+    Returns:
+        The dataset on the CPU.
+
+    Raises:
+        RobbenchError: bad argument, dataset not on disk, damaged file, failed download.
+    """
+    _check_name(name)
+    if orientation not in ORIENTATIONS:
+        raise unknown("orientation", orientation, ORIENTATIONS)
+    for field, count in (("train", train), ("test", test)):
+        require(count is None or count >= 1, field, "at least 1 image", count)
+    require(seed >= 0, "seed", "an integer >= 0", seed)
+    if name in glyphs.GLYPHS:
+        train, test = train or GLYPH_COUNTS[name][0], test or GLYPH_COUNTS[name][1]
+        drawn = glyphs.draw(name, train, 2 * seed), glyphs.draw(name, test, 2 * seed + 1)
+        return Data(name, *drawn, glyphs.GLYPHS[name])
+    data = _on_disk(name, folder, download)
+    transposed = name == "emnist" and orientation == "stored"
+    return Data(
+        name,
+        _part(data.train, train, seed, transposed),
+        _part(data.test, test, seed, transposed),
+        data.classes,
+    )
+
+
+def prepare(name: str, *, folder: Path, download: bool = False) -> Path:
+    """Make sure that the prepared file of a dataset exists and is sound; write it from torchvision's where it does not.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        RobbenchError: a drawn dataset, which needs no file; otherwise as :func:`load`, and a folder not writable.
+    """
+    _check_name(name)
+    require(name not in glyphs.GLYPHS, "dataset", "one that is read from disk; this one is drawn when used", name)
+    data = _on_disk(name, folder, download)
+    path = folder / f"{name}.npz"
+    if not path.is_file():
+        try:
+            write_npz(path, data)
+        except OSError as error:
+            raise RobbenchError(f"{path}: expected a folder that can be written, got {error}") from error
+    return path
+
+
+def _on_disk(name: str, folder: Path, download: bool) -> Data:
+    """The whole dataset, upright, from its prepared file or else from torchvision, then prepared for the next time."""
+    path = folder / f"{name}.npz"
+    if path.is_file():
+        return read_npz(path, name)
+    data = torchvision_sets.fetch(name, folder, download=download) if name in torchvision_sets.FOLDERS else None
+    if data is None:
+        raise _not_on_disk(name, folder)
+    with suppress(OSError):  # a folder for reading only: the next run asks torchvision again
+        write_npz(path, data)
+    return data
+
+
+def _not_on_disk(name: str, folder: Path) -> RobbenchError:
+    path = folder / f"{name}.npz"
+    if name in torchvision_sets.FOLDERS:
+        theirs = folder / torchvision_sets.FOLDERS[name]
+        return RobbenchError(
+            f"dataset {name!r} is not on disk: expected {path} or torchvision's {theirs}; "
+            f"let torchvision download it with --robbench-download, or put {path.name} there with {LAYOUT}"
+        )
+    known = {*DATASETS, *(file.stem for file in folder.glob("*.npz"))}
+    return RobbenchError(f"{unknown('dataset', name, known)}; or put {path} there with {LAYOUT}")
+
+
+def _check_name(name: str) -> None:
+    plain = re.fullmatch(r"\w[\w.+-]*", name) is not None and ".." not in name
+    require(plain, "dataset", "a plain file name without folder and ending", name)
+
+
+def _part(images: Images, count: int | None, seed: int, transposed: bool) -> Images:
+    """A random ``count`` of the images, in the file's order; fewer are among those that a larger count gives."""
+    if transposed:
+        images = Images(images.images.transpose(2, 3).contiguous(), images.labels)
+    if count is None or count >= len(images):
+        return images
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.take(order[:count].sort().values)

@@ -1,0 +1,74 @@
+"""The datasets that torchvision can download, read in full."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from robbench.catalogue import EMNIST_CLASSES
+from robbench.data.images import Data
+from robbench.data.prepared import from_arrays
+from robbench.errors import RobbenchError
+
+FOLDERS = {
+    "mnist": "MNIST/raw",
+    "emnist": "EMNIST/raw",
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+}
+"""Where torchvision keeps each dataset, below the data folder."""
+
+
+def fetch(name: str, folder: Path, *, download: bool = False) -> Data | None:
+    """Read a dataset with torchvision; EMNIST is its ``balanced`` split, turned upright.
+
+    Args:
+        name: one of :data:`FOLDERS`.
+        folder: the data folder, torchvision's ``root``.
+        download: let torchvision download what is missing; it compares checksums.
+
+    Returns:
+        Both parts in full, on the CPU; None where the dataset is not on disk and is not to be downloaded.
+
+    Raises:
+        RobbenchError: the download failed, or what is on disk is damaged.
+    """
+    where = folder / FOLDERS[name]
+    try:
+        if download:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f".{name}.lock"):  # pytest-xdist workers would unpack over one another
+                train, test = (_open(name, folder, train, download=True) for train in (True, False))
+        elif not where.is_dir():
+            return None
+        else:
+            train, test = (_open(name, folder, train, download=False) for train in (True, False))
+    # torchvision's readers let whatever a damaged file causes pass through, down to a failed assert.
+    except Exception as error:
+        problem = f"torchvision could not {'download' if download else 'read'} it: {type(error).__name__}: {error}"
+        raise RobbenchError(
+            f"dataset {name!r}: expected torchvision's files in {where}; {problem}; "
+            f"delete that folder and use --robbench-download, or put a prepared {folder / name}.npz there"
+        ) from error
+    arrays = {"classes": _classes(name, train)}
+    for part, read in (("train", train), ("test", test)):
+        images = np.asarray(read.data)
+        arrays[f"x_{part}"] = images.transpose(0, 2, 1) if name == "emnist" else images
+        arrays[f"y_{part}"] = np.asarray(read.targets)
+    return from_arrays(name, arrays, str(where))
+
+
+def _open(name: str, folder: Path, train: bool, *, download: bool) -> Any:
+    from torchvision import datasets  # seconds to import, and only the first run on a machine needs it
+
+    if name == "emnist":
+        return datasets.EMNIST(folder, split="balanced", train=train, download=download)
+    kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    return kind(folder, train=train, download=download)
+
+
+def _classes(name: str, read: Any) -> np.ndarray[Any, np.dtype[np.str_]]:
+    return np.array({"mnist": EMNIST_CLASSES[:10], "emnist": EMNIST_CLASSES}.get(name, read.classes))

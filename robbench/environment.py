@@ -1,0 +1,96 @@
+"""Where a stage runs: device, versions, and the slug that names the class of machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from robbench.errors import RobbenchError, unknown
+from robbench.record import Environment
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of ``--robbench-device``: auto takes CUDA where there is one.
+
+    Raises:
+        RobbenchError: the name is unknown, or CUDA was asked for and is not there.
+    """
+    if name not in DEVICES:
+        raise unknown("device", name, DEVICES)
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise RobbenchError("device: expected a CUDA device for --robbench-device cuda, this machine has none")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+@cache
+def environment(device: torch.device) -> Environment:
+    """Everything about this machine and these versions that a reader of a figure may ask."""
+    cuda = device.type == "cuda"
+    cpu, cores = _cpu_name(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    name = torch.cuda.get_device_name(device) if cuda else cpu
+    return Environment(
+        slug=_slug(name) if cuda else f"cpu-{cores}core-{_slug(cpu)}",
+        device=name,
+        cpu=cpu,
+        cores=cores,
+        threads=torch.get_num_threads(),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        robbench=_version("robbench"),
+        torch=str(torch.__version__),
+        torchvision=_version("torchvision"),
+        cuda=torch.version.cuda if cuda else None,
+        cudnn=str(torch.backends.cudnn.version()) if cuda else None,
+        driver=_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
+        tf32=torch.backends.cudnn.allow_tf32 if cuda else None,
+        commit=_output("git", "rev-parse", "HEAD"),
+        dirty=_dirty(),
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown processor"
+
+
+def _slug(name: str) -> str:
+    plain = re.sub(r"\((R|TM)\)|\bCPU\b|\bProcessor\b|@.*", " ", name, flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else None
+
+
+def _dirty() -> bool | None:
+    try:
+        done = subprocess.run(("git", "status", "--porcelain"), capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return bool(done.stdout.strip())

@@ -1,0 +1,21 @@
+"""Networks: the study's architectures, any of timm's, any of the user's; their blocks, heads and weights."""
+
+from robbench.models.blocks import Block, blocks
+from robbench.models.build import build
+from robbench.models.heads import HEADS, replace_head
+from robbench.models.network import Network, Normalise, parameter_count, seeded
+from robbench.models.weights import load_weights, weights
+
+__all__ = [
+    "HEADS",
+    "Block",
+    "Network",
+    "Normalise",
+    "blocks",
+    "build",
+    "load_weights",
+    "parameter_count",
+    "replace_head",
+    "seeded",
+    "weights",
+]

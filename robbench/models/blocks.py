@@ -1,0 +1,143 @@
+"""Blocks: the parts of a network that transfer keeps or retrains, first to last; the head is the last."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from robbench.catalogue import block_names
+from robbench.models.network import Network
+
+
+@dataclass(frozen=True)
+class Block:
+    """A named part of a network."""
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    loose: tuple[nn.Parameter, ...] = ()
+    """Parameters of no module within the block, such as a vision transformer's class token."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter of the block once."""
+        found = [parameter for module in self.modules for parameter in module.parameters()]
+        yield from {id(parameter): parameter for parameter in (*found, *self.loose)}.values()
+
+
+def blocks(network: Network) -> tuple[Block, ...]:
+    """The blocks of ``network``, first to last.
+
+    The study's architectures have those of :func:`robbench.catalogue.block_names`; a wide ResNet's last batch norm
+    belongs to none. A timm network has timm's own coarse parameter groups, any other the children of its body that have
+    parameters; there every parameter belongs to exactly one block, and the head is a block of its own in a timm
+    network. A dropout belongs to the block that it feeds.
+    """
+    names = block_names(network.architecture)
+    if names is not None:
+        return _named_blocks(network.body, names)
+    timm = network.architecture.startswith("timm:")
+    return _found_blocks(network.body, _timm_groups(network) if timm else _child_groups(network.body))
+
+
+def _named_blocks(body: nn.Module, names: Sequence[str]) -> tuple[Block, ...]:
+    found: list[Block] = []
+    dropouts: list[nn.Module] = []
+    for name, child in body.named_children():
+        if name in names:
+            found.append(Block(name, (*dropouts, child)))
+            dropouts = []
+        elif isinstance(child, nn.Dropout):
+            dropouts.append(child)
+    return tuple(found)
+
+
+def _child_groups(body: nn.Module) -> dict[str, list[str]]:
+    """Parameter names by the top-level child that has them; the body's own go with the first child."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    own: list[str] = []
+    for name, _ in body.named_parameters():
+        child, dot, _ = name.partition(".")
+        (groups[child] if dot else own).append(name)
+    first = next(iter(groups), "")
+    groups[first] = own + groups[first]
+    return groups
+
+
+def _timm_groups(network: Network) -> dict[str, list[str]]:
+    """Parameter names by timm's coarse groups, the head apart; what timm leaves unmatched joins the last of them."""
+    # timm takes seconds to import, and only its own networks need it.
+    from timm.models import group_parameters
+
+    body = network.body
+    try:
+        matcher = body.group_matcher(coarse=True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):  # a few have none, or none that is coarse
+        matcher = _child_matcher(body, network.head)
+    labels = {name: _label(matcher, name) for name, _ in body.named_parameters()}
+    head = [name for name in labels if name.startswith(f"{network.head}.")]
+    unmatched = [name for name, label in labels.items() if label is None and name not in head]
+    groups: dict[str, list[str]] = {}
+    for _, members in sorted(group_parameters(body, matcher).items()):
+        features = [name for name in members if labels[name] is not None and name not in head]
+        if features:
+            label = labels[features[0]] or ""
+            groups[label if label not in groups else f"{label}#{len(groups)}"] = features
+    latest = next(reversed(groups), "stem")
+    groups[latest] = groups.get(latest, []) + unmatched
+    return {**groups, network.head: head}
+
+
+def _child_matcher(body: nn.Module, head: str) -> dict[str, str]:
+    """A group for each child but norm and head, in timm's form; the body's own parameters go with the first."""
+    children = [name for name, _ in body.named_children() if name not in ("norm", head.split(".")[0])]
+    return {
+        name: rf"^{re.escape(name)}\." if index else rf"^{re.escape(name)}\.|^[^.]+$"
+        for index, name in enumerate(children)
+    }
+
+
+def _label(matcher: object, name: str) -> str | None:
+    """What timm's group matcher calls the parameter's group: ``stem``, ``layer1``, ``blocks.11``; None for none."""
+    if not isinstance(matcher, dict):  # a function, which puts every parameter in a group
+        return name.partition(".")[0]
+    for group, rules in matcher.items():
+        for rule in [(rules,)] if isinstance(rules, str) else rules or []:
+            found = re.match(rule[0], name)
+            if found:
+                return found[0].strip(".") if found.groups() else group
+    return None
+
+
+def _found_blocks(body: nn.Module, groups: dict[str, list[str]]) -> tuple[Block, ...]:
+    """The largest modules whose parameters all belong to one group, and the parameters in between, as blocks."""
+    named = dict(body.named_parameters())
+    owner = {id(named[name]): group for group, names in groups.items() for name in names}
+    modules: dict[str, list[nn.Module]] = defaultdict(list)
+    loose: dict[str, list[nn.Parameter]] = defaultdict(list)
+    pending: list[nn.Module] = []  # without state, so they go with what they feed: the next block
+    latest = next(iter(groups))
+
+    def visit(module: nn.Module) -> None:
+        nonlocal pending, latest
+        for parameter in module.parameters(recurse=False):
+            loose[owner[id(parameter)]].append(parameter)
+        for child in module.children():
+            owners = {owner[id(parameter)] for parameter in child.parameters()}
+            if len(owners) == 1:
+                latest = owners.pop()
+                modules[latest] += [*pending, child]
+                pending = []
+            elif not owners and any(True for _ in child.buffers()):  # a batch norm without parameters
+                modules[latest].append(child)
+            elif not owners:
+                pending.append(child)
+            else:
+                visit(child)
+
+    visit(body)
+    modules[latest] += pending
+    return tuple(Block(name, tuple(modules[name]), tuple(loose[name])) for name, group in groups.items() if group)

@@ -1,0 +1,158 @@
+"""From an architecture's name to a freshly initialised network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import nn
+
+from robbench.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
+from robbench.errors import RobbenchError, require
+from robbench.models import plain
+from robbench.models.network import Network, Normalise, seeded, sizes
+from robbench.models.residual import RESNET_STAGES, ResNet, WideResNet
+
+_PLAIN: dict[str, Callable[[int], nn.Module]] = {
+    "relu_4_1024": plain.relu_4_1024,
+    "cnn3": plain.cnn3,
+    "cnn4": plain.cnn4,
+    "cnn7": plain.cnn7,
+    "cnn_dropout": plain.cnn_dropout,
+}
+
+_SMALLEST = 8
+"""Least height and width of a residual network's images: its stages halve them three times."""
+
+
+def build(
+    architecture: str,
+    *,
+    classes: int,
+    shape: tuple[int, int, int],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Network:
+    """A freshly initialised network on the CPU, the same for the same ``seed``; global random states stay as they are.
+
+    Args:
+        architecture: a name of :data:`robbench.catalogue.ARCHITECTURES`; ``wrnD_W``; ``timm:NAME``, without its
+            pretrained weights; or ``package.module:function``, called as ``function(classes=…, shape=…)``, which
+            returns a module that draws its weights from torch's global generator and ends in an ``nn.Linear``.
+        classes: number of logits, at least 2.
+        shape: channels, height and width of the images.
+        mean: per-channel mean for the input normalisation; None for none.
+        std: per-channel standard deviation, with ``mean``.
+        seed: of the initialisation.
+
+    Raises:
+        RobbenchError: the architecture is unknown or cannot be imported, or it does not take such images or classes.
+    """
+    names = block_names(architecture)
+    require(classes >= 2, "classes", "at least 2", classes)
+    require(len(shape) == 3 and min(shape) >= 1, "shape", "(channels, height, width), each at least 1", shape)
+    require(mean is None or len(mean) in (1, shape[0]), "mean", f"{shape[0]} values, one for each channel", mean)
+    normalise = Normalise(mean, std)
+    with seeded(seed):
+        if names is not None:
+            body, head = _named(architecture, classes, shape), names[-1]
+        elif architecture.startswith("timm:"):
+            body, head = _from_timm(architecture, classes, shape)
+        else:
+            body, head = _from_function(architecture, classes, shape)
+        if names is None:
+            _try(body, architecture, classes, shape)
+    return Network(body, architecture=architecture, shape=shape, head=head, normalise=normalise)
+
+
+def _named(architecture: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    if architecture in _PLAIN:
+        takes = ARCHITECTURE_SHAPES[architecture]
+        if shape != takes:
+            raise RobbenchError(f"{architecture} takes {sizes(takes)} images, got {sizes(shape)}")
+        return _PLAIN[architecture](classes)
+    if min(shape[1:]) < _SMALLEST:
+        raise RobbenchError(f"{architecture} takes images of at least {_SMALLEST}x{_SMALLEST}, got {sizes(shape)}")
+    wide = wrn_size(architecture)
+    if wide is not None:
+        return WideResNet(*wide, channels=shape[0], classes=classes)
+    units, bottleneck = RESNET_STAGES[architecture]
+    return ResNet(units, bottleneck=bottleneck, channels=shape[0], classes=classes)
+
+
+def _from_timm(architecture: str, classes: int, shape: tuple[int, int, int]) -> tuple[nn.Module, str]:
+    """A timm network and the path of its classifier."""
+    # timm takes seconds to import, and only its own networks need it.
+    import timm
+
+    name = architecture.removeprefix("timm:")
+    # Names such as "hf-hub:owner/model" are turned away too: timm would download what they describe.
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "timm.list_models() names them"
+        raise RobbenchError(f"unknown timm network {name!r}; {hint}")
+    options: dict[str, Any] = {"pretrained": False, "num_classes": classes, "in_chans": shape[0]}
+    body: Any
+    try:
+        try:
+            body = timm.create_model(name, img_size=shape[1:], **options)
+        except TypeError as error:  # convolutional networks have no such argument
+            if "img_size" not in str(error):
+                raise
+            body = timm.create_model(name, **options)
+    except Exception as error:
+        raise RobbenchError(f"{architecture} cannot be built for {sizes(shape)} images: {error!r}") from error
+    classifier = body.get_classifier()
+    inside = classifier.modules() if isinstance(classifier, nn.Module) else ()
+    linear = [module for module in inside if isinstance(module, nn.Linear)]
+    if len(linear) != 1:
+        found = f"{type(classifier).__name__} with {len(linear)}"
+        raise RobbenchError(f"{architecture}: expected one nn.Linear as its classifier, got {found}")
+    return body, next(path for path, module in body.named_modules() if module is linear[0])
+
+
+def _from_function(architecture: str, classes: int, shape: tuple[int, int, int]) -> tuple[nn.Module, str]:
+    """The module that the user's function returns, and the path of the last nn.Linear in its last block."""
+    module, _, function = architecture.partition(":")
+    try:
+        make = getattr(import_module(module), function)
+    except Exception as error:  # an import runs the user's code, which may fail in any way
+        tried = f"from {module} import {function}"
+        raise RobbenchError(f"architecture {architecture!r}: tried `{tried}`, got {error!r}") from error
+    try:
+        signature(make).bind(classes=classes, shape=shape)
+    except (TypeError, ValueError) as error:
+        message = f"architecture {architecture!r}: expected a function called as f(classes=…, shape=…): {error}"
+        raise RobbenchError(message) from error
+    body = make(classes=classes, shape=shape)
+    require(isinstance(body, nn.Module), architecture, "an nn.Module from the function", type(body).__name__)
+    children = [name for name, child in body.named_children() if any(True for _ in child.parameters())]
+    last = children[-1] if children else None
+    linear = [name for name, m in body.named_modules() if isinstance(m, nn.Linear) and name.split(".")[0] == last]
+    if not linear:
+        found = f"{last!r}, a {type(body.get_submodule(last)).__name__}" if last else "a model without such children"
+        raise RobbenchError(
+            f"{architecture}: expected an nn.Linear in its last block, the last child with parameters, got {found}"
+        )
+    outputs = body.get_submodule(linear[-1]).out_features
+    require(outputs == classes, f"{architecture}, outputs of {linear[-1]}", f"{classes}, one for each class", outputs)
+    return body, linear[-1]
+
+
+def _try(body: nn.Module, architecture: str, classes: int, shape: tuple[int, int, int]) -> None:
+    """Classify one blank image, so that what does not fit shows here and not in the middle of a stage."""
+    body.eval()
+    try:
+        with torch.no_grad():
+            got = tuple(body(torch.zeros(1, *shape)).shape)
+    except Exception as error:
+        raise RobbenchError(f"{architecture} does not take {sizes(shape)} images: {error!r}") from error
+    finally:
+        body.train()
+    if got != (1, classes):
+        raise RobbenchError(f"{architecture}: expected logits of shape (1, {classes}) for one image, got {got}")

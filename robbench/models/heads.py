@@ -1,0 +1,47 @@
+"""Heads: the last layers of a network, replaced for a target with other classes."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from robbench.errors import require, unknown
+from robbench.models.network import Network, seeded
+
+HEADS: dict[str, int] = {"linear": 0, "mlp1": 1, "mlp2": 2, "mlp3": 3}
+"""Names of heads, and their number of hidden layers."""
+
+HIDDEN_FEATURES = 2048
+DROPOUT = 0.25
+
+
+def replace_head(network: Network, classes: int, head: str = "linear", seed: int = 0) -> None:
+    """Put a new head with ``classes`` logits on ``network``, which is changed in place.
+
+    ``linear`` is one fully connected layer; ``mlpN`` has N hidden layers of 2048 in front of it, each Linear,
+    BatchNorm1d, ReLU and Dropout 0.25. The input features stay, and so do device, dtype and
+    whether the logits have a bias.
+
+    Raises:
+        RobbenchError: ``head`` is no name of a head, or ``classes`` is below 2.
+    """
+    if head not in HEADS:
+        raise unknown("head", head, HEADS)
+    require(classes >= 2, "classes", "at least 2", classes)
+    features = network.head_layers[0].in_features
+    like = network.head_layers[0].weight
+    bias = network.head_layers[-1].bias is not None
+    with seeded(seed):
+        new = _layers(features, classes, HEADS[head], bias).to(like.device, like.dtype)
+    network.body.set_submodule(network.head, new)
+    if hasattr(network.body, "num_classes"):  # timm keeps its own count
+        setattr(network.body, "num_classes", classes)  # noqa: B010 - torch types attributes as tensors or modules
+
+
+def _layers(features: int, classes: int, hidden: int, bias: bool) -> nn.Module:
+    layers: list[nn.Module] = []
+    for _ in range(hidden):
+        layers += [nn.Linear(features, HIDDEN_FEATURES), nn.BatchNorm1d(HIDDEN_FEATURES), nn.ReLU()]
+        layers.append(nn.Dropout(DROPOUT))
+        features = HIDDEN_FEATURES
+    last = nn.Linear(features, classes, bias=bias)
+    return nn.Sequential(*layers, last) if layers else last

@@ -1,0 +1,111 @@
+"""The model that every stage handles: input normalisation and a classifier body, with pixels as its input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from robbench.errors import require
+
+
+class Normalise(nn.Module):
+    """(images − mean) ÷ std per channel, as the first layer, so that every ε outside stays in pixel units.
+
+    The statistics are buffers that move with the model but are no part of its state dict. Without ``mean`` and ``std``
+    the layer is the identity.
+
+    Raises:
+        RobbenchError: one of the two is missing, their lengths differ, or a std is not above 0.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
+        super().__init__()
+        require((mean is None) == (std is None), "normalisation", "both mean and std, or neither", (mean, std))
+        if mean is not None and std is not None:
+            require(len(mean) == len(std), "std", f"{len(mean)} values, as in mean", std)
+            require(all(value > 0 for value in std), "std", "values above 0", std)
+        for name, values in (("mean", mean), ("std", std)):
+            buffer = None if values is None else torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) float32 in [0, 1] -> (N, C, H, W) float32, normalised."""
+        if self.mean is None or self.std is None:
+            return images
+        return (images - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        """What ``print(network)`` shows of the layer."""
+        return "identity" if self.mean is None else f"{self.mean.numel()} channels"
+
+
+class Network(nn.Module):
+    """A classifier of pixels: (N, C, H, W) float32 in [0, 1] -> (N, classes) logits.
+
+    Args:
+        body: the classifier of normalised images.
+        architecture: the name that :func:`robbench.models.build` knows it by.
+        shape: channels, height and width of its images.
+        head: path of the head in ``body``, the module that gives the logits (``fc``, ``head.fc``).
+        normalise: input normalisation; none where left out.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        architecture: str,
+        shape: tuple[int, int, int],
+        head: str,
+        normalise: Normalise | None = None,
+    ) -> None:
+        super().__init__()
+        self.normalise = normalise or Normalise()
+        self.body = body
+        self.architecture = architecture
+        self.shape = shape
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) float32 in [0, 1] -> (N, classes) float32 logits."""
+        logits: Tensor = self.body(self.normalise(images))
+        return logits
+
+    @property
+    def head_layers(self) -> tuple[nn.Linear, ...]:
+        """The fully connected layers of the head, first to last."""
+        return tuple(m for m in self.body.get_submodule(self.head).modules() if isinstance(m, nn.Linear))
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return self.head_layers[-1].out_features
+
+    def describe(self) -> str:
+        """The network in words, for messages: ``cnn7 (1x28x28 images, 10 classes)``."""
+        return f"{self.architecture} ({sizes(self.shape)} images, {self.classes} classes)"
+
+
+def sizes(shape: Sequence[int]) -> str:
+    """A shape for messages: ``3x32x32``."""
+    return "x".join(map(str, shape))
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of trained values, shared ones counted once."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it, new modules are made on the CPU from ``seed``; the global random states are as before afterwards."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed: it would seed the GPUs' generators too, and nothing would put those back.
+        torch.default_generator.manual_seed(seed)
+        yield

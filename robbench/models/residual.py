@@ -1,0 +1,121 @@
+"""The study's residual networks for small colour images: ResNet with the CIFAR stem, and wide ResNet.
+
+Module names are those of the implementations in common use, so that their checkpoints fit.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+RESNET_STAGES: dict[str, tuple[tuple[int, int, int, int], bool]] = {
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+}
+"""Units in each of the four stages, and whether they are bottlenecks (He et al. 2016, table 1)."""
+
+
+def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(outputs)]
+
+
+class ResidualUnit(nn.Module):
+    """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1, around a shortcut (He et al. 2016, figure 5)."""
+
+    def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool) -> None:
+        super().__init__()
+        outputs = 4 * width if bottleneck else width
+        if bottleneck:
+            layers = [
+                *_conv_norm(inputs, width, 1),
+                nn.ReLU(inplace=True),
+                *_conv_norm(width, width, 3, stride),
+                nn.ReLU(inplace=True),
+                *_conv_norm(width, outputs, 1),
+            ]
+        else:
+            layers = [*_conv_norm(inputs, width, 3, stride), nn.ReLU(inplace=True), *_conv_norm(width, outputs, 3)]
+        self.residual_function = nn.Sequential(*layers)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Sequential(*([] if same else _conv_norm(inputs, outputs, 1, stride)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H ÷ stride, W ÷ stride), float32."""
+        return functional.relu(self.residual_function(features) + self.shortcut(features), inplace=True)
+
+
+class ResNet(nn.Module):
+    """ResNet with a 3x3 stem of stride 1 and no max-pool. (N, C, H, W) -> (N, classes), H and W at least 8."""
+
+    def __init__(self, units: tuple[int, int, int, int], *, bottleneck: bool, channels: int, classes: int) -> None:
+        super().__init__()
+        expansion = 4 if bottleneck else 1
+        self.conv1 = nn.Sequential(*_conv_norm(channels, 64, 3), nn.ReLU(inplace=True))
+        self.conv2_x = self._stage(64, 64, units[0], 1, bottleneck)
+        self.conv3_x = self._stage(64 * expansion, 128, units[1], 2, bottleneck)
+        self.conv4_x = self._stage(128 * expansion, 256, units[2], 2, bottleneck)
+        self.conv5_x = self._stage(256 * expansion, 512, units[3], 2, bottleneck)
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(512 * expansion, classes)
+
+    @staticmethod
+    def _stage(inputs: int, width: int, units: int, stride: int, bottleneck: bool) -> nn.Sequential:
+        outputs = 4 * width if bottleneck else width
+        first = ResidualUnit(inputs, width, stride, bottleneck)
+        return nn.Sequential(first, *(ResidualUnit(outputs, width, 1, bottleneck) for _ in range(units - 1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, channels, H, W) float32 -> (N, classes) float32 logits."""
+        features = self.conv3_x(self.conv2_x(self.conv1(images)))
+        features = self.avg_pool(self.conv5_x(self.conv4_x(features)))
+        logits: Tensor = self.fc(features.flatten(1))
+        return logits
+
+
+class WideUnit(nn.Module):
+    """Pre-activation unit with dropout between its convolutions (Zagoruyko and Komodakis 2016, figure 1d)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Sequential(*([] if same else [nn.Conv2d(inputs, outputs, 1, stride=stride)]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H ÷ stride, W ÷ stride), float32."""
+        residual = self.dropout(self.conv1(functional.relu(self.bn1(features))))
+        residual = self.conv2(functional.relu(self.bn2(residual)))
+        result: Tensor = residual + self.shortcut(features)
+        return result
+
+
+class WideResNet(nn.Module):
+    """Wide ResNet of depth 6n + 4, convolutions with biases. (N, C, H, W) -> (N, classes), H and W at least 8."""
+
+    def __init__(self, depth: int, width: int, *, channels: int, classes: int, dropout: float = 0.3) -> None:
+        super().__init__()
+        units = (depth - 4) // 6
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
+        self.layer1 = self._stage(16, 16 * width, units, 1, dropout)
+        self.layer2 = self._stage(16 * width, 32 * width, units, 2, dropout)
+        self.layer3 = self._stage(32 * width, 64 * width, units, 2, dropout)
+        self.bn1 = nn.BatchNorm2d(64 * width)
+        self.linear = nn.Linear(64 * width, classes)
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, units: int, stride: int, dropout: float) -> nn.Sequential:
+        first = WideUnit(inputs, outputs, stride, dropout)
+        return nn.Sequential(first, *(WideUnit(outputs, outputs, 1, dropout) for _ in range(units - 1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, channels, H, W) float32 -> (N, classes) float32 logits."""
+        features = self.layer3(self.layer2(self.layer1(self.conv1(images))))
+        features = functional.adaptive_avg_pool2d(functional.relu(self.bn1(features)), 1)
+        logits: Tensor = self.linear(features.flatten(1))
+        return logits

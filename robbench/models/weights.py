@@ -1,0 +1,63 @@
+"""A network's tensors, to and from a plain mapping; files are the store's business."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from robbench.errors import RobbenchError
+from robbench.models.network import Network
+
+_SHOWN = 4
+
+
+def weights(network: Network) -> dict[str, Tensor]:
+    """The state dict of the body as contiguous copies on the CPU; keys without ``body.`` (``conv1.weight``)."""
+    state = network.body.state_dict()
+    return {
+        key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for key, value in state.items()
+    }
+
+
+def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Load a state dict of the body, every tensor of it and no other; keys may begin with ``body.``.
+
+    Args:
+        network: changed in place, its device and dtypes stay; not changed at all where this raises.
+        tensors: key -> tensor.
+        origin: where the tensors come from, for the message.
+
+    Raises:
+        RobbenchError: tensors are missing, unexpected, or of another shape.
+    """
+    expected = network.body.state_dict()
+    given: dict[str, Tensor] = {}
+    twice = []
+    for key, value in tensors.items():
+        name = key if key in expected else key.removeprefix("body.")
+        if name in given:
+            twice.append(name)
+        given[name] = value
+    other = [
+        f"{key} {tuple(given[key].shape)} where {tuple(value.shape)} is expected"
+        for key, value in expected.items()
+        if key in given and given[key].shape != value.shape
+    ]
+    faults = {
+        "missing": [key for key in expected if key not in given],
+        "unexpected": [key for key in given if key not in expected],
+        "given twice": twice,
+        "of another shape": other,
+    }
+    if any(faults.values()):
+        said = "; ".join(f"{fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
+        raise RobbenchError(f"weights from {origin} do not fit {network.describe()}: {said}")
+    network.body.load_state_dict(given)
+
+
+def _some(keys: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more

@@ -1,0 +1,464 @@
+"""Run one stage of one case: the only place that composes data, models, training, transfer and estimation.
+
+A stage is a function of its spec, the store and a device, and of nothing else; it runs the same in this process, in a
+pytest-xdist worker, or on another machine that shares the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from robbench.data import Data, Images, load, split
+from robbench.environment import environment
+from robbench.errors import RobbenchError
+from robbench.estimation import Search, estimate_pstar
+from robbench.models import Network, blocks, build, load_weights, parameter_count, weights
+from robbench.record import (
+    Counts,
+    DataUsed,
+    Epoch,
+    ModelFacts,
+    Record,
+    Robustness,
+    Seconds,
+    Training,
+    choose_images,
+)
+from robbench.spec import Dataset, Estimate, Model, describe
+from robbench.store import Store
+from robbench.timing import Stopwatch
+from robbench.training import Progress, kept_epoch, train
+from robbench.transfer import parameter_groups, transfer
+
+CHECKPOINT_SECONDS = 30.0
+"""Least time between two checkpoints of a p* search; training writes one every epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """Where and how stages run. Nothing here changes a result."""
+
+    store: Store
+    data: Path
+    device: torch.device
+    download: bool = False
+    resume: bool = False
+    """Reuse finished stages of the same digest, and go on from checkpoints."""
+    show: Callable[[str, float, float], None] = lambda what, done, total: None
+    """Gets progress: what runs, how much of it is done, of how much."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Messages of stages that failed in this session, by digest: they are not tried twice."""
+    checked: set[str] = field(default_factory=set)
+
+
+def check(model: Model, workplace: Workplace) -> None:
+    """Find every fault that can be known before training: of store, data, shapes and checkpoints, sources included.
+
+    Raises:
+        RobbenchError: the first of them.
+    """
+    if model.digest in workplace.checked:
+        return
+    workplace.store.check_writable()
+    if model.source is not None:
+        check(model.source, workplace)
+    data = _data(model.dataset, workplace)
+    network = _build(model, data)
+    if model.checkpoint is not None:
+        _read_checkpoint(network, model.checkpoint.path)
+    if model.transfer is not None and model.transfer.k > len(blocks(network)):
+        raise RobbenchError(f"k: expected 1…{len(blocks(network))} for {model.architecture}, got {model.transfer.k}")
+    workplace.checked.add(model.digest)
+
+
+def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: bool = True) -> Record:
+    """Train a model, or transfer and retrain it, or take a user's checkpoint; its weights go to the store.
+
+    The stage under test always runs, unless it finished in this very session or resuming was asked for; what is only
+    needed by another stage comes from the store where it is there.
+
+    Raises:
+        RobbenchError: bad input, a diverging loss, or a source model that failed before.
+    """
+    check(model, workplace)
+    with _stage(workplace, model.digest, model.id):
+        data = _data(model.dataset, workplace)
+        record = _reusable(workplace, model.digest, data, under_test)
+        if record is None:
+            record = _train(model, data, workplace, suite)
+    return msgspec.structs.replace(record, suite=suite, case=model.id)
+
+
+def run_estimate(
+    model: Model, estimate: Estimate, workplace: Workplace, *, suite: str, under_test: bool = True
+) -> Record:
+    """Estimate p* of a model on its test images; the model is trained first where the store does not have it.
+
+    Raises:
+        RobbenchError: as :func:`run_training`, and logits that are not finite.
+    """
+    trained = run_training(model, workplace, suite=suite, under_test=False)
+    digest = model.estimate_digest(estimate)
+    with _stage(workplace, digest, f"{model.id} (robustness)"):
+        data = _data(model.dataset, workplace)
+        record = _reusable(workplace, digest, data, under_test)
+        if record is None:
+            record = _estimate(model, estimate, digest, data, trained, workplace)
+    return msgspec.structs.replace(record, suite=suite, case=model.id)
+
+
+def load_network(model: Model, workplace: Workplace) -> Network:
+    """A trained model from the store, on the workplace's device, in eval mode.
+
+    Raises:
+        RobbenchError: it is not in the store, or damaged.
+    """
+    data = _data(model.dataset, workplace)
+    network = _transferred(model, data, None).network if model.transfer else _build(model, data)
+    load_weights(network, workplace.store.weights(model.digest), f"store, {model.id}")
+    return _placed(network, workplace.device).eval()
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record:
+    stopwatch, device, recipe = Stopwatch(workplace.device), workplace.device, model.recipe
+    source = None
+    if model.source is not None:
+        run_training(model.source, workplace, suite=suite, under_test=False)
+        source = load_network(model.source, workplace)
+    held: tuple[nn.Module, ...] = ()
+    groups = None
+    with stopwatch.region("io"):
+        training, validation = _parts(model.dataset, data, device)
+        if model.transfer is not None:
+            assert source is not None
+            ready = _transferred(model, data, source)
+            network, groups = ready.network, parameter_groups(ready, model.transfer.kept_scale)
+            if model.transfer.kept == "frozen" and model.transfer.kept_statistics == "eval":
+                held = ready.kept
+        else:
+            network = _build(model, data)
+            if model.checkpoint is not None:
+                _read_checkpoint(network, model.checkpoint.path)
+        network = _placed(network, device)
+    if recipe is None:
+        result = _untrained(network, validation)
+    else:
+        known = {"data": data.sha256}
+        progress = _resumed_training(workplace, model.digest, known, stopwatch)
+
+        def keep(state: Progress) -> None:
+            tensors = {
+                f"{part}/{name}": tensor
+                for part in ("weights", "best", "optimiser")
+                if not (part == "best" and state.best is state.weights)
+                for name, tensor in getattr(state, part).items()
+            }
+            values = {
+                **known,
+                "history": msgspec.to_builtins(state.history),
+                "forward": state.forward,
+                "backward": state.backward,
+                "seconds": msgspec.to_builtins(stopwatch.seconds),
+            }
+            workplace.store.save_checkpoint(model.digest, tensors, values)
+
+        epochs = recipe.epochs
+        outcome = train(
+            network,
+            recipe,
+            training,
+            validation,
+            stopwatch=stopwatch,
+            groups=groups,
+            held=held,
+            augmentation=model.dataset.augmentation or "none",
+            seed=model.seed,
+            progress=progress,
+            on_epoch=keep,
+            on_update=lambda epoch, update, updates: workplace.show(
+                f"training {model.id}", (epoch - 1) + (update - 1) / updates, epochs
+            ),
+        )
+        best = kept_epoch(recipe, outcome.history)
+        kept = outcome.history[best - 1]
+        result = Training(
+            epochs=outcome.history,
+            best=best,
+            stopped_early=len(outcome.history) < recipe.epochs,
+            validation=kept.validation,
+            robust=kept.robust,
+            forward=outcome.forward,
+            backward=outcome.backward,
+        )
+    used = DataUsed(
+        name=data.name, train=len(training), validation=len(validation), test=len(data.test), sha256=data.sha256
+    )
+    record = _record(
+        model, model.digest, describe(model), used, network, stopwatch.seconds, workplace, stage="training", training=result
+    )
+    workplace.store.finish(record, weights(network))
+    return record
+
+
+def _estimate(
+    model: Model, estimate: Estimate, digest: str, data: Data, trained: Record, workplace: Workplace
+) -> Record:
+    stopwatch, device = Stopwatch(workplace.device), workplace.device
+    with stopwatch.region("io"):
+        network = load_network(model, workplace)
+        chosen = choose_images(len(data.test), estimate.images, estimate.seed)
+        test = data.test.take(torch.tensor(chosen)).to(device)
+        state = _resumed_search(workplace, digest, data, stopwatch)
+    saved = time.monotonic()
+
+    def keep(search: Search) -> None:
+        nonlocal saved
+        open_images = len(search.undecided)
+        workplace.show(f"p* of {model.id}", len(test) - open_images, len(test))
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            saved = time.monotonic()
+            workplace.store.save_checkpoint(
+                digest,
+                {"first": search.first, "last": search.last, "pstar": search.pstar},
+                {
+                    "data": data.sha256,
+                    "forward": search.forward,
+                    "backward": search.backward,
+                    "seconds": msgspec.to_builtins(stopwatch.seconds),
+                },
+            )
+
+    with stopwatch.region("estimation"):
+        search = estimate_pstar(
+            network, test.images, test.labels, estimate.grid.values, estimate.attack, state=state, on_progress=keep
+        )
+    spec = {"model": describe(model), "estimate": describe(estimate)}
+    used = msgspec.structs.replace(trained.data, test=len(test))
+    record = _record(
+        model,
+        digest,
+        spec,
+        used,
+        network,
+        stopwatch.seconds,
+        workplace,
+        stage="robustness",
+        notes=search.notes,
+        robustness=Robustness(
+            grid=list(estimate.grid.values),
+            attack=describe(estimate.attack),
+            search=estimate.search,
+            images=chosen,
+            pstar=search.pstar.tolist(),
+            forward=search.forward,
+            backward=search.backward,
+        ),
+    )
+    workplace.store.finish(record)
+    return record
+
+
+def _untrained(network: Network, validation: Images) -> Training:
+    """What is known of a user's checkpoint without any training: its validation accuracy."""
+    right = 0
+    with torch.no_grad():
+        for start in range(0, len(validation), 256):
+            part = validation.take(torch.arange(start, min(start + 256, len(validation))))
+            right += int((network.eval()(part.images.float() / 255).argmax(1) == part.labels).sum())
+    return Training(
+        epochs=[],
+        best=0,
+        stopped_early=False,
+        validation=Counts(correct=right, total=len(validation)),
+        forward=len(validation),
+        backward=0,
+    )
+
+
+# --- parts of a stage -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _stage(workplace: Workplace, digest: str, name: str) -> Iterator[None]:
+    """Hold a digest's lock; remember a failure, so that what depends on it fails at once with the same reason."""
+    if digest in workplace.failed:
+        raise RobbenchError(f"{name} failed before: {workplace.failed[digest]}")
+    with workplace.store.lock(digest):
+        try:
+            yield
+        except Exception as error:
+            workplace.failed[digest] = str(error)
+            raise
+
+
+def _reusable(workplace: Workplace, digest: str, data: Data, under_test: bool) -> Record | None:
+    """The finished stage's record, where it may stand for a new run: same digest, same images."""
+    finished = workplace.store.finished(digest)
+    if finished is None or finished.record.data.sha256 != data.sha256:
+        return None
+    fresh = under_test and not workplace.resume and finished.run != workplace.store.run
+    return None if fresh else finished.record
+
+
+def _resumed_training(
+    workplace: Workplace, digest: str, known: dict[str, str], stopwatch: Stopwatch
+) -> Progress | None:
+    if not workplace.resume or (found := workplace.store.load_checkpoint(digest)) is None:
+        return None
+    tensors, values = found
+    if values.get("data") != known["data"]:
+        return None
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimiser": {}}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition("/")
+        parts[part][name] = tensor
+    parts["best"] = parts["best"] or parts["weights"]
+    stopwatch.add(msgspec.convert(values["seconds"], Seconds))
+    return Progress(
+        history=msgspec.convert(values["history"], list[Epoch]),
+        forward=values["forward"],
+        backward=values["backward"],
+        **parts,
+    )
+
+
+def _resumed_search(workplace: Workplace, digest: str, data: Data, stopwatch: Stopwatch) -> Search | None:
+    if not workplace.resume or (found := workplace.store.load_checkpoint(digest)) is None:
+        return None
+    tensors, values = found
+    if values.get("data") != data.sha256:
+        return None
+    stopwatch.add(msgspec.convert(values["seconds"], Seconds))
+    return Search(**tensors, forward=values["forward"], backward=values["backward"])
+
+
+@lru_cache(maxsize=4)
+def _load(
+    name: str, folder: Path, download: bool, orientation: str, train: int | None, test: int | None, seed: int
+) -> Data:
+    return load(
+        name, folder=folder, download=download, orientation=orientation, train=train, test=test, seed=seed
+    )
+
+
+def _data(dataset: Dataset, workplace: Workplace) -> Data:
+    return _load(
+        dataset.name,
+        workplace.data,
+        workplace.download,
+        dataset.orientation,
+        dataset.train,
+        dataset.test,
+        dataset.seed,
+    )
+
+
+def _parts(dataset: Dataset, data: Data, device: torch.device) -> tuple[Images, Images]:
+    """Training and validation images on the device."""
+    train, validation = split(
+        len(data.train),
+        validation=dataset.validation,
+        seed=dataset.seed,
+        overlapping=dataset.split == "overlapping",
+    )
+    return data.train.take(train).to(device), data.train.take(validation).to(device)
+
+
+def _build(model: Model, data: Data) -> Network:
+    return build(
+        model.architecture,
+        classes=len(data.classes),
+        shape=data.shape,
+        mean=model.dataset.mean,
+        std=model.dataset.std,
+        seed=model.seed,
+    )
+
+
+def _transferred(model: Model, data: Data, source: Network | None) -> Any:
+    """The target network before retraining; without a source, one of the same layout to read weights into."""
+    assert model.transfer is not None and model.source is not None
+    mean, std = model.dataset.mean, model.dataset.std
+    if mean is None:  # the target's statistics are unknown: what the kept blocks are used to is the best guess
+        mean, std = model.source.dataset.mean, model.source.dataset.std
+    if source is None:
+        source = _build(model, data)
+    return transfer(
+        source,
+        k=model.transfer.k,
+        classes=len(data.classes),
+        head=model.transfer.head,
+        kept=model.transfer.kept,
+        mean=mean,
+        std=std,
+        seed=model.seed,
+    )
+
+
+def _placed(network: Network, device: torch.device) -> Network:
+    """On the device, with channels last: as fast or faster for every network here, and no different in result."""
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _read_checkpoint(network: Network, path: str) -> None:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RobbenchError(f"checkpoint {path!r}: expected a safetensors file ({error})") from error
+    load_weights(network, tensors, f"checkpoint {path!r}")
+
+
+def _record(
+    model: Model,
+    digest: str,
+    spec: dict[str, Any],
+    used: DataUsed,
+    network: Network,
+    seconds: Seconds,
+    workplace: Workplace,
+    **result: Any,
+) -> Record:
+    """A record of a stage; ``result`` holds its stage, its training or robustness, and its notes."""
+    transferred, source = model.transfer, model.source
+    return Record(
+        suite="",
+        case=model.id,
+        digest=digest,
+        spec=spec,
+        model=ModelFacts(
+            architecture=model.architecture,
+            dataset=model.dataset.name,
+            method=model.method,
+            source=source.dataset.name if source else None,
+            source_case=source.id if source else None,
+            source_method=source.method if source else None,
+            k=transferred.k if transferred else None,
+            blocks=len(blocks(network)),
+            head=transferred.head if transferred else "linear",
+            kept=transferred.kept if transferred else None,
+            seed=model.seed,
+            parameters=parameter_count(network),
+            trainable=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
+        ),
+        data=used,
+        seconds=seconds,
+        environment=environment(workplace.device),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **result,
+    )

@@ -1,0 +1,124 @@
+"""The pytest plugin: options, the ``suite`` marker, the ``robbench`` fixture, gate, terminal table and report bundles.
+
+The only package that knows pytest. Nothing that needs torch is imported before a stage runs, so collecting is quick.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from robbench.adapt import names
+from robbench.clock import Clock
+from robbench.errors import RobbenchError, unknown
+from robbench.plugin.results import Results
+from robbench.plugin.session import SESSION, Session, marked
+from robbench.plugin.settings import Settings, add_options
+from robbench.plugin.stage import Robbench
+from robbench.spec import Study
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options and their ini twins."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, and check the options before anything is collected."""
+    config.addinivalue_line(
+        "markers",
+        "suite(study, **tolerances): the tests of a robbench Study, one per model; tolerances: pstar (share of median "
+        "p*), accuracy (share), seconds (factor), seconds_floor (seconds)",
+    )
+    try:
+        settings = Settings.of(config)
+    except RobbenchError as error:
+        raise pytest.UsageError(str(error)) from error
+    worker = getattr(config, "workerinput", {})
+    session = Session(config, settings, run=worker.get("testrunuid") or uuid.uuid4().hex)
+    config.stash[SESSION] = session
+    if not worker:
+        config.pluginmanager.register(Results(session), "robbench-results")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give every test of a suite that takes ``model`` the models of its study."""
+    session = metafunc.config.stash[SESSION]
+    try:
+        found = marked(metafunc.definition)
+        if found is None or "model" not in metafunc.fixturenames:
+            return
+        study = session.study(found[0])
+        own = any("model" in str(mark.args[0]).split(",") for mark in metafunc.definition.iter_markers("parametrize"))
+        if not own:
+            metafunc.parametrize("model", study.models(), ids=str)
+        elif session.settings.changes_studies:
+            raise RobbenchError(
+                f"{metafunc.definition.nodeid} parametrises its models itself, so options that change a study (quick, "
+                "dataset, seeds, protocol) cannot reach them; leave the parametrisation to the suite marker"
+            )
+    except RobbenchError as error:
+        raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from error
+
+
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Prepare the suites' items for pytest-benchmark; refuse a data-set replacement that replaces nothing."""
+    state = session.config.stash[SESSION]
+    for item in items:
+        if (mark := item.get_closest_marker("suite")) is not None and isinstance(mark.args[0], Study):
+            item.add_marker(pytest.mark.benchmark(timer=Clock(), group=state.study(mark.args[0]).name))
+    idle = sorted(set(state.settings.datasets) - state.replaced)
+    if idle and state.studies:
+        known = {name for study in state.studies.values() for name in names(study)}
+        raise pytest.UsageError(f"--robbench-dataset: {unknown('dataset of the collected studies', idle[0], known)}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip studies that need CUDA where there is none, unless they are quick or forced."""
+    mark = item.get_closest_marker("suite")
+    state = item.config.stash[SESSION]
+    if mark is None or not mark.args[0].needs_cuda or state.settings.quick or state.settings.device != "auto":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip(
+            f"study {mark.args[0].name!r} needs a CUDA device at its full scale; run it all the same with "
+            "--robbench-device cpu (days), or shrunk with --robbench-quick"
+        )
+
+
+@pytest.fixture
+def robbench(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Robbench:
+    """Run one stage of one model: ``robbench.train(model)`` or ``robbench.estimate(model)``."""
+    return Robbench(request, benchmark)
+
+
+# --- pytest-benchmark -------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """In place of pytest-benchmark's machine info: device, driver and versions, where a suite runs."""
+    session = config.stash[SESSION]
+    if session.studies:
+        import msgspec
+
+        from robbench.environment import environment
+
+        machine_info.clear()
+        machine_info.update(msgspec.to_builtins(environment(session.workplace.device)))
+
+
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_benchmark_group_stats(benchmarks: list[dict[str, Any]]) -> Generator[None, Any, Any]:
+    """Leave the suites' stages out of pytest-benchmark's table: one run has no spread, and they have their own."""
+    groups = yield
+    kept = [(name, [bench for bench in group if "digest" not in bench["extra_info"]]) for name, group in groups]
+    return [(name, group) for name, group in kept if group]

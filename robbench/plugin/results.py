@@ -1,0 +1,118 @@
+"""What came of a run: collects the stages' outcomes, writes the bundles, prints the table."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from robbench.compare import Verdict
+from robbench.errors import RobbenchError
+from robbench.plugin.session import Session
+from robbench.record import Record
+from robbench.spec import Study
+from robbench.terminal import table
+
+if TYPE_CHECKING:
+    from robbench.report import Bundle
+
+
+class Results:
+    """Registered in the process that reports: the only one, or the controller of pytest-xdist's workers."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._digests: dict[tuple[str, str], str] = {}
+        """Of every stage that ran, by study and ``case.stage``; empty where it failed before it had a result."""
+        self._verdicts: list[Verdict] = []
+        self._bundles: list[tuple[Bundle, Path]] = []
+        self._faults: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect what a stage sent in its properties."""
+        properties = dict(report.user_properties)
+        if report.when != "call" or "robbench_stage" not in properties:
+            return
+        study, _, stage = str(properties["robbench_stage"]).partition("/")
+        self._digests[study, stage] = str(properties.get("digest", ""))
+        if "robbench_verdicts" in properties:
+            self._verdicts += msgspec.json.decode(str(properties["robbench_verdicts"]), type=list[Verdict])
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write a bundle for every study of which a stage ran."""
+        ran = {study for study, _ in self._digests}
+        for study in self._session.studies.values():
+            if study.name not in ran:
+                continue
+            try:
+                self._bundles.append(self._write(study))
+            except RobbenchError as error:
+                self._faults.append(f"no report of study {study.name!r}: {error}")
+                if session.exitstatus == pytest.ExitCode.OK:
+                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print a table per study, what fails, and where the bundle lies."""
+        for bundle, path in self._bundles:
+            terminalreporter.section(f"robbench: {bundle.title}")
+            terminalreporter.write_line(table(bundle.records, bundle.verdicts))
+            failing = sum(verdict.fails for verdict in bundle.verdicts)
+            terminalreporter.write_line("")
+            if failing:
+                terminalreporter.write_line(f"{failing} figures fail, see above", red=True)
+            terminalreporter.write_line(f"report: {path}", bold=True)
+        for fault in self._faults:
+            terminalreporter.write_line(fault, red=True)
+
+    def _write(self, study: Study) -> tuple[Bundle, Path]:
+        from robbench.report import Bundle, write_bundle
+
+        settings = self._session.settings
+        records, missing, earlier = self._records(study)
+        notes = list(study.notes())
+        if study.protocol == "thesis":
+            notes.append("thesis protocol: the published code's departures from sound practice are switched on")
+        if settings.quick:
+            notes.append("quick scale: every stage ran, but no figure here means anything")
+        if earlier:
+            notes.append(f"{earlier} of {len(records)} stages were not run now: they come from the store, same digest")
+        if missing:
+            notes.append(f"not run yet: {', '.join(missing)}")
+        arguments = self._session.config.invocation_params.args
+        bundle = Bundle(
+            title=study.name,
+            command=shlex.join(["pytest", *map(str, arguments)]),
+            notes=notes,
+            verdicts=[verdict for verdict in self._verdicts if verdict.suite == study.name],
+            records=records,
+        )
+        return bundle, write_bundle(settings.report / study.name, bundle)
+
+    def _records(self, study: Study) -> tuple[list[Record], list[str], int]:
+        """Records of the study's stages, what is missing, and how many come from earlier runs with the same digest."""
+        from robbench.store import Store
+
+        store = Store(self._session.settings.store, self._session.run)
+        records, missing, earlier = [], [], 0
+        for model in study.models():
+            for stage, digest in (
+                ("training", model.digest),
+                ("robustness", model.estimate_digest(study.estimate)),
+            ):
+                name = f"{model.id}.{stage}"
+                failed = self._digests.get((study.name, name)) == ""
+                try:
+                    finished = None if failed else store.finished(digest)
+                except RobbenchError as error:
+                    self._faults.append(str(error))
+                    finished = None
+                if finished is None:
+                    missing.append(name)
+                    continue
+                earlier += finished.run != self._session.run
+                records.append(msgspec.structs.replace(finished.record, suite=study.name, case=model.id))
+        return records, missing, earlier

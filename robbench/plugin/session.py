@@ -1,0 +1,98 @@
+"""What a run knows: its settings, the studies collected, where stages run, and progress."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from robbench.adapt import adapt, names
+from robbench.compare import Tolerances
+from robbench.errors import RobbenchError
+from robbench.plugin.settings import Settings
+from robbench.spec import Study
+from robbench.terminal import progress_line
+
+if TYPE_CHECKING:
+    from robbench.pipeline import Workplace
+
+
+@dataclass
+class Session:
+    """One pytest run, or one pytest-xdist worker of it."""
+
+    config: pytest.Config
+    settings: Settings
+    run: str
+    """Identifies the run; the same in all its workers."""
+    studies: dict[str, Study] = field(default_factory=dict)
+    replaced: set[str] = field(default_factory=set)
+    """Data-set names that a replacement found."""
+    shown: float = 0.0
+    began: tuple[str, float] = ("", 0.0)
+
+    @cached_property
+    def workplace(self) -> Workplace:
+        """Where stages run; made when the first one does, since it needs torch."""
+        from robbench.environment import choose_device
+        from robbench.pipeline import Workplace
+        from robbench.store import Store
+
+        return Workplace(
+            store=Store(self.settings.store, self.run),
+            data=self.settings.data,
+            device=choose_device(self.settings.device),
+            download=self.settings.download,
+            resume=self.settings.resume,
+            show=self.show,
+        )
+
+    def show(self, what: str, done: float, total: float) -> None:
+        """Draw a progress line, five times a second at most, and only on a terminal."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        now = time.monotonic()
+        if reporter is None or not reporter.isatty or now - self.shown < 0.2:
+            return
+        if self.began[0] != what:
+            self.began = (what, now)
+        self.shown = now
+        reporter.rewrite(f"  {progress_line(what, done, total, now - self.began[1])}", erase=True)
+
+    def study(self, declared: Study) -> Study:
+        """The study as this run's options want it, remembered by its name.
+
+        Raises:
+            RobbenchError: two studies of one name.
+        """
+        self.replaced |= names(declared) & set(self.settings.datasets)
+        study = adapt(
+            declared,
+            protocol=self.settings.protocol,
+            datasets=self.settings.datasets,
+            seeds=self.settings.seeds,
+            quick=self.settings.quick,
+        )
+        known = self.studies.setdefault(study.name, study)
+        if known != study:
+            raise RobbenchError(f"study {study.name!r}: expected one study of this name, got two that differ")
+        return study
+
+
+SESSION = pytest.StashKey[Session]()
+
+
+def marked(node: Any) -> tuple[Study, Tolerances] | None:
+    """Study and tolerances of a node's ``suite`` marker, checked.
+
+    Raises:
+        RobbenchError: the marker's first argument is no Study, or a tolerance is unknown or no number.
+    """
+    mark = node.get_closest_marker("suite")
+    if mark is None:
+        return None
+    if len(mark.args) != 1 or not isinstance(mark.args[0], Study):
+        raise RobbenchError(f"marker suite: expected suite(study, **tolerances) with a Study, got suite{mark.args!r}")
+    return mark.args[0], Tolerances.of(mark.kwargs)

@@ -1,0 +1,98 @@
+"""The options of a run: declared once, read from the command line or the ini file, and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robbench.adapt import parse_datasets
+from robbench.errors import RobbenchError, unknown
+from robbench.spec import Protocol
+
+OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("quick", "shrink every study to its quick scale; compares with no baseline and writes none", {}),
+    ("update", "write the baselines from this run instead of comparing with them", {}),
+    ("resume", "reuse finished stages of the same digest, and go on from the last checkpoint of an unfinished one", {}),
+    ("download", "let torchvision download data sets that are not on disk", {}),
+    ("report", "folder for report bundles, one per study (default: reports)", {"metavar": "DIR", "default": "reports"}),
+    ("baselines", "folder of the baselines (default: baselines)", {"metavar": "DIR", "default": "baselines"}),
+    ("data", "folder of the data sets (default: .robbench/data)", {"metavar": "DIR", "default": ".robbench/data"}),
+    (
+        "store",
+        "folder of trained models and checkpoints (default: .robbench/store)",
+        {"metavar": "DIR", "default": ".robbench/store"},
+    ),
+    (
+        "device",
+        "auto, cpu or cuda (default: auto); cpu also runs the studies that need CUDA, slowly",
+        {"metavar": "NAME", "default": "auto"},
+    ),
+    ("dataset", "run on another data set: NAME=OTHER (repeatable)", {"metavar": "NAME=OTHER", "action": "append"}),
+    ("seeds", "run every study with seeds 0 to N-1", {"metavar": "N", "type": int}),
+    ("protocol", "sound, or thesis: as the published code did it", {"metavar": "NAME"}),
+)
+_FLAGS = frozenset({"quick", "update", "resume", "download"})
+_FOLDERS = frozenset({"report", "baselines", "data", "store"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options of a run, from the command line or else the ini file, checked."""
+
+    quick: bool
+    update: bool
+    resume: bool
+    download: bool
+    report: Path
+    baselines: Path
+    data: Path
+    store: Path
+    device: str
+    datasets: dict[str, str]
+    seeds: int | None
+    protocol: Protocol | None
+
+    @property
+    def changes_studies(self) -> bool:
+        """Whether a declared study differs from what runs."""
+        return self.quick or bool(self.datasets) or self.seeds is not None or self.protocol is not None
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Settings:
+        """Read and check the options.
+
+        Raises:
+            RobbenchError: a value that an option does not take, or two that exclude each other.
+        """
+        values: dict[str, Any] = {}
+        for name, _, extra in OPTIONS:
+            given = config.getoption(f"robbench_{name}")
+            ini = config.getini(f"robbench_{name}")
+            base = config.invocation_params.dir if given is not None else config.rootpath
+            value = given if given is not None else (ini or extra.get("default"))
+            values[name] = base / value if name in _FOLDERS else bool(value) if name in _FLAGS else value
+        if values["quick"] and values["update"]:
+            raise RobbenchError("--robbench-quick and --robbench-update: expected one of them; quick figures mean nothing")
+        if values["device"] not in ("auto", "cpu", "cuda"):
+            raise unknown("--robbench-device", values["device"], ("auto", "cpu", "cuda"))
+        if values["protocol"] not in (None, "sound", "thesis"):
+            raise unknown("--robbench-protocol", values["protocol"], ("sound", "thesis"))
+        seeds = values["seeds"]
+        if seeds is not None and (not str(seeds).isdigit() or int(seeds) < 1):
+            raise RobbenchError(f"--robbench-seeds: expected an integer ≥ 1, got {seeds!r}")
+        values["seeds"] = int(seeds) if seeds is not None else None
+        values["datasets"] = parse_datasets(values.pop("dataset") or [])
+        return cls(**values)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """One option group; every option has an ini twin ``robbench_<name>``."""
+    group = parser.getgroup("robbench", "robbench: robustness transfer")
+    for name, text, extra in OPTIONS:
+        kind = {"action": "store_true"} if name in _FLAGS else {k: v for k, v in extra.items() if k != "default"}
+        group.addoption(f"--robbench-{name}", dest=f"robbench_{name}", default=None, help=text, **kind)
+        ini_type: Any = "bool" if name in _FLAGS else "linelist" if name == "dataset" else "string"
+        parser.addini(f"robbench_{name}", f"ini twin of --robbench-{name}", type=ini_type, default=None)

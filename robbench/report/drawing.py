@@ -1,0 +1,153 @@
+"""How every figure looks: colours, canvas, label placement. Matplotlib's object-oriented API only, no global state."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+from robbench.report.rows import Group, Row
+
+DPI = 150
+NEVER = "never fooled"
+"""The name of the place past the grid's end where censored values are drawn."""
+
+_METHODS = {"standard": "#6B6B6B", "pgd": "#D55E00", "checkpoint": "#E69F00"}
+_TRANSFERS = {
+    ("transfer", "linear"): "#0072B2",
+    ("transfer-adversarial", "linear"): "#CC79A7",
+    ("transfer", "mlp1"): "#009E73",
+    ("transfer", "mlp2"): "#56B4E9",
+    ("transfer", "mlp3"): "#332288",
+}
+_OTHER = "#A6761D"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as a file, and what is said about it."""
+
+    name: str
+    alt: str
+    caption: str
+    png: bytes
+
+
+def colour(row: Row) -> str:
+    """The colour of a model's method: the same in every figure (after Okabe and Ito, safe for colour-blind readers)."""
+    facts = row.facts
+    if facts.k is None:
+        return _METHODS.get(facts.method, _OTHER)
+    plain = facts.kept != "finetuned" and facts.source_method != "standard"
+    return _TRANSFERS.get((facts.method, facts.head), _OTHER) if plain else _OTHER
+
+
+def lighter(ink: str) -> str:
+    """A colour halfway to white, opaque."""
+    return "#" + "".join(f"{(int(ink[at : at + 2], 16) + 255) // 2:02X}" for at in (1, 3, 5))
+
+
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of so many inches, in matplotlib's own style whatever the user's settings."""
+    with matplotlib.style.context("default", after_reset=True):
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, without a date or a version in it."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
+    return data.getvalue()
+
+
+def tidy(axes: Axes, *, grid: str = "y") -> None:
+    """A light grid behind the data, no box around it."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    axes.grid(axis=grid, color="#DDDDDD", linewidth=0.7)  # type: ignore[arg-type]
+
+
+def title(group: Group, what: str) -> str:
+    """A figure's title: which network, and which seed where it is not the usual one."""
+    seed = group.rows[0].facts.seed
+    return f"{group.architecture}{f' (seed {seed})' if seed else ''}: {what}"
+
+
+def file_name(*parts: str) -> str:
+    """Parts joined to a plain file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(part for part in parts if part)).lstrip(".") + ".png"
+
+
+def place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write (x, y, text, colour) labels beside their points, each where it covers no marker, line or other label."""
+    figure.canvas.draw()
+    renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    taken = [box for line in axes.get_lines() for box in _obstacles(line)]
+    frame = axes.get_window_extent(renderer)
+    for x, y, text, ink in labels:
+        tries: list[tuple[int, int, int, Annotation, Bbox]] = []
+        for far in (9, 14, 20, 28):
+            for right, up in _AROUND:
+                note = axes.annotate(
+                    text,
+                    (x, y),
+                    xytext=(right * far, up * far),
+                    textcoords="offset points",
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color=ink,
+                    fontweight="bold",
+                )
+                box = note.get_window_extent(renderer)
+                clashes = sum(box.overlaps(other) for other in taken) + 5 * (not _inside(box, frame))
+                tries.append((clashes, len(tries), far, note, box))
+        best = min(tries, key=lambda found: found[:2])
+        for found in tries:
+            if found is not best:
+                found[3].remove()
+        if best[2] > 14:
+            axes.annotate("", (x, y), best[3].xyann, textcoords="offset points", arrowprops=_leader(ink))
+        taken.append(best[4])
+
+
+_AROUND = tuple((math.cos(math.radians(angle)), math.sin(math.radians(angle))) for angle in range(90, 450, 30))
+
+
+def _leader(ink: str) -> dict[str, Any]:
+    return {"arrowstyle": "-", "color": ink, "linewidth": 0.6, "shrinkA": 5, "shrinkB": 4}
+
+
+def _obstacles(line: Line2D) -> list[Bbox]:
+    """Boxes over a line's markers, and small ones along its path."""
+    data = np.column_stack([np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)])
+    points = line.get_transform().transform(data)
+    half = line.get_markersize() * DPI / 72 / 2
+    boxes = [Bbox.from_bounds(x - half, y - half, 2 * half, 2 * half) for x, y in points]
+    if line.get_linestyle() in ("None", "none", "", " "):
+        return boxes
+    for start, stop in itertools.pairwise(points):
+        steps = max(2, int(np.hypot(*(stop - start)) / 8))
+        boxes += [Bbox.from_bounds(x - 2, y - 2, 4, 4) for x, y in np.linspace(start, stop, steps)]
+    return boxes
+
+
+def _inside(box: Bbox, frame: Bbox) -> bool:
+    return bool(box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1)

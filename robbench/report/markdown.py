@@ -1,0 +1,86 @@
+"""Text for people: Markdown tables, escaping, and figures with their units. Nothing here knows a record."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from tabulate import tabulate
+
+NOTHING = "–"
+"""Stands for a figure that does not exist."""
+
+_SPECIAL = re.compile(r"([\\`*\[\]|~$])|(?<!\w)(_)|(_)(?!\w)")
+
+
+def escape(text: str) -> str:
+    """Text from a record as literal Markdown on one line."""
+    plain = " ".join(str(text).split())
+    return _SPECIAL.sub(r"\\\g<0>", plain).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, first column to the left, the others to the right; cells are Markdown already."""
+    lines = [[*row] for row in rows]
+    align = ["left", *["right"] * (len(headers) - 1)]
+    return _pipe(headers, lines, align)
+
+
+def text_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of words: every column to the left."""
+    return _pipe(headers, [[*row] for row in rows], ["left"] * len(headers))
+
+
+def _pipe(headers: Sequence[str], lines: list[list[str]], align: list[str]) -> str:
+    return str(tabulate(lines, [*headers], tablefmt="pipe", colalign=align if lines else None, disable_numparse=True))
+
+
+def fenced(text: str) -> str:
+    """A code block, whatever backticks the text holds."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as ``86.7%``."""
+    return NOTHING if share is None or math.isnan(share) else f"{share:.{digits}%}"
+
+
+def pstar(value: float | None, grid_end: float) -> str:
+    """A median p*: ``0.27``, ``> 0.8`` where it is censored, a dash without a correct image."""
+    if value is None:
+        return NOTHING
+    return f"> {grid_end:g}" if math.isinf(value) else f"{value:.4g}"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds with as many digits as mean anything."""
+    if value is None:
+        return NOTHING
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign, none where it rounds to zero."""
+    text = f"{value:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text
+
+
+def times(factor: float) -> str:
+    """A factor of time: ``64 times faster``."""
+    if math.isclose(factor, 1.0, rel_tol=0.005):
+        return "as fast"
+    return f"{factor:.3g} times faster" if factor > 1 else f"{1 / factor:.3g} times slower"
+
+
+def whole_ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers as ``1, 3–7``."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)

@@ -1,0 +1,160 @@
+"""Models as a report shows them: the training and the robustness record of a case side by side, named and ordered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from robbench.catalogue import ARCHITECTURES
+from robbench.published import Published, published_row
+from robbench.record import ModelFacts, Record, Robustness, Training
+
+_DATASETS = {"mnist": "MNIST", "emnist": "EMNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+_METHODS = ("standard", "pgd", "checkpoint", "transfer", "transfer-adversarial")
+_SCRATCH = {"standard": "Standard", "pgd": "PGD", "checkpoint": "Checkpoint"}
+CONVENTIONAL = "conventional retraining"
+
+
+def dataset_label(name: str) -> str:
+    """A dataset's name for people; names robbench does not know stay as they are."""
+    return _DATASETS.get(name, name)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of a study: either record may be missing."""
+
+    suite: str
+    case: str
+    facts: ModelFacts
+    trained: Record | None
+    tested: Record | None
+
+    @property
+    def training(self) -> Training | None:
+        """How it was trained."""
+        return self.trained.training if self.trained else None
+
+    @property
+    def robustness(self) -> Robustness | None:
+        """Its robustness distribution."""
+        return self.tested.robustness if self.tested else None
+
+    @property
+    def record(self) -> Record:
+        """The robustness record, else the training record."""
+        record = self.tested or self.trained
+        assert record is not None
+        return record
+
+    @property
+    def median(self) -> float | None:
+        """Median p*: inf when censored, None without a correct image or an estimate."""
+        return self.robustness.median if self.robustness else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Clean accuracy on the test images; None without an estimate."""
+        clean = self.robustness.clean if self.robustness else None
+        return clean.share if clean and clean.total else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Measured training seconds; None where there are none, as for a checkpoint."""
+        return (self.trained.seconds.measured or None) if self.trained else None
+
+    @property
+    def total_seconds(self) -> float | None:
+        """Training with validation, warm-up and I/O: what the published seconds span."""
+        return (self.trained.seconds.total or None) if self.trained and self.seconds else None
+
+    @property
+    def line(self) -> str | None:
+        """The kind of transfer, all its k together; None of a model that was not transferred."""
+        if self.facts.k is None:
+            return None
+        name = "adversarial retraining" if self.facts.method == "transfer-adversarial" else CONVENTIONAL
+        return ", ".join([name, *self._particulars])
+
+    @property
+    def _particulars(self) -> list[str]:
+        facts, parts = self.facts, []
+        if facts.head != "linear":
+            parts.append(f"{facts.head.upper()} head")
+        if facts.kept == "finetuned":
+            parts.append("kept blocks fine-tuned")
+        if facts.source_method == "standard":
+            parts.append("from a standard source")
+        return parts
+
+    @property
+    def label(self) -> str:
+        """The model's name in tables, without its seed: ``PGD EMNIST``, ``TL#3 adversarial``."""
+        if self.facts.k is None:
+            method = _SCRATCH.get(self.facts.method, self.facts.method)
+            return f"{method} {dataset_label(self.record.data.name)}"
+        adversarial = " adversarial" if self.facts.method == "transfer-adversarial" else ""
+        return ", ".join([f"TL#{self.facts.k}{adversarial}", *self._particulars])
+
+    @property
+    def published(self) -> Published | None:
+        """The published row to compare with; none at quick scale, or where other data took the dataset's place."""
+        if self.suite.endswith("-quick") or self.record.data.name != self.facts.dataset:
+            return None
+        return published_row(self.facts)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The models of one architecture in one suite, in the order of the thesis's tables."""
+
+    suite: str
+    architecture: str
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds there are, ascending."""
+        return tuple(sorted({row.facts.seed for row in self.rows}))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The kinds of transfer there are, in order."""
+        return tuple(dict.fromkeys(row.line for row in self.rows if row.line))
+
+    def seed(self, seed: int) -> Group:
+        """The models of one seed."""
+        return Group(self.suite, self.architecture, tuple(row for row in self.rows if row.facts.seed == seed))
+
+    def of(self, line: str | None) -> tuple[Row, ...]:
+        """The models of one kind of transfer in order of k, or those not transferred."""
+        return tuple(row for row in self.rows if row.line == line)
+
+
+def group_records(records: Iterable[Record]) -> tuple[Group, ...]:
+    """Records by suite and architecture, the two stages of a case joined."""
+    stages: dict[tuple[str, str], dict[str, Record]] = {}
+    for record in records:
+        stages.setdefault((record.suite, record.case), {})[record.stage] = record
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for (suite, case), stage in stages.items():
+        trained, tested = stage.get("training"), stage.get("robustness")
+        facts = (tested or trained).model  # type: ignore[union-attr]
+        groups.setdefault((suite, facts.architecture), []).append(Row(suite, case, facts, trained, tested))
+    order = [*ARCHITECTURES]
+    names = sorted(groups, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key[1]))
+    return tuple(Group(suite, name, _sorted(groups[suite, name])) for suite, name in names)
+
+
+def _sorted(rows: Sequence[Row]) -> tuple[Row, ...]:
+    sources = {row.facts.source for row in rows}
+
+    def key(row: Row) -> tuple[object, ...]:
+        facts = row.facts
+        method = _METHODS.index(facts.method) if facts.method in _METHODS else len(_METHODS)
+        particulars = (facts.source_method == "standard", facts.kept == "finetuned", facts.head != "linear", facts.head)
+        where = (facts.dataset not in sources, facts.dataset)
+        return (method, *particulars, *where, facts.k or 0, facts.seed, row.case)
+
+    return tuple(sorted(rows, key=key))

@@ -1,0 +1,141 @@
+"""Trained models, finished stages and checkpoints on disk: safetensors and JSON, never a pickle.
+
+One folder per digest. ``stage.json`` is written last, so a stage is finished exactly when it is there. Every write goes
+to a temporary name, is flushed, and renamed; a lock per digest lets several processes share a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from robbench.errors import RobbenchError
+from robbench.record import Record, _Struct, write_atomically
+
+SCHEMA = "robbench.store/1"
+
+
+class Finished(_Struct, kw_only=True):
+    """A finished stage: which run made it, its record, and the checksum of its weights."""
+
+    schema: str
+    run: str
+    record: Record
+    weights_sha256: str | None = None
+
+
+class Store:
+    """A folder of finished stages and checkpoints, by digest.
+
+    Args:
+        folder: made when first written to.
+        run: identifies this test session, shared by all its workers.
+    """
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self.folder = folder
+        self.run = run
+
+    def check_writable(self) -> None:
+        """Raise a RobbenchError unless a file can be written here."""
+        probe = self.folder / f".writable-{uuid.uuid4().hex}"
+        write_atomically(probe, b"")
+        probe.unlink()
+
+    @contextmanager
+    def lock(self, digest: str) -> Iterator[None]:
+        """Hold a digest's stage, so that no two processes make it at once."""
+        path = self._folder(digest)
+        path.mkdir(parents=True, exist_ok=True)
+        with FileLock(path / "lock"):
+            yield
+
+    def finished(self, digest: str) -> Finished | None:
+        """The finished stage of a digest, or None.
+
+        Raises:
+            RobbenchError: the file is damaged or not ours.
+        """
+        path = self._folder(digest) / "stage.json"
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RobbenchError(f"{path} cannot be read: {error.strerror or error}") from error
+        try:
+            stage = msgspec.json.decode(data, type=Finished)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise _damaged(path, error) from error
+        if stage.schema != SCHEMA or stage.record.digest != digest:
+            raise _damaged(path, f"schema {stage.schema!r}, digest {stage.record.digest[:12]}")
+        return stage
+
+    def weights(self, digest: str) -> dict[str, Tensor]:
+        """The weights of a finished training stage, on the CPU.
+
+        Raises:
+            RobbenchError: there are none, or the file is not the one that was written.
+        """
+        stage = self.finished(digest)
+        path = self._folder(digest) / "weights.safetensors"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise _damaged(path, error.strerror or error) from error
+        if stage is None or hashlib.sha256(data).hexdigest() != stage.weights_sha256:
+            raise _damaged(path, "its SHA-256 is not the one recorded")
+        return load(data)
+
+    def finish(self, record: Record, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Keep a finished stage, and drop its checkpoint."""
+        folder = self._folder(record.digest)
+        checksum = None
+        if weights is not None:
+            data = save(dict(weights))
+            checksum = hashlib.sha256(data).hexdigest()
+            write_atomically(folder / "weights.safetensors", data)
+        stage = Finished(schema=SCHEMA, run=self.run, record=record, weights_sha256=checksum)
+        write_atomically(folder / "stage.json", msgspec.json.format(msgspec.json.encode(stage), indent=1))
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def save_checkpoint(self, digest: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Keep the state of an unfinished stage: tensors by name, and plain JSON values."""
+        data = save(dict(tensors), metadata={"state": json.dumps(values)})
+        write_atomically(self._folder(digest) / "checkpoint.safetensors", data)
+
+    def load_checkpoint(self, digest: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The state of an unfinished stage, or None.
+
+        Raises:
+            RobbenchError: the file is damaged.
+        """
+        path = self._folder(digest) / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                values = json.loads(file.metadata()["state"])
+                return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, error) from error
+
+    def _folder(self, digest: str) -> Path:
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            raise RobbenchError(f"store: expected a SHA-256 in hexadecimal, got {digest!r}")
+        return self.folder / digest[:2] / digest
+
+
+def _damaged(path: Path, why: object) -> RobbenchError:
+    return RobbenchError(f"{path} is damaged ({why}); remove its folder {path.parent} and run again")

@@ -1,0 +1,54 @@
+"""What a run prints at its end: one table per study, and the verdicts that a reader must see. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from robbench.compare import Verdict, show_pstar
+from robbench.record import Record
+
+
+def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
+    """One row per model: what was measured and the mark of each figure against its baseline."""
+    by_name = {record.name: record for record in records}
+    rows = []
+    for case in dict.fromkeys(record.case for record in records):
+        training, robustness = by_name.get(f"{case}.training"), by_name.get(f"{case}.robustness")
+        result = robustness.robustness if robustness else None
+        history = training.training if training else None
+        rows.append(
+            (
+                case,
+                f"{result.clean.share:.1%}" if result else "",
+                show_pstar(result.median) if result else "",
+                f"{training.seconds.measured:.1f}" if training else "",
+                f"{history.best}/{len(history.epochs)}" if history else "",
+                f"{robustness.seconds.measured:.1f}" if robustness else "",
+                _marks(verdicts, case),
+            )
+        )
+    headers = ("model", "accuracy", "median p*", "training s", "epochs", "p* s", "against baseline")
+    return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * 5, "left"))
+
+
+def _marks(verdicts: Sequence[Verdict], case: str) -> str:
+    """``accuracy = · median p* - · seconds =``, the worst first."""
+    order = ["-", "missing", "x", "~", "+", "=", "new", "quick"]
+    own = [verdict for verdict in verdicts if verdict.case == case]
+    texts = dict.fromkeys(
+        f"{verdict.figure} {verdict.mark}"
+        for verdict in sorted(own, key=lambda verdict: order.index(verdict.mark))
+    )
+    if texts and all(text.endswith(" =") for text in texts):
+        return "= all"
+    return " · ".join(texts)
+
+
+def progress_line(what: str, done: float, total: float, seconds: float) -> str:
+    """``training cnn7-mnist-pgd  42 %  0:51 left``."""
+    share = min(1.0, done / total) if total else 1.0
+    left = seconds * (1 - share) / share if share > 0.01 else None
+    minutes, rest = divmod(round(left), 60) if left is not None else (0, 0)
+    return f"{what}  {share:4.0%}  {f'{minutes}:{rest:02d} left' if left is not None else ''}"

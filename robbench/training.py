@@ -1,0 +1,333 @@
+"""One training loop for every recipe."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robbench.attacks import evaluating, pgd
+from robbench.data import Images, augment, batches, pixels
+from robbench.errors import RobbenchError
+from robbench.record import Counts, Epoch
+from robbench.spec import PGD, EarlyStopping, MultiStepLR, OneCycle, Recipe, StepLR
+from robbench.timing import Stopwatch
+from robbench.transfer import training_mode
+
+
+@dataclass
+class Progress:
+    """State of a training run after an epoch: all that is needed to go on, bit for bit.
+
+    Random numbers are a function of seed and epoch, the learning rate one of the update's number, early stopping and
+    the kept epoch ones of the history: none of them has state of its own.
+    """
+
+    history: list[Epoch] = field(default_factory=list)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of the epoch to keep, of those so far."""
+    optimiser: dict[str, Tensor] = field(default_factory=dict)
+    forward: int = 0
+    backward: int = 0
+    """Images passed so far."""
+
+
+def train(
+    network: nn.Module,
+    recipe: Recipe,
+    training: Images,
+    validation: Images,
+    *,
+    stopwatch: Stopwatch,
+    groups: Sequence[dict[str, object]] | None = None,
+    held: Iterable[nn.Module] = (),
+    augmentation: str = "none",
+    seed: int = 0,
+    progress: Progress | None = None,
+    on_epoch: Callable[[Progress], None] = lambda progress: None,
+    on_update: Callable[[int, int, int], None] = lambda epoch, update, updates: None,
+) -> Progress:
+    """Train a network by a recipe; its weights end as those of the kept epoch.
+
+    Adversarial images are made with the network in eval mode, and the update step runs in training mode (unless the
+    recipe says ``running``). The device is asked for results once an epoch.
+
+    Args:
+        network: (N, C, H, W) float32 in [0, 1] -> (N, classes), on the device of the images.
+        training, validation: uint8 images and int64 labels.
+        stopwatch: gets the seconds of training, validation and warm-up.
+        groups: parameter groups of the optimiser, each with its ``lr`` factor on the recipe's rate as ``scale``; None
+            for all trainable parameters.
+        held: modules kept in eval mode throughout (frozen blocks).
+        augmentation: of the training images, ``none`` or ``crop-flip``.
+        seed: of data order, augmentation, random starts and dropout.
+        progress: an interrupted run to go on with.
+        on_epoch: called after every epoch with the state so far.
+        on_update: called before every update with epoch, update and updates per epoch, without any result.
+
+    Raises:
+        RobbenchError: a loss is not finite; names epoch and batch.
+    """
+    device = training.images.device
+    held = tuple(held)
+    optimiser = _optimiser(network, recipe, groups)
+    state = progress or Progress()
+    if state.history:
+        network.load_state_dict(state.weights)
+        _restore(optimiser, state.optimiser)
+    updates = sum(1 for _ in batches(len(training), recipe.batch_size, generator=None, device=torch.device("cpu")))
+    with stopwatch.region("warm_up"):
+        _warm_up(network, recipe, training, held)
+    for epoch in range(len(state.history) + 1, recipe.epochs + 1):
+        if stops(recipe, state.history):
+            break
+        generator = torch.Generator(device).manual_seed(_seed(seed, epoch))
+        order = torch.Generator().manual_seed(_seed(seed, epoch))
+        before = stopwatch.seconds
+        losses, correct = [], torch.zeros((), dtype=torch.int64, device=device)
+        with stopwatch.region("training"), torch.random.fork_rng(devices=_cuda(device)):
+            torch.manual_seed(_seed(seed, epoch))
+            for number, chosen in enumerate(
+                batches(len(training), recipe.batch_size, generator=order, device=device), start=1
+            ):
+                on_update(epoch, number, updates)
+                position = (epoch - 1) + (number - 1) / updates
+                rate = learning_rate(recipe, position, updates)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * group["scale"]
+                images = augment(pixels(training.images[chosen]), augmentation, generator)
+                labels = training.labels[chosen]
+                if recipe.attack is not None:
+                    scale = ramp(recipe, position)
+                    images = attacked(network, recipe.attack, recipe.precision, images, labels, generator, scale)
+                loss, hits = _update(network, recipe, optimiser, images, labels, held)
+                losses.append(loss)
+                correct += hits
+            values = torch.stack(losses).tolist()
+        _check_finite(values, epoch, updates)
+        with stopwatch.region("validation"):
+            clean, robust = validate(network, recipe, validation, seed=_seed(seed, epoch))
+        steps = recipe.attack.steps if recipe.attack else 0
+        checks = (recipe.validation_attack or recipe.attack or PGD(steps=1)).steps + 1 if recipe.attack else 0
+        state.forward += len(training) * (steps + 1) + len(validation) * (checks + 1)
+        state.backward += len(training) * (steps + 1) + len(validation) * max(0, checks - 1)
+        after = stopwatch.seconds
+        state.history.append(
+            Epoch(
+                epoch=epoch,
+                loss=math.fsum(values) / len(values),
+                learning_rate=learning_rate(recipe, epoch - 1, updates),
+                train=Counts(correct=int(correct), total=len(training)),
+                validation=clean,
+                robust=robust,
+                seconds=round(after.training - before.training, 6),
+                validation_seconds=round(after.validation - before.validation, 6),
+            )
+        )
+        with stopwatch.region("io"):
+            state.weights = _copy(network.state_dict())
+            if kept_epoch(recipe, state.history) == epoch:
+                state.best = state.weights
+            state.optimiser = _flatten(optimiser)
+            on_epoch(state)
+    network.load_state_dict(state.best)
+    return state
+
+
+def attacked(
+    network: nn.Module,
+    attack: PGD,
+    precision: str,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator | None,
+    scale: float = 1.0,
+) -> Tensor:
+    """Adversarial images of a training attack whose radius and step are multiplied by ``scale``; network in eval mode.
+
+    Shapes and dtypes as in :func:`robbench.attacks.pgd`.
+    """
+    assert attack.epsilon is not None
+    with evaluating(network), _autocast(precision, images.device):
+        return pgd(
+            network,
+            images,
+            labels,
+            attack.epsilon * scale,
+            step_size=None if attack.step_size is None else attack.step_size * scale,
+            steps=attack.steps,
+            random_start=attack.random_start,
+            box=attack.box,
+            generator=generator,
+        )
+
+
+def validate(network: nn.Module, recipe: Recipe, validation: Images, *, seed: int) -> tuple[Counts, Counts | None]:
+    """Clean accuracy and, where the recipe is adversarial, robust accuracy on the validation images, in eval mode."""
+    attack = recipe.validation_attack or recipe.attack
+    generator = torch.Generator(validation.images.device).manual_seed(seed)
+    clean = torch.zeros((), dtype=torch.int64, device=validation.images.device)
+    robust = clean.clone()
+    with evaluating(network):
+        for chosen in batches(len(validation), 256, generator=None, device=validation.images.device):
+            images, labels = pixels(validation.images[chosen]), validation.labels[chosen]
+            right = _right(network, recipe, images, labels)
+            clean += right.sum()
+            if attack is not None:
+                adversarial = attacked(network, attack, recipe.precision, images, labels, generator)
+                robust += (right & _right(network, recipe, adversarial, labels)).sum()
+    total = len(validation)
+    return (
+        Counts(correct=int(clean), total=total),
+        Counts(correct=int(robust), total=total) if attack is not None else None,
+    )
+
+
+def learning_rate(recipe: Recipe, position: float, updates: int) -> float:
+    """The rate at a position in epochs (2.5: half way through the third), as torch's schedulers of the same names."""
+    schedule, epoch = recipe.schedule, math.floor(position + 1e-9)
+    if isinstance(schedule, StepLR):
+        return recipe.learning_rate * schedule.gamma ** (epoch // schedule.step)
+    if isinstance(schedule, MultiStepLR):
+        return recipe.learning_rate * schedule.gamma ** sum(epoch >= milestone for milestone in schedule.milestones)
+    if isinstance(schedule, OneCycle):
+        done = (position * updates + 1) / (recipe.epochs * updates + 1)
+        share = done / schedule.warm_up if done < schedule.warm_up else (1 - done) / (1 - schedule.warm_up)
+        return recipe.learning_rate * share
+    return recipe.learning_rate
+
+
+def ramp(recipe: Recipe, position: float) -> float:
+    """Share of the attack's radius in use at a position in epochs."""
+    return min(1.0, position / recipe.ramp_epochs) if recipe.ramp_epochs else 1.0
+
+
+def watched(recipe: Recipe, history: Sequence[Epoch], stopping: EarlyStopping) -> list[float]:
+    """The figures that early stopping looks at: a moving average, from the epoch on at which its window is full."""
+    raw = [(epoch.robust or epoch.validation).share for epoch in history]
+    window = stopping.window
+    return [math.fsum(raw[end - window : end]) / window for end in range(window, len(raw) + 1)]
+
+
+def stops(recipe: Recipe, history: Sequence[Epoch]) -> bool:
+    """Whether early stopping ends training after this history (or never began: no rule, no epoch)."""
+    if recipe.early_stopping is None:
+        return False
+    figures = watched(recipe, history, recipe.early_stopping)
+    if not figures:
+        return False
+    best = figures.index(max(figures))
+    return len(figures) - 1 - best >= recipe.early_stopping.patience
+
+
+def kept_epoch(recipe: Recipe, history: Sequence[Epoch]) -> int:
+    """Number of the epoch whose weights are kept: the first best by the recipe's criterion, or the last."""
+    if recipe.checkpoint == "last":
+        return history[-1].epoch
+    robust = recipe.checkpoint == "robust"
+    return max(history, key=lambda epoch: ((epoch.robust if robust and epoch.robust else epoch.validation).share)).epoch
+
+
+def _update(
+    network: nn.Module,
+    recipe: Recipe,
+    optimiser: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    held: tuple[nn.Module, ...],
+) -> tuple[Tensor, Tensor]:
+    """One step of the optimiser; the mean loss and the number of images classified correctly, both on the device."""
+    if recipe.statistics == "running":
+        network.eval()
+    else:
+        training_mode(network, held)
+    optimiser.zero_grad(set_to_none=True)
+    with _autocast(recipe.precision, images.device):
+        logits = network(images)
+    loss = F.cross_entropy(logits.float(), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if recipe.clip_norm is not None:
+        trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
+    optimiser.step()
+    return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+
+
+def _optimiser(
+    network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, object]] | None
+) -> torch.optim.Optimizer:
+    if groups is None:
+        groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad]}]
+    scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in groups]
+    if recipe.optimiser == "adam":
+        return torch.optim.Adam(scaled, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        scaled, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+
+
+def _warm_up(network: nn.Module, recipe: Recipe, training: Images, held: tuple[nn.Module, ...]) -> None:
+    """A discarded update on a copy, so that set-up costs of kernels and allocator are not counted as training."""
+    copied, twins = copy.deepcopy((network, held))
+    images = pixels(training.images[: recipe.batch_size])
+    labels = torch.zeros_like(training.labels[: recipe.batch_size])
+    with torch.random.fork_rng(devices=_cuda(images.device)):
+        if recipe.attack is not None:
+            images = attacked(copied, recipe.attack, recipe.precision, images, labels, None)
+        _update(copied, recipe, _optimiser(copied, recipe, None), images, labels, twins)
+
+
+def _right(network: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad(), _autocast(recipe.precision, images.device):
+        return network(images).argmax(dim=1) == labels
+
+
+def _autocast(precision: str, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
+
+
+def _seed(seed: int, epoch: int) -> int:
+    """A 63-bit seed for an epoch, without the overlaps of seed + epoch."""
+    return int.from_bytes(hashlib.sha256(f"robbench {seed} {epoch}".encode()).digest()[:8], "big") >> 1
+
+
+def _check_finite(losses: Sequence[float], epoch: int, updates: int) -> None:
+    for number, loss in enumerate(losses, start=1):
+        if not math.isfinite(loss):
+            raise RobbenchError(
+                f"training diverged: the loss is {loss} in epoch {epoch}, batch {number} of {updates}; "
+                "a smaller learning rate or early stopping may help"
+            )
+
+
+def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _flatten(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors by ``<parameter>.<name>``; its settings follow from the recipe."""
+    return {
+        f"{index}.{name}": torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
+        for index, values in optimiser.state_dict()["state"].items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -1,0 +1,135 @@
+"""From a source model to a target model that is ready to be retrained (TL#k of the thesis, section 2.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import nn
+
+from robbench.errors import RobbenchError, require, unknown
+from robbench.models import Block, Network, Normalise, blocks, build, replace_head
+
+KEPT = ("frozen", "finetuned")
+"""What may become of the kept blocks: frozen, or trained on with a smaller learning rate."""
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """A network for the target, of which the last blocks start anew."""
+
+    network: Network
+    kept: tuple[nn.Module, ...]
+    """The modules outside the retrained blocks: to be held in eval mode where they are frozen."""
+    retrained: tuple[str, ...]
+    """Names of the retrained blocks, first to last."""
+
+    def retrained_parameters(self) -> tuple[nn.Parameter, ...]:
+        """The parameters of the retrained blocks."""
+        chosen = blocks(self.network)[-len(self.retrained) :]
+        return tuple(parameter for block in chosen for parameter in block.parameters())
+
+
+def transfer(
+    source: Network,
+    *,
+    k: int,
+    classes: int,
+    head: str = "linear",
+    kept: str = "frozen",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int,
+) -> Transferred:
+    """A copy of ``source`` for the target: a new head, the last ``k`` blocks initialised anew, the others kept.
+
+    Initialised anew means parameters and batch-norm statistics as a new :func:`robbench.models.build` has them. What
+    belongs to no block (a wide ResNet's last batch norm) is kept.
+
+    Args:
+        source: left as it is; the copy stays on its device.
+        k: number of blocks to retrain, the head among them, from 1 to all of them.
+        classes: of the target.
+        head: a name of :data:`robbench.models.HEADS`.
+        kept: ``frozen`` clears ``requires_grad`` of everything outside the retrained blocks, ``finetuned`` sets it.
+        mean: of the target's input normalisation; None for none.
+        std: with ``mean``.
+        seed: of the new values; they differ from those of a build with the same seed.
+
+    Raises:
+        RobbenchError: ``k``, ``classes``, ``head`` or ``kept`` is none of the above.
+    """
+    names = [block.name for block in blocks(source)]
+    if not 1 <= k <= len(names):
+        raise RobbenchError(f"k: expected 1…{len(names)} for {source.architecture}, got {k}")
+    if kept not in KEPT:
+        raise unknown("treatment of kept blocks", kept, KEPT)
+    require(mean is None or len(mean) in (1, source.shape[0]), "mean", f"{source.shape[0]} values", mean)
+
+    # With the source's own seed, the "new" values would be those that the source was trained from.
+    seed = int.from_bytes(sha256(f"transfer {seed}".encode()).digest()[:7])
+    fresh = build(source.architecture, classes=classes, shape=source.shape, seed=seed)
+    if head != "linear":
+        replace_head(fresh, classes, head, seed)
+
+    network = deepcopy(source)
+    replace_head(network, classes, head, seed)
+    like = network.head_layers[0].weight
+    network.normalise = Normalise(mean, std).to(like.device)
+    for old, new in zip(blocks(network)[-k:], blocks(fresh)[-k:], strict=True):
+        _copy_values(old, new)
+
+    retrained = blocks(network)[-k:]
+    network.requires_grad_(kept == "finetuned")
+    for parameter in (p for block in retrained for p in block.parameters()):
+        parameter.requires_grad_(True)
+    network.zero_grad(set_to_none=True)
+    inside = {module for block in retrained for top in block.modules for module in top.modules()}
+    return Transferred(network, tuple(_outside(network.body, inside)), tuple(names[-k:]))
+
+
+def _copy_values(block: Block, new: Block) -> None:
+    """Give ``block`` the parameters and buffers of ``new``."""
+    for module, fresh in zip(block.modules, new.modules, strict=True):
+        module.load_state_dict(fresh.state_dict())
+    with torch.no_grad():
+        for parameter, value in zip(block.loose, new.loose, strict=True):
+            parameter.copy_(value)
+
+
+def _outside(module: nn.Module, inside: set[nn.Module]) -> Iterator[nn.Module]:
+    """The largest modules under ``module`` that share nothing with ``inside``."""
+    for child in module.children():
+        if child in inside:
+            continue
+        if inside.isdisjoint(child.modules()):
+            yield child
+        else:
+            yield from _outside(child, inside)
+
+
+def parameter_groups(transferred: Transferred, scale: float) -> list[dict[str, Any]]:
+    """Groups for a torch optimiser: ``scale`` is the factor on the learning rate, 1 for the retrained parameters.
+
+    Only parameters that require a gradient are in them, and no group is empty.
+    """
+    retrained = transferred.retrained_parameters()
+    ids = {id(parameter) for parameter in retrained}
+    kept = [parameter for parameter in transferred.network.parameters() if id(parameter) not in ids]
+    groups = [(list(retrained), 1.0), (kept, scale)]
+    trained = [([p for p in parameters if p.requires_grad], factor) for parameters, factor in groups]
+    return [{"params": parameters, "scale": factor} for parameters, factor in trained if parameters]
+
+
+def training_mode(network: nn.Module, held: Iterable[nn.Module] = ()) -> None:
+    """Put ``network`` in training mode, except the ``held`` modules, which go in eval mode.
+
+    Frozen blocks are held, so that their batch norms keep the source's statistics and their dropouts are idle.
+    """
+    network.train()
+    for module in held:
+        module.eval()

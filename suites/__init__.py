@@ -1,0 +1,1 @@
+"""Suites: declarations of what robbench runs."""

@@ -1,0 +1,30 @@
+"""Robustness transfer from MNIST to EMNIST: tables B.1–B.4 and figures 6.1, 6.2, 6.5, 6.6, B.1–B.3 of the thesis."""
+
+import pytest
+
+from robbench import Study, Transfers, recipes
+
+STUDY = Study(
+    name="mnist-emnist",
+    source="mnist",
+    target="emnist",
+    architectures=("relu_4_1024", "cnn3", "cnn4", "cnn7"),
+    standard=recipes.MNIST_STANDARD,
+    adversarial=recipes.MNIST_PGD,
+    transfers=(
+        Transfers(recipe=recipes.MNIST_STANDARD),
+        Transfers(recipe=recipes.MNIST_RETRAINING_PGD, architectures=("cnn7",)),
+    ),
+    estimate=recipes.MNIST_ESTIMATE,
+    needs_cuda=True,
+)
+
+pytestmark = pytest.mark.suite(STUDY)
+
+
+def test_training(model, robbench):
+    robbench.train(model)
+
+
+def test_robustness(model, robbench):
+    robbench.estimate(model)

@@ -1,0 +1,142 @@
+"""Tests of splitting, shuffling and augmenting."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import pad
+
+from robbench.data import augment, batches, pixels, split
+from robbench.errors import RobbenchError
+
+seeds = st.integers(0, 2**31)
+
+
+@given(count=st.integers(5, 500), share=st.floats(0.15, 0.85), seed=seeds)
+def test_split_is_disjoint_and_complete(count: int, share: float, seed: int) -> None:
+    """Every image is either trained or validated on, in the shares asked for."""
+    train, validation = split(count, validation=share, seed=seed)
+    assert sorted([*train.tolist(), *validation.tolist()]) == list(range(count))
+    assert len(validation) == round(count * share)
+    assert train.dtype == validation.dtype == torch.int64
+
+
+@given(seed=seeds)
+def test_split_takes_labels_or_their_number(seed: int) -> None:
+    """Labels count only by their number, and the same seed gives the same split."""
+    for by_labels, by_count in zip(split(torch.zeros(50), seed=seed), split(50, seed=seed), strict=True):
+        assert torch.equal(by_labels, by_count)
+
+
+def test_overlapping_split_trains_on_most_validation_images() -> None:
+    """The thesis's split trains on about 80 % of the validation images."""
+    train, validation = split(10_000, seed=0, overlapping=True)
+    assert (len(train), len(validation)) == (8000, 2000)
+    assert torch.isin(validation, train).float().mean().item() == pytest.approx(0.8, abs=0.03)
+    assert len(set(validation.tolist())) == 2000 and len(set(train.tolist())) == 8000
+
+
+@pytest.mark.parametrize(
+    ("count", "share"), [(10, 0.0), (10, 1.0), (10, 0.01), (1, 0.5), (10, 0.99), (10, float("nan"))]
+)
+def test_split_refuses_an_empty_part(count: int, share: float) -> None:
+    """A split that leaves nothing to train or validate on says so."""
+    with pytest.raises(RobbenchError, match="validation: expected a share"):
+        split(count, validation=share, seed=0)
+
+
+@given(count=st.integers(1, 300), size=st.integers(1, 320), seed=st.none() | seeds)
+def test_batches_are_a_permutation(count: int, size: int, seed: int | None) -> None:
+    """An epoch visits every image once, in full batches but for the last, of which none is a single image."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    parts = list(batches(count, size, generator=generator, device="cpu"))
+    order = torch.cat(parts).tolist()
+    assert sorted(order) == list(range(count))
+    assert all(len(part) == size for part in parts[:-1])
+    assert len(parts[-1]) <= size + 1
+    if min(count, size) > 1:
+        assert all(len(part) > 1 for part in parts)
+    if seed is None:
+        assert order == list(range(count))
+
+
+def test_last_single_image_joins_the_batch_before() -> None:
+    """Nine images in batches of four make batches of four and five."""
+    assert [len(part) for part in batches(9, 4, generator=None, device="cpu")] == [4, 5]
+    assert [len(part) for part in batches(10, 4, generator=None, device="cpu")] == [4, 4, 2]
+
+
+def test_batches_differ_between_epochs() -> None:
+    """A generator goes on from epoch to epoch."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.cat(list(batches(100, 8, generator=generator, device="cpu"))) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("count", "size", "field"), [(0, 4, "count"), (4, 0, "batch_size")])
+def test_batches_check_at_the_call(count: int, size: int, field: str) -> None:
+    """A number below 1 is refused before the first batch is asked for."""
+    with pytest.raises(RobbenchError, match=f"^{field}: expected at least 1"):
+        batches(count, size, generator=None, device="cpu")
+
+
+def test_pixels_span_zero_to_one() -> None:
+    """Byte 0 becomes 0, byte 255 becomes 1, and all between are their 255th parts."""
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(pixels(levels), torch.arange(256) / 255)
+    assert pixels(levels).dtype == torch.float32
+
+
+def every_shift(image: torch.Tensor) -> list[torch.Tensor]:
+    """All 162 crops of one padded image (C, H, W), by plain loops."""
+    _, height, width = image.shape
+    padded = pad(image, (4, 4, 4, 4))
+    crops = [padded[:, y : y + height, x : x + width] for y in range(9) for x in range(9)]
+    return [version for crop in crops for version in (crop, crop.flip(2))]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    count=st.integers(1, 4), channels=st.integers(1, 3), height=st.integers(1, 8), width=st.integers(1, 8), seed=seeds
+)
+def test_augmented_images_are_shifts(count: int, channels: int, height: int, width: int, seed: int) -> None:
+    """Every augmented image is one of the 81 crops of the padded image, as it is or mirrored."""
+    images = torch.rand(count, channels, height, width, generator=torch.Generator().manual_seed(seed))
+    result = augment(images, "crop-flip", torch.Generator().manual_seed(seed))
+    assert result.shape == images.shape and result.dtype == images.dtype
+    for image, augmented in zip(images, result, strict=True):
+        assert any(torch.equal(augmented, version) for version in every_shift(image))
+
+
+def test_augmentation_uses_every_shift() -> None:
+    """Over many copies of an image all 162 versions come up, each about as often as any other."""
+    image = torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(0))
+    copies = augment(image.expand(16_200, 3, 6, 6), "crop-flip", torch.Generator().manual_seed(1))
+    _, counts = torch.unique(copies.flatten(1), dim=0, return_counts=True)
+    assert len(counts) == 162
+    assert counts.min() > 50 and counts.max() < 150
+
+
+def test_augmentation_repeats_with_its_generator() -> None:
+    """The same generator state gives the same images; a generator that went on gives others."""
+    images = torch.rand(8, 3, 32, 32)
+    generator = torch.Generator().manual_seed(7)
+    first, second = augment(images, "crop-flip", generator), augment(images, "crop-flip", generator)
+    assert torch.equal(first, augment(images, "crop-flip", torch.Generator().manual_seed(7)))
+    assert not torch.equal(first, second)
+
+
+def test_no_augmentation_is_the_identity() -> None:
+    """Kind ``none`` returns the images and leaves the generator alone."""
+    images, generator = torch.rand(2, 1, 4, 4), torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    assert augment(images, "none", generator) is images
+    assert torch.equal(before, generator.get_state())
+
+
+def test_unknown_augmentation() -> None:
+    """A misspelt kind names the nearest one."""
+    with pytest.raises(RobbenchError, match="did you mean 'crop-flip'"):
+        augment(torch.rand(1, 1, 4, 4), "crop_flip", torch.Generator())

@@ -1,0 +1,104 @@
+"""Tests of the drawn characters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robbench.data import GLYPHS, draw, glyphs
+from robbench.errors import RobbenchError
+
+
+@settings(max_examples=8, deadline=None)
+@given(count=st.integers(1, 300), seed=st.integers(0, 2**31))
+def test_drawing_repeats(count: int, seed: int) -> None:
+    """The same name, count and seed give the same images and labels."""
+    first, second = draw("glyphs10", count, seed), draw("glyphs10", count, seed)
+    assert torch.equal(first.images, second.images) and torch.equal(first.labels, second.labels)
+    assert first.images.shape == (count, 1, 28, 28)
+
+
+def test_drawing_does_not_depend_on_threads() -> None:
+    """One thread draws what two draw."""
+    threads = torch.get_num_threads()
+    try:
+        drawn = []
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            drawn.append(draw("glyphs47", 300, 5).images)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*drawn)
+
+
+def test_drawing_leaves_the_global_generator_alone() -> None:
+    """Drawing takes no number from torch's own generator."""
+    before = torch.get_rng_state()
+    draw("glyphs10", 10, 0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", GLYPHS)
+def test_classes_are_balanced(name: str) -> None:
+    """No class has two images more than another."""
+    counts = torch.bincount(draw(name, 500, 0).labels, minlength=len(GLYPHS[name]))
+    assert counts.max() - counts.min() <= 1 and len(counts) == len(GLYPHS[name])
+
+
+def test_seeds_draw_different_images() -> None:
+    """No image drawn with one seed is drawn with the next."""
+    images = [image.numpy().tobytes() for seed in (0, 1) for image in draw("glyphs10", 200, seed).images]
+    assert len(set(images)) == 400
+
+
+def test_characters_are_bright_whole_and_inside() -> None:
+    """Ink is bright on dark, and none of it touches the image's edge: what lies there is noise."""
+    images = draw("glyphs47", 1000, 0).images.float()[:, 0] / 255
+    edge = torch.cat([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], 1)
+    assert edge.amax() < 0.65 and edge.mean() < 0.06
+    brightest = images.flatten(1).topk(20).values.mean(1)
+    assert brightest.min() > 0.5
+    assert 0.1 < images.mean() < 0.3
+
+
+def test_templates_tell_the_digits_apart() -> None:
+    """The nearest class mean names most digits, far more than chance and not all."""
+    train, test = draw("glyphs10", 1000, 0), draw("glyphs10", 500, 1)
+    means = torch.stack([train.images[train.labels == c].float().mean(0).flatten() for c in range(10)])
+    right = (torch.cdist(test.images.float().flatten(1), means).argmin(1) == test.labels).float().mean()
+    assert 0.4 < right < 0.97
+
+
+def test_every_font_draws_every_character() -> None:
+    """All 21 fonts' 47 characters have ink of that length on their longest side, and no two characters of a font look the same."""
+    fields, halves = glyphs._distance_fields(GLYPHS["glyphs47"])
+    assert fields.shape == (21, 47, 96, 96)
+    assert torch.all((halves.amax(2) - 30).abs() <= 1)
+    for font in fields > 0:
+        assert len({character.numpy().tobytes() for character in font}) == 47
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "seed", "message"),
+    [
+        ("glyphs11", 1, 0, "did you mean 'glyphs10'"),
+        ("glyphs10", 0, 0, "count: expected at least 1"),
+        ("glyphs10", 1, -1, "seed: expected an integer >= 0, got -1"),
+    ],
+)
+def test_bad_arguments(name: str, count: int, seed: int, message: str) -> None:
+    """An argument out of range says what was expected."""
+    with pytest.raises(RobbenchError, match=message):
+        draw(name, count, seed)
+
+
+def test_missing_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where matplotlib comes without its fonts, the error names the file."""
+    monkeypatch.setattr(matplotlib, "get_data_path", lambda: str(tmp_path))
+    with pytest.raises(RobbenchError, match=r"DejaVuSans\.ttf: expected a font that matplotlib installs"):
+        glyphs._distance_fields(("A", "B"))

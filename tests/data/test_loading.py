@@ -1,0 +1,151 @@
+"""Tests of finding a dataset by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from robbench.data import Images, draw, load, prepare
+from robbench.errors import RobbenchError
+
+Make = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def own(arrays: Make, tmp_path: Path) -> Path:
+    """A data folder with ``own.npz``, 12 training and 7 test images."""
+    np.savez(tmp_path / "own.npz", **arrays())
+    return tmp_path
+
+
+def test_prepared_file_is_a_dataset_by_its_name(own: Path, arrays: Make) -> None:
+    """Without numbers the whole file is loaded, in its order."""
+    data = load("own", folder=own)
+    assert data.name == "own" and data.shape == (1, 28, 28)
+    assert np.array_equal(data.train.images[:, 0].numpy(), arrays()["x_train"])
+    assert np.array_equal(data.test.labels.numpy(), arrays()["y_test"])
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(train=st.integers(1, 12), test=st.integers(1, 7), seed=st.integers(0, 1000))
+def test_subset_is_random_and_nested(train: int, test: int, seed: int, own: Path) -> None:
+    """A subset has the size asked for and no image twice, and a smaller one lies within a larger one."""
+
+    def rows(images: torch.Tensor) -> set[bytes]:
+        return {image.numpy().tobytes() for image in images}
+
+    data = load("own", folder=own, train=train, test=test, seed=seed)
+    assert (len(data.train), len(data.test)) == (train, test)
+    assert len(rows(data.train.images)) == train
+    again = load("own", folder=own, train=train, test=test, seed=seed)
+    assert again.sha256 == data.sha256
+    larger = load("own", folder=own, train=min(train + 1, 12), seed=seed)
+    assert rows(data.train.images) <= rows(larger.train.images)
+
+
+def test_subset_keeps_labels_with_their_images(own: Path, arrays: Make) -> None:
+    """The labels of a subset are those of its images."""
+    made = arrays()
+    by_image = {image.tobytes(): label for image, label in zip(made["x_train"], made["y_train"], strict=True)}
+    part = load("own", folder=own, train=5, seed=3).train
+    assert [by_image[image.numpy().tobytes()] for image in part.images] == part.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"train": 13}, "own: train: expected at most the 12 images available, got 13"),
+        ({"test": 8}, "own: test: expected at most the 7 images available, got 8"),
+        ({"train": 0}, "train: expected at least 1 image, got 0"),
+        ({"seed": -1}, "seed: expected an integer >= 0, got -1"),
+        ({"orientation": "uprigth"}, "unknown orientation 'uprigth'.*did you mean 'upright'"),
+    ],
+)
+def test_bad_argument(arguments: dict[str, object], message: str, own: Path) -> None:
+    """A bad argument is named with what was asked and what is there."""
+    with pytest.raises(RobbenchError, match=message):
+        load("own", folder=own, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../own", "a/b", "a\\b", "/own", "C:own", ".own", "a..b", "own\n", "a\0"]
+)
+@pytest.mark.parametrize("find", [load, prepare])
+def test_names_cannot_leave_the_folder(name: str, find: Callable[..., object], own: Path) -> None:
+    """A name with a folder in it is refused before anything is opened."""
+    with pytest.raises(RobbenchError, match="dataset: expected a plain file name"):
+        find(name, folder=own / "inner")
+
+
+def test_torchvision_set_not_on_disk(tmp_path: Path) -> None:
+    """The error says where the dataset would be and both ways to get it."""
+    with pytest.raises(RobbenchError) as caught:
+        load("cifar10", folder=tmp_path / "nowhere")
+    message = str(caught.value)
+    assert "dataset 'cifar10' is not on disk" in message
+    assert str(tmp_path / "nowhere" / "cifar10.npz") in message
+    assert str(tmp_path / "nowhere" / "cifar-10-batches-py") in message
+    assert "--robbench-download" in message and "x_train, y_train, x_test, y_test, classes" in message
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(("name", "near"), [("emnits", "emnist"), ("onw", "own")])
+def test_unknown_name(name: str, near: str, own: Path) -> None:
+    """The nearest name may be a known one or a file's, and torchvision is not offered."""
+    with pytest.raises(RobbenchError) as caught:
+        load(name, folder=own, download=True)
+    message = str(caught.value)
+    assert f"unknown dataset {name!r}" in message and f"did you mean {near!r}?" in message
+    assert f"put {own / name}.npz there" in message
+    assert "--robbench-download" not in message
+
+
+def test_stored_emnist_is_transposed(arrays: Make, tmp_path: Path) -> None:
+    """The thesis's orientation swaps height and width of EMNIST, and of nothing else."""
+    for name, classes in (("emnist", 47), ("emnist47", 47), ("mnist", 10)):
+        np.savez(tmp_path / f"{name}.npz", **arrays(classes=classes))
+        upright, stored = (load(name, folder=tmp_path, orientation=way) for way in ("upright", "stored"))
+        for part in ("train", "test"):
+            images = getattr(upright, part).images
+            expected = images.transpose(2, 3) if name == "emnist" else images
+            assert torch.equal(getattr(stored, part).images, expected)
+            assert torch.equal(getattr(stored, part).labels, getattr(upright, part).labels)
+
+
+@pytest.mark.parametrize(("name", "counts"), [("glyphs10", (4000, 1000)), ("glyphs47", (6000, 1000))])
+def test_glyph_counts(name: str, counts: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Drawn datasets have their usual size unless a number is given."""
+    asked: list[tuple[object, ...]] = []
+
+    def few(*arguments: object) -> Images:
+        asked.append(arguments)
+        return draw(name, 2, 0)
+
+    monkeypatch.setattr("robbench.data.glyphs.draw", few)
+    load(name, folder=tmp_path)
+    load(name, folder=tmp_path, train=9, seed=5)
+    assert asked == [(name, counts[0], 0), (name, counts[1], 1), (name, 9, 10), (name, counts[1], 11)]
+
+
+def test_drawn_parts_are_independent(tmp_path: Path) -> None:
+    """Training and test images are drawn with different seeds, and every seed draws others."""
+    first, second = (load("glyphs10", folder=tmp_path, train=60, test=60, seed=seed) for seed in (0, 1))
+    parts = [part.images for data in (first, second) for part in (data.train, data.test)]
+    assert len({image.numpy().tobytes() for image in torch.cat(parts)}) == 240
+    assert first.classes == tuple("0123456789") and first.shape == (1, 28, 28)
+
+
+def test_prepare_names_the_file(own: Path) -> None:
+    """A prepared file that is there is checked and left as it is; a drawn dataset needs none."""
+    before = (own / "own.npz").stat().st_mtime_ns
+    assert prepare("own", folder=own) == own / "own.npz"
+    assert (own / "own.npz").stat().st_mtime_ns == before
+    with pytest.raises(RobbenchError, match="drawn when used, got 'glyphs10'"):
+        prepare("glyphs10", folder=own)

@@ -1,0 +1,184 @@
+"""Tests of the prepared arrays."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from robbench.data import Data, Images, read_npz, write_npz
+from robbench.errors import RobbenchError
+
+Make = Callable[..., dict[str, Any]]
+
+
+@st.composite
+def datasets(draw: st.DrawFn) -> Data:
+    """Small datasets of any shape that robbench takes."""
+    channels, height, width, classes = draw(st.tuples(*[st.integers(1, 4)] * 3, st.integers(2, 5)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    parts = []
+    for count in draw(st.tuples(st.integers(1, 6), st.integers(1, 6))):
+        images = torch.randint(256, (count, channels, height, width), generator=generator).to(torch.uint8)
+        parts.append(Images(images, torch.randint(classes, (count,), generator=generator)))
+    names = draw(st.lists(st.text("abcé 0", min_size=1), min_size=classes, max_size=classes, unique=True))
+    return Data("own", parts[0], parts[1], tuple(names))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=datasets())
+def test_what_is_written_is_read(data: Data, tmp_path: Path) -> None:
+    """A dataset survives its file, digest and all, and no temporary file stays behind."""
+    path = tmp_path / "own.npz"
+    write_npz(path, data)
+    again = read_npz(path, "own")
+    assert again.sha256 == data.sha256
+    assert again.classes == data.classes and again.shape == data.shape
+    assert torch.equal(again.train.images, data.train.images) and torch.equal(again.test.labels, data.test.labels)
+    assert os.listdir(tmp_path) == ["own.npz"]
+
+
+def test_digest_covers_images_labels_and_classes(arrays: Make, tmp_path: Path) -> None:
+    """One pixel, one label or one class name changes the digest; the dataset's name does not."""
+    path = tmp_path / "own.npz"
+    digests = set()
+    one_pixel, one_label = arrays()["x_test"], arrays()["y_train"]
+    one_pixel[0, 0, 0] ^= 1
+    one_label[0] = 1
+    others = np.array([f"other {c}" for c in range(10)])
+    for change in ({}, {"x_test": one_pixel}, {"y_train": one_label}, {"classes": others}):
+        np.savez(path, **arrays(**change))
+        digests.add(read_npz(path, "own").sha256)
+    assert len(digests) == 4
+    assert read_npz(path, "own").sha256 == read_npz(path, "another").sha256
+
+
+def test_grey_and_colour_layouts(arrays: Make, tmp_path: Path) -> None:
+    """Channels move from the last place to the second; grey images get one."""
+    path = tmp_path / "own.npz"
+    for channels, shape in ((None, (1, 28, 28)), (1, (1, 28, 28)), (3, (3, 28, 28))):
+        made = arrays(channels=channels)
+        np.savez(path, **made)
+        data = read_npz(path, "own")
+        assert data.shape == shape
+        flat = made["x_train"].reshape(12, 28, 28, -1)
+        assert data.train.images[5, -1, 2, 3] == flat[5, 2, 3, -1]
+
+
+@pytest.mark.parametrize("classes", [np.arange(10), np.array([b"%d" % c for c in range(10)])])
+def test_classes_may_be_numbers_or_bytes(classes: Any, arrays: Make, tmp_path: Path) -> None:
+    """Class names are strings whatever the file holds."""
+    np.savez(tmp_path / "own.npz", **arrays(classes=classes))
+    assert read_npz(tmp_path / "own.npz", "own").classes == tuple("0123456789")
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "float images": ({"x_train": np.zeros((12, 28, 28), np.float32)}, "x_train: expected uint8 images.*'float32'"),
+    "flat images": ({"x_train": np.zeros((12, 784), np.uint8)}, r"x_train: expected 3 or 4 dimensions.*\(12, 784\)"),
+    "no images": ({"x_test": np.zeros((0, 28, 28), np.uint8)}, "x_test: expected at least one image"),
+    "channels first": ({"x_train": np.zeros((12, 3, 28, 28), np.uint8)}, "x_train: expected 1 to 4 channels"),
+    "other size": ({"x_test": np.zeros((7, 9, 9), np.uint8)}, r"x_test: expected .*\(1, 28, 28\) as in x_train"),
+    "bool labels": ({"y_test": np.zeros(7, bool)}, "y_test: expected integer labels, got 'bool'"),
+    "float labels": ({"y_train": np.zeros(12)}, "y_train: expected integer labels, got 'float64'"),
+    "few labels": ({"y_train": np.zeros(11, int)}, r"y_train: expected shape \(12,\).*got \(11,\)"),
+    "label columns": ({"y_train": np.zeros((12, 1), int)}, r"y_train: expected shape \(12,\).*got \(12, 1\)"),
+    "label too large": ({"y_train": np.full(12, 10)}, "y_train: expected labels from 0 to 9, got 10"),
+    "label below zero": ({"y_test": np.full(7, -1)}, "y_test: expected labels from 0 to 9, got -1"),
+    "label beyond int64": ({"y_test": np.full(7, 2**63, np.uint64)}, "y_test: expected labels from 0 to 9"),
+    "float classes": ({"classes": np.zeros(10)}, "classes: expected names"),
+    "class table": ({"classes": np.array([["a", "b"]])}, "classes: expected 1 dimension"),
+    "repeated classes": ({"classes": np.array(["a"] * 10)}, "classes: expected two or more different names"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_array(case: str, arrays: Make, tmp_path: Path) -> None:
+    """An array that is not as expected is named with its file, the expectation and the value."""
+    replaced, message = BAD[case]
+    np.savez(tmp_path / "own.npz", **arrays(**replaced))
+    with pytest.raises(RobbenchError, match=rf"own\.npz: array {message}"):
+        read_npz(tmp_path / "own.npz", "own")
+
+
+def test_missing_array(arrays: Make, tmp_path: Path) -> None:
+    """A file without one of the five arrays says which, and what it has."""
+    made = arrays()
+    del made["y_test"]
+    np.savez(tmp_path / "own.npz", **made)
+    with pytest.raises(RobbenchError, match=r"array y_test: expected .*; got only x_train, y_train, x_test, classes"):
+        read_npz(tmp_path / "own.npz", "own")
+
+
+def test_known_names_have_their_classes_and_shape(arrays: Make, tmp_path: Path) -> None:
+    """A file with the name of a known dataset has its number of classes and its image size."""
+    path = tmp_path / "emnist.npz"
+    np.savez(path, **arrays())
+    with pytest.raises(RobbenchError, match="array classes: expected the 47 classes of emnist, got 10"):
+        read_npz(path, "emnist")
+    np.savez(path, **arrays(side=32, classes=47))
+    with pytest.raises(RobbenchError, match=r"array x_train: expected .*\(1, 28, 28\) of emnist, got \(1, 32, 32\)"):
+        read_npz(path, "emnist")
+
+
+def test_pickled_objects_are_never_loaded(arrays: Make, tmp_path: Path) -> None:
+    """Neither an array of objects nor a pickle under the file's name is unpickled."""
+    path = tmp_path / "own.npz"
+    np.savez(path, **arrays(classes=np.array(["a"] * 10, dtype=object)))
+    with pytest.raises(RobbenchError, match="Object arrays cannot be loaded"):
+        read_npz(path, "own")
+    path.write_bytes(pickle.dumps({"x_train": 1}))
+    with pytest.raises(RobbenchError, match=r"expected an .npz archive"):
+        read_npz(path, "own")
+
+
+def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
+    """An .npy file that was renamed says what is expected."""
+    with (tmp_path / "own.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(RobbenchError, match=r"expected an .npz archive .*; got TypeError: a single array"):
+        read_npz(tmp_path / "own.npz", "own")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
+def test_damage_is_one_kind_of_error(at: float, byte: int, cut: bool, arrays: Make, tmp_path: Path) -> None:
+    """A truncated file is refused; one with a wrong byte is refused or, where the byte does not matter, read."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays(side=4))
+    content = bytearray(buffer.getvalue())
+    place = int(at * len(content))
+    content[place] = byte
+    path = tmp_path / "own.npz"
+    path.write_bytes(content[:place] if cut else content)
+    try:
+        read_npz(path, "own")
+    except RobbenchError as error:
+        assert str(path) in str(error)
+    else:
+        assert not cut
+
+
+def test_failed_write_leaves_the_old_file(arrays: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that breaks off changes nothing and leaves no temporary file."""
+    path = tmp_path / "own.npz"
+    np.savez(path, **arrays())
+    before = path.read_bytes()
+    data = read_npz(path, "own")
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_npz(path, data)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["own.npz"]

@@ -1,0 +1,103 @@
+"""Blocks: the study's by name, timm's and the user's by their structure."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from robbench.catalogue import ARCHITECTURE_SHAPES, ARCHITECTURES
+from robbench.models import Network, blocks, build, parameter_count
+
+SMALL = [name for name in ARCHITECTURES if name not in ("resnet34", "resnet50", "wrn28_10", "wrn34_10")]
+
+TIMM = {
+    "resnet26": ("stem", "layer1", "layer2", "layer3", "layer4", "fc"),
+    "vit_tiny_patch16_224": ("stem", *(f"blocks.{i}" for i in range(12)), "head"),
+    "convnext_atto": ("stem", "stages.0", "stages.1", "stages.2", "stages.3", "head.fc"),
+    "mobilenetv3_small_050": ("stem", *(f"blocks.{i}" for i in range(6)), "classifier"),
+    "pit_ti_224": ("patch_embed", "transformers", "head"),
+}
+
+
+@pytest.fixture(scope="module", params=TIMM)
+def timm_network(request):
+    """A small network of timm's for 32x32 images, never downloaded."""
+    return build(f"timm:{request.param}", classes=10, shape=(3, 32, 32))
+
+
+def in_blocks(network):
+    """Ids of the parameters of all blocks, as often as they occur."""
+    return [id(parameter) for block in blocks(network) for parameter in block.parameters()]
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_named_architectures_have_the_blocks_of_the_catalogue(architecture):
+    """Names and order; every parameter is in exactly one of them."""
+    network = build(architecture, classes=10, shape=ARCHITECTURE_SHAPES[architecture])
+    assert tuple(block.name for block in blocks(network)) == ARCHITECTURES[architecture]
+    assert in_blocks(network) == [id(parameter) for parameter in network.parameters()]
+
+
+def test_the_last_batch_norm_of_a_wide_network_is_in_no_block():
+    """Five blocks, and 2 x 64 parameters of the norm outside them."""
+    network = build("wrn10_1", classes=10, shape=(3, 8, 8))
+    assert [block.name for block in blocks(network)] == ["conv1", "layer1", "layer2", "layer3", "linear"]
+    inside = sum(parameter.numel() for block in blocks(network) for parameter in block.parameters())
+    assert parameter_count(network) - inside == 2 * 64
+
+
+def test_average_pooling_is_a_block_without_parameters():
+    """That is why TL#2 of a ResNet is TL#1 over again."""
+    pool = blocks(build("resnet18", classes=10, shape=(3, 32, 32)))[-2]
+    assert (pool.name, list(pool.parameters())) == ("avg_pool", [])
+
+
+def test_a_dropout_belongs_to_the_block_that_it_feeds():
+    """So retraining the last layer alone has its dropout active."""
+    found = {block.name: block.modules for block in blocks(build("cnn_dropout", classes=10, shape=(1, 28, 28)))}
+    assert [getattr(module, "p", None) for module in found["fc1"]] == [0.25, None]
+    assert [getattr(module, "p", None) for module in found["fc2"]] == [0.5, None]
+
+
+def test_timm_networks_have_timms_stages(timm_network):
+    """First to last, the head the last."""
+    name = timm_network.architecture.removeprefix("timm:")
+    assert tuple(block.name for block in blocks(timm_network)) == TIMM[name]
+
+
+def test_every_parameter_of_a_timm_network_is_in_one_block(timm_network):
+    """Class tokens and position embeddings, which belong to no module, included."""
+    assert sorted(in_blocks(timm_network)) == sorted(id(parameter) for parameter in timm_network.parameters())
+
+
+def test_the_head_of_a_timm_network_is_its_classifier_alone(timm_network):
+    """The norm before it goes with the last features."""
+    head = blocks(timm_network)[-1]
+    classifier = timm_network.body.get_classifier()
+    assert [id(p) for p in head.parameters()] == [id(p) for p in classifier.parameters()]
+
+
+class Odd(nn.Module):
+    """A parameter of its own, parts without parameters, a norm without, and a dropout defined last."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(nn.Linear(1, 1).weight)
+        self.act = nn.ReLU()
+        self.features = nn.Conv2d(1, 2, 3)
+        self.norm = nn.BatchNorm2d(2, affine=False)
+        self.flatten = nn.Flatten()
+        self.head = nn.Linear(8, 3)
+        self.dropout = nn.Dropout()
+
+
+def test_any_other_network_has_its_children_as_blocks():
+    """Parts without parameters go with what they feed, statistics with what they follow, the rest joins the ends."""
+    body = Odd()
+    first, last = blocks(Network(body, architecture="my.code:odd", shape=(1, 4, 4), head="head"))
+    assert (first.name, first.modules, first.loose) == (
+        "features",
+        (body.act, body.features, body.norm),
+        (body.scale,),
+    )
+    assert (last.name, last.modules, last.loose) == ("head", (body.flatten, body.head, body.dropout), ())

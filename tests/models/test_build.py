@@ -1,0 +1,181 @@
+"""Building networks: parameter counts of the thesis, input shapes, seeds, timm's networks and the user's own."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from robbench.catalogue import ARCHITECTURE_SHAPES, ARCHITECTURES
+from robbench.errors import RobbenchError
+from robbench.models import build, parameter_count, weights
+
+GREY, COLOUR = (1, 28, 28), (3, 32, 32)
+
+COUNTS = {
+    "relu_4_1024": (2_913_290, 2_951_215),
+    "cnn3": (3_213_514, 3_218_287),
+    "cnn4": (3_274_634, 3_312_559),
+    "cnn7": (312_202, 319_639),
+    "cnn_dropout": (1_199_882, 1_204_655),
+    "resnet18": (11_173_962, 11_220_132),
+    "resnet34": (21_282_122, 21_328_292),
+    "resnet50": (23_520_842, 23_705_252),
+    "wrn28_10": (36_489_290, 36_546_980),
+    "wrn34_10": (46_172_810, 46_230_500),
+}
+"""Parameters with 10 classes, and with the target's 47 or 100 (guide/protocol.md)."""
+
+
+def test_every_architecture_of_the_catalogue_is_counted():
+    """An architecture added to the catalogue needs its count here."""
+    assert COUNTS.keys() == ARCHITECTURES.keys()
+
+
+@pytest.mark.parametrize("architecture", COUNTS)
+def test_parameter_counts_are_those_of_the_study(architecture):
+    """With the source's classes and with the target's."""
+    shape = ARCHITECTURE_SHAPES[architecture]
+    target = 47 if shape == GREY else 100
+    counted = tuple(parameter_count(build(architecture, classes=n, shape=shape)) for n in (10, target))
+    assert counted == COUNTS[architecture]
+
+
+@pytest.mark.parametrize("architecture", [*COUNTS][:6])
+def test_logits_have_one_row_per_image(architecture):
+    """The smaller networks take their own images, in training mode too."""
+    network = build(architecture, classes=47, shape=ARCHITECTURE_SHAPES[architecture])
+    assert network(torch.rand(2, *network.shape)).shape == (2, 47)
+    assert network.training
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers"),
+    [
+        ("relu_4_1024", ["fc1", "relu1", "fc2", "relu2", "fc3", "relu3", "fc4"]),
+        ("cnn3", ["conv1", "relu1", "fc1", "fc2"]),
+        ("cnn4", ["conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "fc1", "relu3", "fc2"]),
+    ],
+)
+def test_layers_come_in_the_order_of_the_study(architecture, layers):
+    """Above all, cnn3 has no ReLU between its two fully connected layers."""
+    network = build(architecture, classes=10, shape=GREY)
+    assert [name for name, _ in network.body.named_children() if name != "flatten"] == layers
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 33, 20)])
+@pytest.mark.parametrize("architecture", ["resnet18", "wrn10_1"])
+def test_residual_networks_take_other_sizes(architecture, shape):
+    """Channels, height and width are the dataset's."""
+    network = build(architecture, classes=5, shape=shape)
+    assert network(torch.rand(2, *shape)).shape == (2, 5)
+
+
+def test_wide_networks_drop_out_and_have_biases():
+    """Dropout 0.3 in every unit, a bias in every convolution."""
+    modules = list(build("wrn16_2", classes=10, shape=COLOUR).modules())
+    assert [m.p for m in modules if isinstance(m, nn.Dropout)] == [0.3] * 6
+    assert all(m.bias is not None for m in modules if isinstance(m, nn.Conv2d))
+
+
+def test_a_seed_decides_every_weight_and_nothing_else():
+    """The same seed gives the same weights, another gives others, and the caller's generator does not move."""
+    before = torch.get_rng_state()
+    first, again, other = (weights(build("cnn7", classes=10, shape=GREY, seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not any(torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "message"),
+    [
+        ("cnn7", {"shape": COLOUR}, "cnn7 takes 1x28x28 images, got 3x32x32"),
+        ("resnet18", {"shape": (3, 7, 32)}, "resnet18 takes images of at least 8x8, got 3x7x32"),
+        ("cnn77", {}, r"unknown architecture 'cnn77'.*did you mean 'cnn7'"),
+        ("wrn32_10", {}, "cannot exist.*6n \\+ 4"),
+        ("cnn7", {"classes": 1}, "classes: expected at least 2, got 1"),
+        ("cnn7", {"mean": (0.1, 0.2), "std": (1.0, 1.0)}, "mean: expected 1 values"),
+        ("timm:resnet62", {}, "unknown timm network 'resnet62'; did you mean 'resnet"),
+        ("timm:hf-hub:someone/something", {}, "unknown timm network"),
+        ("timm:repvit_m0_9", {}, "expected one nn.Linear as its classifier, got RepVitClassifier with 2"),
+        ("robbench.nothing:f", {}, r"tried `from robbench.nothing import f`"),
+        ("robbench.errors:nothing", {}, r"tried `from robbench.errors import nothing`"),
+        ("robbench.errors:unknown", {}, r"expected a function called as f\(classes=…, shape=…\)"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_the_reason(architecture, options, message):
+    """Each message names what was expected and what came."""
+    with pytest.raises(RobbenchError, match=message):
+        build(architecture, **{"classes": 10, "shape": GREY, **options})
+
+
+OWN = """
+import torch
+from torch import nn
+
+def good(classes, shape):
+    return nn.Sequential(nn.Conv2d(shape[0], 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(8), nn.Linear(8, classes))
+
+def small(classes, shape):
+    features = shape[0] * shape[1] * shape[2]
+    return nn.Sequential(nn.Flatten(), nn.Linear(features, 8), nn.ReLU(), nn.Linear(8, classes))
+
+def convolutional(classes, shape):
+    return nn.Sequential(nn.Conv2d(shape[0], classes, shape[1]), nn.Flatten())
+
+def stubborn(classes, shape):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 1000))
+
+def narrow(classes, shape):
+    return nn.Sequential(nn.Flatten(), nn.Linear(5, classes))
+
+def maps(classes, shape):
+    return nn.Sequential(nn.Linear(shape[2], classes))
+
+def nothing(classes, shape):
+    return None
+
+def empty(classes, shape):
+    return nn.Identity()
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of the user's with networks, importable as ``own_networks``."""
+    (tmp_path / "own_networks.py").write_text(OWN)
+    (tmp_path / "broken_networks.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("own_networks", None)
+
+
+@pytest.mark.usefixtures("own")
+def test_a_function_of_the_user_is_built_from_the_seed():
+    """It gets classes and shape, and draws its weights from the seed."""
+    first, again, other = (build("own_networks:small", classes=7, shape=GREY, seed=seed) for seed in (1, 1, 2))
+    assert first(torch.rand(2, *GREY)).shape == (2, 7)
+    assert torch.equal(first.body[1].weight, again.body[1].weight)
+    assert not torch.equal(first.body[1].weight, other.body[1].weight)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("own_networks:convolutional", "expected an nn.Linear in its last block.*got '0', a Conv2d"),
+        ("own_networks:empty", "expected an nn.Linear in its last block.*without such children"),
+        ("own_networks:stubborn", "outputs of 1: expected 10, one for each class, got 1000"),
+        ("own_networks:narrow", "does not take 1x28x28 images"),
+        ("own_networks:maps", r"expected logits of shape \(1, 10\) for one image, got \(1, 1, 28, 10\)"),
+        ("own_networks:nothing", "expected an nn.Module from the function, got 'NoneType'"),
+        ("broken_networks:f", "ZeroDivisionError"),
+    ],
+)
+def test_a_function_whose_network_does_not_fit_is_refused(function, message):
+    """The message says what the network lacks."""
+    with pytest.raises(RobbenchError, match=message):
+        build(function, classes=10, shape=GREY)

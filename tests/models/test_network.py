@@ -1,0 +1,80 @@
+"""The network's frame: normalisation, logits, and the random states it leaves alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from robbench.errors import RobbenchError
+from robbench.models import Network, Normalise, build, parameter_count, seeded
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(0.1, 2)), min_size=1, max_size=4))
+def test_normalisation_is_the_formula_per_channel(statistics):
+    """Every channel loses its mean and is divided by its std."""
+    mean, std = zip(*statistics, strict=True)
+    images = torch.rand(2, len(mean), 3, 3)
+    expected = torch.stack([(images[:, c] - m) / s for c, (m, s) in enumerate(statistics)], dim=1)
+    torch.testing.assert_close(Normalise(mean, std)(images), expected)
+
+
+def test_no_statistics_are_the_identity():
+    """Without mean and std the images pass as they are, and no tensor is stored."""
+    images = torch.rand(2, 1, 3, 3)
+    assert Normalise()(images) is images
+    assert list(Normalise().buffers()) == []
+
+
+def test_statistics_are_no_part_of_the_state():
+    """Source and target have other statistics, so a state dict must not carry them."""
+    layer = Normalise((0.5,), (0.25,))
+    assert layer.state_dict() == {}
+    assert [buffer.item() for buffer in layer.to(torch.float64).buffers()] == [0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((0.5,), None, "both mean and std, or neither"),
+        ((0.5,), (0.1, 0.2), "std: expected 1 values"),
+        ((0.5,), (0.0,), "values above 0"),
+    ],
+)
+def test_statistics_that_make_no_sense_are_refused(mean, std, message):
+    """A missing half, another length and a division by zero each have their message."""
+    with pytest.raises(RobbenchError, match=message):
+        Normalise(mean, std)
+
+
+def test_logits_are_those_of_the_normalised_images():
+    """A linear body of weight 1 on a single pixel gives (pixel − mean) ÷ std."""
+    body = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
+    nn.init.ones_(body[1].weight)
+    network = Network(body, architecture="toy", shape=(1, 1, 1), head="1", normalise=Normalise((0.5,), (0.25,)))
+    assert network(torch.ones(1, 1, 1, 1)).tolist() == [[2.0, 2.0]]
+    assert (network.classes, parameter_count(network)) == (2, 2)
+    assert network.describe() == "toy (1x1x1 images, 2 classes)"
+
+
+def test_epsilon_is_in_pixels_whatever_the_normalisation():
+    """The gradient with respect to the pixels carries the factor 1 ÷ std."""
+    plain = build("wrn10_1", classes=3, shape=(3, 8, 8))
+    scaled = build("wrn10_1", classes=3, shape=(3, 8, 8), mean=(0.0,) * 3, std=(0.5,) * 3)
+    pixels = torch.rand(1, 3, 8, 8, requires_grad=True)
+    doubled = (2 * pixels.detach()).requires_grad_()
+    scaled.eval()(pixels).sum().backward()
+    plain.eval()(doubled).sum().backward()
+    torch.testing.assert_close(pixels.grad, 2 * doubled.grad)
+
+
+def test_seeded_leaves_the_global_generator_alone():
+    """What the caller draws next is the same with and without a seeded section."""
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with seeded(5):
+        torch.rand(7)
+    assert torch.equal(torch.rand(2), expected)
