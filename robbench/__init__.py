@@ -1,4 +1,4 @@
-"""robbench: can a network keep its adversarial robustness when its last layers are retrained on other data?
+"""Can a network keep its adversarial robustness when its last layers are retrained on other data.
 
 A suite file needs the names below only; importing them does not import torch.
 """

@@ -48,7 +48,7 @@ def fgsm(
     *,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """Fast gradient sign method: one step of the whole radius (Goodfellow et al. 2015).
+    """Fast gradient sign method: one step of the whole radius (Goodfellow et al. 2015, eq. 4).
 
     Arguments, result and errors as for :func:`pgd`.
     """
@@ -112,7 +112,9 @@ def _per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
     """A number, or one per image, as (1, 1, 1, 1) or (N, 1, 1, 1) in the images' dtype and on their device."""
     if isinstance(value, Tensor):
         require(value.shape in ((), images.shape[:1]), name, f"one number or {len(images)}", tuple(value.shape))
-        return value.to(images).reshape(-1, *(1,) * (images.ndim - 1))
+        require(bool((value >= 0).all()), name, "numbers ≥ 0 in pixel units", value.min().item())
+        per_image: Tensor = value.to(images).reshape(-1, *(1,) * (images.ndim - 1))
+        return per_image
     require(value >= 0, name, "a number ≥ 0 in pixel units", value)
     return torch.full((1,) * images.ndim, value, dtype=images.dtype, device=images.device)
 
@@ -142,7 +144,8 @@ def is_counterexample(
 
     Args:
         model: in eval mode.
-        adversarial, images: (N, C, H, W) floats.
+        adversarial: (N, C, H, W) floats, the perturbed images.
+        images: (N, C, H, W) floats, the originals.
         labels: (N,) int64.
         epsilon: (N,) radii in pixel units.
         box: range of valid pixels.
@@ -151,7 +154,7 @@ def is_counterexample(
         (N,) bool.
     """
     with torch.no_grad(), full_precision(images.device):
-        wrong = model(adversarial).argmax(dim=1) != labels
+        wrong: Tensor = model(adversarial).argmax(dim=1) != labels
     distance = (adversarial - images).abs().flatten(1).amax(dim=1)
     flat = adversarial.flatten(1)
     inside = (distance <= epsilon.to(distance) + BALL_TOLERANCE) & (flat.amin(1) >= box[0]) & (flat.amax(1) <= box[1])

@@ -14,7 +14,7 @@ from robbench.record import Counts, DataUsed, Environment, Record, Stage, _Struc
 SCHEMA = "robbench.baseline/1"
 
 
-class Distribution(_Struct, kw_only=True):
+class Distribution(_Struct, frozen=True, kw_only=True):
     """Counts of correct images per p*: every statistic can be recomputed from them."""
 
     grid: list[float]
@@ -26,7 +26,7 @@ class Distribution(_Struct, kw_only=True):
             raise ValueError("expected one count ≥ 0 per grid value, and one for the censored images")
 
 
-class Baseline(_Struct, kw_only=True):
+class Baseline(_Struct, frozen=True, kw_only=True):
     """What a stage of a case is held to."""
 
     schema: str = SCHEMA
@@ -66,9 +66,10 @@ def baseline_of(record: Record, previous: Baseline | None = None) -> Baseline:
     """The baseline that a record makes; seconds of other machines stay where the digest is the same."""
     robustness, training = record.robustness, record.training
     kept = previous.seconds if previous is not None and previous.digest == record.digest else {}
-    accuracy = None
+    accuracy = distribution = None
     if robustness is not None:
         accuracy = robustness.clean
+        distribution = Distribution(grid=robustness.grid, counts=robustness.distribution().tolist())
     elif training is not None and training.validation.total:
         accuracy = training.validation
     return Baseline(
@@ -80,8 +81,7 @@ def baseline_of(record: Record, previous: Baseline | None = None) -> Baseline:
         data=record.data,
         seed=record.model.seed,
         accuracy=accuracy,
-        distribution=robustness
-        and Distribution(grid=robustness.grid, counts=[int(count) for count in robustness.distribution()]),
+        distribution=distribution,
         seconds={**kept, record.environment.slug: round(record.seconds.measured, 3)},
         environment=record.environment,
     )

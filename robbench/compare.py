@@ -72,7 +72,7 @@ class Tolerances:
         return cls(**given)
 
 
-class Verdict(_Struct, kw_only=True):
+class Verdict(_Struct, frozen=True, kw_only=True):
     """One figure of one stage against its baseline."""
 
     suite: str
@@ -96,11 +96,12 @@ class Verdict(_Struct, kw_only=True):
 def compare(record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
     """Verdicts on every figure that a record and its baseline share."""
     changes = differences(baseline.spec, record.spec)
-    because = f"; the specification changed: {', '.join(changes[:3])}{', …' if len(changes) > 3 else ''}" if changes else ""
+    because = (
+        f"; the specification changed: {', '.join(changes[:3])}{', …' if len(changes) > 3 else ''}" if changes else ""
+    )
     verdicts = []
-    if record.training is not None:
-        if baseline.accuracy is not None and record.training.validation.total:
-            verdicts.append(_accuracy(record, "validation accuracy", baseline.accuracy, tolerances, because))
+    if record.training is not None and record.training.validation.total and baseline.accuracy is not None:
+        verdicts.append(_accuracy(record, "validation accuracy", baseline.accuracy, tolerances, because))
     if record.robustness is not None:
         if baseline.accuracy is not None:
             verdicts.append(_accuracy(record, "accuracy", baseline.accuracy, tolerances, because))
@@ -160,7 +161,9 @@ def _robustness(record: Record, baseline: Baseline, tolerances: Tolerances, beca
     old_median = median_of_counts(old_counts, robustness.grid)
     if old_median is None or new_median is None:
         mark: Mark = "=" if old_median == new_median else ("+" if old_median is None else "-")
-        message = f"median p* {show_pstar(old_median)} → {show_pstar(new_median)}: no image is classified correctly{because}"
+        message = (
+            f"median p* {show_pstar(old_median)} → {show_pstar(new_median)}: no image is classified correctly{because}"
+        )
         return _verdict(record, figure, mark, old_median, new_median, message)
     low, high = median_change_interval(old_counts, new_counts)
     step = robustness.grid[1] - robustness.grid[0] if len(robustness.grid) > 1 else 0.0
@@ -226,7 +229,7 @@ def bootstrap_medians(counts: NDArray[np.int64], *, seed: int = 0) -> NDArray[np
     draws = np.random.default_rng(seed).multinomial(total, counts / total, size=RESAMPLES).cumsum(axis=1)
     low = (draws <= (total - 1) // 2).sum(axis=1)
     high = (draws <= total // 2).sum(axis=1)
-    return (low + high) / 2.0
+    return np.asarray((low + high) / 2.0, dtype=np.float64)
 
 
 def median_change_interval(old: NDArray[np.int64], new: NDArray[np.int64]) -> tuple[float, float]:

@@ -50,7 +50,7 @@ def environment(device: torch.device) -> Environment:
         torch=str(torch.__version__),
         torchvision=_version("torchvision"),
         cuda=torch.version.cuda if cuda else None,
-        cudnn=str(torch.backends.cudnn.version()) if cuda else None,
+        cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
         driver=_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
         tf32=torch.backends.cudnn.allow_tf32 if cuda else None,
         commit=_output("git", "rev-parse", "HEAD"),

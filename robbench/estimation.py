@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ def estimate_pstar(
     """
     require(len(images) > 0 and len(labels) == len(images), "labels", f"{len(images)} (at least one)", len(labels))
     require(
-        len(grid) > 0 and grid[0] >= 0 and all(low < high for low, high in zip(grid, grid[1:], strict=False)),
+        len(grid) > 0 and grid[0] >= 0 and all(low < high for low, high in pairwise(grid)),
         "grid",
         "ascending radii ≥ 0",
         grid,

@@ -210,7 +210,15 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
         name=data.name, train=len(training), validation=len(validation), test=len(data.test), sha256=data.sha256
     )
     record = _record(
-        model, model.digest, describe(model), used, network, stopwatch.seconds, workplace, stage="training", training=result
+        model,
+        model.digest,
+        describe(model),
+        used,
+        network,
+        stopwatch.seconds,
+        workplace,
+        stage="training",
+        training=result,
     )
     workplace.store.finish(record, weights(network))
     return record
@@ -345,16 +353,20 @@ def _resumed_search(workplace: Workplace, digest: str, data: Data, stopwatch: St
     if values.get("data") != data.sha256:
         return None
     stopwatch.add(msgspec.convert(values["seconds"], Seconds))
-    return Search(**tensors, forward=values["forward"], backward=values["backward"])
+    return Search(
+        first=tensors["first"],
+        last=tensors["last"],
+        pstar=tensors["pstar"],
+        forward=values["forward"],
+        backward=values["backward"],
+    )
 
 
 @lru_cache(maxsize=4)
 def _load(
     name: str, folder: Path, download: bool, orientation: str, train: int | None, test: int | None, seed: int
 ) -> Data:
-    return load(
-        name, folder=folder, download=download, orientation=orientation, train=train, test=test, seed=seed
-    )
+    return load(name, folder=folder, download=download, orientation=orientation, train=train, test=test, seed=seed)
 
 
 def _data(dataset: Dataset, workplace: Workplace) -> Data:
@@ -393,7 +405,8 @@ def _build(model: Model, data: Data) -> Network:
 
 def _transferred(model: Model, data: Data, source: Network | None) -> Any:
     """The target network before retraining; without a source, one of the same layout to read weights into."""
-    assert model.transfer is not None and model.source is not None
+    assert model.transfer is not None
+    assert model.source is not None
     mean, std = model.dataset.mean, model.dataset.std
     if mean is None:  # the target's statistics are unknown: what the kept blocks are used to is the best guess
         mean, std = model.source.dataset.mean, model.source.dataset.std

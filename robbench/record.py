@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import tempfile
@@ -28,7 +27,7 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Immutable; equality by value; strict JSON."""
 
 
-class Counts(_Struct, kw_only=True):
+class Counts(_Struct, frozen=True, kw_only=True):
     """So many of so many images."""
 
     correct: int
@@ -36,11 +35,11 @@ class Counts(_Struct, kw_only=True):
 
     @property
     def share(self) -> float:
-        """correct ÷ total; NaN of no images."""
+        """Correct ÷ total; NaN of no images."""
         return self.correct / self.total if self.total else math.nan
 
 
-class Seconds(_Struct, kw_only=True):
+class Seconds(_Struct, frozen=True, kw_only=True):
     """Durations of a stage by purpose, in seconds. The regression gate and pytest-benchmark see ``measured``."""
 
     training: float = 0.0
@@ -64,7 +63,7 @@ class Seconds(_Struct, kw_only=True):
         return self.training + self.validation + self.estimation + self.warm_up + self.io
 
 
-class Environment(_Struct, kw_only=True):
+class Environment(_Struct, frozen=True, kw_only=True):
     """Where a stage ran. ``slug`` names the machine class: seconds compare within one slug only."""
 
     slug: str
@@ -85,7 +84,7 @@ class Environment(_Struct, kw_only=True):
     dirty: bool | None = None
 
 
-class DataUsed(_Struct, kw_only=True):
+class DataUsed(_Struct, frozen=True, kw_only=True):
     """The images a stage really used."""
 
     name: str
@@ -96,7 +95,7 @@ class DataUsed(_Struct, kw_only=True):
     """Over images, labels and class names of the whole set."""
 
 
-class ModelFacts(_Struct, kw_only=True):
+class ModelFacts(_Struct, frozen=True, kw_only=True):
     """What tables and figures need to know of a model."""
 
     architecture: str
@@ -117,7 +116,7 @@ class ModelFacts(_Struct, kw_only=True):
     trainable: int
 
 
-class Epoch(_Struct, kw_only=True):
+class Epoch(_Struct, frozen=True, kw_only=True):
     """One epoch of a training history."""
 
     epoch: int
@@ -132,7 +131,7 @@ class Epoch(_Struct, kw_only=True):
     validation_seconds: float
 
 
-class Training(_Struct, kw_only=True):
+class Training(_Struct, frozen=True, kw_only=True):
     """How a training stage went. Empty history: the weights came from a user's checkpoint."""
 
     epochs: list[Epoch]
@@ -147,7 +146,7 @@ class Training(_Struct, kw_only=True):
     backward: int
 
 
-class Robustness(_Struct, kw_only=True):
+class Robustness(_Struct, frozen=True, kw_only=True):
     """The robustness distribution of a model on test images.
 
     ``pstar`` has one place per test image, in order of ``images``: the index into ``grid`` of p*, ``len(grid)`` where
@@ -188,7 +187,9 @@ class Robustness(_Struct, kw_only=True):
         """
         at = int(np.argmin(np.abs(np.asarray(self.grid) - epsilon)))
         if abs(self.grid[at] - epsilon) > 1e-9:
-            raise RobbenchError(f"robust accuracy: expected an epsilon of the grid, got {epsilon} (nearest {self.grid[at]})")
+            raise RobbenchError(
+                f"robust accuracy: expected an epsilon of the grid, got {epsilon} (nearest {self.grid[at]})"
+            )
         return Counts(correct=sum(place > at for place in self.pstar), total=len(self.pstar))
 
     @property
@@ -202,7 +203,7 @@ class Robustness(_Struct, kw_only=True):
         return np.bincount(correct, minlength=len(self.grid) + 1).astype(np.int64)
 
 
-class Record(_Struct, kw_only=True):
+class Record(_Struct, frozen=True, kw_only=True):
     """One stage of one case: what was asked, where it ran, what came out."""
 
     schema: str = SCHEMA
@@ -251,48 +252,6 @@ def choose_images(total: int, count: int, seed: int) -> list[int]:
     if count >= total:
         return list(range(total))
     return sorted(np.random.default_rng(seed).permutation(total)[:count].tolist())
-
-
-def encode(record: Record) -> bytes:
-    """A record as one line of JSON."""
-    return msgspec.json.encode(record, order="sorted")
-
-
-def decode(data: bytes, origin: str) -> Record:
-    """The record in one JSON value.
-
-    Raises:
-        RobbenchError: it is no record, or one of another schema.
-    """
-    try:
-        return msgspec.json.decode(data, type=Record)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise RobbenchError(f"{origin}: expected a record of schema {SCHEMA!r}: {error}") from error
-
-
-def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write records as a JSON array, one record a line, whole or not at all."""
-    lines = b",\n".join(encode(record) for record in sorted(records, key=lambda record: (record.suite, record.name)))
-    write_atomically(path, b"[\n" + lines + b"\n]\n" if lines else b"[]\n")
-
-
-def read_records(path: Path) -> list[Record]:
-    """Read what :func:`write_records` wrote.
-
-    Raises:
-        RobbenchError: the file cannot be read, is damaged, or is not ours.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RobbenchError(f"records {str(path)!r} cannot be read: {error.strerror or error}") from error
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
-    try:
-        values = msgspec.json.decode(data, type=list[msgspec.Raw])
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise RobbenchError(f"{path}: expected a JSON array of records ({error}); was it made by robbench?") from error
-    return [decode(bytes(value), f"{path}, record {number}") for number, value in enumerate(values, 1)]
 
 
 def write_atomically(path: Path, data: bytes) -> None:

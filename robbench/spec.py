@@ -115,9 +115,7 @@ class PGD:
             _number("PGD epsilon", self.epsilon, "a radius > 0 in pixel units", low=0.0)
         if self.step_size is not None:
             _number("PGD step_size", self.step_size, "a step > 0 in pixel units", low=0.0)
-        require(
-            len(self.box) == 2 and self.box[0] < self.box[1], "PGD box", "(low, high) with low < high", self.box
-        )
+        require(len(self.box) == 2 and self.box[0] < self.box[1], "PGD box", "(low, high) with low < high", self.box)
         if self.epsilon and self.step_size and self.steps * self.step_size < self.epsilon * (1 - 1e-9):
             warnings.warn(
                 f"PGD: {self.steps} steps of {self.step_size:g} cannot reach the radius {self.epsilon:g}", stacklevel=3
@@ -494,9 +492,7 @@ class Study:
         require(len(self.architectures) > 0, "architectures", "at least one", self.architectures)
         for architecture in self.architectures:
             block_names(architecture)
-        require(
-            len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds), "seeds", "distinct seeds", self.seeds
-        )
+        require(len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds), "seeds", "distinct seeds", self.seeds)
         _choice("protocol", self.protocol, Protocol)
         require(
             self.source_checkpoint is None or len(self.architectures) == 1,
@@ -515,7 +511,8 @@ class Study:
         )
 
     def _of_architecture(self, architecture: str, seed: int) -> Iterable[Model]:
-        assert isinstance(self.source, Dataset) and isinstance(self.target, Dataset)
+        assert isinstance(self.source, Dataset)
+        assert isinstance(self.target, Dataset)
         scratch = {
             (dataset.name, method): Model(
                 architecture=architecture, dataset=dataset, recipe=_of(recipe, architecture), seed=seed

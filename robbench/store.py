@@ -26,7 +26,7 @@ from robbench.record import Record, _Struct, write_atomically
 SCHEMA = "robbench.store/1"
 
 
-class Finished(_Struct, kw_only=True):
+class Finished(_Struct, frozen=True, kw_only=True):
     """A finished stage: which run made it, its record, and the checksum of its weights."""
 
     schema: str

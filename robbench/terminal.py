@@ -30,7 +30,8 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
             )
         )
     headers = ("model", "accuracy", "median p*", "training s", "epochs", "p* s", "against baseline")
-    return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * 5, "left"))
+    aligned = ("left", *["right"] * 5, "left")
+    return str(tabulate(rows, headers=headers, disable_numparse=True, colalign=aligned))
 
 
 def _marks(verdicts: Sequence[Verdict], case: str) -> str:
@@ -38,8 +39,7 @@ def _marks(verdicts: Sequence[Verdict], case: str) -> str:
     order = ["-", "missing", "x", "~", "+", "=", "new", "quick"]
     own = [verdict for verdict in verdicts if verdict.case == case]
     texts = dict.fromkeys(
-        f"{verdict.figure} {verdict.mark}"
-        for verdict in sorted(own, key=lambda verdict: order.index(verdict.mark))
+        f"{verdict.figure} {verdict.mark}" for verdict in sorted(own, key=lambda verdict: order.index(verdict.mark))
     )
     if texts and all(text.endswith(" =") for text in texts):
         return "= all"

@@ -31,7 +31,7 @@ class Stopwatch:
             raise unknown("region", name, self._seconds)
         if self._cuda:
             with torch.cuda.device(self._device):
-                start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
                 start.record()
                 yield
                 end.record()

@@ -61,7 +61,9 @@ def train(
 
     Args:
         network: (N, C, H, W) float32 in [0, 1] -> (N, classes), on the device of the images.
-        training, validation: uint8 images and int64 labels.
+        recipe: how to train.
+        training: uint8 images and int64 labels.
+        validation: the same, other images.
         stopwatch: gets the seconds of training, validation and warm-up.
         groups: parameter groups of the optimiser, each with its ``lr`` factor on the recipe's rate as ``scale``; None
             for all trainable parameters.
@@ -232,7 +234,7 @@ def kept_epoch(recipe: Recipe, history: Sequence[Epoch]) -> int:
     if recipe.checkpoint == "last":
         return history[-1].epoch
     robust = recipe.checkpoint == "robust"
-    return max(history, key=lambda epoch: ((epoch.robust if robust and epoch.robust else epoch.validation).share)).epoch
+    return max(history, key=lambda epoch: (epoch.robust if robust and epoch.robust else epoch.validation).share).epoch
 
 
 def _update(
@@ -260,17 +262,13 @@ def _update(
     return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
 
 
-def _optimiser(
-    network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, object]] | None
-) -> torch.optim.Optimizer:
+def _optimiser(network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, object]] | None) -> torch.optim.Optimizer:
     if groups is None:
         groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad]}]
     scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in groups]
     if recipe.optimiser == "adam":
         return torch.optim.Adam(scaled, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(
-        scaled, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    return torch.optim.SGD(scaled, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
 def _warm_up(network: nn.Module, recipe: Recipe, training: Images, held: tuple[nn.Module, ...]) -> None:
@@ -286,7 +284,8 @@ def _warm_up(network: nn.Module, recipe: Recipe, training: Images, held: tuple[n
 
 def _right(network: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad(), _autocast(recipe.precision, images.device):
-        return network(images).argmax(dim=1) == labels
+        right: Tensor = network(images).argmax(dim=1) == labels
+        return right
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast:

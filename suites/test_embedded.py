@@ -37,9 +37,7 @@ STUDY = Study(
         Transfers(recipe=STANDARD),
         Transfers(recipe=replace(ADVERSARIAL, epochs=3, ramp_epochs=1), k=(3, 5)),
     ),
-    estimate=Estimate(
-        grid=EpsilonGrid(stop=0.4, step=0.005), attack=PGD(steps=10, random_start=False), images=250
-    ),
+    estimate=Estimate(grid=EpsilonGrid(stop=0.4, step=0.005), attack=PGD(steps=10, random_start=False), images=250),
 )
 
 pytestmark = pytest.mark.suite(STUDY)

@@ -55,6 +55,7 @@ def batches(
         count: images in the epoch.
         batch_size: images in a batch.
         generator: shuffles, on whichever device it lives; None keeps the order.
+        device: where the indices are wanted.
 
     Raises:
         RobbenchError: a number is below 1.

@@ -9,6 +9,7 @@ processors and thread counts may differ, disappears in the rounding to uint8.
 from __future__ import annotations
 
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -44,7 +45,7 @@ _ZOOM = 3
 _INK = 20 * _ZOOM
 """Longest side of an undistorted character, as in MNIST: 20 of 28 pixels."""
 _FIELD = 96
-_MARGIN = 1.5 * _ZOOM
+_MARGIN = 2.0 * _ZOOM
 _WARP = 1.25 * _ZOOM
 _BENDS = (5, 5)
 """Points of the image that a warp moves; between them it is smooth."""
@@ -127,7 +128,9 @@ def _distance_fields(characters: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     halves = np.empty((len(FONTS), len(characters), 2))
     for f, font in enumerate(FONTS):
         try:
-            large = ImageFont.truetype(str(folder / f"{font}.ttf"), 2 * _INK, layout_engine=ImageFont.Layout.BASIC)
+            # Read here: given a path it cannot open, Pillow takes a font of that name from elsewhere on the machine.
+            file = BytesIO((folder / f"{font}.ttf").read_bytes())
+            large = ImageFont.truetype(file, 2 * _INK, layout_engine=ImageFont.Layout.BASIC)
         except OSError as error:
             raise RobbenchError(
                 f"{folder / font}.ttf: expected a font that matplotlib installs, got {error}"
@@ -145,7 +148,7 @@ def _ink(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
     ImageDraw.Draw(page).text((2.5 * _INK, 2.5 * _INK), character, fill=255, font=font, anchor="mm")
     box = page.getbbox()
     if box is None:
-        raise RobbenchError(f"font {font.path!r}: expected a drawing of {character!r}, got an empty one")
+        raise RobbenchError(f"font {font.getname()}: expected a drawing of {character!r}, got an empty one")
     zoom = _INK / max(box[2] - box[0], box[3] - box[1])
     width, height = (max(1, round(zoom * (box[i + 2] - box[i]))) for i in (0, 1))
     field = Image.new("L", (_FIELD, _FIELD))

@@ -32,10 +32,10 @@ def read_npz(path: Path, name: str) -> Data:
         RobbenchError: the file is unreadable, or one of its arrays is missing or not as expected.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise TypeError("a single array")
-        with archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise TypeError("a single array")
             found = archive.files
             arrays = {array: np.asarray(archive[array]) for array in ARRAYS if array in found}
     # Which byte is wrong decides what a damaged archive raises: a dozen exceptions of zipfile, zlib and numpy.

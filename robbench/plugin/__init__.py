@@ -100,6 +100,13 @@ def robbench(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Rob
     return Robbench(request, benchmark)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a worker of pytest-xdist tell the controller which studies it collected."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["robbench_plans"] = session.config.stash[SESSION].plans()
+
+
 # --- pytest-benchmark -------------------------------------------------------------------------------------------------
 
 

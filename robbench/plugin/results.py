@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -13,7 +13,6 @@ from robbench.compare import Verdict
 from robbench.errors import RobbenchError
 from robbench.plugin.session import Session
 from robbench.record import Record
-from robbench.spec import Study
 from robbench.terminal import table
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ class Results:
         self._session = session
         self._digests: dict[tuple[str, str], str] = {}
         """Of every stage that ran, by study and ``case.stage``; empty where it failed before it had a result."""
+        self._plans: dict[str, dict[str, Any]] = {}
         self._verdicts: list[Verdict] = []
         self._bundles: list[tuple[Bundle, Path]] = []
         self._faults: list[str] = []
@@ -41,17 +41,24 @@ class Results:
         if "robbench_verdicts" in properties:
             self._verdicts += msgspec.json.decode(str(properties["robbench_verdicts"]), type=list[Verdict])
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take the studies that a worker of pytest-xdist collected: the controller itself collects nothing."""
+        self._plans |= getattr(node, "workeroutput", {}).get("robbench_plans", {})
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write a bundle for every study of which a stage ran."""
         ran = {study for study, _ in self._digests}
-        for study in self._session.studies.values():
-            if study.name not in ran:
-                continue
+        try:
+            self._plans |= self._session.plans()
+        except RobbenchError as error:
+            self._faults.append(str(error))
+        for name in sorted(ran & self._plans.keys()):
             try:
-                self._bundles.append(self._write(study))
+                self._bundles.append(self._write(name, self._plans[name]))
             except RobbenchError as error:
-                self._faults.append(f"no report of study {study.name!r}: {error}")
+                self._faults.append(f"no report of study {name!r}: {error}")
                 if session.exitstatus == pytest.ExitCode.OK:
                     session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -68,51 +75,46 @@ class Results:
         for fault in self._faults:
             terminalreporter.write_line(fault, red=True)
 
-    def _write(self, study: Study) -> tuple[Bundle, Path]:
+    def _write(self, study: str, plan: dict[str, Any]) -> tuple[Bundle, Path]:
         from robbench.report import Bundle, write_bundle
 
         settings = self._session.settings
-        records, missing, earlier = self._records(study)
-        notes = list(study.notes())
-        if study.protocol == "thesis":
+        records, missing, earlier = self._records(study, plan)
+        notes = list(plan["notes"])
+        if settings.protocol == "thesis":
             notes.append("thesis protocol: the published code's departures from sound practice are switched on")
         if settings.quick:
             notes.append("quick scale: every stage ran, but no figure here means anything")
         if earlier:
             notes.append(f"{earlier} of {len(records)} stages were not run now: they come from the store, same digest")
         if missing:
-            notes.append(f"not run yet: {', '.join(missing)}")
+            notes.append(f"without a result: {', '.join(missing)}")
         arguments = self._session.config.invocation_params.args
         bundle = Bundle(
-            title=study.name,
+            title=study,
             command=shlex.join(["pytest", *map(str, arguments)]),
             notes=notes,
-            verdicts=[verdict for verdict in self._verdicts if verdict.suite == study.name],
+            verdicts=[verdict for verdict in self._verdicts if verdict.suite == study],
             records=records,
         )
-        return bundle, write_bundle(settings.report / study.name, bundle)
+        return bundle, write_bundle(settings.report / study, bundle)
 
-    def _records(self, study: Study) -> tuple[list[Record], list[str], int]:
+    def _records(self, study: str, plan: dict[str, Any]) -> tuple[list[Record], list[str], int]:
         """Records of the study's stages, what is missing, and how many come from earlier runs with the same digest."""
         from robbench.store import Store
 
         store = Store(self._session.settings.store, self._session.run)
         records, missing, earlier = [], [], 0
-        for model in study.models():
-            for stage, digest in (
-                ("training", model.digest),
-                ("robustness", model.estimate_digest(study.estimate)),
-            ):
-                name = f"{model.id}.{stage}"
-                failed = self._digests.get((study.name, name)) == ""
-                try:
-                    finished = None if failed else store.finished(digest)
-                except RobbenchError as error:
-                    self._faults.append(str(error))
-                    finished = None
-                if finished is None:
-                    missing.append(name)
-                    continue
-                earlier += finished.run != self._session.run
-                records.append(msgspec.structs.replace(finished.record, suite=study.name, case=model.id))
+        for case, stage, digest in plan["stages"]:
+            failed = self._digests.get((study, f"{case}.{stage}")) == ""
+            try:
+                finished = None if failed else store.finished(digest)
+            except RobbenchError as error:
+                self._faults.append(str(error))
+                finished = None
+            if finished is None:
+                missing.append(f"{case}.{stage}")
+                continue
+            earlier += (study, f"{case}.{stage}") not in self._digests
+            records.append(msgspec.structs.replace(finished.record, suite=study, case=case))
         return records, missing, earlier

@@ -80,6 +80,23 @@ class Session:
             raise RobbenchError(f"study {study.name!r}: expected one study of this name, got two that differ")
         return study
 
+    def plans(self) -> dict[str, dict[str, Any]]:
+        """Every study's notes and stages (case, stage, digest) as plain values, which workers can send."""
+        return {
+            name: {
+                "notes": list(study.notes()),
+                "stages": [
+                    (model.id, stage, digest)
+                    for model in study.models()
+                    for stage, digest in (
+                        ("training", model.digest),
+                        ("robustness", model.estimate_digest(study.estimate)),
+                    )
+                ],
+            }
+            for name, study in self.studies.items()
+        }
+
 
 SESSION = pytest.StashKey[Session]()
 

@@ -72,10 +72,12 @@ class Settings:
             given = config.getoption(f"robbench_{name}")
             ini = config.getini(f"robbench_{name}")
             base = config.invocation_params.dir if given is not None else config.rootpath
-            value = given if given is not None else (ini or extra.get("default"))
-            values[name] = base / value if name in _FOLDERS else bool(value) if name in _FLAGS else value
+            value: Any = given if given is not None else (ini or extra.get("default"))
+            values[name] = base / str(value) if name in _FOLDERS else bool(value) if name in _FLAGS else value
         if values["quick"] and values["update"]:
-            raise RobbenchError("--robbench-quick and --robbench-update: expected one of them; quick figures mean nothing")
+            raise RobbenchError(
+                "--robbench-quick and --robbench-update: expected one of them; quick figures mean nothing"
+            )
         if values["device"] not in ("auto", "cpu", "cuda"):
             raise unknown("--robbench-device", values["device"], ("auto", "cpu", "cuda"))
         if values["protocol"] not in (None, "sound", "thesis"):

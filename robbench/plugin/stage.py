@@ -55,7 +55,8 @@ class Robbench:
             pytest.fail("the robbench fixture: expected a test marked with pytest.mark.suite(study)", pytrace=False)
         return self._session.study(found[0]), found[1]
 
-    def _stage(self, study: Study, tolerances: Tolerances, model: Model, stage: str, run: Callable[[], Record]
+    def _stage(
+        self, study: Study, tolerances: Tolerances, model: Model, stage: str, run: Callable[[], Record]
     ) -> Record:
         properties, settings = self._item.user_properties, self._session.settings
         properties.append(("robbench_stage", f"{study.name}/{model.id}.{stage}"))
@@ -72,7 +73,7 @@ class Robbench:
             return record
 
         try:
-            record = self._benchmark.pedantic(measured, rounds=1, iterations=1)
+            record: Record = self._benchmark.pedantic(measured, rounds=1, iterations=1)  # type: ignore[no-untyped-call]
             verdicts = self._judge(record, baseline, tolerances)
         except RobbenchError as error:
             pytest.fail(str(error), pytrace=False)
@@ -107,7 +108,10 @@ class Robbench:
             return one("new", f"wrote {path.name}")
         if baseline is None:
             path = baseline_path(settings.baselines, record.suite, record.case, record.stage)
-            return one("missing", f"no baseline at {path}; make it from this run with --robbench-update (and --robbench-resume)")
+            return one(
+                "missing",
+                f"no baseline at {path}; make it from this run with --robbench-update (and --robbench-resume)",
+            )
         return compare(record, baseline, tolerances)
 
 

@@ -175,7 +175,8 @@ def comparison_epsilon(grid: Sequence[float], adversarial: Row | None) -> float 
     radius: Any = None
     if adversarial is not None:
         spec: Any = adversarial.record.spec
-        for field in ("model", "recipe", "attack", "epsilon"):
+        spec = spec.get("model", spec)
+        for field in ("recipe", "attack", "epsilon"):
             spec = spec.get(field) if isinstance(spec, dict) else None
         radius = spec
     if isinstance(radius, int | float) and 0 < radius <= grid[-1]:

@@ -43,19 +43,20 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     marks = [verdict.mark for verdict in verdicts if verdict.mark != "quick"]
     if not marks:
         return "Quick scale: compared with nothing." if verdicts else "No comparison was made."
-    losses, unequal, new = marks.count("-"), marks.count("x"), marks.count("new")
-    compared = len(marks) - unequal - new
+    losses, missing, unequal, new = (marks.count(mark) for mark in ("-", "missing", "x", "new"))
+    compared = len(marks) - missing - unequal - new
     parts = [
         f"{losses} regression{'s' * (losses != 1)}" if losses else "",
+        f"{missing} without a baseline" if missing else "",
         f"{unequal} not comparable" if unequal else "",
-        f"{new} first baselines" if new else "",
+        f"{new} new baseline{'s' * (new != 1)}" if new else "",
     ]
     rest = ", ".join(part for part in parts if part)
     if any(verdict.fails for verdict in verdicts):
-        return f"Failed: {rest}, of {len(marks)} figures."
+        return f"Failed: {rest}, of {len(marks)} figure{'s' * (len(marks) != 1)}."
     if not compared:
         return f"Nothing compared: {rest}."
-    return f"Passed: {compared} figures compared{', ' if rest else ''}{rest}."
+    return f"Passed: {compared} figure{'s' * (compared != 1)} compared{', ' if rest else ''}{rest}."
 
 
 def report_text(

@@ -35,7 +35,8 @@ def test_overlapping_split_trains_on_most_validation_images() -> None:
     train, validation = split(10_000, seed=0, overlapping=True)
     assert (len(train), len(validation)) == (8000, 2000)
     assert torch.isin(validation, train).float().mean().item() == pytest.approx(0.8, abs=0.03)
-    assert len(set(validation.tolist())) == 2000 and len(set(train.tolist())) == 8000
+    assert len(set(validation.tolist())) == 2000
+    assert len(set(train.tolist())) == 8000
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,8 @@ def test_augmented_images_are_shifts(count: int, channels: int, height: int, wid
     """Every augmented image is one of the 81 crops of the padded image, as it is or mirrored."""
     images = torch.rand(count, channels, height, width, generator=torch.Generator().manual_seed(seed))
     result = augment(images, "crop-flip", torch.Generator().manual_seed(seed))
-    assert result.shape == images.shape and result.dtype == images.dtype
+    assert result.shape == images.shape
+    assert result.dtype == images.dtype
     for image, augmented in zip(images, result, strict=True):
         assert any(torch.equal(augmented, version) for version in every_shift(image))
 
@@ -116,7 +118,8 @@ def test_augmentation_uses_every_shift() -> None:
     copies = augment(image.expand(16_200, 3, 6, 6), "crop-flip", torch.Generator().manual_seed(1))
     _, counts = torch.unique(copies.flatten(1), dim=0, return_counts=True)
     assert len(counts) == 162
-    assert counts.min() > 50 and counts.max() < 150
+    assert counts.min() > 50
+    assert counts.max() < 150
 
 
 def test_augmentation_repeats_with_its_generator() -> None:

@@ -19,7 +19,8 @@ from robbench.errors import RobbenchError
 def test_drawing_repeats(count: int, seed: int) -> None:
     """The same name, count and seed give the same images and labels."""
     first, second = draw("glyphs10", count, seed), draw("glyphs10", count, seed)
-    assert torch.equal(first.images, second.images) and torch.equal(first.labels, second.labels)
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.labels, second.labels)
     assert first.images.shape == (count, 1, 28, 28)
 
 
@@ -47,7 +48,8 @@ def test_drawing_leaves_the_global_generator_alone() -> None:
 def test_classes_are_balanced(name: str) -> None:
     """No class has two images more than another."""
     counts = torch.bincount(draw(name, 500, 0).labels, minlength=len(GLYPHS[name]))
-    assert counts.max() - counts.min() <= 1 and len(counts) == len(GLYPHS[name])
+    assert counts.max() - counts.min() <= 1
+    assert len(counts) == len(GLYPHS[name])
 
 
 def test_seeds_draw_different_images() -> None:
@@ -60,7 +62,8 @@ def test_characters_are_bright_whole_and_inside() -> None:
     """Ink is bright on dark, and none of it touches the image's edge: what lies there is noise."""
     images = draw("glyphs47", 1000, 0).images.float()[:, 0] / 255
     edge = torch.cat([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], 1)
-    assert edge.amax() < 0.65 and edge.mean() < 0.06
+    assert edge.amax() < 0.65
+    assert edge.mean() < 0.06
     brightest = images.flatten(1).topk(20).values.mean(1)
     assert brightest.min() > 0.5
     assert 0.1 < images.mean() < 0.3
@@ -75,7 +78,7 @@ def test_templates_tell_the_digits_apart() -> None:
 
 
 def test_every_font_draws_every_character() -> None:
-    """All 21 fonts' 47 characters have ink of that length on their longest side, and no two characters of a font look the same."""
+    """Every character is as long as any other on its longest side, and no two of a font look the same."""
     fields, halves = glyphs._distance_fields(GLYPHS["glyphs47"])
     assert fields.shape == (21, 47, 96, 96)
     assert torch.all((halves.amax(2) - 30).abs() <= 1)

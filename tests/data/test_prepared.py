@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,10 @@ def test_what_is_written_is_read(data: Data, tmp_path: Path) -> None:
     write_npz(path, data)
     again = read_npz(path, "own")
     assert again.sha256 == data.sha256
-    assert again.classes == data.classes and again.shape == data.shape
-    assert torch.equal(again.train.images, data.train.images) and torch.equal(again.test.labels, data.test.labels)
+    assert again.classes == data.classes
+    assert again.shape == data.shape
+    assert torch.equal(again.train.images, data.train.images)
+    assert torch.equal(again.test.labels, data.test.labels)
     assert os.listdir(tmp_path) == ["own.npz"]
 
 
@@ -124,7 +127,7 @@ def test_known_names_have_their_classes_and_shape(arrays: Make, tmp_path: Path) 
     np.savez(path, **arrays())
     with pytest.raises(RobbenchError, match="array classes: expected the 47 classes of emnist, got 10"):
         read_npz(path, "emnist")
-    np.savez(path, **arrays(side=32, classes=47))
+    np.savez(path, **arrays(side=32, class_count=47))
     with pytest.raises(RobbenchError, match=r"array x_train: expected .*\(1, 28, 28\) of emnist, got \(1, 32, 32\)"):
         read_npz(path, "emnist")
 
@@ -159,12 +162,12 @@ def test_damage_is_one_kind_of_error(at: float, byte: int, cut: bool, arrays: Ma
     content[place] = byte
     path = tmp_path / "own.npz"
     path.write_bytes(content[:place] if cut else content)
-    try:
-        read_npz(path, "own")
-    except RobbenchError as error:
-        assert str(path) in str(error)
+    if cut:
+        with pytest.raises(RobbenchError, match=r"own\.npz: expected an \.npz archive"):
+            read_npz(path, "own")
     else:
-        assert not cut
+        with suppress(RobbenchError):
+            read_npz(path, "own")
 
 
 def test_failed_write_leaves_the_old_file(arrays: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,142 @@
+"""The ``robbench`` command: render, compare and look things up. What runs stages is pytest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from robbench.errors import RobbenchError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; returns the exit status: 0, 1 where a comparison fails, 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except RobbenchError as error:
+        print(f"robbench: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="robbench", description="Robustness transfer of image classifiers. Stages are run by `pytest -m suite`."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    report = commands.add_parser("report", help="render a report bundle from records, or one from several")
+    report.add_argument("bundles", nargs="+", type=Path, metavar="RECORDS", help="a bundle's records.json or folder")
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder of the new bundle (default: where the only one lies)"
+    )
+    report.set_defaults(run=_report)
+
+    compare = commands.add_parser("compare", help="hold records to baselines; exit status 1 on a regression")
+    compare.add_argument("bundle", type=Path, metavar="RECORDS", help="a bundle's records.json or folder")
+    compare.add_argument("--baselines", type=Path, default=Path("baselines"), metavar="DIR", help="default: baselines")
+    for name, text in (
+        ("pstar", "share of the median p*"),
+        ("accuracy", "share"),
+        ("seconds", "factor"),
+        ("seconds-floor", "seconds"),
+    ):
+        compare.add_argument(f"--{name}", type=float, metavar="X", help=f"tolerance: {text}")
+    compare.set_defaults(run=_compare)
+
+    listing = commands.add_parser("list", help="what robbench knows by name; with an architecture, its blocks")
+    listing.add_argument("architecture", nargs="?", help="cnn7, timm:resnet26, package.module:function, …")
+    listing.add_argument(
+        "--shape", default=None, metavar="C,H,W", help="image shape for timm and own networks (3,32,32)"
+    )
+    listing.set_defaults(run=_list)
+
+    data = commands.add_parser("data", help="prepare a data set as <DIR>/<name>.npz, and check it")
+    data.add_argument("name", help="mnist, emnist, cifar10, cifar100, or a file of your own")
+    data.add_argument(
+        "--data", type=Path, default=Path(".robbench/data"), metavar="DIR", help="default: .robbench/data"
+    )
+    data.add_argument("--download", action="store_true", help="let torchvision download it")
+    data.set_defaults(run=_data)
+    return parser
+
+
+def _report(options: argparse.Namespace) -> int:
+    from robbench.report import merge, read_bundle, write_bundle
+
+    bundles = [read_bundle(path) for path in options.bundles]
+    folder = options.output
+    if folder is None:
+        if len(bundles) > 1:
+            raise RobbenchError("report: expected --output DIR for a bundle made of several, got none")
+        only = options.bundles[0]
+        folder = only if only.is_dir() else only.parent
+    print(write_bundle(folder, merge(bundles) if len(bundles) > 1 else bundles[0]))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from robbench.baselines import read_baseline
+    from robbench.compare import Tolerances, compare
+    from robbench.report import read_bundle
+
+    given = {name: getattr(options, name) for name in ("pstar", "accuracy", "seconds", "seconds_floor")}
+    tolerances = Tolerances.of({name: value for name, value in given.items() if value is not None})
+    failing = 0
+    for record in read_bundle(options.bundle).records:
+        baseline = read_baseline(options.baselines, record.suite, record.case, record.stage)
+        if baseline is None:
+            print(f"missing  {record.suite}/{record.name}: no baseline in {options.baselines}")
+            failing += 1
+            continue
+        for verdict in compare(record, baseline, tolerances):
+            failing += verdict.fails
+            print(f"{verdict.mark:7}  {record.suite}/{record.name}: {verdict.message}")
+    print(f"{failing} figures fail" if failing else "no regression")
+    return 1 if failing else 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from robbench.catalogue import ARCHITECTURES, DATASETS, block_names
+
+    if options.architecture is None:
+        print("data sets:")
+        for name, facts in DATASETS.items():
+            print(f"  {name:12} {facts.classes:3} classes, {'×'.join(map(str, facts.shape))}")
+        print("  <name>       any <data dir>/<name>.npz\narchitectures (blocks first to last):")
+        for name, blocks in ARCHITECTURES.items():
+            print(f"  {name:12} K = {len(blocks)}: {', '.join(blocks)}")
+        print("  wrnD_W       K = 5, depth D = 6n + 4, width W\n  timm:NAME, package.module:function")
+        return 0
+    names = block_names(options.architecture)
+    if names is None or options.shape is not None:
+        from robbench import models
+
+        shape = _shape(options.shape or "3,32,32")
+        network = models.build(options.architecture, classes=10, shape=shape)
+        print(f"{options.architecture}: {models.parameter_count(network):,} parameters with 10 classes")
+        names = tuple(block.name for block in models.blocks(network))
+    for k, name in zip(range(len(names), 0, -1), names, strict=True):
+        print(f"  TL#{k:<3} retrains {name} and what follows")
+    return 0
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+        raise RobbenchError(f"--shape: expected C,H,W (3,32,32), got {text!r}")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _data(options: argparse.Namespace) -> int:
+    from robbench.data import prepare, read_npz
+
+    path = prepare(options.name, folder=options.data, download=options.download)
+    data = read_npz(path, options.name)
+    print(
+        f"{path}: {len(data.train):,} training and {len(data.test):,} test images of "
+        f"{'×'.join(map(str, data.shape))}, {len(data.classes)} classes, sha256 {data.sha256[:12]}"
+    )
+    return 0

@@ -1,0 +1,147 @@
+"""Bundles on disk: the same bytes again, errors that leave the old one whole, merging."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from factories import both_records, make_facts, robustness_record, training_record
+
+from robbench.compare import Verdict
+from robbench.errors import RobbenchError
+from robbench.report import Bundle, merge, read_bundle, write_bundle
+
+PLACES = [1, 2, 5, -1]
+
+
+def bundle(*, title: str = "demo", places: list[int] = PLACES, created: str = "2025-01-01T00:00:00Z") -> Bundle:
+    """One transferred model with one verdict."""
+    records = both_records(make_facts("transfer", "emnist", 1), places, created=created)
+    verdict = Verdict(
+        suite="demo", case=records[0].case, stage="robustness", figure="accuracy", mark="=", message=f"from {title}"
+    )
+    return Bundle(title=title, command=f"make {title}", notes=["a note"], verdicts=[verdict], records=records)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_round_trip_gives_the_same_bytes(tmp_path: Path) -> None:
+    """A bundle read back from its folder or its records.json is equal, and renders to the same files."""
+    report = write_bundle(tmp_path / "a", bundle())
+    assert report == tmp_path / "a" / "report.md"
+    again = read_bundle(tmp_path / "a")
+    assert again.records == sorted(bundle().records, key=lambda record: record.name)
+    assert read_bundle(tmp_path / "a" / "records.json") == again
+    write_bundle(tmp_path / "b", again)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    assert {"report.md", "results.csv", "pstar.csv.gz", "records.json", "figures/demo-cnn7-pstar.png"} <= content(
+        tmp_path / "a"
+    ).keys()
+
+
+def test_records_are_readable_in_a_diff(tmp_path: Path) -> None:
+    """Each record has a line of its own, in order of its name."""
+    write_bundle(tmp_path, bundle())
+    lines = (tmp_path / "records.json").read_text().splitlines()
+    records = [line for line in lines if '"schema":"robbench.record/1"' in line]
+    assert ['"stage":"robustness"' in line for line in records] == [True, False]
+
+
+def test_renewing_removes_only_its_own_old_figures(tmp_path: Path) -> None:
+    """Figures of a model that is gone go too; a file of the user's stays."""
+    two = Bundle(title="two", command="", records=[*bundle().records, training_record(make_facts(architecture="cnn4"))])
+    write_bundle(tmp_path, two)
+    (tmp_path / "figures" / "mine.png").write_bytes(b"mine")
+    (tmp_path / "notes.txt").write_text("mine")
+    write_bundle(tmp_path, bundle())
+    names = content(tmp_path).keys()
+    assert {"figures/mine.png", "notes.txt"} <= names
+    assert not any("cnn4" in name for name in names)
+    assert not any(".robbench-" in name for name in names)
+
+
+def test_an_error_leaves_the_old_bundle_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether rendering or writing fails, not one byte of the old bundle changes."""
+    write_bundle(tmp_path, bundle())
+    before = content(tmp_path)
+
+    def broken(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("robbench.report.bundle.write_atomically", broken)
+        with pytest.raises(RobbenchError, match="No space left"):
+            write_bundle(tmp_path, bundle(title="new"))
+    assert content(tmp_path) == before
+    with monkeypatch.context() as patch:
+        patch.setattr("robbench.report.bundle.report_text", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_bundle(tmp_path, bundle(title="new"))
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b'{"schema": "robbench.bundle/1", "title": "x"', "truncated"),
+        (b'{"schema": "robbench.bundle/9", "title": "x", "command": ""}', "robbench.bundle/9"),
+        (b"[]", "robbench.bundle/1"),
+        (b"\x89PNG", "robbench.bundle/1"),
+    ],
+    ids=["damaged", "other schema", "records alone", "no JSON"],
+)
+def test_what_is_no_bundle_is_an_error(tmp_path: Path, data: bytes, reason: str) -> None:
+    """The error names the file, what was expected and what is wrong with it."""
+    path = tmp_path / "records.json"
+    path.write_bytes(data)
+    with pytest.raises(RobbenchError, match=r"records\.json.*expected a bundle's folder") as error:
+        read_bundle(tmp_path)
+    assert reason in str(error.value)
+
+
+def test_a_missing_bundle_is_an_error(tmp_path: Path) -> None:
+    """A folder without records.json, and a folder that cannot be made, are named."""
+    with pytest.raises(RobbenchError, match=r"records\.json.*cannot be read"):
+        read_bundle(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RobbenchError, match="cannot be written"):
+        write_bundle(tmp_path / "file", bundle())
+
+
+def test_merging_keeps_the_newest_record_and_its_verdict() -> None:
+    """Of two runs of a stage the newer one counts in either order, and a note says so."""
+    old, new = bundle(title="old"), bundle(title="new", places=[2, 2, 2, 2], created="2025-02-01T00:00:00Z")
+    for both in ([old, new], [new, old]):
+        merged = merge(both)
+        assert sorted(merged.records, key=lambda r: r.name) == sorted(new.records, key=lambda r: r.name)
+        assert [verdict.message for verdict in merged.verdicts] == ["from new"]
+        assert merged.notes[0] == "a note"
+        assert "newest" in merged.notes[1]
+    assert merge([old, new]).title == "old, new"
+    assert merge([old, new]).command == "make old\nmake new"
+
+
+def test_merging_joins_different_cases() -> None:
+    """Bundles that share nothing lie side by side without a remark."""
+    other = Bundle(title="demo", command="", records=[robustness_record(make_facts(architecture="cnn4"), [1])])
+    merged = merge([bundle(), other])
+    assert len(merged.records) == 3
+    assert (merged.title, merged.notes) == ("demo", ["a note"])
+    with pytest.raises(RobbenchError, match="at least one"):
+        merge([])
+
+
+def test_an_empty_bundle_renders(tmp_path: Path) -> None:
+    """A run that made no record leaves a report that says so."""
+    text = write_bundle(tmp_path, Bundle(title="empty", command="")).read_text()
+    assert "No model was run." in text
+    assert read_bundle(tmp_path).records == []
+
+
+def test_reports_need_no_torch() -> None:
+    """Rendering imports neither torch nor pyplot: a CPU-only job can do it."""
+    code = "import robbench.report, sys; assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules), 'imported'"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

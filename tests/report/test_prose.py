@@ -1,0 +1,115 @@
+"""What ``report.md`` says, word for word where it matters."""
+
+import pytest
+from factories import both_records, make_facts, robustness_record
+
+from robbench.compare import Verdict
+from robbench.record import Record
+from robbench.report.markdown import escape, fenced, pstar, signed, whole_ranges
+from robbench.report.prose import headline, report_text
+from robbench.report.rows import group_records
+
+
+def text(records: list[Record], verdicts: list[Verdict] | None = None, notes: tuple[str, ...] = ()) -> str:
+    """The report without pictures."""
+    groups = group_records(records)
+    return report_text("A study", "pytest -m suite", notes, verdicts or [], groups, [[] for _ in groups])
+
+
+def verdict(mark: str, figure: str = "accuracy", case: str = "cnn7-mnist-pgd") -> Verdict:
+    """A verdict on one figure."""
+    return Verdict(suite="demo", case=case, stage="robustness", figure=figure, mark=mark, message=f"it is {mark}")
+
+
+STUDY = [
+    *both_records(make_facts("pgd", "mnist"), [4] * 9, 100.0),
+    *both_records(make_facts("pgd", "emnist"), [3] * 9 + [-1], 400.0),
+    *both_records(make_facts("transfer", "emnist", 1), [2] * 8 + [-1] * 2, 10.0),
+    *both_records(make_facts("transfer", "emnist", 2), [1] * 10, 10.0),
+]
+
+
+def test_the_answers_carry_figures() -> None:
+    """TL#1 keeps half of 0.4, two thirds of 0.3, and is 40 times faster; what was not run is said."""
+    report = text(STUDY)
+    for sentence in (
+        "TL#1 is the most robust of 2 transferred models (k = 1–2): median p\\* **0.2** at 80.0% clean accuracy.",
+        "Retention: **50.0%** of the 0.4 of PGD MNIST (99% interval 50.0% to 50.0%).",
+        "n/a (not run: the conventionally trained target model)",
+        "Median p\\* falls most after k = 1: 0.2 at k = 1, 0.1 at k = 2.",
+        "Relative robustness: **66.7%** of the 0.3 of PGD EMNIST",
+        "Clean accuracy: 80.0% against 90.0% (**-10.0 points**).",
+        "Robust accuracy at ε = 0.3: 0.0% against 0.0% (0.0 points).",
+        "TL#1 trained in 10.0 s, PGD EMNIST from scratch in 400 s: **40 times faster**.",
+        "With the source model's 100 s counted in: 3.64 times faster.",
+    ):
+        assert sentence in report
+
+
+def test_verdict_comes_first_and_only_what_changed() -> None:
+    """The headline follows the title; equal and new figures get no line of the table."""
+    report = text(STUDY, [verdict("="), verdict("new"), verdict("-", case="worse")])
+    assert report.startswith("# A study\n\n**Failed: 1 regression, 1 new baseline, of 3 figures.**\n\n|")
+    assert "demo/worse" in report
+    assert "it is -" in report
+    assert "it is =" not in report
+    assert "it is new" not in report
+
+
+@pytest.mark.parametrize(
+    ("marks", "line"),
+    [
+        ("", "No comparison was made."),
+        ("= + ~", "Passed: 3 figures compared."),
+        ("= x", "Passed: 1 figure compared, 1 not comparable."),
+        ("- - =", "Failed: 2 regressions, of 3 figures."),
+        ("missing =", "Failed: 1 without a baseline, of 2 figures."),
+        ("new new", "Nothing compared: 2 new baselines."),
+        ("quick quick", "Quick scale: compared with nothing."),
+    ],
+)
+def test_headline(marks: str, line: str) -> None:
+    """One line says how the comparison went."""
+    assert headline([verdict(mark) for mark in marks.split()]) == line
+
+
+def test_an_incomparable_median_fails() -> None:
+    """A median p* that cannot be compared fails its item, and the headline says failed."""
+    assert headline([verdict("x", "median p*")]) == "Failed: 1 not comparable, of 1 figure."
+
+
+def test_a_censored_source_gives_a_bound() -> None:
+    """The source's median lies past 0.4, so retention is less than a half, not a number."""
+    records = [*both_records(make_facts(), [5] * 5), *both_records(make_facts("transfer", "emnist", 1), [2] * 5)]
+    assert "Retention: **less than 50.0%** of the > 0.4 of PGD MNIST" in text(records)
+
+
+@pytest.mark.parametrize(
+    ("records", "sentence"),
+    [
+        ([robustness_record(make_facts(), [1])], "not run: no transferred model is among these records."),
+        ([robustness_record(make_facts("transfer", "emnist", 1), [-1])], "none of 1 transferred models classifies"),
+        ([], "No model was run."),
+    ],
+    ids=["single model", "all wrong", "nothing"],
+)
+def test_without_an_answer_the_report_says_so(records: list[Record], sentence: str) -> None:
+    """A missing figure is a sentence, never a guess."""
+    assert sentence in text(records)
+
+
+def test_text_from_records_is_literal() -> None:
+    """Pipes, stars and tags of a note or a message break no table; equal notes appear once."""
+    noted = both_records(make_facts(), [1], notes=["a | b <c> *d*"])
+    report = text(noted, [verdict("x", figure="a|b")], notes=("a | b <c> *d*",))
+    assert report.count("- a \\| b &lt;c&gt; \\*d\\*") == 1
+    assert "a\\|b" in report
+
+
+def test_markdown_helpers() -> None:
+    """Names with underscores stay readable, fences outgrow their text, ranges and signs read as people write them."""
+    assert escape("relu_4_1024 _x_\nnext") == "relu_4_1024 \\_x\\_ next"
+    assert fenced("a ``` b") == "````\na ``` b\n````"
+    assert whole_ranges([7, 1, 3, 4, 5]) == "1, 3–5, 7"
+    assert (signed(-0.04, 1), signed(0.06, 1)) == ("0.0", "+0.1")
+    assert (pstar(None, 0.8), pstar(float("inf"), 0.8), pstar(0.27, 0.8)) == ("–", "> 0.8", "0.27")
