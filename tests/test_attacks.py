@@ -101,7 +101,8 @@ def test_a_linear_model_is_attacked_optimally(seed, epsilon, steps, random_start
     weight = torch.randn(16, generator=generator, dtype=torch.float64)
     images, _ = random_images(4, seed)
     labels = torch.tensor([0, 1, 0, 1])
-    best = (images + epsilon * torch.tensor([-1.0, 1, -1, 1]).view(-1, 1, 1, 1) * weight.view(SHAPE).sign()).clamp(0, 1)
+    away = epsilon * torch.where(labels == 0, -1, 1).view(-1, 1, 1, 1) * weight.view(SHAPE).sign()
+    best = (images + away).clamp(0, 1)
     model = linear(weight)
     step = 2 * epsilon / steps
     found = pgd(model, images, labels, epsilon, steps=steps, step_size=step, random_start=random_start)
