@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from robbench.catalogue import DATASETS
 from robbench.errors import RobbenchError
 from robbench.recipes import with_protocol
 from robbench.spec import Dataset, Protocol, Study
@@ -32,10 +34,10 @@ def adapt(
     """
     if protocol is not None:
         study = with_protocol(study, protocol)
-    for old, new in (datasets or {}).items():
-        if old in names(study):
-            changed = study.with_datasets(lambda dataset, old=old, new=new: _renamed(dataset, old, new))
-            study = replace(changed, name=f"{study.name}-{new}")
+    found = {old: new for old, new in (datasets or {}).items() if old in names(study)}
+    if found:
+        changed = study.with_datasets(lambda dataset: _renamed(dataset, found.get(dataset.name, dataset.name)))
+        study = replace(changed, name="-".join([study.name, *(re.sub(r"[^\w-]", "_", new) for new in found.values())]))
     if seeds is not None:
         if seeds < 1:
             raise RobbenchError(f"seeds: expected at least 1, got {seeds}")
@@ -65,5 +67,16 @@ def names(study: Study) -> set[str]:
     return {dataset.name for dataset in (study.source, study.target) if isinstance(dataset, Dataset)}
 
 
-def _renamed(dataset: Dataset, old: str, new: str) -> Dataset:
-    return replace(dataset, name=new) if dataset.name == old else dataset
+def _renamed(dataset: Dataset, name: str) -> Dataset:
+    """The same sizes and split of other data.
+
+    A dataset known by name brings its own augmentation and statistics, unless the study declares some; any other is
+    taken for a variant of the one that it replaces.
+    """
+    if name not in DATASETS:
+        return replace(dataset, name=name)
+    usual = Dataset(name=dataset.name)
+    own_augmentation = dataset.augmentation if dataset.augmentation != usual.augmentation else None
+    own = (dataset.mean, dataset.std) != (usual.mean, usual.std)
+    mean, std = (dataset.mean, dataset.std) if own else (None, None)
+    return replace(dataset, name=name, augmentation=own_augmentation, mean=mean, std=std)

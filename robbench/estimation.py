@@ -106,7 +106,7 @@ def _start(model: nn.Module, images: Tensor, labels: Tensor, values: int, size: 
     correct = []
     with torch.no_grad(), full_precision(images.device):
         for start in range(0, len(images), size):
-            logits = model(pixels(images[start : start + size]))
+            logits = model(_floats(images[start : start + size]))
             if not torch.isfinite(logits).all():
                 raise RobbenchError("the network's logits are not finite on unperturbed test images; was it trained?")
             correct.append(logits.argmax(dim=1) == labels[start : start + size])
@@ -129,7 +129,7 @@ def _probe(
     attacked = radii[middle] > 0
     if attacked.any():
         chosen = batch[attacked].to(images.device)
-        originals, targets = pixels(images[chosen]), labels[chosen]
+        originals, targets = _floats(images[chosen]), labels[chosen]
         epsilon = radii[middle[attacked]].to(originals)
         with full_precision(images.device):
             adversarial = pgd(
@@ -147,3 +147,8 @@ def _probe(
     state.pstar[batch[fooled]] = middle[fooled]
     state.last[batch[fooled]] = middle[fooled] - 1
     state.first[batch[~fooled]] = middle[~fooled] + 1
+
+
+def _floats(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [0, 1]; floats are in [0, 1] already and keep their dtype."""
+    return pixels(images) if images.dtype == torch.uint8 else images

@@ -7,7 +7,7 @@ pytest-xdist worker, or on another machine that shares the store.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -61,7 +61,8 @@ class Workplace:
     """Gets progress: what runs, how much of it is done, of how much."""
     failed: dict[str, str] = field(default_factory=dict)
     """Messages of stages that failed in this session, by digest: they are not tried twice."""
-    checked: set[str] = field(default_factory=set)
+    checked: dict[Hashable, int] = field(default_factory=dict)
+    """Number of blocks of every combination of architecture, images and checkpoint that was found sound."""
 
 
 def check(model: Model, workplace: Workplace) -> None:
@@ -70,18 +71,22 @@ def check(model: Model, workplace: Workplace) -> None:
     Raises:
         RobbenchError: the first of them.
     """
-    if model.digest in workplace.checked:
-        return
-    workplace.store.check_writable()
+    if not workplace.checked:
+        workplace.store.check_writable()
     if model.source is not None:
         check(model.source, workplace)
     data = _data(model.dataset, workplace)
-    network = _build(model, data)
-    if model.checkpoint is not None:
-        _read_checkpoint(network, model.checkpoint.path)
-    if model.transfer is not None and model.transfer.k > len(blocks(network)):
-        raise RobbenchError(f"k: expected 1…{len(blocks(network))} for {model.architecture}, got {model.transfer.k}")
-    workplace.checked.add(model.digest)
+    kind = (model.architecture, data.shape, len(data.classes), model.checkpoint)
+    if kind not in workplace.checked:
+        try:
+            network = _build(model, data)
+        except RobbenchError as error:
+            raise RobbenchError(f"{model.id}: {error}") from error
+        if model.checkpoint is not None:
+            _read_checkpoint(network, model.checkpoint.path)
+        workplace.checked[kind] = len(blocks(network))
+    if model.transfer is not None and model.transfer.k > workplace.checked[kind]:
+        raise RobbenchError(f"k: expected 1…{workplace.checked[kind]} for {model.architecture}, got {model.transfer.k}")
 
 
 def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: bool = True) -> Record:

@@ -494,6 +494,18 @@ class Study:
             block_names(architecture)
         require(len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds), "seeds", "distinct seeds", self.seeds)
         _choice("protocol", self.protocol, Protocol)
+        assert isinstance(self.source, Dataset)
+        assert isinstance(self.target, Dataset)
+        require(
+            self.source.name != self.target.name or self.source == self.target,
+            "source and target",
+            "two names, or one Dataset for both",
+            self.source.name,
+        )
+        for row in self.transfers:
+            for architecture in row.architectures or ():
+                if architecture not in self.architectures:
+                    raise unknown("architecture of a transfer", architecture, self.architectures)
         require(
             self.source_checkpoint is None or len(self.architectures) == 1,
             "source_checkpoint",

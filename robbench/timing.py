@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -16,9 +16,9 @@ class Stopwatch:
     """Adds up the seconds of named regions: the fields of :class:`robbench.record.Seconds`."""
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
         self._device = device
         self._seconds = dict.fromkeys(Seconds.__struct_fields__, 0.0)
+        self._running: dict[str, Callable[[], float]] = {}
 
     @contextmanager
     def region(self, name: str) -> Iterator[None]:
@@ -29,18 +29,30 @@ class Stopwatch:
         """
         if name not in self._seconds:
             raise unknown("region", name, self._seconds)
-        if self._cuda:
+        self._running[name] = elapsed = self._start()
+        try:
+            yield
+            self._seconds[name] += elapsed()
+        finally:
+            del self._running[name]
+
+    def _start(self) -> Callable[[], float]:
+        """What tells the seconds since now."""
+        if self._device.type != "cuda":
+            begun = time.perf_counter()
+            return lambda: time.perf_counter() - begun
+        with torch.cuda.device(self._device):
+            start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            start.record()
+
+        def elapsed() -> float:
             with torch.cuda.device(self._device):
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-                start.record()
-                yield
+                end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
                 end.record()
                 end.synchronize()
-            self._seconds[name] += start.elapsed_time(end) / 1000
-        else:
-            begun = time.perf_counter()
-            yield
-            self._seconds[name] += time.perf_counter() - begun
+            return float(start.elapsed_time(end)) / 1000
+
+        return elapsed
 
     def add(self, seconds: Seconds) -> None:
         """Count what an interrupted run had measured already."""
@@ -49,5 +61,6 @@ class Stopwatch:
 
     @property
     def seconds(self) -> Seconds:
-        """What was measured so far."""
-        return Seconds(**{name: round(value, 6) for name, value in self._seconds.items()})
+        """What was measured so far, regions that are still running included."""
+        running = {name: elapsed() for name, elapsed in self._running.items()}
+        return Seconds(**{name: round(value + running.get(name, 0.0), 6) for name, value in self._seconds.items()})

@@ -213,9 +213,10 @@ def ramp(recipe: Recipe, position: float) -> float:
 
 def watched(recipe: Recipe, history: Sequence[Epoch], stopping: EarlyStopping) -> list[float]:
     """The figures that early stopping looks at: a moving average, from the epoch on at which its window is full."""
-    raw = [(epoch.robust or epoch.validation).share for epoch in history]
-    window = stopping.window
-    return [math.fsum(raw[end - window : end]) / window for end in range(window, len(raw) + 1)]
+    # Counts are summed, not shares: averages of as many right images must be equal to the last bit.
+    counts = [epoch.robust or epoch.validation for epoch in history]
+    windows = [counts[end - stopping.window : end] for end in range(stopping.window, len(counts) + 1)]
+    return [sum(count.correct for count in window) / sum(count.total for count in window) for window in windows]
 
 
 def stops(recipe: Recipe, history: Sequence[Epoch]) -> bool:

@@ -79,6 +79,15 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
         raise pytest.UsageError(f"--robbench-dataset: {unknown('dataset of the collected studies', idle[0], known)}")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Remember which models were selected, so that all can be checked before the first is trained."""
+    state = session.config.stash[SESSION]
+    for item in session.items:
+        mark, parameters = item.get_closest_marker("suite"), getattr(item, "callspec", None)
+        if mark is not None and parameters is not None and "model" in parameters.params:
+            state.selected.setdefault(state.study(mark.args[0]).name, []).append(parameters.params["model"])
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip studies that need CUDA where there is none, unless they are quick or forced."""
     mark = item.get_closest_marker("suite")

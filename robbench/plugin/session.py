@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from robbench.adapt import adapt, names
 from robbench.compare import Tolerances
 from robbench.errors import RobbenchError
 from robbench.plugin.settings import Settings
-from robbench.spec import Study
+from robbench.spec import Model, Study
 from robbench.terminal import progress_line
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class Session:
     studies: dict[str, Study] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
     """Data-set names that a replacement found."""
+    selected: dict[str, list[Model]] = field(default_factory=dict)
+    """Models of the items that this run selected, by study."""
+    preflights: dict[str, str] = field(default_factory=dict)
+    """What is wrong with each study that was looked at; empty where nothing is."""
     shown: float = 0.0
     began: tuple[str, float] = ("", 0.0)
 
@@ -59,7 +64,19 @@ class Session:
         if self.began[0] != what:
             self.began = (what, now)
         self.shown = now
-        reporter.rewrite(f"  {progress_line(what, done, total, now - self.began[1])}", erase=True)
+        self._draw(reporter, f"  {progress_line(what, done, total, now - self.began[1])}")
+
+    def clear(self) -> None:
+        """Wipe the progress line, if one was drawn."""
+        if self.shown:
+            self.shown = 0.0
+            self._draw(self.config.pluginmanager.get_plugin("terminalreporter"), "")
+
+    def _draw(self, reporter: Any, line: str) -> None:
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            reporter.rewrite(line, erase=True)
+            reporter.write("\r", flush=True)
 
     def study(self, declared: Study) -> Study:
         """The study as this run's options want it, remembered by its name.
@@ -79,6 +96,26 @@ class Session:
         if known != study:
             raise RobbenchError(f"study {study.name!r}: expected one study of this name, got two that differ")
         return study
+
+    def preflight(self, study: str) -> None:
+        """Check all selected models of a study before the first of its stages runs.
+
+        Raises:
+            RobbenchError: a data set, shape, checkpoint or folder is at fault; in full for the first stage only.
+        """
+        if study in self.preflights:
+            if self.preflights[study]:
+                raise RobbenchError(f"not run: {self.preflights[study].partition(';')[0]}")
+            return
+        from robbench.pipeline import check
+
+        try:
+            for model in self.selected.get(study, []):
+                check(model, self.workplace)
+        except RobbenchError as error:
+            self.preflights[study] = str(error)
+            raise
+        self.preflights[study] = ""
 
     def plans(self) -> dict[str, dict[str, Any]]:
         """Every study's notes and stages (case, stage, digest) as plain values, which workers can send."""

@@ -66,6 +66,7 @@ class Robbench:
 
         def measured() -> Record:
             nonlocal baseline
+            self._session.preflight(study.name)
             if not settings.quick and not settings.update:
                 baseline = read_baseline(settings.baselines, study.name, model.id, stage)
             record: Record = run()
@@ -77,6 +78,8 @@ class Robbench:
             verdicts = self._judge(record, baseline, tolerances)
         except RobbenchError as error:
             pytest.fail(str(error), pytrace=False)
+        finally:
+            self._session.clear()
         figures = _figures(record)
         self._benchmark.extra_info.update(figures)
         properties.extend((name, value) for name, value in figures.items() if value is not None)

@@ -1,0 +1,109 @@
+"""Where a stage runs: the device that is chosen, and the slug that seconds are compared within."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+
+import pytest
+import torch
+
+import robbench.environment
+from robbench.environment import choose_device, environment
+from robbench.errors import RobbenchError
+
+
+@pytest.fixture
+def afresh():
+    """Environments found out anew before and after the test, which changes what they find."""
+    environment.cache_clear()
+    yield
+    environment.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "available", "chosen"),
+    [
+        ("auto", True, "cuda"),
+        ("auto", False, "cpu"),
+        ("cpu", True, "cpu"),
+        ("cpu", False, "cpu"),
+        ("cuda", True, "cuda"),
+    ],
+)
+def test_auto_takes_cuda_where_there_is_one(monkeypatch, name, available, chosen):
+    """Each option gives its device, and auto the best there is."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert choose_device(name) == torch.device(chosen)
+
+
+def test_a_missing_gpu_and_an_unknown_device_are_errors(monkeypatch):
+    """Asking for CUDA without one never falls back in silence, and a misspelt name is corrected."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RobbenchError, match="expected a CUDA device for --robbench-device cuda"):
+        choose_device("cuda")
+    with pytest.raises(RobbenchError, match=r"unknown device 'cdua'; expected one of auto, cpu, cuda.*'cuda'"):
+        choose_device("cdua")
+
+
+@pytest.mark.parametrize(
+    ("processor", "slug"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "cpu-6core-intel-xeon-platinum-8481c"),
+        ("AMD EPYC 9B14 96-Core Processor", "cpu-6core-amd-epyc-9b14-96-core"),
+        ("Intel(R) Core(TM) i7-9750H CPU @ 2.60GHz", "cpu-6core-intel-core-i7-9750h"),
+    ],
+)
+def test_a_slug_names_the_class_of_machine(afresh, monkeypatch, processor, slug):
+    """Cores that this process may use, and the processor without trademarks and clock rate."""
+    monkeypatch.setattr(robbench.environment, "_cpu_name", lambda: processor)
+    monkeypatch.setattr(robbench.environment.os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    found = environment(torch.device("cpu"))
+    assert (found.slug, found.cpu, found.device, found.cores) == (slug, processor, processor, 6)
+
+
+def test_an_environment_says_what_ran_here():
+    """Versions and threads are those of this process, and nothing about CUDA is claimed on a CPU."""
+    found = environment(torch.device("cpu"))
+    assert found.torch == torch.__version__
+    assert found.python == platform.python_version()
+    assert found.threads >= 1
+    assert found.cores >= 1
+    assert re.fullmatch(r"cpu-\d+core-[a-z0-9]+(-[a-z0-9]+)*", found.slug)
+    assert (found.cuda, found.cudnn, found.driver, found.tf32) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(("change", "dirty"), [(None, False), ("new.txt", True)])
+def test_the_commit_of_the_working_folder_is_recorded(afresh, monkeypatch, tmp_path, change, dirty):
+    """The commit's hash, and whether anything differs from it."""
+
+    def git(*arguments):
+        command = ("git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments)
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    if change:
+        (tmp_path / change).write_text("x")
+    monkeypatch.chdir(tmp_path)
+    found = environment(torch.device("cpu"))
+    assert (found.commit, found.dirty) == (git("rev-parse", "HEAD"), dirty)
+
+
+def test_outside_a_repository_there_is_no_commit(afresh, monkeypatch, tmp_path):
+    """Neither a commit nor dirtiness is made up where there is no repository, or no git."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    found = environment(torch.device("cpu"))
+    assert (found.commit, found.dirty) == (None, None)
+    environment.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = environment(torch.device("cpu"))
+    assert (found.commit, found.dirty) == (None, None)
+
+
+def test_a_package_that_is_not_installed_is_named_so():
+    """A missing version is words, not an error: the environment is written in any case."""
+    assert robbench.environment._version("no-such-package-here") == "not installed"
+    assert torch.__version__.startswith(robbench.environment._version("torch").split("+")[0])

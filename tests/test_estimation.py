@@ -1,0 +1,352 @@
+"""p*: the batched search returns what the published sequential one does, and what a linear model's closed form says."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import robbench.estimation
+from robbench.errors import RobbenchError
+from robbench.estimation import estimate_pstar
+from robbench.record import WRONG
+from robbench.spec import PGD, EpsilonGrid
+
+SHAPE = (1, 6, 6)
+SEEDS = st.integers(0, 10_000)
+GRID = EpsilonGrid(stop=0.16, step=0.005).values
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """One thread, which is the fastest for such small models, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def oracle(steps):
+    """The published attack with fewer steps than its 40."""
+    return PGD(steps=steps, random_start=False)
+
+
+def problem(count, seed=0):
+    """Noisy images of three patterns, uint8, and their labels: a task that a small network does not solve perfectly."""
+    generator = torch.Generator().manual_seed(seed)
+    patterns = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(99))
+    labels = torch.randint(3, (count,), generator=generator)
+    noise = torch.rand(count, *SHAPE, generator=generator)
+    return ((0.3 * patterns[labels] + 0.7 * noise) * 255).to(torch.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def trained(one_thread):
+    """A convolutional network with ReLU and max-pooling, trained for a moment; float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3)
+        model = nn.Sequential(*layers, nn.Linear(54, 3)).double()
+        images, labels = problem(512, seed=1)
+        optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+        for _ in range(60):
+            optimiser.zero_grad()
+            F.cross_entropy(model(images.double() / 255), labels).backward()
+            optimiser.step()
+    return model
+
+
+def linear(weight, bias=0.0):
+    """Two logits, w·x + b and 0, of images with as many pixels as ``weight``."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(len(weight), 2, dtype=torch.float64))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([weight, torch.zeros_like(weight)]))
+        model[1].bias.copy_(torch.tensor([bias, 0.0]))
+    return model
+
+
+def linear_case(seed, count=12):
+    """A random linear model, images well inside [0, 1], labels that it gives them, and |w·x + b| ÷ ‖w‖₁."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(36, generator=generator, dtype=torch.float64)
+    images = 0.45 + 0.1 * torch.rand(count, *SHAPE, generator=generator, dtype=torch.float64)
+    score = images.flatten(1) @ weight
+    bias = -score.mean().item()
+    labels = (score + bias < 0).long()
+    return linear(weight, bias), images, labels, (score + bias).abs() / weight.abs().sum()
+
+
+class Counting(nn.Module):
+    """Counts the images that pass forward and backward, and the largest batch."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.forwards = self.backwards = self.largest = 0
+
+    def forward(self, images):
+        """Logits of the model inside."""
+        self.forwards += len(images)
+        self.largest = max(self.largest, len(images))
+        logits = self.model(images)
+        if logits.requires_grad:
+            logits.register_hook(self._count)
+        return logits
+
+    def _count(self, gradient):
+        self.backwards += len(gradient)
+
+
+def published_pstar(model, image, label, grid, steps):
+    """ADA-VERONA's sequential search for one image: index of p*, len(grid) if never fooled, WRONG if misclassified."""
+    with torch.no_grad():
+        if model(image[None]).argmax().item() != label:
+            return WRONG
+    first, last, smallest = 0, len(grid) - 1, len(grid)
+    while first <= last:
+        middle = (first + last) // 2
+        epsilon = grid[middle]
+        adversarial = image[None].clone()
+        for _ in range(steps):
+            adversarial.requires_grad_()
+            loss = nn.CrossEntropyLoss()(model(adversarial), torch.tensor([label]))
+            (gradient,) = torch.autograd.grad(loss, adversarial)
+            stepped = adversarial.detach() + epsilon / steps * gradient.sign()
+            delta = torch.clamp(stepped - image, min=-epsilon, max=epsilon)
+            adversarial = torch.clamp(image + delta, min=0, max=1)
+        with torch.no_grad():
+            fooled = model(adversarial).argmax().item() != label
+        if fooled:
+            smallest, last = middle, middle - 1
+        else:
+            first = middle + 1
+    return smallest
+
+
+@pytest.mark.parametrize(
+    ("dtype", "count", "steps", "batch_size"),
+    [
+        (torch.float64, 200, 8, 64),
+        (torch.float64, 30, 40, 7),
+        (torch.float32, 100, 8, 33),
+        (torch.float32, 20, 40, None),
+    ],
+)
+def test_the_search_returns_image_by_image_what_the_published_one_does(trained, dtype, count, steps, batch_size):
+    """Binary search, one image at a time, written out above, finds the same p* for every one of the images."""
+    images, labels = problem(count, seed=steps + count)
+    model = copy.deepcopy(trained).to(dtype)
+    pixels = images.to(dtype) / 255
+    given = images if dtype == torch.float32 else pixels
+    search = estimate_pstar(model, given, labels, GRID, oracle(steps), batch_size=batch_size)
+    model.eval()
+    pairs = zip(pixels, labels.tolist(), strict=True)
+    expected = [published_pstar(model, image, label, GRID, steps) for image, label in pairs]
+    assert search.pstar.tolist() == expected
+    assert WRONG in expected
+    assert len(set(expected)) > 8
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.sampled_from([0.002, 0.005, 0.01, 0.03]), st.floats(0.03, 0.3), st.integers(1, 6))
+def test_a_linear_models_pstar_is_its_margin_rounded_up_to_the_grid(seed, step, stop, steps):
+    """p* is the smallest grid value above |w·x + b| ÷ ‖w‖₁, and censored where the grid ends before."""
+    model, images, labels, exact = linear_case(seed)
+    grid = EpsilonGrid(stop=stop, step=step).values
+    assume(all(abs(value - radius) > 1e-9 for value in exact.tolist() for radius in grid))
+    search = estimate_pstar(model, images, labels, grid, oracle(steps), batch_size=5)
+    assert search.pstar.tolist() == [sum(radius < value for radius in grid) for value in exact.tolist()]
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, st.integers(2, 6), st.integers(1, 8))
+def test_a_larger_grid_step_never_finds_a_smaller_pstar(seed, factor, coarse_values):
+    """On a grid of every n-th radius, a linear model's p* is as large or larger, by less than one of its steps."""
+    model, images, labels, _ = linear_case(seed)
+    coarse = EpsilonGrid(stop=0.006 * factor * coarse_values, step=0.006 * factor).values
+    fine = EpsilonGrid(stop=0.006 * factor * coarse_values, step=0.006).values
+    assert set(coarse) <= set(fine)
+
+    def pstar(grid):
+        search = estimate_pstar(model, images, labels, grid, oracle(2))
+        return [[*grid, math.inf][place] for place in search.pstar.tolist()]
+
+    for large, small in zip(pstar(coarse), pstar(fine), strict=True):
+        assert large >= small
+        assert math.isinf(small) or large - small < 0.006 * factor - 1e-9
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 45), st.integers(0, 3), st.integers(1, 4))
+def test_the_batch_size_never_changes_pstar(trained, batch_size, seed, steps):
+    """Any batch size finds the p* that one batch of all images finds, with as many passes."""
+    images, labels = problem(40, seed)
+    images = images.double() / 255
+    whole = estimate_pstar(trained, images, labels, GRID, oracle(steps), batch_size=40)
+    split = estimate_pstar(trained, images, labels, GRID, oracle(steps), batch_size=batch_size)
+    assert split.pstar.tolist() == whole.pstar.tolist()
+    assert (split.forward, split.backward) == (whole.forward, whole.backward)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 5), st.integers(1, 30))
+def test_passes_are_counted_exactly_and_no_batch_is_larger_than_asked(trained, batch_size, steps, count):
+    """Forward and backward are the images that the network really saw, and none of its batches exceeds the size."""
+    images, labels = problem(count, seed=count)
+    model = Counting(trained)
+    search = estimate_pstar(model, images.double() / 255, labels, GRID, oracle(steps), batch_size=batch_size)
+    assert (search.forward, search.backward) == (model.forwards, model.backwards)
+    assert model.largest <= batch_size
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 12), st.integers(3, 12))
+def test_an_interrupted_search_goes_on_to_the_same_result(trained, stop_after, batch_size):
+    """Stopped after any batch and taken up again, it ends with the same p*, brackets and numbers of passes."""
+    images, labels = problem(24, seed=3)
+    images = images.double() / 255
+    whole = estimate_pstar(trained, images, labels, GRID, oracle(2), batch_size=batch_size)
+    calls = []
+
+    def interrupt(state):
+        calls.append(copy.deepcopy(state))
+        if len(calls) == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        estimate_pstar(trained, images, labels, GRID, oracle(2), batch_size=batch_size, on_progress=interrupt)
+    assert len(calls[-1].undecided) > 0
+    resumed = estimate_pstar(trained, images, labels, GRID, oracle(2), batch_size=batch_size, state=calls[-1])
+    for name in ("first", "last", "pstar"):
+        assert torch.equal(getattr(resumed, name), getattr(whole, name))
+    assert (resumed.forward, resumed.backward) == (whole.forward, whole.backward)
+
+
+def test_a_constant_network_is_never_fooled_or_always_wrong():
+    """Images of the class it names are censored, the others wrong, and the wrong ones are never attacked."""
+    model = Counting(linear(torch.zeros(36, dtype=torch.float64), bias=1.0))
+    images, labels = torch.rand(6, *SHAPE, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 1])
+    search = estimate_pstar(model, images, labels, [0.0, 0.1, 0.2, 0.3], oracle(5))
+    assert search.pstar.tolist() == [4, WRONG, 4, WRONG, WRONG, WRONG]
+    # Two images, probed at 1, 2 and 3 with five steps and a confirmation each.
+    assert (search.forward, search.backward) == (6 + 2 * 3 * 6, 2 * 3 * 5)
+
+
+def test_the_smallest_possible_pstar_is_the_first_radius_above_zero():
+    """An image next to the decision border falls at the grid's first step, never at ε = 0, where nothing is attacked."""
+    model = Counting(linear(torch.ones(36, dtype=torch.float64), bias=-18.0 + 1e-6))
+    images, labels = torch.full((1, *SHAPE), 0.5, dtype=torch.float64), torch.tensor([0])
+    search = estimate_pstar(model, images, labels, [0.0, 0.1, 0.2], oracle(1))
+    assert search.pstar.tolist() == [1]
+    assert (search.forward, search.backward) == (1 + 2, 1)
+
+
+@pytest.mark.parametrize(("grid", "expected"), [([0.0], [1, 1]), ([0.1], [0, 1]), ([0.3], [0, 0])])
+def test_a_grid_may_have_one_value(grid, expected):
+    """ε = 0 alone fools nobody; one radius fools the images whose margin it exceeds."""
+    model = linear(torch.ones(36, dtype=torch.float64), bias=-18.0)
+    images = torch.stack([torch.full(SHAPE, value, dtype=torch.float64) for value in (0.55, 0.7)])
+    search = estimate_pstar(model, images, torch.tensor([0, 0]), grid, oracle(3))
+    assert search.pstar.tolist() == expected
+
+
+def test_pixels_never_leave_the_box():
+    """White images cannot grow brighter: they stay right at every radius, unless the attack's box is wider."""
+    model = linear(-torch.ones(36, dtype=torch.float64), bias=36.5)  # class 0 up to a mean pixel of 1.01
+    images, labels = torch.ones(2, *SHAPE, dtype=torch.float64), torch.tensor([0, 0])
+    grid = [0.0, 0.005, 0.05, 0.1]
+    assert estimate_pstar(model, images, labels, grid, oracle(4)).pstar.tolist() == [4, 4]
+    wide = PGD(steps=4, random_start=False, box=(-2.5, 2.5))
+    assert estimate_pstar(model, images, labels, grid, wide).pstar.tolist() == [2, 2]
+
+
+def test_bytes_and_floats_are_the_same_images(trained):
+    """uint8 images and the float32 images they stand for have the same p*."""
+    images, labels = problem(30, seed=8)
+    model = copy.deepcopy(trained).float()
+    from_bytes = estimate_pstar(model, images, labels, GRID, oracle(3)).pstar
+    from_floats = estimate_pstar(model, images.float() / 255, labels, GRID, oracle(3)).pstar
+    assert from_bytes.tolist() == from_floats.tolist()
+    assert len(set(from_bytes.tolist())) > 4
+
+
+def test_the_model_is_evaluated_in_eval_mode_and_put_back(trained):
+    """Its dropout does not act during the search, and is in training mode afterwards, as it was before."""
+    images, labels = problem(20, seed=9)
+    trained.train()
+    training = estimate_pstar(trained, images.double() / 255, labels, GRID, oracle(2)).pstar
+    assert all(module.training for module in trained.modules())
+    evaluated = estimate_pstar(copy.deepcopy(trained).eval(), images.double() / 255, labels, GRID, oracle(2)).pstar
+    assert training.tolist() == evaluated.tolist()
+
+
+@pytest.mark.parametrize(("failures", "last"), [(1, 8), (3, 2)])
+def test_batches_are_halved_when_memory_runs_out(trained, monkeypatch, failures, last):
+    """Each failure halves the batch and leaves a note; p* and passes are those of a search that had enough memory."""
+    images, labels = problem(40, seed=4)
+    images = images.double() / 255
+    enough = estimate_pstar(trained, images, labels, GRID, oracle(2), batch_size=16)
+    attack, left = robbench.estimation.pgd, [failures]
+
+    def scarce(*arguments, **options):
+        if left[0]:
+            left[0] -= 1
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return attack(*arguments, **options)
+
+    monkeypatch.setattr(robbench.estimation, "pgd", scarce)
+    counting = Counting(trained)
+    search = estimate_pstar(counting, images, labels, GRID, oracle(2), batch_size=16)
+    assert search.pstar.tolist() == enough.pstar.tolist()
+    assert (search.forward, search.backward) == (enough.forward, enough.backward)
+    assert [int(note.split()[-2]) for note in search.notes] == [16 // 2**n for n in range(1, failures + 1)]
+    assert search.notes[-1].endswith(f"batches of {last} images")
+
+
+def test_memory_for_not_even_one_image_is_an_error(trained, monkeypatch):
+    """A batch of one cannot be halved: the device's own error comes through."""
+
+    def scarce(*arguments, **options):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(robbench.estimation, "pgd", scarce)
+    images, labels = problem(4)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        estimate_pstar(trained, images.double() / 255, labels, GRID, oracle(2), batch_size=4)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_an_error(value):
+    """A network that diverged has no p*, and the message says so."""
+    model = linear(torch.full((36,), value, dtype=torch.float64))
+    with pytest.raises(RobbenchError, match="logits are not finite"):
+        estimate_pstar(model, torch.ones(2, *SHAPE, dtype=torch.float64), torch.tensor([0, 0]), GRID, oracle(1))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "grid", "message"),
+    [
+        (0, 0, [0.0, 0.1], r"labels: expected 0 \(at least one\), got 0"),
+        (2, 3, [0.0, 0.1], r"labels: expected 2 \(at least one\), got 3"),
+        (2, 2, [], r"grid: expected ascending radii ≥ 0, got \[\]"),
+        (2, 2, [0.1, 0.1], r"grid: expected ascending radii ≥ 0, got \[0\.1, 0\.1\]"),
+        (2, 2, [-0.1, 0.1], r"grid: expected ascending radii ≥ 0, got \[-0\.1, 0\.1\]"),
+    ],
+)
+def test_bad_arguments_are_named(images, labels, grid, message):
+    """No image, labels of another number, and a grid that is empty, does not ascend or is negative: each an error."""
+    model = linear(torch.ones(36, dtype=torch.float64))
+    with pytest.raises(RobbenchError, match=message):
+        estimate_pstar(
+            model,
+            torch.zeros(images, *SHAPE, dtype=torch.float64),
+            torch.zeros(labels, dtype=torch.int64),
+            grid,
+            oracle(1),
+        )

@@ -1,0 +1,599 @@
+"""The training loop: what an update does, what is counted and kept, and that an interruption changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import robbench.training
+from robbench.data import Images
+from robbench.errors import RobbenchError
+from robbench.record import Counts, Epoch
+from robbench.spec import PGD, EarlyStopping, MultiStepLR, OneCycle, Recipe, StepLR
+from robbench.timing import Stopwatch
+from robbench.training import attacked, kept_epoch, learning_rate, ramp, stops, train, validate, watched
+
+ADVERSARY = PGD(epsilon=0.1, step_size=0.06, steps=2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """One thread, which is the fastest for such small models, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def recipe(**changes):
+    """Three epochs of plain SGD, without momentum, weight decay and clipping."""
+    plain = {"optimiser": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0, "clip_norm": None}
+    return Recipe(**(plain | {"batch_size": 8, "epochs": 3} | changes))
+
+
+def problem(count, seed=0):
+    """Separable 6×6 images: class 0 is bright in the upper half, class 1 in the lower, class 2 nowhere."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    images = torch.randint(0, 90, (count, 1, 6, 6), generator=generator)
+    images[labels == 0, :, :3] += 120
+    images[labels == 1, :, 3:] += 120
+    return Images(images.to(torch.uint8), labels)
+
+
+def network(seed=0, dropout=0.3):
+    """Convolution, batch norm, ReLU, dropout and a linear layer; seeded, channels last as in the pipeline."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(dropout), nn.Conv2d(4, 5, 2), nn.Flatten()
+        return nn.Sequential(*layers, nn.Linear(45, 3)).to(memory_format=torch.channels_last)
+
+
+def run(model, spec, training=None, validation=None, **options):
+    """Train on the toy problem."""
+    training, validation = training or problem(27), validation or problem(12, seed=1)
+    return train(model, spec, training, validation, stopwatch=Stopwatch(torch.device("cpu")), **options)
+
+
+def timeless(history):
+    """A history without its seconds."""
+    return [msgspec.structs.replace(epoch, seconds=0.0, validation_seconds=0.0) for epoch in history]
+
+
+def same(one, other):
+    """Whether two mappings of tensors are bit by bit the same."""
+    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def parameters(model):
+    """Copies of a model's parameters by name."""
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+class Watched(nn.Module):
+    """Counts the images that pass forward and backward, and notes the mode and dtype of each forward pass."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.forwards = self.backwards = 0
+        self.seen = []
+        self.broken = False
+
+    def forward(self, images):
+        """Logits of the model inside, NaN when broken."""
+        self.forwards += len(images)
+        logits = self.model(images)
+        self.seen.append((images.requires_grad, torch.is_grad_enabled(), self.model.training, logits.dtype))
+        if logits.requires_grad:
+            logits.register_hook(self._count)
+        return logits * float("nan") if self.broken else logits
+
+    def _count(self, gradient):
+        self.backwards += len(gradient)
+
+    def __deepcopy__(self, memo):
+        """The copy that the warm-up uses has counts of its own."""
+        return Watched(copy.deepcopy(self.model, memo))
+
+
+# --- learning rate and ramp -------------------------------------------------------------------------------------------
+
+
+def torch_rates(make, rate, epochs):
+    """The rate of every epoch by a scheduler of torch's."""
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
+    scheduler = make(optimiser)
+    rates = []
+    for _ in range(epochs):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        scheduler.step()
+    return rates
+
+
+SCHEDULES = st.one_of(
+    st.builds(StepLR, step=st.integers(1, 9), gamma=st.floats(0.05, 1.0)),
+    st.builds(
+        MultiStepLR,
+        milestones=st.sets(st.integers(1, 25), max_size=4).map(lambda epochs: tuple(sorted(epochs))),
+        gamma=st.floats(0.05, 1.0),
+    ),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SCHEDULES, st.floats(1e-4, 1.0), st.integers(1, 500))
+def test_rates_are_those_of_torchs_schedulers(schedule, rate, updates):
+    """In every epoch, at its first, a middle and its last update, the rate is that of torch's scheduler."""
+    if isinstance(schedule, StepLR):
+        expected = torch_rates(lambda o: torch.optim.lr_scheduler.StepLR(o, schedule.step, schedule.gamma), rate, 25)
+    else:
+        milestones, gamma = list(schedule.milestones), schedule.gamma
+        expected = torch_rates(lambda o: torch.optim.lr_scheduler.MultiStepLR(o, milestones, gamma), rate, 25)
+    spec = recipe(learning_rate=rate, schedule=schedule, epochs=25)
+    for update in {0, updates // 2, updates - 1}:
+        rates = [learning_rate(spec, epoch + update / updates, updates) for epoch in range(25)]
+        assert rates == pytest.approx(expected, rel=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 8), st.integers(1, 40), st.floats(0.05, 0.9))
+def test_one_cycle_rises_then_falls_to_almost_nothing(epochs, updates, warm_up):
+    """Update by update the rate rises linearly to at most the recipe's, falls linearly, and ends one step above 0."""
+    spec = recipe(learning_rate=0.4, schedule=OneCycle(warm_up=warm_up), epochs=epochs)
+    rates = [learning_rate(spec, e + u / updates, updates) for e in range(epochs) for u in range(updates)]
+    total = epochs * updates
+    expected = [0.4 * min(d / warm_up, (1 - d) / (1 - warm_up)) for d in (n / (total + 1) for n in range(1, total + 1))]
+    assert rates == pytest.approx(expected, rel=1e-6)
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert 0 < min(rates)
+    assert max(rates) <= 0.4 * (1 + 1e-9)
+    assert rates[-1] <= 0.4 / (total + 1) / (1 - warm_up) * (1 + 1e-6)
+
+
+def test_without_a_schedule_the_rate_is_constant():
+    """Every epoch has the recipe's rate."""
+    assert {learning_rate(recipe(), epoch / 3, 3) for epoch in range(9)} == {0.1}
+
+
+def test_the_radius_grows_linearly_over_the_ramp():
+    """From 0 at the start, by position, to 1 at the end of the ramp and after; without a ramp it is whole at once."""
+    spec = recipe(attack=ADVERSARY, ramp_epochs=2.5)
+    assert [ramp(spec, position) for position in (0, 0.5, 1.25, 2.5, 7)] == [0, 0.2, 0.5, 1, 1]
+    assert ramp(recipe(attack=ADVERSARY), 0) == 1
+
+
+def test_the_ramp_scales_radius_and_step_of_every_update(monkeypatch):
+    """Four updates an epoch and a ramp of two epochs: the n-th update, from 0, attacks with n/8 of radius and step."""
+    used = []
+
+    def spy(model, images, labels, epsilon, **options):
+        used.append((epsilon, options["step_size"]))
+        return images
+
+    monkeypatch.setattr(robbench.training, "pgd", spy)
+    run(network(), recipe(attack=ADVERSARY, validation_attack=PGD(epsilon=0.5, steps=9), ramp_epochs=2.0))
+    warm_up, updates = used[0], [(e, s) for e, s in used[1:] if e != 0.5]
+    assert warm_up == (0.1, 0.06)
+    validations = [(e, s) for e, s in used if e == 0.5]
+    assert validations == [(0.5, None)] * 3
+    shares = [min(1.0, n / 8) for n in range(12)]
+    assert [e for e, _ in updates] == pytest.approx([0.1 * share for share in shares])
+    assert [s for _, s in updates] == pytest.approx([0.06 * share for share in shares])
+
+
+# --- early stopping and the kept epoch --------------------------------------------------------------------------------
+
+
+def history_of(clean, robust=None, total=100):
+    """A history of so many right validation images per epoch."""
+    return [
+        Epoch(
+            epoch=number,
+            loss=1.0,
+            learning_rate=0.1,
+            train=Counts(correct=1, total=2),
+            validation=Counts(correct=right, total=total),
+            robust=None if robust is None else Counts(correct=robust[number - 1], total=total),
+            seconds=1.0,
+            validation_seconds=1.0,
+        )
+        for number, right in enumerate(clean, start=1)
+    ]
+
+
+def first_stop(spec, history):
+    """The first epoch after which training stops, or None."""
+    return next((n for n in range(len(history) + 1) if stops(spec, history[:n])), None)
+
+
+@pytest.mark.parametrize(
+    ("clean", "robust", "patience", "window", "stop"),
+    [
+        ([10, 20, 20, 20, 30], None, 2, 1, 4),  # a tie is no improvement
+        ([10, 20, 19, 21, 20, 20], None, 2, 1, 6),
+        ([50, 40, 41, 42], None, 3, 1, 4),
+        ([50, 40, 41], None, 3, 1, None),
+        ([10, 20, 30, 40], None, 1, 1, None),
+        ([90, 80, 70, 60, 50], [1, 2, 3, 4, 5], 1, 1, None),  # robust accuracy counts, not clean
+        ([1, 2, 3, 4, 5], [9, 8, 7, 6, 5], 2, 1, 3),
+        ([9, 9, 9, 9, 9], [50, 40, 30, 20, 10], 2, 3, 5),  # averages 40, 30, 20
+        ([9, 9, 9, 9, 9], [10, 20, 30, 30, 0], 2, 3, None),  # averages 20, 26.7, 20
+        ([9] * 5, [10, 20, 0, 10, 20], 2, 3, 5),  # averages all 10: no improvement by rounding
+    ],
+)
+def test_training_stops_when_the_watched_figure_no_longer_improves(clean, robust, patience, window, stop):
+    """Patience counts epochs since the best moving average, from the first full window on; ties do not improve."""
+    spec = recipe(early_stopping=EarlyStopping(patience=patience, window=window))
+    assert first_stop(spec, history_of(clean, robust)) == stop
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 7), max_size=25), st.integers(1, 5), st.integers(1, 6), st.booleans())
+def test_early_stopping_is_that_of_a_running_counter(figures, patience, window, robust):
+    """An epoch-by-epoch counter, in whole numbers, stops after the same epoch."""
+    best, waited, expected = -1, 0, None
+    for end in range(window, len(figures) + 1):
+        value = sum(figures[end - window : end])
+        best, waited = (value, 0) if value > best else (best, waited + 1)
+        if waited == patience:
+            expected = end
+            break
+    spec = recipe(early_stopping=EarlyStopping(patience=patience, window=window))
+    history = history_of([3] * len(figures), figures, total=7) if robust else history_of(figures, total=7)
+    assert first_stop(spec, history) == expected
+    assert len(watched(spec, history, spec.early_stopping)) == max(0, len(figures) - window + 1)
+
+
+def test_without_a_rule_training_never_stops_early():
+    """A hundred epochs of no progress are trained to the end."""
+    assert first_stop(recipe(), history_of([5] * 100)) is None
+
+
+@pytest.mark.parametrize(
+    ("criterion", "kept"), [("robust", 3), ("clean", 2), ("last", 5)], ids=["robust", "clean", "last"]
+)
+def test_the_kept_epoch_is_the_first_best_by_its_criterion(criterion, kept):
+    """Of equals the first is kept; without an attack, the robust criterion looks at clean accuracy."""
+    history = history_of([10, 40, 20, 40, 30], [5, 7, 9, 9, 8])
+    assert kept_epoch(recipe(checkpoint=criterion), history) == kept
+    conventional = history_of([10, 40, 20, 40, 30])
+    assert kept_epoch(recipe(checkpoint="robust"), conventional) == 2
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_the_loop_learns_a_separable_problem(adversarial):
+    """Twelve epochs reach at least 95 % of unseen images, and 80 % under attack where trained with one."""
+    attack = ADVERSARY if adversarial else None
+    model = network(dropout=0.0)
+    progress = run(model, recipe(epochs=12, momentum=0.9, attack=attack, clip_norm=1.0), problem(90), problem(60, 1))
+    assert progress.history[-1].validation.share >= 0.95
+    assert progress.history[-1].loss < 0.5 * progress.history[0].loss
+    clean, robust = validate(model, recipe(attack=ADVERSARY), problem(60, 2), seed=0)
+    assert clean.share >= 0.95
+    if adversarial:
+        assert robust.share >= 0.8
+        assert all(epoch.robust.correct <= epoch.validation.correct for epoch in progress.history)
+    else:
+        assert all(epoch.robust is None for epoch in progress.history)
+
+
+@pytest.mark.parametrize("criterion", ["robust", "clean", "last"])
+def test_the_network_ends_with_the_kept_epochs_weights(criterion):
+    """Its weights are those that the kept epoch had, and its validation accuracy the one of that epoch."""
+    spec = recipe(epochs=6, learning_rate=1.5, attack=ADVERSARY, checkpoint=criterion)
+    model, weights = network(), []
+    validation = problem(40, seed=3)
+    progress = run(
+        model,
+        spec,
+        problem(20),
+        validation,
+        seed=4,
+        on_epoch=lambda state: weights.append(copy.deepcopy(state.weights)),
+    )
+    best = kept_epoch(spec, progress.history)
+    assert criterion == "last" or best < 6
+    assert same(model.state_dict(), weights[best - 1])
+    clean, _ = validate(model, spec, validation, seed=0)
+    assert clean == progress.history[best - 1].validation
+
+
+MIXED = [
+    recipe(momentum=0.9, weight_decay=1e-3, clip_norm=1.0, schedule=StepLR(step=1, gamma=0.5), epochs=4),
+    recipe(optimiser="adam", learning_rate=0.01, attack=ADVERSARY, schedule=OneCycle(), ramp_epochs=1.5, epochs=4),
+    recipe(momentum=0.9, statistics="running", attack=ADVERSARY, checkpoint="last", epochs=4),
+    recipe(optimiser="adam", precision="bf16", early_stopping=EarlyStopping(patience=2), epochs=4),
+]
+
+
+@pytest.mark.parametrize("spec", MIXED, ids=["sgd", "adam-adversarial", "sgd-running", "adam-bf16"])
+def test_the_seed_alone_decides_the_result(spec):
+    """Bit for bit the same weights and history for a seed, whatever the global generators, and others for another."""
+    results = []
+    for seed, state in ((1, 5), (1, 6), (2, 5)):
+        model = network()
+        torch.manual_seed(state)
+        history = timeless(run(model, spec, seed=seed, augmentation="crop-flip").history)
+        results.append((model.state_dict(), history))
+    (first, history), (again, same_history), (other, _) = results
+    assert same(first, again)
+    assert history == same_history
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
+@pytest.mark.parametrize("spec", MIXED, ids=["sgd", "adam-adversarial", "sgd-running", "adam-bf16"])
+def test_an_interrupted_run_goes_on_bit_for_bit(spec, stop_after):
+    """Killed after any epoch and resumed in a new network, weights, history and passes are those of a whole run."""
+    whole_model = network()
+    whole = run(whole_model, spec, seed=3, augmentation="crop-flip")
+
+    class Killed(BaseException):
+        pass
+
+    saved = []
+
+    def kill(state):
+        if len(state.history) == stop_after:
+            saved.append(copy.deepcopy(state))
+            raise Killed
+
+    if stop_after <= len(whole.history):
+        with pytest.raises(Killed):
+            run(network(), spec, seed=3, augmentation="crop-flip", on_epoch=kill)
+        model = network(seed=77)
+        resumed = run(model, spec, seed=3, augmentation="crop-flip", progress=saved[0])
+        assert same(model.state_dict(), whole_model.state_dict())
+        assert timeless(resumed.history) == timeless(whole.history)
+        assert timeless(resumed.history)[:stop_after] == timeless(saved[0].history)
+        assert (resumed.forward, resumed.backward) == (whole.forward, whole.backward)
+        assert same(resumed.optimiser, whole.optimiser)
+
+
+def test_global_generators_are_left_alone():
+    """Training with augmentation, dropout and random starts does not move torch's, numpy's or Python's generator."""
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    run(network(), recipe(attack=ADVERSARY, epochs=1), augmentation="crop-flip")
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+    assert random.getstate() == before[2]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(4, 30),
+    st.integers(3, 15),
+    st.integers(2, 12),
+    st.sampled_from([None, 1, 3]),
+    st.sampled_from([None, 2]),
+    st.integers(1, 2),
+)
+def test_passes_are_counted_exactly(images, checked, batch_size, steps, checks, epochs):
+    """Forward and backward are the images that the network saw in training and validation; the warm-up's are not."""
+    attack = steps and PGD(epsilon=0.1, steps=steps)
+    spec = recipe(
+        batch_size=batch_size,
+        epochs=epochs,
+        attack=attack,
+        validation_attack=PGD(epsilon=0.1, steps=checks) if attack and checks else None,
+    )
+    model = Watched(network())
+    progress = run(model, spec, problem(images), problem(checked, 1))
+    assert (progress.forward, progress.backward) == (model.forwards, model.backwards)
+
+
+@pytest.mark.parametrize(("count", "batch_size", "updates"), [(27, 8, 4), (24, 8, 3), (25, 8, 3), (5, 8, 1)])
+def test_every_update_is_announced(count, batch_size, updates):
+    """Epoch, update and updates per epoch, in order, whether the last batch is whole, smaller or joined."""
+    announced = []
+    run(
+        network(),
+        recipe(batch_size=batch_size, epochs=2),
+        problem(count),
+        on_update=lambda *numbers: announced.append(numbers),
+    )
+    assert announced == [(epoch, update, updates) for epoch in (1, 2) for update in range(1, updates + 1)]
+
+
+@pytest.mark.parametrize("statistics", ["batch", "running"])
+def test_images_are_attacked_in_eval_mode_and_learnt_as_the_recipe_says(statistics):
+    """All passes with a gradient for the images are in eval mode; the update's are in the mode of the recipe."""
+    model = Watched(network())
+    run(model, recipe(attack=ADVERSARY, epochs=1, statistics=statistics), problem(16))
+    attacks = [training for wants, _, training, _ in model.seen if wants]
+    updates = [training for wants, enabled, training, _ in model.seen if enabled and not wants]
+    assert attacks == [False] * (2 * 2 + 2)
+    assert updates == [statistics == "batch"] * 2
+
+
+@pytest.mark.parametrize("attack", [None, ADVERSARY], ids=["conventional", "adversarial"])
+def test_statistics_say_whether_batch_norm_learns_in_training(attack):
+    """With ``running`` the buffers stay as they were, with ``batch`` they move, once per update and not by attacks."""
+    for statistics, moved in (("running", 0), ("batch", 4)):
+        model = network()
+        before = {name: value.clone() for name, value in model.named_buffers()}
+        run(model, recipe(attack=attack, epochs=1, statistics=statistics, checkpoint="last"))
+        assert model[1].num_batches_tracked.item() == moved
+        assert torch.equal(before["1.running_mean"], model[1].running_mean) == (moved == 0)
+        assert torch.equal(before["1.running_var"], model[1].running_var) == (moved == 0)
+
+
+def test_held_modules_keep_their_statistics_and_their_dropout_idle():
+    """A held batch norm's buffers do not move and it is in eval mode in each update, unlike one that is not held."""
+    model = nn.Sequential(network(), nn.BatchNorm1d(3))
+    held = model[0]
+    modes = []
+    model[1].register_forward_hook(lambda module, inputs, output: modes.append((held[1].training, module.training)))
+    before = {name: value.clone() for name, value in held.named_buffers()}
+    run(model, recipe(epochs=2, checkpoint="last"), held=[held])
+    assert same(dict(held.named_buffers()), before)
+    assert model[1].num_batches_tracked.item() == 8
+    assert {mode for mode in modes if mode[1]} == {(False, True)}
+
+
+def test_an_update_is_the_optimisers_step_on_the_mean_loss():
+    """One batch of plain SGD moves each parameter by −rate × gradient of the mean cross-entropy of all images."""
+    training = problem(8)
+    model = network(dropout=0.0)
+    twin = copy.deepcopy(model).train()
+    nn.functional.cross_entropy(twin(training.images.float() / 255), training.labels).backward()
+    progress = run(model, recipe(epochs=1), training)
+    for name, value in twin.named_parameters():
+        moved = dict(model.named_parameters())[name].detach()
+        torch.testing.assert_close(moved, (value - 0.1 * value.grad).detach(), rtol=0, atol=1e-6)
+    loss = nn.functional.cross_entropy(twin(training.images.float() / 255), training.labels).item()
+    assert progress.history[0].loss == pytest.approx(loss, abs=1e-5)
+    right = (twin(training.images.float() / 255).argmax(1) == training.labels).sum().item()
+    assert progress.history[0].train == Counts(correct=right, total=8)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(0.001, 5.0))
+def test_gradients_are_clipped_to_the_norm(bound):
+    """One step of SGD at rate 1 moves the parameters by their gradient's norm or the bound, whichever is less."""
+    lengths = {}
+    for clip in (None, bound):
+        model = network(dropout=0.0)
+        before = parameters(model)
+        run(model, recipe(learning_rate=1.0, epochs=1, clip_norm=clip), problem(8))
+        moved = [(value - before[name]).flatten() for name, value in parameters(model).items()]
+        lengths[clip] = torch.cat(moved).norm().item()
+    assert lengths[bound] == pytest.approx(min(bound, lengths[None]), rel=1e-3)
+
+
+def test_fine_tuned_groups_learn_at_their_scale():
+    """With scale 0.01 a group moves a hundredth as far in a step of SGD, in whatever epoch of a schedule."""
+    moved = {}
+    for scale in (1.0, 0.01):
+        model = network(dropout=0.0)
+        before = parameters(model)
+        kept, trained = list(model[0].parameters()), [p for layer in model[1:] for p in layer.parameters()]
+        groups = [{"params": trained, "scale": 1.0}, {"params": kept, "scale": scale}]
+        run(model, recipe(epochs=1, schedule=OneCycle()), problem(8), groups=groups)
+        after = parameters(model)
+        moved[scale] = {name: value - before[name] for name, value in after.items()}
+    for name, far in moved[1.0].items():
+        factor = 0.01 if name.startswith("0.") else 1.0
+        torch.testing.assert_close(moved[0.01][name], factor * far, rtol=1e-3, atol=1e-7)
+    assert moved[1.0]["0.weight"].abs().max() > 1e-3
+
+
+def test_parameters_that_are_frozen_do_not_move():
+    """Without groups, those that require no gradient stay bit by bit, weight decay or not."""
+    model = network()
+    model[0].requires_grad_(False)
+    before = parameters(model)
+    run(model, recipe(weight_decay=0.1, attack=ADVERSARY, epochs=1))
+    after = parameters(model)
+    assert {name for name in before if torch.equal(before[name], after[name])} == {"0.weight", "0.bias"}
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["0.weight", "0.bias"]
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(1, 1), (2, 3)])
+def test_a_loss_that_is_not_finite_names_epoch_and_batch(epoch, batch):
+    """The error comes after the epoch, names the first batch that went wrong, and no checkpoint of it is made."""
+    model, saved = Watched(network()), []
+
+    def spoil(*numbers):
+        model.broken = model.broken or numbers[:2] == (epoch, batch)
+
+    message = re.escape(f"the loss is nan in epoch {epoch}, batch {batch} of 4")
+    with pytest.raises(RobbenchError, match=message):
+        run(model, recipe(), on_update=spoil, on_epoch=lambda state: saved.append(len(state.history)))
+    assert saved == list(range(1, epoch))
+
+
+def test_a_diverging_run_is_an_error():
+    """A learning rate far too large ends in the same error, without any help."""
+    with pytest.raises(RobbenchError, match="training diverged"):
+        run(network(), recipe(learning_rate=1e30, epochs=5))
+
+
+def test_early_stopping_ends_the_loop_and_a_stopped_run_stays_stopped():
+    """A rate of almost nothing stops after 1 + patience epochs; resumed, not one update more is made."""
+    spec = recipe(learning_rate=1e-12, epochs=50, statistics="running", early_stopping=EarlyStopping(patience=3))
+    progress = run(network(), spec)
+    assert len(progress.history) == 4
+    updates = []
+    again = run(network(), spec, progress=copy.deepcopy(progress), on_update=lambda *numbers: updates.append(numbers))
+    assert updates == []
+    assert again.history == progress.history
+
+
+def test_validation_counts_images_that_are_right_before_and_under_attack():
+    """Clean and robust counts are those of the images one by one, in batches of 256 and across them."""
+    model = network(seed=5).eval()
+    validation = problem(300, seed=6)
+    fixed = PGD(epsilon=0.05, steps=3, random_start=False)
+    clean, robust = validate(model, recipe(attack=ADVERSARY, validation_attack=fixed), validation, seed=0)
+    images = validation.images.float() / 255
+    right = model(images).argmax(1) == validation.labels
+    adversarial = attacked(model, fixed, "float32", images, validation.labels, None)
+    still = right & (model(adversarial).argmax(1) == validation.labels)
+    assert (clean.correct, clean.total) == (right.sum().item(), 300)
+    assert (robust.correct, robust.total) == (still.sum().item(), 300)
+    assert 0 < robust.correct < clean.correct
+    assert validate(model, recipe(), validation, seed=0) == (clean, None)
+
+
+def test_the_validation_attack_is_a_function_of_its_seed():
+    """The random start of validation repeats for a seed, so that two runs judge their epochs alike."""
+    model, validation = network(seed=5), problem(60, seed=6)
+    spec = recipe(attack=PGD(epsilon=0.08, steps=1))
+    results = [validate(model, spec, validation, seed=seed)[1].correct for seed in (0, 0, 1, 2, 3, 4)]
+    assert results[0] == results[1]
+    assert len(set(results)) > 1
+
+
+def test_bf16_computes_in_bf16_and_stays_close_to_float32():
+    """Forward passes are bfloat16 in updates and attacks, parameters stay float32, and the losses differ by little."""
+    losses = {}
+    for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        model = Watched(network(dropout=0.0))
+        progress = run(model, recipe(precision=precision, attack=ADVERSARY), problem(48), problem(30, 1))
+        assert {seen[3] for seen in model.seen} == {dtype}
+        assert {value.dtype for value in model.parameters()} == {torch.float32}
+        losses[precision] = [epoch.loss for epoch in progress.history]
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.05)
+    assert losses["bf16"] != losses["float32"]
+
+
+def test_seconds_go_to_training_validation_and_warm_up():
+    """The history's seconds add up to the stopwatch's, and every region was entered."""
+    stopwatch = Stopwatch(torch.device("cpu"))
+    progress = train(network(), recipe(), problem(27), problem(12), stopwatch=stopwatch)
+    measured = stopwatch.seconds
+    assert sum(epoch.seconds for epoch in progress.history) == pytest.approx(measured.training, abs=1e-5)
+    assert sum(epoch.validation_seconds for epoch in progress.history) == pytest.approx(measured.validation, abs=1e-5)
+    assert min(measured.training, measured.validation, measured.warm_up, measured.io) > 0
+    assert measured.estimation == 0
+
+
+def test_the_warm_up_changes_nothing():
+    """The weights before the first update are the network's own, although one was made and discarded."""
+    model, seen = network(), []
+    before = copy.deepcopy(model.state_dict())
+    run(
+        model,
+        recipe(epochs=1, attack=ADVERSARY),
+        on_update=lambda *numbers: seen.append(copy.deepcopy(model.state_dict())),
+    )
+    assert same(seen[0], before)
+    assert not same(seen[1], before)
