@@ -26,6 +26,7 @@ from robbench.environment import environment
 from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
 from robbench.models import Network, blocks, build, load_weights, parameter_count, weights
+from robbench.models.network import sizes
 from robbench.record import (
     Counts,
     DataUsed,
@@ -37,7 +38,7 @@ from robbench.record import (
     Training,
     choose_images,
 )
-from robbench.spec import Dataset, Estimate, Model, describe
+from robbench.spec import Dataset, Estimate, Model, describe, digest_of
 from robbench.store import Store
 from robbench.timing import Stopwatch
 from robbench.training import Progress, kept_epoch, train
@@ -76,7 +77,8 @@ def check(model: Model, workplace: Workplace) -> None:
     if model.source is not None:
         check(model.source, workplace)
     data = _data(model.dataset, workplace)
-    kind = (model.architecture, data.shape, len(data.classes), model.checkpoint)
+    statistics = model.dataset.mean, model.dataset.std
+    kind = (model.architecture, data.shape, len(data.classes), statistics, model.checkpoint)
     if kind not in workplace.checked:
         try:
             network = _build(model, data)
@@ -87,6 +89,8 @@ def check(model: Model, workplace: Workplace) -> None:
         workplace.checked[kind] = len(blocks(network))
     if model.transfer is not None and model.transfer.k > workplace.checked[kind]:
         raise RobbenchError(f"k: expected 1…{workplace.checked[kind]} for {model.architecture}, got {model.transfer.k}")
+    if model.source is not None:
+        _check_shapes(model.source, _data(model.source.dataset, workplace), model, data)
 
 
 def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: bool = True) -> Record:
@@ -101,7 +105,7 @@ def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: 
     check(model, workplace)
     with _stage(workplace, model.digest, model.id):
         data = _data(model.dataset, workplace)
-        record = _reusable(workplace, model.digest, data, under_test)
+        record = _reusable(workplace, model.digest, model, under_test)
         if record is None:
             record = _train(model, data, workplace, suite)
     return msgspec.structs.replace(record, suite=suite, case=model.id)
@@ -119,7 +123,7 @@ def run_estimate(
     digest = model.estimate_digest(estimate)
     with _stage(workplace, digest, f"{model.id} (robustness)"):
         data = _data(model.dataset, workplace)
-        record = _reusable(workplace, digest, data, under_test)
+        record = _reusable(workplace, digest, model, under_test)
         if record is None:
             record = _estimate(model, estimate, digest, data, trained, workplace)
     return msgspec.structs.replace(record, suite=suite, case=model.id)
@@ -164,7 +168,7 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
     if recipe is None:
         result = _untrained(network, validation)
     else:
-        known = {"data": data.sha256}
+        known = {"inputs": _inputs(model, workplace)}
         progress = _resumed_training(workplace, model.digest, known, stopwatch)
 
         def keep(state: Progress) -> None:
@@ -225,7 +229,7 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
         stage="training",
         training=result,
     )
-    workplace.store.finish(record, weights(network))
+    workplace.store.finish(record, weights(network), inputs=_inputs(model, workplace) if model.source else None)
     return record
 
 
@@ -237,7 +241,8 @@ def _estimate(
         network = load_network(model, workplace)
         chosen = choose_images(len(data.test), estimate.images, estimate.seed)
         test = data.test.take(torch.tensor(chosen)).to(device)
-        state = _resumed_search(workplace, digest, data, stopwatch)
+        inputs = _inputs(model, workplace)
+        state = _resumed_search(workplace, digest, inputs, stopwatch)
     saved = time.monotonic()
 
     def keep(search: Search) -> None:
@@ -250,9 +255,10 @@ def _estimate(
                 digest,
                 {"first": search.first, "last": search.last, "pstar": search.pstar},
                 {
-                    "data": data.sha256,
+                    "inputs": inputs,
                     "forward": search.forward,
                     "backward": search.backward,
+                    "notes": search.notes,
                     "seconds": msgspec.to_builtins(stopwatch.seconds),
                 },
             )
@@ -283,7 +289,7 @@ def _estimate(
             backward=search.backward,
         ),
     )
-    workplace.store.finish(record)
+    workplace.store.finish(record, inputs=inputs if model.source else None)
     return record
 
 
@@ -304,6 +310,19 @@ def _untrained(network: Network, validation: Images) -> Training:
     )
 
 
+def _check_shapes(source: Model, source_data: Data, target: Model, data: Data) -> None:
+    """Raise a RobbenchError where a network built for the source's images does not take the target's."""
+    if source_data.shape == data.shape:
+        return
+    try:
+        with torch.no_grad():
+            _build(source, source_data).eval()(torch.zeros(1, *data.shape))
+    except Exception as error:  # whatever the network raises for a shape that it does not know
+        raise RobbenchError(
+            f"{target.id}: expected images that {source.id} takes, {sizes(source_data.shape)}, got {sizes(data.shape)}"
+        ) from error
+
+
 # --- parts of a stage -------------------------------------------------------------------------------------------------
 
 
@@ -320,13 +339,21 @@ def _stage(workplace: Workplace, digest: str, name: str) -> Iterator[None]:
             raise
 
 
-def _reusable(workplace: Workplace, digest: str, data: Data, under_test: bool) -> Record | None:
-    """The finished stage's record, where it may stand for a new run: same digest, same images."""
+def _reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) -> Record | None:
+    """The finished stage's record, where it may stand for a new run: same digest, same images, its sources' too."""
     finished = workplace.store.finished(digest)
-    if finished is None or finished.record.data.sha256 != data.sha256:
+    if finished is None or finished.record.data.sha256 != _data(model.dataset, workplace).sha256:
+        return None
+    if finished.inputs is not None and finished.inputs != _inputs(model, workplace):
         return None
     fresh = under_test and not workplace.resume and finished.run != workplace.store.run
     return None if fresh else finished.record
+
+
+def _inputs(model: Model, workplace: Workplace) -> str:
+    """SHA-256 over the images that a model's weights come from: its own, and those of its sources."""
+    own = _data(model.dataset, workplace).sha256
+    return own if model.source is None else digest_of([own, _inputs(model.source, workplace)])
 
 
 def _resumed_training(
@@ -335,7 +362,7 @@ def _resumed_training(
     if not workplace.resume or (found := workplace.store.load_checkpoint(digest)) is None:
         return None
     tensors, values = found
-    if values.get("data") != known["data"]:
+    if values.get("inputs") != known["inputs"]:
         return None
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimiser": {}}
     for key, tensor in tensors.items():
@@ -351,11 +378,11 @@ def _resumed_training(
     )
 
 
-def _resumed_search(workplace: Workplace, digest: str, data: Data, stopwatch: Stopwatch) -> Search | None:
+def _resumed_search(workplace: Workplace, digest: str, inputs: str, stopwatch: Stopwatch) -> Search | None:
     if not workplace.resume or (found := workplace.store.load_checkpoint(digest)) is None:
         return None
     tensors, values = found
-    if values.get("data") != data.sha256:
+    if values.get("inputs") != inputs:
         return None
     stopwatch.add(msgspec.convert(values["seconds"], Seconds))
     return Search(
@@ -364,6 +391,7 @@ def _resumed_search(workplace: Workplace, digest: str, data: Data, stopwatch: St
         pstar=tensors["pstar"],
         forward=values["forward"],
         backward=values["backward"],
+        notes=values["notes"],
     )
 
 

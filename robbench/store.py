@@ -26,13 +26,15 @@ from robbench.record import Record, _Struct, write_atomically
 SCHEMA = "robbench.store/1"
 
 
-class Finished(_Struct, frozen=True, kw_only=True):
+class Finished(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A finished stage: which run made it, its record, and the checksum of its weights."""
 
     schema: str
     run: str
     record: Record
     weights_sha256: str | None = None
+    inputs: str | None = None
+    """Over the images of the stage and of all its sources; None without a source, where the record says all."""
 
 
 class Store:
@@ -98,7 +100,7 @@ class Store:
             raise _damaged(path, "its SHA-256 is not the one recorded")
         return load(data)
 
-    def finish(self, record: Record, weights: Mapping[str, Tensor] | None = None) -> None:
+    def finish(self, record: Record, weights: Mapping[str, Tensor] | None = None, *, inputs: str | None = None) -> None:
         """Keep a finished stage, and drop its checkpoint."""
         folder = self._folder(record.digest)
         checksum = None
@@ -106,7 +108,7 @@ class Store:
             data = save(dict(weights))
             checksum = hashlib.sha256(data).hexdigest()
             write_atomically(folder / "weights.safetensors", data)
-        stage = Finished(schema=SCHEMA, run=self.run, record=record, weights_sha256=checksum)
+        stage = Finished(schema=SCHEMA, run=self.run, record=record, weights_sha256=checksum, inputs=inputs)
         write_atomically(folder / "stage.json", msgspec.json.format(msgspec.json.encode(stage), indent=1))
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
 

@@ -1,0 +1,47 @@
+"""What to run: frozen values that a suite file declares, checked when built.
+
+A :class:`Study` lists its :class:`Model` cases in dependency order. Every spec has a canonical form
+(:func:`describe`), from which a stage's digest is taken. Nothing here needs torch.
+"""
+
+from robbench.spec.canonical import describe, differences, digest_of
+from robbench.spec.model import (
+    ESTIMATION_VERSION,
+    TRAINING_VERSION,
+    Checkpoint,
+    EpsilonGrid,
+    Estimate,
+    Head,
+    Kept,
+    Model,
+    Transfer,
+)
+from robbench.spec.study import Protocol, Quick, Study, Transfers
+from robbench.spec.training import PGD, Dataset, EarlyStopping, MultiStepLR, OneCycle, Recipe, Schedule, StepLR
+
+__all__ = [
+    "ESTIMATION_VERSION",
+    "PGD",
+    "TRAINING_VERSION",
+    "Checkpoint",
+    "Dataset",
+    "EarlyStopping",
+    "EpsilonGrid",
+    "Estimate",
+    "Head",
+    "Kept",
+    "Model",
+    "MultiStepLR",
+    "OneCycle",
+    "Protocol",
+    "Quick",
+    "Recipe",
+    "Schedule",
+    "StepLR",
+    "Study",
+    "Transfer",
+    "Transfers",
+    "describe",
+    "differences",
+    "digest_of",
+]

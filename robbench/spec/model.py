@@ -1,0 +1,204 @@
+"""Transfers, estimates and models: the cases of a study."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from robbench.catalogue import block_names
+from robbench.errors import RobbenchError, require
+from robbench.spec.canonical import describe, digest_of
+from robbench.spec.checks import choice, number, positive_int
+from robbench.spec.training import PGD, Dataset, Recipe
+
+TRAINING_VERSION = 1
+"""Raised when the training code changes what a spec means: old weights then no longer answer to it."""
+
+ESTIMATION_VERSION = 1
+"""Raised when the estimation code changes what a spec means."""
+
+Head = Literal["linear", "mlp1", "mlp2", "mlp3"]
+Kept = Literal["frozen", "finetuned"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """TL#k: the last k blocks re-initialised and retrained on the target, the others kept."""
+
+    k: int
+    head: Head = "linear"
+    kept: Kept = "frozen"
+    kept_scale: float = 0.01
+    """Learning-rate factor of fine-tuned kept blocks (0.01 in the study's text, 0.001 in its code)."""
+    kept_statistics: Literal["eval", "train"] = "eval"
+    """Mode of the frozen blocks while retraining; 'train' lets their batch-norm statistics drift (thesis)."""
+
+    def __post_init__(self) -> None:
+        positive_int("k", self.k)
+        choice("head", self.head, Head)
+        choice("kept", self.kept, Kept)
+        number("kept_scale", self.kept_scale, "a factor in (0, 1]", low=0.0, high=1.0)
+        choice("kept_statistics", self.kept_statistics, Literal["eval", "train"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A user's own trained weights as a safetensors file, in place of a trained source model."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        require(
+            str(self.path).endswith(".safetensors"),
+            "checkpoint path",
+            "a .safetensors file (safetensors.torch.save_file(model.state_dict(), path) writes one)",
+            self.path,
+        )
+        object.__setattr__(self, "path", str(self.path))
+
+    def canonical(self) -> dict[str, str]:
+        """What identifies the checkpoint: its content, wherever it lies."""
+        return {"kind": "Checkpoint", "sha256": self.sha256}
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file's bytes: the checkpoint's identity, wherever it lies.
+
+        Raises:
+            RobbenchError: the file cannot be read.
+        """
+        try:
+            return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
+        except OSError as error:
+            raise RobbenchError(f"checkpoint {self.path!r} cannot be read: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonGrid:
+    """Radii 0, step, 2·step, … up to ``stop`` in pixel units."""
+
+    stop: float
+    step: float
+
+    def __post_init__(self) -> None:
+        number("grid step", self.step, "a step > 0 in pixel units", low=0.0)
+        number("grid stop", self.stop, "a radius ≥ one step in pixel units", low=self.step)
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """The grid's radii, ascending, beginning with 0."""
+        count = math.floor(self.stop / self.step + 1e-9) + 1
+        return tuple(round(i * self.step, 10) for i in range(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """How p* is estimated: which radii, with which attack, by which search, on how many test images."""
+
+    grid: EpsilonGrid
+    attack: PGD
+    images: int = 10_000
+    """At most this many test images (a seeded choice)."""
+    search: Literal["reference"] = "reference"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive_int("estimate images", self.images)
+        choice("search", self.search, Literal["reference"])
+        require(self.attack.epsilon is None, "estimate attack epsilon", "none (the grid gives it)", self.attack.epsilon)
+        require(self.attack.step_size is None, "estimate attack step_size", "none (ε ÷ steps)", self.attack.step_size)
+        require(
+            not self.attack.random_start,
+            "estimate attack random_start",
+            "False (p* must depend on the image alone, not on its batch)",
+            True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One case: a network trained from scratch, transferred from a source model, or read from a checkpoint."""
+
+    architecture: str
+    dataset: Dataset
+    recipe: Recipe | None = None
+    transfer: Transfer | None = None
+    source: Model | None = None
+    checkpoint: Checkpoint | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = block_names(self.architecture)
+        if self.checkpoint is not None:
+            require(
+                self.recipe is None and self.transfer is None and self.source is None,
+                "checkpoint model",
+                "no recipe, transfer or source beside a checkpoint",
+                str(self.architecture),
+            )
+            return
+        require(self.recipe is not None, "model recipe", "a Recipe (or a Checkpoint)", self.recipe)
+        require(
+            (self.transfer is None) == (self.source is None), "transfer", "transfer and source together", self.transfer
+        )
+        if self.transfer is not None and self.source is not None:
+            require(
+                self.source.architecture == self.architecture,
+                "source architecture",
+                f"{self.architecture!r} as the target's",
+                self.source.architecture,
+            )
+            if names is not None:
+                require(self.transfer.k <= len(names), "k", f"1…{len(names)} for {self.architecture}", self.transfer.k)
+
+    @property
+    def method(self) -> str:
+        """``standard``, ``pgd``, ``transfer``, ``transfer-adversarial`` or ``checkpoint``."""
+        if self.recipe is None:
+            return "checkpoint"
+        if self.transfer is None:
+            return "pgd" if self.recipe.adversarial else "standard"
+        return "transfer-adversarial" if self.recipe.adversarial else "transfer"
+
+    @property
+    def id(self) -> str:
+        """Readable name, unique within a study: ``cnn7-emnist-TL3-adversarial``."""
+        parts = [self.architecture.replace("timm:", "").replace(":", ".").replace("/", "_"), self.dataset.name]
+        if self.transfer is None or self.source is None:
+            parts.append(self.method)
+        else:
+            parts.append(f"TL{self.transfer.k}")
+            if self.method == "transfer-adversarial":
+                parts.append("adversarial")
+            if self.transfer.head != "linear":
+                parts.append(self.transfer.head)
+            if self.transfer.kept == "finetuned":
+                parts.append("finetuned")
+            if self.source.method == "standard":
+                parts.append("from-standard")
+        if self.seed:
+            parts.append(f"seed{self.seed}")
+        return "-".join(parts)
+
+    def __str__(self) -> str:
+        return self.id
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over exactly the fields that the trained weights depend on."""
+        return digest_of({"version": TRAINING_VERSION, "model": describe(self)})
+
+    def estimate_digest(self, estimate: Estimate) -> str:
+        """SHA-256 over the fields that this model's robustness under ``estimate`` depends on."""
+        return digest_of(
+            {
+                "version": ESTIMATION_VERSION,
+                "model": self.digest,
+                "test": self.dataset.test,
+                "estimate": describe(estimate),
+            }
+        )

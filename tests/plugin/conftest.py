@@ -1,0 +1,161 @@
+"""A study of five tiny networks, run by a pytest within the tests."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+# Imported before any inner run: pytester forgets the modules that a run imports, and torch cannot be imported twice.
+import torch
+import torch._dynamo  # by the first optimiser
+
+import robbench.pipeline
+import robbench.report.bundle
+
+NETWORK = """
+from collections import OrderedDict
+
+from torch import nn
+
+
+def mlp(classes, shape):
+    layers = {"flat": nn.Flatten(), "fc1": nn.Linear(784, 32), "relu": nn.ReLU(), "fc2": nn.Linear(32, classes)}
+    return nn.Sequential(OrderedDict(layers))
+"""
+
+SUITE = """
+import pytest
+
+from robbench import PGD, Dataset, EpsilonGrid, Estimate, Quick, Recipe, Study, Transfers
+
+STANDARD = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0, batch_size=8, epochs=2)
+ADVERSARIAL = Recipe(
+    optimiser="adam", learning_rate=0.01, weight_decay=0, batch_size=8, epochs=2, attack=PGD(epsilon=0.05, steps=2)
+)
+STUDY = Study(
+    name="tiny",
+    source=Dataset(name="glyphs10", train=100, test=20),
+    target=Dataset(name="glyphs47", train=100, test=60),
+    architectures=("net:mlp",),
+    standard=STANDARD,
+    adversarial=ADVERSARIAL,
+    transfers=(Transfers(recipe=STANDARD, k=(1,)),),
+    estimate=Estimate(grid=EpsilonGrid(stop=1.0, step=0.05), attack=PGD(steps=2, random_start=False), images=60),
+    quick=Quick(train=30, test=10, images=8),
+)
+
+pytestmark = pytest.mark.suite(STUDY, seconds=1000)
+
+
+def test_training(model, robbench):
+    robbench.train(model)
+
+
+def test_robustness(model, robbench):
+    robbench.estimate(model)
+"""
+
+CASES = (
+    "net.mlp-glyphs10-standard",
+    "net.mlp-glyphs47-standard",
+    "net.mlp-glyphs10-pgd",
+    "net.mlp-glyphs47-pgd",
+    "net.mlp-glyphs47-TL1",
+)
+ONE = ("-k", "glyphs10-standard")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Two threads that share a busy core with others wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch):
+    """Leave out what takes a second a run and has tests of its own: the figures. One thread in workers, too."""
+    monkeypatch.setattr(robbench.report.bundle, "draw", lambda group: [])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def cases():
+    """Ids of the tiny study's models."""
+    return CASES
+
+
+@pytest.fixture
+def write_suite(pytester):
+    """Write the tiny suite as a test file, with parts of its text replaced."""
+
+    def write(*changes, name="test_tiny", text=SUITE):
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        pytester.makepyfile(**{name: text, "net": NETWORK})
+
+    return write
+
+
+@pytest.fixture
+def tiny(pytester, write_suite):
+    """Run pytest with some options on the tiny suite, in this process."""
+    write_suite()
+    return pytester.runpytest_inprocess
+
+
+@pytest.fixture
+def one(tiny):
+    """The same for one of its models only: two items."""
+    return lambda *options: tiny(*ONE, *options)
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """What was really computed: ``case.stage`` of every stage that ran, in order."""
+    ran = []
+    train, estimate = robbench.pipeline._train, robbench.pipeline._estimate
+
+    def counted_train(model, *rest):
+        ran.append(f"{model.id}.training")
+        return train(model, *rest)
+
+    def counted_estimate(model, *rest):
+        ran.append(f"{model.id}.robustness")
+        return estimate(model, *rest)
+
+    monkeypatch.setattr(robbench.pipeline, "_train", counted_train)
+    monkeypatch.setattr(robbench.pipeline, "_estimate", counted_estimate)
+    return ran
+
+
+@pytest.fixture
+def doctor(pytester):
+    """Change the baseline of a stage of ``glyphs10-standard``."""
+
+    def change(stage, edit):
+        path = pytester.path / "baselines" / "tiny" / f"net.mlp-glyphs10-standard.{stage}.json"
+        values = json.loads(path.read_text())
+        edit(values)
+        path.write_text(json.dumps(values))
+        return path
+
+    return change
+
+
+@pytest.fixture
+def errors():
+    """Everything a run said, once it is sure that none of it is a traceback."""
+
+    def read(result):
+        text = result.stdout.str() + result.stderr.str()
+        assert "Traceback" not in text
+        assert "INTERNALERROR" not in text
+        assert "site-packages" not in text
+        return text
+
+    return read

@@ -1,0 +1,198 @@
+"""What a run leaves behind: bundle, terminal table, pytest-benchmark's JSON, JUnit XML; alone and with workers."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+
+import msgspec
+
+from robbench.environment import environment
+from robbench.report import read_bundle
+
+ONE = "net.mlp-glyphs10-standard"
+
+
+def comparable(record):
+    """A record without what no two runs share: times."""
+    plain = msgspec.to_builtins(record)
+    del plain["seconds"], plain["created"], plain["environment"]
+    for epoch in (plain["training"] or {"epochs": []})["epochs"]:
+        del epoch["seconds"], epoch["validation_seconds"]
+    return plain
+
+
+def shown(result):
+    """The rows of the table in the terminal, without their seconds."""
+    lines = result.stdout.lines
+    start = next(number for number, line in enumerate(lines) if line.startswith("model  "))
+    rows = [re.split(r"  +", line.strip()) for line in lines[start + 2 : lines.index("", start)]]
+    return [(row[0], row[1], row[2], row[4], row[6]) for row in rows]
+
+
+def test_each_stage_runs_exactly_once(tiny, stages, cases):
+    """Ten items, ten stages: what a stage needs of another comes from the store, wherever it ran first."""
+    tiny("--robbench-update").assert_outcomes(passed=10)
+    assert sorted(stages) == sorted(f"{case}.{stage}" for case in cases for stage in ("training", "robustness"))
+
+
+def test_what_a_stage_needs_is_made_first(tiny, stages):
+    """p* of the transferred network alone: its source and itself are trained, untimed, and not tested."""
+    tiny("--robbench-update", "-k", "test_robustness and TL1").assert_outcomes(passed=1, deselected=9)
+    assert stages == ["net.mlp-glyphs10-pgd.training", "net.mlp-glyphs47-TL1.training", "net.mlp-glyphs47-TL1.robustness"]
+
+
+def test_a_stage_under_test_runs_again_in_the_next_session(one, stages):
+    """What it needs does not, and resuming reuses both."""
+    one("--robbench-update").assert_outcomes(passed=2, deselected=8)
+    stages.clear()
+    one("-k", "glyphs10-standard and test_robustness").assert_outcomes(passed=1, deselected=9)
+    assert stages == [f"{ONE}.robustness"]
+    stages.clear()
+    one("--robbench-resume").assert_outcomes(passed=2, deselected=8)
+    assert stages == []
+
+
+def test_the_bundle_is_written_and_named(tiny, pytester, cases):
+    """Report, tables and records of every stage; its path is the last thing said."""
+    result = tiny("--robbench-update")
+    folder = pytester.path / "reports" / "tiny"
+    assert {path.name for path in folder.iterdir()} >= {"report.md", "results.csv", "pstar.csv.gz", "records.json"}
+    assert f"report: {folder / 'report.md'}" in result.stdout.lines
+    bundle = read_bundle(folder)
+    assert (bundle.title, bundle.command) == ("tiny", f"pytest --basetemp={pytester.path} --robbench-update") or (
+        "--robbench-update" in bundle.command
+    )
+    assert {record.name for record in bundle.records} == {
+        f"{case}.{stage}" for case in cases for stage in ("training", "robustness")
+    }
+    assert {verdict.mark for verdict in bundle.verdicts} == {"new"}
+    assert bundle.notes == []
+
+
+def test_a_part_of_a_study_says_what_is_missing(one, pytester):
+    """And what it took from earlier runs."""
+    one("--robbench-update")
+    notes = read_bundle(pytester.path / "reports" / "tiny").notes
+    assert len(notes) == 1
+    assert notes[0].startswith("without a result: net.mlp-glyphs47-standard.training, ")
+    one("-k", "glyphs10-standard and test_training")
+    notes = read_bundle(pytester.path / "reports" / "tiny").notes
+    assert notes[0] == "1 of 2 stages were not run now: they come from the store, same digest"
+
+
+def test_benchmark_json(one, pytester):
+    """One round of the seconds that the stage measured, plain parameters, the figures, our machine info; strict JSON."""
+    one("--robbench-update", "--benchmark-json=out.json").assert_outcomes(passed=2, deselected=8)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    saved = json.loads((pytester.path / "out.json").read_text(), parse_constant=refuse)
+    records = {record.stage: record for record in read_bundle(pytester.path / "reports" / "tiny").records}
+    assert [bench["extra_info"]["digest"] for bench in saved["benchmarks"]] == [
+        records["training"].digest,
+        records["robustness"].digest,
+    ]
+    for bench, record in zip(saved["benchmarks"], (records["training"], records["robustness"]), strict=True):
+        assert (bench["stats"]["rounds"], bench["stats"]["iterations"]) == (1, 1)
+        assert abs(bench["stats"]["mean"] - record.seconds.measured) < 1e-9
+        assert (bench["group"], bench["params"]) == ("tiny", {"model": ONE})
+        assert bench["extra_info"]["dataset"] == "glyphs10"
+    training, robustness = (bench["extra_info"] for bench in saved["benchmarks"])
+    assert training["epochs"] == 2
+    assert training["validation_accuracy"] == records["training"].training.validation.share
+    assert robustness["accuracy"] == records["robustness"].robustness.clean.share
+    assert 0 < robustness["median_pstar"] == records["robustness"].robustness.median <= 1
+    assert robustness["median_pstar_censored"] is False
+    assert saved["machine_info"] == msgspec.to_builtins(records["training"].environment)
+
+
+def test_a_censored_median_is_no_figure_in_json(write_suite, pytester):
+    """A grid on which nothing succeeds: None and a flag in place of infinity."""
+    write_suite(("stop=1.0, step=0.05", "stop=2e-6, step=1e-6"))
+    result = pytester.runpytest_inprocess("-k", "glyphs10-standard", "--robbench-update", "--benchmark-json=out.json")
+    result.assert_outcomes(passed=2, deselected=8)
+    text = (pytester.path / "out.json").read_text()
+    assert "Infinity" not in text
+    assert "NaN" not in text
+    figures = json.loads(text)["benchmarks"][1]["extra_info"]
+    assert (figures["median_pstar"], figures["median_pstar_censored"]) == (None, True)
+
+
+def test_pytest_benchmarks_own_table_has_no_stages(one):
+    """One round has no spread; other benchmarks of the session keep their table."""
+    result = one("--robbench-update")
+    assert "Min" not in result.stdout.str()
+    assert result.stdout.str().count("robbench: tiny") == 1
+
+
+def test_other_benchmarks_are_left_alone(pytester, write_suite):
+    """A benchmark without a suite is calibrated, shown and saved as always."""
+    write_suite()
+    pytester.makepyfile(test_other="def test_sum(benchmark):\n    assert benchmark(sum, [1, 2]) == 3\n")
+    options = ("--benchmark-min-time=0.000001", "--benchmark-max-time=0.01", "--benchmark-json=out.json")
+    result = pytester.runpytest_inprocess("test_other.py", *options)
+    result.assert_outcomes(passed=1)
+    saved = json.loads((pytester.path / "out.json").read_text())
+    assert saved["benchmarks"][0]["stats"]["rounds"] > 1
+    assert "node" in saved["machine_info"]
+    assert "test_sum" in result.stdout.str()
+    assert "robbench:" not in "\n".join(line for line in result.stdout.lines if line.startswith("==="))
+
+
+def test_benchmarking_can_be_disabled(one, stages, pytester):
+    """Stages run and are judged all the same."""
+    one("--robbench-update", "--benchmark-disable").assert_outcomes(passed=2, deselected=8)
+    one("--benchmark-disable").assert_outcomes(passed=2, deselected=8)
+    assert len(stages) == 4
+    verdicts = read_bundle(pytester.path / "reports" / "tiny").verdicts
+    assert sorted((verdict.figure, verdict.mark) for verdict in verdicts) == [
+        ("accuracy", "="),
+        ("median p*", "="),
+        ("seconds", "="),
+        ("seconds", "="),
+        ("validation accuracy", "="),
+    ]
+
+
+def test_junit_xml_carries_the_figures(one, pytester):
+    """As properties of each test case."""
+    one("--robbench-update", "--junitxml=junit.xml")
+    root = ElementTree.parse(pytester.path / "junit.xml").getroot()
+    properties = {
+        case.get("name"): {entry.get("name"): entry.get("value") for entry in case.iter("property")}
+        for case in root.iter("testcase")
+    }
+    robustness = next(
+        record for record in read_bundle(pytester.path / "reports" / "tiny").records if record.stage == "robustness"
+    )
+    found = properties[f"test_robustness[{ONE}]"]
+    assert float(found["median_pstar"]) == robustness.robustness.median
+    assert float(found["accuracy"]) == robustness.robustness.clean.share
+    assert found["digest"] == robustness.digest
+    assert "validation_accuracy" in properties[f"test_training[{ONE}]"]
+
+
+def test_workers_of_xdist_give_the_same(tiny, pytester, errors):
+    """The same table, records and verdicts as one process, every stage once, and a bundle from the controller."""
+    tiny("--robbench-update").assert_outcomes(passed=10)
+    alone = tiny()
+    before = read_bundle(pytester.path / "reports" / "tiny")
+    result = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=10)
+    after = read_bundle(pytester.path / "reports" / "tiny")
+    assert shown(result) == shown(alone)
+    assert [comparable(record) for record in after.records] == [comparable(record) for record in before.records]
+    assert [(v.case, v.figure, v.mark) for v in after.verdicts] == [(v.case, v.figure, v.mark) for v in before.verdicts]
+    assert all(new.created >= old.created for new, old in zip(after.records, before.records, strict=True))
+    errors(result)
+
+
+def test_machine_info_is_the_records_environment(one, pytester):
+    """GPU or CPU, versions, threads; in place of pytest-benchmark's."""
+    import torch
+
+    one("--robbench-update", "--benchmark-json=out.json")
+    saved = json.loads((pytester.path / "out.json").read_text())["machine_info"]
+    assert saved == msgspec.to_builtins(environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+    assert saved["torch"] == torch.__version__

@@ -1,0 +1,78 @@
+"""The table at the end of a run, and the line while it goes on."""
+
+import msgspec
+import pytest
+from factories import both_records, make_facts, robustness_record, training_record
+
+from robbench.compare import Verdict
+from robbench.terminal import progress_line, table
+
+
+def verdict(case, figure, mark, stage="robustness"):
+    """A verdict with nothing but its mark."""
+    return Verdict(suite="demo", case=case, stage=stage, figure=figure, mark=mark, message="")
+
+
+def cells(text):
+    """Rows of a table, header and rule left out, split at two spaces or more."""
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()[2:]]
+
+
+def test_a_row_shows_both_stages_of_a_model():
+    """Accuracy, median p*, seconds of training, kept of all epochs, seconds of p*."""
+    records = both_records(make_facts(), [1, 2, 2, -1], seconds=12.34)
+    text = table(records, [verdict("cnn7-mnist-pgd", figure, "=") for figure in ("accuracy", "median p*", "seconds")])
+    assert text.splitlines()[0].split("  ")[0] == "model"
+    assert cells(text) == [["cnn7-mnist-pgd", "75.0%", "0.2", "12.3", "2/3", "1.0", "= all"]]
+
+
+def test_a_stage_that_did_not_run_leaves_its_cells_empty():
+    """And medians without a figure are said in words."""
+    facts = [make_facts(), make_facts("transfer", "emnist", 1), make_facts("transfer", "emnist", 2)]
+    records = [training_record(facts[0]), robustness_record(facts[1], [5, 5]), robustness_record(facts[2], [-1])]
+    assert cells(table(records, [])) == [
+        ["cnn7-mnist-pgd", "10.0", "2/3"],
+        ["cnn7-emnist-TL1", "100.0%", "beyond the grid", "1.0"],
+        ["cnn7-emnist-TL2", "0.0%", "none", "1.0"],
+    ]
+
+
+def test_a_checkpoint_has_no_epochs():
+    """Its weights were trained elsewhere."""
+    record = training_record(make_facts("checkpoint"))
+    training = msgspec.structs.replace(record.training, epochs=[], best=0)
+    assert cells(table([msgspec.structs.replace(record, training=training)], [])) == [
+        ["cnn7-mnist-checkpoint", "10.0", "0/0"]
+    ]
+
+
+def test_the_worst_marks_come_first():
+    """Each figure once per mark, other models' left out."""
+    facts = make_facts()
+    given = [("accuracy", "+"), ("median p*", "-"), ("seconds", "="), ("seconds", "x"), ("seconds", "=")]
+    verdicts = [verdict("cnn7-mnist-pgd", *one) for one in given] + [verdict("other", "accuracy", "-")]
+    row = cells(table([training_record(facts)], verdicts))[0]
+    assert row[-1] == "median p* - · seconds x · accuracy + · seconds ="
+
+
+@pytest.mark.parametrize("mark", ["missing", "new", "quick"])
+def test_marks_without_a_baseline_are_shown(mark):
+    """They are no figures' marks but the baseline's."""
+    row = cells(table([training_record(make_facts())], [verdict("cnn7-mnist-pgd", "baseline", mark)]))[0]
+    assert row[-1] == f"baseline {mark}"
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "line"),
+    [
+        (0, 10, 5.0, "training x    0%  "),
+        (4.2, 10, 37.0, "training x   42%  0:51 left"),
+        (5, 10, 600.0, "training x   50%  10:00 left"),
+        (10, 10, 60.0, "training x  100%  0:00 left"),
+        (11, 10, 60.0, "training x  100%  0:00 left"),
+        (0, 0, 1.0, "training x  100%  0:00 left"),
+    ],
+)
+def test_the_progress_line(done, total, seconds, line):
+    """Share done and time left at the pace so far; no guess before one per cent."""
+    assert progress_line("training x", done, total, seconds) == line
