@@ -11,26 +11,31 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from robbench.data import Data, Images, load, split
+from robbench.assembly import (
+    build_network,
+    check_takes,
+    load_data,
+    placed,
+    read_checkpoint,
+    training_parts,
+    transferred_network,
+)
+from robbench.checkpoints import load_search, load_training, save_search, save_training
+from robbench.data import Data, Images, pixels
 from robbench.environment import environment
 from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
-from robbench.models import Network, blocks, build, load_weights, parameter_count, weights
-from robbench.models.network import sizes
+from robbench.models import Network, blocks, load_weights, parameter_count, weights
 from robbench.record import (
     Counts,
     DataUsed,
-    Epoch,
     ModelFacts,
     Record,
     Robustness,
@@ -41,8 +46,8 @@ from robbench.record import (
 from robbench.spec import Dataset, Estimate, Model, describe, digest_of
 from robbench.store import Store
 from robbench.timing import Stopwatch
-from robbench.training import Progress, kept_epoch, train
-from robbench.transfer import parameter_groups, transfer
+from robbench.training import kept_epoch, train
+from robbench.transfer import parameter_groups
 
 CHECKPOINT_SECONDS = 30.0
 """Least time between two checkpoints of a p* search; training writes one every epoch."""
@@ -65,6 +70,10 @@ class Workplace:
     checked: dict[Hashable, int] = field(default_factory=dict)
     """Number of blocks of every combination of architecture, images and checkpoint that was found sound."""
 
+    def images(self, dataset: Dataset) -> Data:
+        """A dataset's images, from the data folder; errors as of :func:`robbench.data.load`."""
+        return load_data(dataset, self.data, download=self.download)
+
 
 def check(model: Model, workplace: Workplace) -> None:
     """Find every fault that can be known before training: of store, data, shapes and checkpoints, sources included.
@@ -76,21 +85,21 @@ def check(model: Model, workplace: Workplace) -> None:
         workplace.store.check_writable()
     if model.source is not None:
         check(model.source, workplace)
-    data = _data(model.dataset, workplace)
+    data = workplace.images(model.dataset)
     statistics = model.dataset.mean, model.dataset.std
     kind = (model.architecture, data.shape, len(data.classes), statistics, model.checkpoint)
     if kind not in workplace.checked:
         try:
-            network = _build(model, data)
+            network = build_network(model, data)
         except RobbenchError as error:
             raise RobbenchError(f"{model.id}: {error}") from error
         if model.checkpoint is not None:
-            _read_checkpoint(network, model.checkpoint.path)
+            read_checkpoint(network, model.checkpoint.path)
         workplace.checked[kind] = len(blocks(network))
     if model.transfer is not None and model.transfer.k > workplace.checked[kind]:
         raise RobbenchError(f"k: expected 1…{workplace.checked[kind]} for {model.architecture}, got {model.transfer.k}")
     if model.source is not None:
-        _check_shapes(model.source, _data(model.source.dataset, workplace), model, data)
+        check_takes(model.source, workplace.images(model.source.dataset), model, data)
 
 
 def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: bool = True) -> Record:
@@ -104,7 +113,7 @@ def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: 
     """
     check(model, workplace)
     with _stage(workplace, model.digest, model.id):
-        data = _data(model.dataset, workplace)
+        data = workplace.images(model.dataset)
         record = _reusable(workplace, model.digest, model, under_test)
         if record is None:
             record = _train(model, data, workplace, suite)
@@ -122,7 +131,7 @@ def run_estimate(
     trained = run_training(model, workplace, suite=suite, under_test=False)
     digest = model.estimate_digest(estimate)
     with _stage(workplace, digest, f"{model.id} (robustness)"):
-        data = _data(model.dataset, workplace)
+        data = workplace.images(model.dataset)
         record = _reusable(workplace, digest, model, under_test)
         if record is None:
             record = _estimate(model, estimate, digest, data, trained, workplace)
@@ -135,10 +144,10 @@ def load_network(model: Model, workplace: Workplace) -> Network:
     Raises:
         RobbenchError: it is not in the store, or damaged.
     """
-    data = _data(model.dataset, workplace)
-    network = _transferred(model, data, None).network if model.transfer else _build(model, data)
+    data = workplace.images(model.dataset)
+    network = transferred_network(model, data, None).network if model.transfer else build_network(model, data)
     load_weights(network, workplace.store.weights(model.digest), f"store, {model.id}")
-    return _placed(network, workplace.device).eval()
+    return placed(network, workplace.device).eval()
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------
@@ -153,41 +162,25 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
     held: tuple[nn.Module, ...] = ()
     groups = None
     with stopwatch.region("io"):
-        training, validation = _parts(model.dataset, data, device)
+        training, validation = training_parts(model.dataset, data, device)
         if model.transfer is not None:
             assert source is not None
-            ready = _transferred(model, data, source)
+            ready = transferred_network(model, data, source)
             network, groups = ready.network, parameter_groups(ready, model.transfer.kept_scale)
             if model.transfer.kept == "frozen" and model.transfer.kept_statistics == "eval":
                 held = ready.kept
         else:
-            network = _build(model, data)
+            network = build_network(model, data)
             if model.checkpoint is not None:
-                _read_checkpoint(network, model.checkpoint.path)
-        network = _placed(network, device)
+                read_checkpoint(network, model.checkpoint.path)
+        network = placed(network, device)
     if recipe is None:
         result = _untrained(network, validation)
     else:
-        known = {"inputs": _inputs(model, workplace)}
-        progress = _resumed_training(workplace, model.digest, known, stopwatch)
-
-        def keep(state: Progress) -> None:
-            tensors = {
-                f"{part}/{name}": tensor
-                for part in ("weights", "best", "optimiser")
-                if not (part == "best" and state.best is state.weights)
-                for name, tensor in getattr(state, part).items()
-            }
-            values = {
-                **known,
-                "history": msgspec.to_builtins(state.history),
-                "forward": state.forward,
-                "backward": state.backward,
-                "seconds": msgspec.to_builtins(stopwatch.seconds),
-            }
-            workplace.store.save_checkpoint(model.digest, tensors, values)
-
-        epochs = recipe.epochs
+        inputs, progress = _inputs(model, workplace), None
+        if workplace.resume and (found := load_training(workplace.store, model.digest, inputs=inputs)):
+            progress, before = found
+            stopwatch.add(before)
         outcome = train(
             network,
             recipe,
@@ -199,9 +192,11 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
             augmentation=model.dataset.augmentation or "none",
             seed=model.seed,
             progress=progress,
-            on_epoch=keep,
+            on_epoch=lambda state: save_training(
+                workplace.store, model.digest, state, inputs=inputs, seconds=stopwatch.seconds
+            ),
             on_update=lambda epoch, update, updates: workplace.show(
-                f"training {model.id}", (epoch - 1) + (update - 1) / updates, epochs
+                f"training {model.id}", (epoch - 1) + (update - 1) / updates, recipe.epochs
             ),
         )
         best = kept_epoch(recipe, outcome.history)
@@ -242,7 +237,10 @@ def _estimate(
         chosen = choose_images(len(data.test), estimate.images, estimate.seed)
         test = data.test.take(torch.tensor(chosen)).to(device)
         inputs = _inputs(model, workplace)
-        state = _resumed_search(workplace, digest, inputs, stopwatch)
+        state = None
+        if workplace.resume and (found := load_search(workplace.store, digest, inputs=inputs)):
+            state, before = found
+            stopwatch.add(before)
     saved = time.monotonic()
 
     def keep(search: Search) -> None:
@@ -251,17 +249,7 @@ def _estimate(
         workplace.show(f"p* of {model.id}", len(test) - open_images, len(test))
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
             saved = time.monotonic()
-            workplace.store.save_checkpoint(
-                digest,
-                {"first": search.first, "last": search.last, "pstar": search.pstar},
-                {
-                    "inputs": inputs,
-                    "forward": search.forward,
-                    "backward": search.backward,
-                    "notes": search.notes,
-                    "seconds": msgspec.to_builtins(stopwatch.seconds),
-                },
-            )
+            save_search(workplace.store, digest, search, inputs=inputs, seconds=stopwatch.seconds)
 
     with stopwatch.region("estimation"):
         search = estimate_pstar(
@@ -299,7 +287,7 @@ def _untrained(network: Network, validation: Images) -> Training:
     with torch.no_grad():
         for start in range(0, len(validation), 256):
             part = validation.take(torch.arange(start, min(start + 256, len(validation))))
-            right += int((network.eval()(part.images.float() / 255).argmax(1) == part.labels).sum())
+            right += int((network.eval()(pixels(part.images)).argmax(1) == part.labels).sum())
     return Training(
         epochs=[],
         best=0,
@@ -308,19 +296,6 @@ def _untrained(network: Network, validation: Images) -> Training:
         forward=len(validation),
         backward=0,
     )
-
-
-def _check_shapes(source: Model, source_data: Data, target: Model, data: Data) -> None:
-    """Raise a RobbenchError where a network built for the source's images does not take the target's."""
-    if source_data.shape == data.shape:
-        return
-    try:
-        with torch.no_grad():
-            _build(source, source_data).eval()(torch.zeros(1, *data.shape))
-    except Exception as error:  # whatever the network raises for a shape that it does not know
-        raise RobbenchError(
-            f"{target.id}: expected images that {source.id} takes, {sizes(source_data.shape)}, got {sizes(data.shape)}"
-        ) from error
 
 
 # --- parts of a stage -------------------------------------------------------------------------------------------------
@@ -342,7 +317,7 @@ def _stage(workplace: Workplace, digest: str, name: str) -> Iterator[None]:
 def _reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) -> Record | None:
     """The finished stage's record, where it may stand for a new run: same digest, same images, its sources' too."""
     finished = workplace.store.finished(digest)
-    if finished is None or finished.record.data.sha256 != _data(model.dataset, workplace).sha256:
+    if finished is None or finished.record.data.sha256 != workplace.images(model.dataset).sha256:
         return None
     if finished.inputs is not None and finished.inputs != _inputs(model, workplace):
         return None
@@ -352,122 +327,8 @@ def _reusable(workplace: Workplace, digest: str, model: Model, under_test: bool)
 
 def _inputs(model: Model, workplace: Workplace) -> str:
     """SHA-256 over the images that a model's weights come from: its own, and those of its sources."""
-    own = _data(model.dataset, workplace).sha256
+    own = workplace.images(model.dataset).sha256
     return own if model.source is None else digest_of([own, _inputs(model.source, workplace)])
-
-
-def _resumed_training(
-    workplace: Workplace, digest: str, known: dict[str, str], stopwatch: Stopwatch
-) -> Progress | None:
-    if not workplace.resume or (found := workplace.store.load_checkpoint(digest)) is None:
-        return None
-    tensors, values = found
-    if values.get("inputs") != known["inputs"]:
-        return None
-    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimiser": {}}
-    for key, tensor in tensors.items():
-        part, _, name = key.partition("/")
-        parts[part][name] = tensor
-    parts["best"] = parts["best"] or parts["weights"]
-    stopwatch.add(msgspec.convert(values["seconds"], Seconds))
-    return Progress(
-        history=msgspec.convert(values["history"], list[Epoch]),
-        forward=values["forward"],
-        backward=values["backward"],
-        **parts,
-    )
-
-
-def _resumed_search(workplace: Workplace, digest: str, inputs: str, stopwatch: Stopwatch) -> Search | None:
-    if not workplace.resume or (found := workplace.store.load_checkpoint(digest)) is None:
-        return None
-    tensors, values = found
-    if values.get("inputs") != inputs:
-        return None
-    stopwatch.add(msgspec.convert(values["seconds"], Seconds))
-    return Search(
-        first=tensors["first"],
-        last=tensors["last"],
-        pstar=tensors["pstar"],
-        forward=values["forward"],
-        backward=values["backward"],
-        notes=values["notes"],
-    )
-
-
-@lru_cache(maxsize=4)
-def _load(
-    name: str, folder: Path, download: bool, orientation: str, train: int | None, test: int | None, seed: int
-) -> Data:
-    return load(name, folder=folder, download=download, orientation=orientation, train=train, test=test, seed=seed)
-
-
-def _data(dataset: Dataset, workplace: Workplace) -> Data:
-    return _load(
-        dataset.name,
-        workplace.data,
-        workplace.download,
-        dataset.orientation,
-        dataset.train,
-        dataset.test,
-        dataset.seed,
-    )
-
-
-def _parts(dataset: Dataset, data: Data, device: torch.device) -> tuple[Images, Images]:
-    """Training and validation images on the device."""
-    train, validation = split(
-        len(data.train),
-        validation=dataset.validation,
-        seed=dataset.seed,
-        overlapping=dataset.split == "overlapping",
-    )
-    return data.train.take(train).to(device), data.train.take(validation).to(device)
-
-
-def _build(model: Model, data: Data) -> Network:
-    return build(
-        model.architecture,
-        classes=len(data.classes),
-        shape=data.shape,
-        mean=model.dataset.mean,
-        std=model.dataset.std,
-        seed=model.seed,
-    )
-
-
-def _transferred(model: Model, data: Data, source: Network | None) -> Any:
-    """The target network before retraining; without a source, one of the same layout to read weights into."""
-    assert model.transfer is not None
-    assert model.source is not None
-    mean, std = model.dataset.mean, model.dataset.std
-    if mean is None:  # the target's statistics are unknown: what the kept blocks are used to is the best guess
-        mean, std = model.source.dataset.mean, model.source.dataset.std
-    if source is None:
-        source = _build(model, data)
-    return transfer(
-        source,
-        k=model.transfer.k,
-        classes=len(data.classes),
-        head=model.transfer.head,
-        kept=model.transfer.kept,
-        mean=mean,
-        std=std,
-        seed=model.seed,
-    )
-
-
-def _placed(network: Network, device: torch.device) -> Network:
-    """On the device, with channels last: as fast or faster for every network here, and no different in result."""
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def _read_checkpoint(network: Network, path: str) -> None:
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RobbenchError(f"checkpoint {path!r}: expected a safetensors file ({error})") from error
-    load_weights(network, tensors, f"checkpoint {path!r}")
 
 
 def _record(

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import robbench.assembly
 import robbench.pipeline
 from robbench.data import load
 from robbench.errors import RobbenchError
@@ -63,9 +64,9 @@ def own_code(monkeypatch):
     module = types.ModuleType("own_networks")
     module.small, module.rigid = small, rigid
     monkeypatch.setitem(sys.modules, "own_networks", module)
-    robbench.pipeline._load.cache_clear()
+    robbench.assembly._load.cache_clear()
     yield
-    robbench.pipeline._load.cache_clear()
+    robbench.assembly._load.cache_clear()
 
 
 def write_images(folder, name, *, classes=3, side=8, channels=None, count=60, seed=0):
@@ -79,7 +80,7 @@ def write_images(folder, name, *, classes=3, side=8, channels=None, count=60, se
         images[np.arange(size), labels] += 100
         arrays |= {f"x_{part}": images, f"y_{part}": labels}
     np.savez(folder / f"{name}.npz", **arrays)
-    robbench.pipeline._load.cache_clear()
+    robbench.assembly._load.cache_clear()
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def test_the_stored_model_is_the_one_that_was_judged(place):
     robustness = run_estimate(model, ESTIMATE, workplace, suite="demo").robustness
     network = load_network(model, workplace)
     data = load("near", folder=workplace.data)
-    _, validation = robbench.pipeline._parts(model.dataset, data, workplace.device)
+    _, validation = robbench.assembly.training_parts(model.dataset, data, workplace.device)
     assert validate(network, RECIPE, validation, seed=0)[0] == trained.training.validation
     test = data.test.take(torch.tensor(robustness.images))
     right = network(test.images.float() / 255).argmax(1) == test.labels
@@ -320,7 +321,7 @@ def test_a_checkpoint_is_a_source_without_training(place, ran, tmp_path):
     assert torch.equal(kept["4.weight"], stored["4.weight"])
 
     trained = run_training(mine, workplace, suite="demo")
-    _, validation = robbench.pipeline._parts(mine.dataset, load("near", folder=workplace.data), workplace.device)
+    _, validation = robbench.assembly.training_parts(mine.dataset, load("near", folder=workplace.data), workplace.device)
     assert trained.training.epochs == []
     assert (trained.training.best, trained.training.forward, trained.training.backward) == (0, 12, 0)
     assert trained.training.validation == validate(network, RECIPE, validation, seed=0)[0]

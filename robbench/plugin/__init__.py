@@ -18,7 +18,6 @@ from robbench.plugin.results import Results
 from robbench.plugin.session import SESSION, Session, marked
 from robbench.plugin.settings import Settings, add_options
 from robbench.plugin.stage import Robbench
-from robbench.spec import Study
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -55,24 +54,37 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if found is None or "model" not in metafunc.fixturenames:
             return
         study = session.study(found[0])
-        own = any("model" in str(mark.args[0]).split(",") for mark in metafunc.definition.iter_markers("parametrize"))
-        if not own:
+        if not _parametrises_models(metafunc.definition):
             metafunc.parametrize("model", study.models(), ids=str)
         elif session.settings.changes_studies:
             raise RobbenchError(
-                f"{metafunc.definition.nodeid} parametrises its models itself, so options that change a study (quick, "
-                "dataset, seeds, protocol) cannot reach them; leave the parametrisation to the suite marker"
+                "the test parametrises its models itself, so options that change a study (quick, dataset, seeds, protocol) "
+                "cannot reach them; leave the parametrisation to the suite marker"
             )
     except RobbenchError as error:
         raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from error
+
+
+def _parametrises_models(test: pytest.Function) -> bool:
+    """Whether a test lists its models itself."""
+    for mark in test.iter_markers("parametrize"):
+        argnames = mark.kwargs.get("argnames", mark.args[0] if mark.args else ())
+        if "model" in ([name.strip() for name in argnames.split(",")] if isinstance(argnames, str) else argnames):
+            return True
+    return False
 
 
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
     """Prepare the suites' items for pytest-benchmark; refuse a data-set replacement that replaces nothing."""
     state = session.config.stash[SESSION]
     for item in items:
-        if (mark := item.get_closest_marker("suite")) is not None and isinstance(mark.args[0], Study):
-            item.add_marker(pytest.mark.benchmark(timer=Clock(), group=state.study(mark.args[0]).name))
+        try:
+            if (found := marked(item)) is not None:
+                # In front of a benchmark marker of the user's own, whose timer would measure more than the stage does.
+                benchmark = pytest.mark.benchmark(timer=Clock(), group=state.study(found[0]).name)
+                item.add_marker(benchmark, append=False)
+        except RobbenchError as error:
+            raise pytest.UsageError(f"{item.nodeid}: {error}") from error
     idle = sorted(set(state.settings.datasets) - state.replaced)
     if idle and state.studies:
         known = {name for study in state.studies.values() for name in names(study)}

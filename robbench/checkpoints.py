@@ -1,0 +1,78 @@
+"""Checkpoints of unfinished stages: the state of a training run or a p* search, to and from the store."""
+
+from __future__ import annotations
+
+import msgspec
+from torch import Tensor
+
+from robbench.estimation import Search
+from robbench.record import Epoch, Seconds
+from robbench.store import Store
+from robbench.training import Progress
+
+
+def save_training(store: Store, digest: str, state: Progress, *, inputs: str, seconds: Seconds) -> None:
+    """Keep a training run as it is after an epoch; ``inputs`` names the images it was made with."""
+    tensors = {
+        f"{part}/{name}": tensor
+        for part in ("weights", "best", "optimiser")
+        if not (part == "best" and state.best is state.weights)
+        for name, tensor in getattr(state, part).items()
+    }
+    values = {
+        "inputs": inputs,
+        "history": msgspec.to_builtins(state.history),
+        "forward": state.forward,
+        "backward": state.backward,
+        "seconds": msgspec.to_builtins(seconds),
+    }
+    store.save_checkpoint(digest, tensors, values)
+
+
+def load_training(store: Store, digest: str, *, inputs: str) -> tuple[Progress, Seconds] | None:
+    """The run to go on with and its seconds so far; None where there is none, or it was made with other images."""
+    found = store.load_checkpoint(digest)
+    if found is None or found[1].get("inputs") != inputs:
+        return None
+    tensors, values = found
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimiser": {}}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition("/")
+        parts[part][name] = tensor
+    parts["best"] = parts["best"] or parts["weights"]
+    progress = Progress(
+        history=msgspec.convert(values["history"], list[Epoch]),
+        forward=values["forward"],
+        backward=values["backward"],
+        **parts,
+    )
+    return progress, msgspec.convert(values["seconds"], Seconds)
+
+
+def save_search(store: Store, digest: str, state: Search, *, inputs: str, seconds: Seconds) -> None:
+    """Keep a p* search as it is after a batch."""
+    values = {
+        "inputs": inputs,
+        "forward": state.forward,
+        "backward": state.backward,
+        "notes": state.notes,
+        "seconds": msgspec.to_builtins(seconds),
+    }
+    store.save_checkpoint(digest, {"first": state.first, "last": state.last, "pstar": state.pstar}, values)
+
+
+def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Seconds] | None:
+    """The search to go on with and its seconds so far; None as of :func:`load_training`."""
+    found = store.load_checkpoint(digest)
+    if found is None or found[1].get("inputs") != inputs:
+        return None
+    tensors, values = found
+    search = Search(
+        first=tensors["first"],
+        last=tensors["last"],
+        pstar=tensors["pstar"],
+        forward=values["forward"],
+        backward=values["backward"],
+        notes=values["notes"],
+    )
+    return search, msgspec.convert(values["seconds"], Seconds)
