@@ -104,6 +104,8 @@ class Store:
         """Keep a finished stage, and drop its checkpoint."""
         folder = self._folder(record.digest)
         checksum = None
+        # Without this, a kill between the two writes below would leave old facts beside new weights.
+        (folder / "stage.json").unlink(missing_ok=True)
         if weights is not None:
             data = save(dict(weights))
             checksum = hashlib.sha256(data).hexdigest()

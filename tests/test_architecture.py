@@ -25,6 +25,8 @@ def test_every_module_is_in_a_layer():
     layers = next(contract["layers"] for contract in linter["contracts"] if contract["type"] == "layers")
     placed = {name.strip().removeprefix("robbench.") for layer in layers for name in layer.split("|")}
     package = ROOT / "robbench"
-    modules = {path.stem for path in package.glob("*.py")} | {path.parent.name for path in package.glob("*/__init__.py")}
+    modules = {path.stem for path in package.glob("*.py")} | {
+        path.parent.name for path in package.glob("*/__init__.py")
+    }
     assert modules - placed == {"__init__"}
     assert placed <= modules

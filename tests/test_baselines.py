@@ -97,9 +97,15 @@ def doctored(path, **changes):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:100]), "expected a file of schema 'robbench.baseline/1' (Input"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:100]),
+            "expected a file of schema 'robbench.baseline/1' (Input",
+        ),
         (lambda path: path.write_bytes(b"\xff\xfe"), "expected a file of schema 'robbench.baseline/1' ("),
-        (lambda path: path.write_bytes(b""), "expected a file of schema 'robbench.baseline/1' (Input data was truncated)"),
+        (
+            lambda path: path.write_bytes(b""),
+            "expected a file of schema 'robbench.baseline/1' (Input data was truncated)",
+        ),
         (lambda path: doctored(path, schema="robbench.baseline/9"), "got 'robbench.baseline/9'"),
         (lambda path: doctored(path, accuracy="high"), "Expected `object | null`, got `str` - at `$.accuracy`"),
         (lambda path: doctored(path, colour="red"), "unknown field `colour`"),
@@ -148,7 +154,16 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("suite", "case"),
-    [("..", "a"), ("", "a"), ("demo", "../a"), ("demo", ".."), ("a/b", "c"), ("demo", "a\\b"), ("demo", "a\0b"), ("C:", "a")],
+    [
+        ("..", "a"),
+        ("", "a"),
+        ("demo", "../a"),
+        ("demo", ".."),
+        ("a/b", "c"),
+        ("demo", "a\\b"),
+        ("demo", "a\0b"),
+        ("C:", "a"),
+    ],
 )
 def test_names_that_lead_elsewhere_are_refused(tmp_path, suite, case):
     """For reading as for writing."""

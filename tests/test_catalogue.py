@@ -103,7 +103,7 @@ def test_the_studys_wrn_32_10_cannot_exist():
 
 @pytest.mark.parametrize("name", ["timm:resnet26", "my.package.networks:build", "networks:Net"])
 def test_only_the_built_network_knows_the_blocks_of_others(name):
-    """timm networks and own functions."""
+    """Timm networks and own functions."""
     assert block_names(name) is None
     assert wrn_size(name) is None
 
@@ -123,7 +123,19 @@ def test_a_near_miss_is_named():
 
 def test_facts_and_specs_need_no_torch():
     """Nor do comparison, report, terminal and command line, all imported in a fresh interpreter."""
-    modules = "catalogue spec recipes adapt record compare baselines published report terminal cli".split()
+    modules = [
+        "catalogue",
+        "spec",
+        "recipes",
+        "adapt",
+        "record",
+        "compare",
+        "baselines",
+        "published",
+        "report",
+        "terminal",
+        "cli",
+    ]
     program = (
         f"import sys; import {', '.join('robbench.' + module for module in modules)}; "
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'torchvision', 'timm', 'pytest'}))"

@@ -204,7 +204,9 @@ def test_data_checks_a_prepared_file(tmp_path, capsys):
     assert output.startswith(f"{tmp_path / 'mine.npz'}: 6 training and 2 test images of 1×5×4, 3 classes, sha256 ")
 
 
-@pytest.mark.parametrize(("name", "expected"), [("mnist", "--robbench-download"), ("nothing", "unknown dataset"), ("../x", "plain")])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("mnist", "--robbench-download"), ("nothing", "unknown dataset"), ("../x", "plain")]
+)
 def test_data_that_is_not_there(name, expected, tmp_path, capsys):
     """One line, status 2, and what to do."""
     status, output, errors = run(capsys, "data", name, "--data", tmp_path)

@@ -172,6 +172,8 @@ def of(correct, total):
         ((9900, 10_000), (9799, 10_000), "-"),
         ((9799, 10_000), (9900, 10_000), "+"),
         ((900, 1000), (889, 1000), "~"),
+        ((900, 1000), (870, 1000), "~"),  # p = 0.04
+        ((900, 1000), (855, 1000), "-"),  # p = 0.003
     ],
 )
 def test_a_change_of_accuracy_counts_when_large_and_significant(old, new, mark):
@@ -260,7 +262,11 @@ def test_a_record_is_equal_to_the_baseline_it_makes(places):
     """Every figure of every distribution, whatever is wrong or censored in it."""
     record = robust(places)
     found = verdicts(record, record)
-    assert {name: verdict.mark for name, verdict in found.items()} == {"accuracy": "=", "median p*": "=", "seconds": "="}
+    assert {name: verdict.mark for name, verdict in found.items()} == {
+        "accuracy": "=",
+        "median p*": "=",
+        "seconds": "=",
+    }
 
 
 @settings(max_examples=40, deadline=None)
@@ -283,7 +289,10 @@ def test_only_losses_fail_and_verdicts_are_plain_json(old, new):
 @pytest.mark.parametrize(
     ("given_", "message"),
     [
-        ({"pstra": 0.1}, "unknown tolerance 'pstra'; expected one of accuracy, pstar, seconds, seconds_floor (did you mean"),
+        (
+            {"pstra": 0.1},
+            "unknown tolerance 'pstra'; expected one of accuracy, pstar, seconds, seconds_floor (did you mean",
+        ),
         ({"accuracy": -0.1}, "tolerance accuracy: expected a number ≥ 0, got -0.1"),
         ({"seconds": 0.9}, "tolerance seconds: expected a number ≥ 1, got 0.9"),
         ({"seconds_floor": math.inf}, "tolerance seconds_floor: expected a number ≥ 0, got inf"),
@@ -312,7 +321,9 @@ def drawn(images, seed):
     return np.bincount(places, minlength=CENSORED + 1)
 
 
-@pytest.mark.parametrize("counts", [drawn(301, 0), drawn(40, 1), drawn(7, 2), np.array([3, 0, 5]), np.array([0, 4, 4, 1])])
+@pytest.mark.parametrize(
+    "counts", [drawn(301, 0), drawn(40, 1), drawn(7, 2), np.array([3, 0, 5]), np.array([0, 4, 4, 1])]
+)
 def test_the_bootstrap_is_the_plain_one(counts):
     """Medians of multinomial counts and of images drawn one by one have the same distribution (Kolmogorov–Smirnov)."""
     images = np.repeat(np.arange(len(counts)), counts)

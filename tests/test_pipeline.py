@@ -321,7 +321,9 @@ def test_a_checkpoint_is_a_source_without_training(place, ran, tmp_path):
     assert torch.equal(kept["4.weight"], stored["4.weight"])
 
     trained = run_training(mine, workplace, suite="demo")
-    _, validation = robbench.assembly.training_parts(mine.dataset, load("near", folder=workplace.data), workplace.device)
+    _, validation = robbench.assembly.training_parts(
+        mine.dataset, load("near", folder=workplace.data), workplace.device
+    )
     assert trained.training.epochs == []
     assert (trained.training.best, trained.training.forward, trained.training.backward) == (0, 12, 0)
     assert trained.training.validation == validate(network, RECIPE, validation, seed=0)[0]

@@ -63,9 +63,7 @@ ADVERSARIAL_CIFAR = {"attack": CIFAR_ADVERSARY, "validation_attack": CIFAR_VALID
         ("ADA_VERONA", PGD(steps=40, random_start=False)),
         (
             "MNIST_ESTIMATE",
-            Estimate(
-                grid=EpsilonGrid(stop=0.8, step=0.005), attack=PGD(steps=40, random_start=False), images=10_000
-            ),
+            Estimate(grid=EpsilonGrid(stop=0.8, step=0.005), attack=PGD(steps=40, random_start=False), images=10_000),
         ),
         (
             "CIFAR_ESTIMATE",
@@ -124,7 +122,9 @@ def test_the_thesis_protocol_sets_exactly_the_documented_fields():
         validation_attack=replace(CIFAR_VALIDATION, box=(-2.5, 2.5)),
     )
     assert thesis.transfers == (
-        replace(STUDY.transfers[0], kept_statistics="train", recipe=replace(recipes.MNIST_STANDARD, checkpoint="clean")),
+        replace(
+            STUDY.transfers[0], kept_statistics="train", recipe=replace(recipes.MNIST_STANDARD, checkpoint="clean")
+        ),
         replace(
             STUDY.transfers[1],
             kept_statistics="train",

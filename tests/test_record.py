@@ -173,7 +173,7 @@ def test_chosen_images_are_unique_ascending_and_seeded(total, count, seed):
     chosen = choose_images(total, count, seed)
     assert chosen == sorted(set(chosen)) == choose_images(total, count, seed)
     assert len(chosen) == min(count, total)
-    assert 0 <= chosen[0]
+    assert chosen[0] >= 0
     assert chosen[-1] < total
     assert all(type(index) is int for index in chosen)
 

@@ -83,7 +83,10 @@ def recipe(**changes):
         (lambda: Dataset(name="mnist", validation=1.0), "dataset validation: expected a share in (0, 1), got 1.0"),
         (lambda: Dataset(name="x", mean=(0.5,)), "dataset mean and std: expected both or none, got (0.5,)"),
         (lambda: Dataset(name="x", mean=(0.5,), std=(0.0,)), "dataset std: expected a number > 0, got 0.0"),
-        (lambda: Dataset(name="x", augmentation="flip"), "unknown augmentation 'flip'; expected one of crop-flip, none"),
+        (
+            lambda: Dataset(name="x", augmentation="flip"),
+            "unknown augmentation 'flip'; expected one of crop-flip, none",
+        ),
         (
             lambda: Dataset(name="emnist", orientation="lying"),
             "unknown orientation 'lying'; expected one of stored, upright",
@@ -105,7 +108,10 @@ def recipe(**changes):
         (lambda: OneCycle(warm_up=1.0), "OneCycle warm_up: expected a share in (0, 1), got 1.0"),
         (lambda: EarlyStopping(patience=0), "EarlyStopping patience: expected an integer ≥ 1, got 0"),
         (lambda: EarlyStopping(window=0), "EarlyStopping window: expected an integer ≥ 1, got 0"),
-        (lambda: recipe(optimiser="adma"), "unknown optimiser 'adma'; expected one of adam, sgd (did you mean 'adam'?)"),
+        (
+            lambda: recipe(optimiser="adma"),
+            "unknown optimiser 'adma'; expected one of adam, sgd (did you mean 'adam'?)",
+        ),
         (lambda: recipe(learning_rate=0), "learning_rate: expected a number > 0, got 0"),
         (lambda: recipe(learning_rate=float("nan")), "learning_rate: expected a number > 0, got nan"),
         (lambda: recipe(weight_decay=-1e-4), "weight_decay: expected a number ≥ 0, got -0.0001"),
@@ -119,7 +125,10 @@ def recipe(**changes):
             lambda: recipe(validation_attack=PGD(steps=1)),
             "validation_attack epsilon: expected a radius for training, got None",
         ),
-        (lambda: replace(STANDARD, validation_attack=RECIPE.attack), "validation_attack: expected none without an attack"),
+        (
+            lambda: replace(STANDARD, validation_attack=RECIPE.attack),
+            "validation_attack: expected none without an attack",
+        ),
         (lambda: recipe(statistics="frozen"), "unknown statistics 'frozen'; expected one of batch, running"),
         (lambda: recipe(checkpoint="best"), "unknown checkpoint 'best'; expected one of clean, last, robust"),
         (lambda: recipe(precision="fp16"), "unknown precision 'fp16'; expected one of bf16, float32"),
@@ -144,7 +153,10 @@ def recipe(**changes):
         (lambda: replace(ESTIMATE, attack=PGD(steps=1)), "estimate attack random_start: expected False"),
         (lambda: Quick(train=0), "quick train: expected an integer ≥ 1, got 0"),
         (lambda: Quick(attack_steps=0), "quick attack_steps: expected an integer ≥ 1, got 0"),
-        (lambda: Model(architecture="cnn7", dataset=MNIST), "model recipe: expected a Recipe (or a Checkpoint), got None"),
+        (
+            lambda: Model(architecture="cnn7", dataset=MNIST),
+            "model recipe: expected a Recipe (or a Checkpoint), got None",
+        ),
         (
             lambda: Model(
                 architecture="cnn7", dataset=MNIST, recipe=RECIPE, checkpoint=Checkpoint(path="a.safetensors")
@@ -152,24 +164,34 @@ def recipe(**changes):
             "checkpoint model: expected no recipe, transfer or source beside a checkpoint, got 'cnn7'",
         ),
         (lambda: replace(TARGET, source=None), "transfer: expected transfer and source together, got Transfer(k=3"),
-        (lambda: replace(TARGET, architecture="cnn4"), "source architecture: expected 'cnn4' as the target's, got 'cnn7'"),
+        (
+            lambda: replace(TARGET, architecture="cnn4"),
+            "source architecture: expected 'cnn4' as the target's, got 'cnn7'",
+        ),
         (lambda: replace(TARGET, transfer=Transfer(k=8)), "k: expected 1…7 for cnn7, got 8"),
-        (lambda: Transfers(recipe=RECIPE, source="pgd"), "unknown transfers source 'pgd'; expected one of adversarial, s"),
+        (
+            lambda: Transfers(recipe=RECIPE, source="pgd"),
+            "unknown transfers source 'pgd'; expected one of adversarial, s",
+        ),
         (lambda: Transfers(recipe=RECIPE, k=(1, 0)), "k: expected an integer ≥ 1, got 0"),
         (lambda: Transfers(recipe=RECIPE, k=(1,), head="mlp0"), "unknown head 'mlp0'"),
-        (lambda: make_study(name="a/b"), "study name: expected letters, digits, '-' and '_' (it names folders), got 'a/b'"),
+        (
+            lambda: make_study(name="a/b"),
+            "study name: expected letters, digits, '-' and '_' (it names folders), got 'a/b'",
+        ),
         (lambda: make_study(architectures=()), "architectures: expected at least one, got ()"),
         (lambda: make_study(architectures=("wrn32_10",)), "architecture 'wrn32_10' cannot exist"),
         (lambda: make_study(seeds=(1, 1)), "seeds: expected distinct seeds, got (1, 1)"),
         (lambda: make_study(seeds=()), "seeds: expected distinct seeds, got ()"),
         (lambda: make_study(protocol="thsis"), "unknown protocol 'thsis'; expected one of sound, thesis (did you mean"),
         (
-            lambda: make_study(
-                architectures=("cnn3", "cnn4"), source_checkpoint=Checkpoint(path="a.safetensors")
-            ),
+            lambda: make_study(architectures=("cnn3", "cnn4"), source_checkpoint=Checkpoint(path="a.safetensors")),
             "source_checkpoint: expected one architecture beside a source checkpoint, got ('cnn3', 'cnn4')",
         ),
-        (lambda: make_study(adversarial={"cnn4": RECIPE}), "unknown recipe for architecture 'cnn7'; expected one of cnn4"),
+        (
+            lambda: make_study(adversarial={"cnn4": RECIPE}),
+            "unknown recipe for architecture 'cnn7'; expected one of cnn4",
+        ),
         (lambda: make_study(transfers=(Transfers(recipe=RECIPE, k=(8,)),)), "k: expected 1…7 for cnn7, got 8"),
         (
             lambda: make_study(transfers=(Transfers(recipe=RECIPE, architectures=("cnn",)),)),
@@ -327,7 +349,9 @@ def test_tl2_of_a_resnet_is_left_out_with_a_note():
 
 def test_a_timm_network_needs_its_k_spelled_out():
     """Only the built network knows its blocks; the message names the command that prints them."""
-    with pytest.raises(RobbenchError, match=r"transfers of 'timm:resnet26': expected k=\(1, 2, …\).*robbench list timm"):
+    with pytest.raises(
+        RobbenchError, match=r"transfers of 'timm:resnet26': expected k=\(1, 2, …\).*robbench list timm"
+    ):
         make_study(architectures=("timm:resnet26",))
     study = make_study(architectures=("timm:resnet26",), transfers=(Transfers(recipe=STANDARD, k=(2, 1)),))
     assert [model.id for model in study.models()][-2:] == ["resnet26-emnist-TL2", "resnet26-emnist-TL1"]
@@ -366,7 +390,9 @@ def test_quick_shrinks_sizes_and_nothing_else():
     """Fewer images, epochs, steps; radius, grid, optimiser and models stay."""
     study = make_study(
         source=Dataset(name="mnist", train=100),
-        adversarial=replace(RECIPE, batch_size=256, epochs=30, ramp_epochs=3, validation_attack=PGD(epsilon=0.2, steps=9)),
+        adversarial=replace(
+            RECIPE, batch_size=256, epochs=30, ramp_epochs=3, validation_attack=PGD(epsilon=0.2, steps=9)
+        ),
         quick=Quick(train=128, test=32, epochs=1, attack_steps=3, images=16),
     )
     small = study.shrunk()
@@ -475,7 +501,12 @@ def nested(spec):
 
 def test_every_kind_of_spec_in_a_study_is_covered():
     """The suites' recipes use no other kinds than those whose fields are tried above."""
-    for value in (SOURCE, TARGET, recipes.MNIST_ESTIMATE, *(v for v in vars(recipes).values() if isinstance(v, Recipe))):
+    for value in (
+        SOURCE,
+        TARGET,
+        recipes.MNIST_ESTIMATE,
+        *(v for v in vars(recipes).values() if isinstance(v, Recipe)),
+    ):
         assert nested(value) <= CHANGES.keys()
 
 
@@ -506,9 +537,10 @@ def test_an_estimates_digest_depends_on_model_and_estimate():
 
 def test_digests_are_what_they_were():
     """Stores and baselines lie on disk for years: a digest changes only where its version number is raised on purpose."""
-    assert digest_of({"b": 1.0, "a": [True, None, "ε", 0.1]}) == hashlib.sha256(
-        '{"a":[true,null,"ε",0.1],"b":1}'.encode()
-    ).hexdigest()
+    assert (
+        digest_of({"b": 1.0, "a": [True, None, "ε", 0.1]})
+        == hashlib.sha256('{"a":[true,null,"ε",0.1],"b":1}'.encode()).hexdigest()
+    )
 
 
 PLAIN = st.recursive(
@@ -541,7 +573,9 @@ def test_digests_ignore_how_a_spec_was_written():
     one = PGD(steps=4, epsilon=1, box=(0, 1))
     two = PGD(box=(0.0, 1.0), random_start=True, epsilon=1.0, steps=4)
     assert digest_of(describe(one)) == digest_of(describe(two))
-    explicit = Dataset(name="cifar10", augmentation="crop-flip", mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
+    explicit = Dataset(
+        name="cifar10", augmentation="crop-flip", mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616)
+    )
     assert digest_of(describe(explicit)) == digest_of(describe(Dataset(name="cifar10")))
 
 

@@ -231,7 +231,7 @@ def first_stop(spec, history):
         ([1, 2, 3, 4, 5], [9, 8, 7, 6, 5], 2, 1, 3),
         ([9, 9, 9, 9, 9], [50, 40, 30, 20, 10], 2, 3, 5),  # averages 40, 30, 20
         ([9, 9, 9, 9, 9], [10, 20, 30, 30, 0], 2, 3, None),  # averages 20, 26.7, 20
-        ([9] * 5, [10, 20, 0, 10, 20], 2, 3, 5),  # averages all 10: no improvement by rounding
+        ([9] * 4, [30, 0, 10, 20], 2, 2, 4),  # averages 15, 5, 15, although 0.1 + 0.2 > 0.3 + 0.0 in floats
     ],
 )
 def test_training_stops_when_the_watched_figure_no_longer_improves(clean, robust, patience, window, stop):
@@ -551,6 +551,20 @@ def test_validation_counts_images_that_are_right_before_and_under_attack():
     assert (robust.correct, robust.total) == (still.sum().item(), 300)
     assert 0 < robust.correct < clean.correct
     assert validate(model, recipe(), validation, seed=0) == (clean, None)
+
+
+def test_an_image_that_only_the_attack_puts_right_is_not_robust(monkeypatch):
+    """Robust are the images right both times: of an attack that swaps two classes, only those of the third."""
+    halves = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    with torch.no_grad():
+        halves[1].weight.copy_(torch.tensor([[1.0] * 18 + [0.0] * 18, [0.0] * 18 + [1.0] * 18, [0.5] * 36]))
+        halves[1].bias.copy_(torch.tensor([0.0, 0.0, 1.5]))
+    drawn = problem(60, seed=6)
+    labels = drawn.labels.clone()
+    labels[:30][labels[:30] == 0] = 1  # ten images that only the swap puts right
+    monkeypatch.setattr(robbench.training, "attacked", lambda model, attack, precision, images, *rest: images.flip(2))
+    clean, robust = validate(halves, recipe(attack=ADVERSARY), Images(drawn.images, labels), seed=0)
+    assert (clean.correct, robust.correct) == (50, 20)
 
 
 def test_the_validation_attack_is_a_function_of_its_seed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -11,6 +12,7 @@ import torch
 import torch._dynamo  # by the first optimiser
 
 import robbench.pipeline
+import robbench.record
 import robbench.report.bundle
 
 NETWORK = """
@@ -76,10 +78,13 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True)
-def _fast(monkeypatch):
-    """Leave out what takes a second a run and has tests of its own: the figures. One thread in workers, too."""
+def _fast(pytester, monkeypatch):
+    """Leave out what takes time in each run and has tests of its own or no part in these; one thread in workers, too."""
+    # After pytester, which clears the environment's options.
     monkeypatch.setattr(robbench.report.bundle, "draw", lambda group: [])
+    monkeypatch.setattr(robbench.record.os, "fsync", lambda handle: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
 
 
 @pytest.fixture
@@ -112,6 +117,24 @@ def tiny(pytester, write_suite):
 def one(tiny):
     """The same for one of its models only: two items."""
     return lambda *options: tiny(*ONE, *options)
+
+
+@pytest.fixture(scope="session")
+def _updated_folder(tmp_path_factory):
+    """Baselines and store of one update, made by the first test that wants them."""
+    return tmp_path_factory.mktemp("updated") / "run"
+
+
+@pytest.fixture
+def updated(one, pytester, _updated_folder):
+    """The same as ``one``, after a run with ``--robbench-update``."""
+    if _updated_folder.exists():
+        shutil.copytree(_updated_folder, pytester.path, dirs_exist_ok=True)
+    else:
+        one("--robbench-update").assert_outcomes(passed=2, deselected=8)
+        for name in ("baselines", ".robbench"):
+            shutil.copytree(pytester.path / name, _updated_folder / name)
+    return one
 
 
 @pytest.fixture
@@ -155,7 +178,7 @@ def errors():
         text = result.stdout.str() + result.stderr.str()
         assert "Traceback" not in text
         assert "INTERNALERROR" not in text
-        assert "site-packages" not in text
+        assert "robbench/" not in text.replace("/.robbench/", "")
         return text
 
     return read

@@ -1,0 +1,193 @@
+"""Collecting: models by the marker, pytest's own selection, and suites that are not as they should be."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+
+def collected(result):
+    """Ids of the items that were collected."""
+    return [line for line in result.stdout.lines if "::" in line and not line.startswith(("ERROR", "FAILED"))]
+
+
+def test_one_item_per_stage_and_model(tiny, cases):
+    """In the order of the file, models in dependency order."""
+    result = tiny("--collect-only", "-q")
+    assert collected(result) == [
+        f"test_tiny.py::{test}[{case}]" for test in ("test_training", "test_robustness") for case in cases
+    ]
+
+
+def test_k_selects_by_id(tiny):
+    """As users know it."""
+    assert collected(tiny("--collect-only", "-q", "-k", "TL1 and not robustness")) == [
+        "test_tiny.py::test_training[net.mlp-glyphs47-TL1]"
+    ]
+
+
+def test_x_stops_and_lf_runs_the_failed_again(one, stages):
+    """Both baselines are missing: -x tries one stage, --lf that one, and --lf with an update passes it."""
+    one("-x").assert_outcomes(failed=1, deselected=8)
+    assert stages == ["net.mlp-glyphs10-standard.training"]
+    one("--lf").assert_outcomes(failed=1)
+    one("--lf", "--robbench-update").assert_outcomes(passed=1)
+    assert stages == ["net.mlp-glyphs10-standard.training"] * 3
+
+
+def test_a_suite_may_parametrise_its_models_itself(write_suite, pytester, stages):
+    """The published form of a suite file: some of the models, ids by str."""
+    own = "@pytest.mark.parametrize('model', STUDY.models()[:1], ids=str)\ndef test_{}(model, robbench):"
+    write_suite(*((f"def test_{name}(model, robbench):", own.format(name)) for name in ("training", "robustness")))
+    result = pytester.runpytest_inprocess("--robbench-update")
+    result.assert_outcomes(passed=2)
+    assert stages == ["net.mlp-glyphs10-standard.training", "net.mlp-glyphs10-standard.robustness"]
+
+
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [
+        ("--robbench-quick", "('model', 'twice')"),
+        ("--robbench-seeds=2", "'twice, model'"),
+        ("--robbench-protocol=thesis", "argvalues=[(STUDY.models()[0], 1)], argnames='model,twice'"),
+    ],
+)
+def test_own_parametrisation_and_changed_studies_exclude_each_other(write_suite, pytester, errors, option, names):
+    """Such options could not reach models that the file has listed already, in whichever way."""
+    listed = names if "argnames" in names else f"{names}, [(STUDY.models()[0], 1)]"
+    own = f"@pytest.mark.parametrize({listed})\ndef test_training(model, twice, robbench):"
+    write_suite(("def test_training(model, robbench):", own))
+    result = pytester.runpytest_inprocess(option)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert "test_tiny.py::test_training: the test parametrises its models itself, so options that" in errors(result)
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("STUDY, pstra=0.1", "unknown tolerance 'pstra'; expected one of accuracy, pstar, seconds, seconds_floor (did"),
+        ("STUDY, pstar='5%'", "tolerance pstar: expected a number ≥ 0, got '5%'"),
+        ("STUDY, seconds=0.5", "tolerance seconds: expected a number ≥ 1, got 0.5"),
+        ("'tiny'", "marker suite: expected suite(study, **tolerances) with a Study, got suite('tiny',)"),
+        ("", "marker suite: expected suite(study, **tolerances) with a Study, got suite()"),
+        ("STUDY, 0.1", "marker suite: expected suite(study, **tolerances) with a Study, got suite(Study(name='tiny'"),
+    ],
+)
+def test_a_wrong_marker_is_a_collection_error(write_suite, pytester, errors, marker, message):
+    """One that names the file and what was expected, without a traceback."""
+    write_suite(("suite(STUDY, seconds=1000)", f"suite({marker})"))
+    result = pytester.runpytest_inprocess()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert message in errors(result)
+
+
+def test_a_wrong_marker_on_a_test_case_is_an_error_too(pytester, errors):
+    """Methods of unittest are collected another way."""
+    pytester.makepyfile(
+        """
+        import unittest
+        import pytest
+
+        @pytest.mark.suite()
+        class TestCase(unittest.TestCase):
+            def test_it(self):
+                pass
+        """
+    )
+    result = pytester.runpytest_inprocess()
+    assert result.ret != 0
+    assert "marker suite: expected suite(study, **tolerances) with a Study, got suite()" in errors(result)
+
+
+def test_a_study_that_cannot_be_built_shows_its_own_line(write_suite, pytester):
+    """The suite file is the user's: here its traceback helps, and ends in the message."""
+    write_suite(('"net:mlp",', '"cnn8",'))
+    result = pytester.runpytest_inprocess()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*unknown architecture 'cnn8'; expected one of*"])
+
+
+@pytest.mark.parametrize("models", [True, False], ids=["with models", "without models"])
+def test_two_studies_of_one_name_are_refused(write_suite, pytester, errors, models):
+    """They would write each other's baselines and reports."""
+    changes = [("epochs=2, attack", "epochs=1, attack")]
+    if not models:
+        changes += [("(model, robbench)", "(robbench)"), ("(model)", "()")]
+    write_suite(name="test_a")
+    write_suite(*changes, name="test_b")
+    result = pytester.runpytest_inprocess("--collect-only")
+    assert result.ret != 0
+    assert "study 'tiny': expected one study of this name, got two that differ" in errors(result)
+
+
+def test_one_study_may_be_in_two_files(write_suite, pytester):
+    """Say, training in one and p* in the other."""
+    write_suite(name="test_a")
+    write_suite(name="test_b")
+    result = pytester.runpytest_inprocess("--collect-only", "-q")
+    assert result.ret == 0
+    assert len(collected(result)) == 20
+
+
+def test_the_fixture_outside_a_suite_says_what_is_missing(pytester, errors):
+    """In one line."""
+    pytester.makepyfile("def test_it(robbench):\n    robbench.train(None)\n")
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(failed=1)
+    assert "the robbench fixture: expected a test marked with pytest.mark.suite(study)" in errors(result)
+
+
+def test_a_benchmark_marker_of_ones_own_is_no_obstacle(write_suite, pytester):
+    """The stage's clock stays, whatever group the user gave."""
+    write_suite(("def test_training", "@pytest.mark.benchmark(group='mine')\ndef test_training"))
+    pytester.runpytest_inprocess("-k", "glyphs10-standard", "--robbench-update").assert_outcomes(passed=2, deselected=8)
+
+
+# --- studies that need CUDA -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def needy(write_suite, pytester, monkeypatch):
+    """Run one model of a study that needs CUDA, on a machine without."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    write_suite(('name="tiny",', 'name="tiny",\n    needs_cuda=True,'))
+    return lambda *options: pytester.runpytest_inprocess("-k", "glyphs10-standard", *options)
+
+
+def test_a_study_that_needs_cuda_is_skipped_with_the_reason(needy, stages):
+    """Which names both options that run it all the same."""
+    result = needy("-rs")
+    result.assert_outcomes(skipped=2, deselected=8)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "SKIPPED*study 'tiny' needs a CUDA device at its full scale; run it all the same with "
+            "--robbench-device cpu (days), or shrunk with --robbench-quick"
+        ]
+    )
+    assert stages == []
+
+
+@pytest.mark.parametrize("options", [["--robbench-quick"], ["--robbench-device", "cpu", "--robbench-update"]])
+def test_it_runs_shrunk_or_forced(needy, stages, options):
+    """Either option is enough."""
+    needy(*options).assert_outcomes(passed=2, deselected=8)
+    assert len(stages) == 2
+
+
+# --- without torch ----------------------------------------------------------------------------------------------------
+
+
+def test_collecting_imports_no_torch(write_suite, pytester):
+    """Nor what is slow to import beside it, so that `pytest --collect-only` answers quickly."""
+    write_suite()
+    program = (
+        "import sys, pytest; status = pytest.main(['--collect-only', '-q']); "
+        "print(int(status), sorted({'torch', 'torchvision', 'timm', 'matplotlib', 'pandas'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=pytester.path, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0 []"
+    assert "10 tests collected" in done.stdout

@@ -1,0 +1,168 @@
+"""The gate: a missing, damaged or worse baseline fails exactly its item, with one readable line."""
+
+import pytest
+
+from robbench.report import read_bundle
+
+ONE = "net.mlp-glyphs10-standard"
+
+
+def better(values):
+    """A baseline whose thousand images all withstand 0.95, and that has the run's accuracy."""
+    values["distribution"]["counts"] = [0] * 19 + [1000, 0, 0]
+
+
+def test_a_missing_baseline_fails_and_names_the_option(one, pytester, errors):
+    """Never silently passed."""
+    result = one()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=2, deselected=8)
+    text = errors(result)
+    path = pytester.path / "baselines" / "tiny" / f"{ONE}.training.json"
+    assert f"no baseline at {path}; make it from this run with --robbench-update (and --robbench-resume)" in text
+    assert "baseline missing" in text
+    assert "2 figures fail, see above" in result.stdout.lines
+    assert not (pytester.path / "baselines").exists()
+
+
+def test_an_update_writes_what_the_next_run_passes(one, pytester):
+    """Files of the same bytes if nothing changed but the seconds."""
+    result = one("--robbench-update")
+    result.assert_outcomes(passed=2, deselected=8)
+    assert "baseline new" in result.stdout.str()
+    assert len(list((pytester.path / "baselines" / "tiny").iterdir())) == 2
+    result = one()
+    assert result.ret == 0
+    result.assert_outcomes(passed=2, deselected=8)
+    assert "= all" in result.stdout.str()
+
+
+def test_a_loss_of_robustness_fails_its_item_alone(updated, doctor, errors, pytester):
+    """One line with both medians; exit status 1; the mark in the table and the bundle."""
+    doctor("robustness", better)
+    result = updated("--robbench-resume")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1, failed=1, deselected=8)
+    errors(result)
+    lines = [line for line in result.stdout.lines if line.startswith(f"FAILED test_tiny.py::test_robustness[{ONE}] - ")]
+    assert len(lines) == 1
+    told = [line for line in result.stdout.lines if line.startswith(f"tiny/{ONE}: median p* 0.95 → 0.")]
+    assert len(told) == 1
+    assert "tolerance 5% and one grid step of 0.05" in told[0]
+    assert "1 figures fail, see above" in result.stdout.lines
+    verdicts = read_bundle(pytester.path / "reports" / "tiny").verdicts
+    assert [verdict.figure for verdict in verdicts if verdict.fails] == ["median p*"]
+    assert "median p* - · " in result.stdout.str()
+
+
+def test_a_gain_passes(updated, doctor):
+    """It is shown with a plus."""
+    doctor("robustness", lambda values: values["distribution"].update(counts=[1000, *[0] * 21]))
+    doctor("training", lambda values: values.update(accuracy={"correct": 0, "total": 1000}))
+    result = updated("--robbench-resume")
+    result.assert_outcomes(passed=2, deselected=8)
+    assert "validation accuracy +" in result.stdout.str()
+
+
+def test_a_loss_of_accuracy_fails(updated, doctor, errors):
+    """Validation accuracy of the training stage, test accuracy of the other."""
+    for stage in ("training", "robustness"):
+        doctor(stage, lambda values: values.update(accuracy={"correct": 1000, "total": 1000}))
+    result = updated("--robbench-resume")
+    result.assert_outcomes(failed=2, deselected=8)
+    text = errors(result)
+    assert f"tiny/{ONE}: validation accuracy 100.0% → " in text
+    assert f"tiny/{ONE}: accuracy 100.0% → " in text
+
+
+def test_more_seconds_on_the_same_machine_fail(write_suite, pytester, doctor, errors):
+    """With the marker's own tolerances, here none."""
+    write_suite(("seconds=1000", "seconds=1, seconds_floor=0"))
+
+    def run(*options):
+        return pytester.runpytest_inprocess("-k", "glyphs10-standard", *options)
+
+    run("--robbench-update")
+
+    def faster(values):
+        values["seconds"] = dict.fromkeys(values["seconds"], 1e-6) | {"nvidia-h200": 1e-9}
+
+    doctor("training", faster)
+    doctor("robustness", lambda values: values.update(seconds=dict.fromkeys(values["seconds"], 1e6)))
+    result = run("--robbench-resume")
+    result.assert_outcomes(passed=1, failed=1, deselected=8)
+    assert f"tiny/{ONE}: 0.0 s → " in errors(result)
+    assert "seconds - · " in result.stdout.str()
+
+
+def test_seconds_of_another_machine_do_not_fail(updated, doctor):
+    """Shown as not comparable; an update keeps them beside its own."""
+    path = doctor("training", lambda values: values.update(seconds={"nvidia-h200": 1e-9}))
+    result = updated("--robbench-resume")
+    result.assert_outcomes(passed=2, deselected=8)
+    assert "seconds x · " in result.stdout.str()
+    updated("--robbench-update", "--robbench-resume")
+    assert '"nvidia-h200": 1e-09' in path.read_text()
+    assert path.read_text().count('"slug"') == 1
+
+
+def test_a_damaged_baseline_is_named(updated, doctor, errors):
+    """Before the stage runs, since it cannot be judged; an update repairs it."""
+    path = doctor("training", lambda values: None)
+    path.write_text("{")
+    result = updated("--robbench-resume")
+    result.assert_outcomes(passed=1, failed=1, deselected=8)
+    text = errors(result)
+    assert f"baseline {str(path)!r}: expected a file of schema 'robbench.baseline/1'" in text
+    assert "restore it from version control, or write it anew with --robbench-update" in text
+    updated("--robbench-resume", "--robbench-update").assert_outcomes(passed=2, deselected=8)
+    updated("--robbench-resume").assert_outcomes(passed=2, deselected=8)
+
+
+def test_a_changed_estimate_is_not_comparable_and_fails(updated, write_suite, pytester, errors):
+    """Other attack steps: the message names the field."""
+    write_suite(("attack=PGD(steps=2, random_start=False)", "attack=PGD(steps=3, random_start=False)"))
+    result = pytester.runpytest_inprocess("-k", "glyphs10-standard", "--robbench-resume")
+    result.assert_outcomes(passed=1, failed=1, deselected=8)
+    assert "the baseline was estimated another way (attack.steps: 2 → 3); renew it with --robbench-update" in errors(
+        result
+    )
+
+
+def test_a_changed_recipe_is_named_beside_the_loss(updated, write_suite, pytester, doctor, errors):
+    """So that the reader sees the cause; seconds are not compared."""
+    doctor("robustness", better)
+    write_suite(
+        (
+            'STANDARD = Recipe(optimiser="adam", learning_rate=0.01',
+            'STANDARD = Recipe(optimiser="adam", learning_rate=0.02',
+        )
+    )
+    result = pytester.runpytest_inprocess("-k", "glyphs10-standard and test_robustness")
+    result.assert_outcomes(failed=1, deselected=9)
+    assert "; the specification changed: model.recipe.learning_rate: 0.01 → 0.02" in errors(result)
+    assert "seconds x" in result.stdout.str()
+
+
+def test_other_test_images_are_not_comparable(updated, write_suite, pytester, errors):
+    """Told by their checksum."""
+    write_suite(('name="glyphs10", train=100, test=20', 'name="glyphs10", train=100, test=30'))
+    result = pytester.runpytest_inprocess("-k", "glyphs10-standard and test_robustness")
+    result.assert_outcomes(failed=1, deselected=9)
+    assert "the baseline was made with other images of 'glyphs10'" in errors(result)
+
+
+def test_a_failing_source_fails_what_needs_it_at_once(write_suite, pytester, stages, errors):
+    """A diverging source model is tried once, and its dependents give its reason."""
+    write_suite(
+        (
+            'ADVERSARIAL = Recipe(\n    optimiser="adam", learning_rate=0.01',
+            'ADVERSARIAL = Recipe(\n    optimiser="sgd", clip_norm=None, learning_rate=1e30',
+        )
+    )
+    result = pytester.runpytest_inprocess("-k", "glyphs10-pgd or TL1", "--robbench-update")
+    result.assert_outcomes(failed=4, deselected=6)
+    assert stages.count("net.mlp-glyphs10-pgd.training") == 1
+    text = errors(result)
+    assert "training diverged: the loss is " in text
+    assert not (pytester.path / "baselines").exists()
