@@ -85,7 +85,7 @@ def estimate_pstar(
     radii = torch.tensor(grid, dtype=torch.float64)
     with evaluating(model):
         if state is None:
-            state = _start(model, images, labels, len(grid), size)
+            state = _start(model, images, labels, len(grid), min(size, BATCH_SIZE["cpu"]))
         while len(undecided := state.undecided):
             batch = undecided[:size]
             try:

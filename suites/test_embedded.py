@@ -40,7 +40,8 @@ STUDY = Study(
     estimate=Estimate(grid=EpsilonGrid(stop=0.4, step=0.005), attack=PGD(steps=10, random_start=False), images=250),
 )
 
-pytestmark = pytest.mark.suite(STUDY)
+# Wide enough for another processor or seed, whose rounding alone leads training elsewhere; seconds for shared runners.
+pytestmark = pytest.mark.suite(STUDY, pstar=0.2, accuracy=0.04, seconds=3.0, seconds_floor=10.0)
 
 
 def test_training(model, robbench):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-import robbench.pipeline
+import robbench.assembly
 from robbench.plugin.session import SESSION
 from robbench.plugin.settings import OPTIONS, Settings
 from robbench.report import read_bundle
@@ -178,13 +178,13 @@ def test_folders_are_used(one, pytester):
 
 def test_download_reaches_the_loader(one, monkeypatch):
     """And nothing is downloaded unless it is asked for."""
-    asked, load = [], robbench.pipeline.load
+    asked, load = [], robbench.assembly.load
 
     def listening(name, *, download, **options):
         asked.append(download)
         return load(name, **options)
 
-    monkeypatch.setattr(robbench.pipeline, "load", listening)
+    monkeypatch.setattr(robbench.assembly, "load", listening)
     one("--robbench-update")
     assert asked == [False]
     one("--robbench-update", "--robbench-download")
