@@ -85,7 +85,10 @@ def _compare(options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in ("pstar", "accuracy", "seconds", "seconds_floor")}
     tolerances = Tolerances.of({name: value for name, value in given.items() if value is not None})
     failing = 0
-    for record in read_bundle(options.bundle).records:
+    records = read_bundle(options.bundle).records
+    if not records:
+        raise RobbenchError(f"compare: expected a bundle with records, {options.bundle} has none")
+    for record in records:
         baseline = read_baseline(options.baselines, record.suite, record.case, record.stage)
         if baseline is None:
             print(f"missing  {record.suite}/{record.name}: no baseline in {options.baselines}")

@@ -90,7 +90,7 @@ class Verdict(_Struct, frozen=True, kw_only=True):
     @property
     def fails(self) -> bool:
         """Whether this verdict fails its item."""
-        return self.mark in ("-", "missing") or (self.mark == "x" and self.figure == "median p*")
+        return self.mark in ("-", "missing") or (self.mark == "x" and self.figure != "seconds")
 
 
 def compare(record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
@@ -99,6 +99,8 @@ def compare(record: Record, baseline: Baseline, tolerances: Tolerances) -> list[
     because = (
         f"; the specification changed: {', '.join(changes[:3])}{', …' if len(changes) > 3 else ''}" if changes else ""
     )
+    if record.data.sha256 != baseline.data.sha256:
+        return [_other_images(record, baseline), _seconds(record, baseline, tolerances)]
     verdicts = []
     if record.training is not None and record.training.validation.total and baseline.accuracy is not None:
         verdicts.append(_accuracy(record, "validation accuracy", baseline.accuracy, tolerances, because))
@@ -126,6 +128,15 @@ def _verdict(record: Record, figure: str, mark: Mark, old: float | None, new: fl
     )
 
 
+def _other_images(record: Record, baseline: Baseline) -> Verdict:
+    figure = "median p*" if record.robustness else "validation accuracy"
+    message = (
+        f"{figure} cannot be compared: the baseline was made with other images of {baseline.data.name!r} "
+        "(their SHA-256 differs); renew it with --robbench-update if that is meant"
+    )
+    return _verdict(record, figure, "x", None, None, message)
+
+
 def _accuracy(record: Record, figure: str, old: Counts, tolerances: Tolerances, because: str) -> Verdict:
     new = record.robustness.clean if record.robustness else record.training.validation  # type: ignore[union-attr]
     change = new.share - old.share
@@ -149,12 +160,6 @@ def _robustness(record: Record, baseline: Baseline, tolerances: Tolerances, beca
             f"median p* cannot be compared: the baseline was estimated another way "
             f"({', '.join(differences(was, asked)[:3]) or 'another grid'}); "
             "renew it with --robbench-update if that is meant"
-        )
-        return _verdict(record, figure, "x", None, new_median, message)
-    if record.data.sha256 != baseline.data.sha256:
-        message = (
-            f"median p* cannot be compared: the baseline was made with other images of {baseline.data.name!r} "
-            "(its SHA-256 differs); renew it with --robbench-update if that is meant"
         )
         return _verdict(record, figure, "x", None, new_median, message)
     old_counts, new_counts = np.asarray(old.counts), robustness.distribution()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from robbench.errors import RobbenchError
 from robbench.spec import (
     PGD,
     Dataset,
@@ -96,7 +97,10 @@ def with_protocol(study: Study, protocol: Protocol) -> Study:
     if protocol == study.protocol:
         return study
     if protocol == "sound":
-        return replace(study, protocol="sound")
+        raise RobbenchError(
+            f"study {study.name!r}: expected a study declared as sound, this one follows the thesis in its fields; "
+            "declare the sound one to run it"
+        )
 
     def recipe(spec: Recipe) -> Recipe:
         return replace(
@@ -108,7 +112,8 @@ def with_protocol(study: Study, protocol: Protocol) -> Study:
         )
 
     def dataset(spec: Dataset) -> Dataset:
-        return replace(spec, orientation="stored", split="overlapping")
+        turned = "stored" if spec.name == "emnist" else spec.orientation
+        return replace(spec, orientation=turned, split="overlapping")
 
     changed = study.with_recipes(recipe).with_datasets(dataset)
     return replace(

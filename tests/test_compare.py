@@ -140,6 +140,7 @@ def test_other_images_are_not_comparable_and_fail():
     verdict = verdicts(old, new)["median p*"]
     assert (verdict.mark, verdict.fails) == ("x", True)
     assert "other images of 'mnist'" in verdict.message
+    assert "accuracy" not in verdicts(old, new)
 
 
 def test_a_changed_specification_is_named_beside_a_loss():

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import pytest
 
 from robbench import recipes
+from robbench.errors import RobbenchError
 from robbench.recipes import with_protocol
 from robbench.spec import PGD, EarlyStopping, EpsilonGrid, Estimate, MultiStepLR, Recipe, StepLR, Study, Transfers
 
@@ -112,7 +113,8 @@ def test_the_thesis_protocol_sets_exactly_the_documented_fields():
     assert (thesis.name, thesis.protocol) == ("demo-thesis", "thesis")
     assert changes(STUDY, thesis) == {"name", "source", "target", "standard", "adversarial", "transfers", "protocol"}
     for old, new in ((STUDY.source, thesis.source), (STUDY.target, thesis.target)):
-        assert new == replace(old, orientation="stored", split="overlapping")
+        turned = "stored" if old.name == "emnist" else "upright"
+        assert new == replace(old, orientation=turned, split="overlapping")
     assert thesis.standard == {"cnn7": replace(recipes.MNIST_STANDARD, checkpoint="clean")}
     assert thesis.adversarial == replace(
         recipes.CIFAR_PGD,
@@ -143,6 +145,12 @@ def test_every_model_of_the_thesis_protocol_has_weights_of_its_own():
     thesis = with_protocol(STUDY, "thesis")
     assert [model.id for model in thesis.models()] == [model.id for model in STUDY.models()]
     assert {model.digest for model in thesis.models()}.isdisjoint({model.digest for model in STUDY.models()})
+
+
+def test_a_thesis_study_cannot_be_relabelled_sound():
+    """Its fields hold the thesis's values, and nothing says what the sound ones were."""
+    with pytest.raises(RobbenchError, match="study 'demo-thesis': expected a study declared as sound"):
+        with_protocol(with_protocol(STUDY, "thesis"), "sound")
 
 
 def test_the_protocol_a_study_has_changes_nothing():

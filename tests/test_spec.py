@@ -81,7 +81,7 @@ def recipe(**changes):
         (lambda: Dataset(name="mnist", test=1.5), "dataset test: expected an integer ≥ 1, got 1.5"),
         (lambda: Dataset(name="mnist", validation=0.0), "dataset validation: expected a share in (0, 1), got 0.0"),
         (lambda: Dataset(name="mnist", validation=1.0), "dataset validation: expected a share in (0, 1), got 1.0"),
-        (lambda: Dataset(name="x", mean=(0.5,)), "dataset mean and std: expected both or none, got (0.5,)"),
+        (lambda: Dataset(name="x", mean=(0.5,)), "dataset mean and std: expected both or none, got ((0.5,), None)"),
         (lambda: Dataset(name="x", mean=(0.5,), std=(0.0,)), "dataset std: expected a number > 0, got 0.0"),
         (
             lambda: Dataset(name="x", augmentation="flip"),

@@ -37,7 +37,7 @@ def load(
         name: ``glyphs10``, ``glyphs47``, one of torchvision's four, or that of a prepared file.
         folder: the data folder; need not exist.
         download: let torchvision download what is missing.
-        orientation: ``upright``, or ``stored`` for EMNIST as its files hold it, transposed; of no effect elsewhere.
+        orientation: ``upright`` as prepared files are, or ``stored``, transposed, as EMNIST's own files are.
         train: at most so many training images, a random subset; all where None.
         test: the same for the test images.
         seed: of the subsets and the drawing.
@@ -57,9 +57,10 @@ def load(
     if name in glyphs.GLYPHS:
         train, test = train or GLYPH_COUNTS[name][0], test or GLYPH_COUNTS[name][1]
         drawn = glyphs.draw(name, train, 2 * seed), glyphs.draw(name, test, 2 * seed + 1)
-        return Data(name, *drawn, glyphs.GLYPHS[name])
-    data = _on_disk(name, folder, download)
-    transposed = name == "emnist" and orientation == "stored"
+        data = Data(name, *drawn, glyphs.GLYPHS[name])
+    else:
+        data = _on_disk(name, folder, download)
+    transposed = orientation == "stored"
     return Data(
         name,
         _part(data.train, train, seed, transposed),

@@ -81,7 +81,7 @@ class Results:
         settings = self._session.settings
         records, missing, earlier = self._records(study, plan)
         notes = list(plan["notes"])
-        if settings.protocol == "thesis":
+        if plan["protocol"] == "thesis":
             notes.append("thesis protocol: the published code's departures from sound practice are switched on")
         if settings.quick:
             notes.append("quick scale: every stage ran, but no figure here means anything")

@@ -121,6 +121,7 @@ class Session:
         """Every study's notes and stages (case, stage, digest) as plain values, which workers can send."""
         return {
             name: {
+                "protocol": study.protocol,
                 "notes": list(study.notes()),
                 "stages": [
                     (model.id, stage, digest)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robbench.record import WRONG, DataUsed, Record
+from robbench.record import WRONG, Record
 from robbench.report.answers import common_medians, fixed_epsilons
 from robbench.report.markdown import NOTHING, escape, percent, pstar, seconds, signed, table, text_table
 from robbench.report.rows import Group, Row
@@ -133,14 +133,15 @@ def published_table(group: Group) -> str | None:
 
 
 def data_table(records: Iterable[Record]) -> str:
-    """The images that were really used."""
-    used: dict[str, DataUsed] = {}
+    """The images that were really used; test images are those that p* was estimated on."""
+    tested: dict[tuple[str, int, int, str], int] = {}
     for record in records:
         data = record.data
-        used.setdefault(f"{data.name} {data.sha256} {data.train} {data.validation} {data.test}", data)
+        key = data.name, data.train, data.validation, data.sha256
+        tested[key] = max(tested.get(key, 0), data.test if record.robustness else 0)
     lines = [
-        [escape(d.name), f"{d.train:,}", f"{d.validation:,}", f"{d.test:,}", f"`{d.sha256[:12]}`"]
-        for _, d in sorted(used.items())
+        [escape(name), f"{train:,}", f"{validation:,}", f"{test:,}" if test else NOTHING, f"`{sha256[:12]}`"]
+        for (name, train, validation, sha256), test in sorted(tested.items())
     ]
     return table(["Dataset", "training images", "validation images", "test images", "SHA-256"], lines)
 

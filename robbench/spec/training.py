@@ -29,7 +29,7 @@ class Dataset:
     """Per-channel mean and standard deviation of the normalisation inside the model; None: the literature's, if any."""
     std: tuple[float, ...] | None = None
     orientation: Literal["upright", "stored"] = "upright"
-    """EMNIST only: upright, or transposed as torchvision stores it (thesis)."""
+    """Upright, or transposed as torchvision stores EMNIST (thesis)."""
     split: Literal["disjoint", "overlapping"] = "disjoint"
     """Train and validation images disjoint, or drawn with two permutations (thesis)."""
     seed: int = 0
@@ -48,7 +48,9 @@ class Dataset:
         facts = DATASETS.get(self.name)
         if self.augmentation is None:
             object.__setattr__(self, "augmentation", facts.augmentation if facts else "none")
-        require((self.mean is None) == (self.std is None), "dataset mean and std", "both or none", self.mean)
+        require(
+            (self.mean is None) == (self.std is None), "dataset mean and std", "both or none", (self.mean, self.std)
+        )
         if self.mean is None and facts is not None:
             object.__setattr__(self, "mean", facts.mean)
             object.__setattr__(self, "std", facts.std)

@@ -84,6 +84,8 @@ def _fast(pytester, monkeypatch):
     monkeypatch.setattr(robbench.report.bundle, "draw", lambda group: [])
     monkeypatch.setattr(robbench.record.os, "fsync", lambda handle: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Without this, pytest-benchmark switches itself off in the runs within a run when the tests themselves are under xdist.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
 
 

@@ -70,7 +70,7 @@ def test_verdict_comes_first_and_only_what_changed() -> None:
 )
 def test_headline(marks: str, line: str) -> None:
     """One line says how the comparison went."""
-    assert headline([verdict(mark) for mark in marks.split()]) == line
+    assert headline([verdict(mark, figure="seconds") for mark in marks.split()]) == line
 
 
 def test_an_incomparable_median_fails() -> None:
