@@ -19,15 +19,6 @@ SEEDS = st.integers(0, 10_000)
 RADII = st.lists(st.floats(0, 1.5), min_size=1, max_size=6)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """One thread, which is the fastest for such small models, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small_cnn(seed=0, classes=3, dtype=torch.float64):
     """A convolution with a smooth activation and a linear layer: gradients without ties."""
     with torch.random.fork_rng(devices=[]):

@@ -23,15 +23,6 @@ SEEDS = st.integers(0, 10_000)
 GRID = EpsilonGrid(stop=0.16, step=0.005).values
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """One thread, which is the fastest for such small models, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def oracle(steps):
     """The published attack with fewer steps than its 40."""
     return PGD(steps=steps, random_start=False)

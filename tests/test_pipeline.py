@@ -29,15 +29,6 @@ RECIPE = Recipe(optimiser="sgd", learning_rate=0.05, weight_decay=1e-4, batch_si
 ESTIMATE = Estimate(grid=EpsilonGrid(stop=0.3, step=0.02), attack=PGD(steps=2, random_start=False), images=20, seed=1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """One thread, which is the fastest for such small models, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small(classes, shape):
     """Two convolutions, batch norm, dropout and a linear layer: four blocks for images of any size above 4."""
     return nn.Sequential(

@@ -25,15 +25,6 @@ from robbench.training import attacked, kept_epoch, learning_rate, ramp, stops, 
 ADVERSARY = PGD(epsilon=0.1, step_size=0.06, steps=2)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """One thread, which is the fastest for such small models, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def recipe(**changes):
     """Three epochs of plain SGD, without momentum, weight decay and clipping."""
     plain = {"optimiser": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0, "clip_norm": None}

@@ -8,9 +8,6 @@ import shutil
 import pytest
 
 # Imported before any inner run: pytester forgets the modules that a run imports, and torch cannot be imported twice.
-import torch
-import torch._dynamo  # by the first optimiser
-
 import robbench.pipeline
 import robbench.record
 import robbench.report.bundle
@@ -66,15 +63,6 @@ CASES = (
     "net.mlp-glyphs47-TL1",
 )
 ONE = ("-k", "glyphs10-standard")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """Two threads that share a busy core with others wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
