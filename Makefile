@@ -6,7 +6,7 @@ ARGS ?=
 .PHONY: suite test lint format lock clean
 
 suite: .venv/ready  ## run every suite this machine can run; leaves report bundles under reports/
-	$(BIN)/python -m pytest -m suite $(ARGS)
+	$(BIN)/python -m pytest -m suite -rs $(ARGS)
 
 test: .venv/ready  ## run the unit tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -154,7 +154,9 @@ def is_counterexample(
         (N,) bool.
     """
     with torch.no_grad(), full_precision(images.device):
-        wrong: Tensor = model(adversarial).argmax(dim=1) != labels
+        logits: Tensor = model(adversarial)
+    # What is not finite is no classification: its argmax would name some class all the same.
+    wrong = (logits.argmax(dim=1) != labels) & torch.isfinite(logits).all(dim=1)
     distance = (adversarial - images).abs().flatten(1).amax(dim=1)
     flat = adversarial.flatten(1)
     inside = (distance <= epsilon.to(distance) + BALL_TOLERANCE) & (flat.amin(1) >= box[0]) & (flat.amax(1) <= box[1])

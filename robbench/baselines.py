@@ -105,7 +105,7 @@ def read_baseline(folder: Path, suite: str, case: str, stage: str) -> Baseline |
     except (msgspec.MsgspecError, ValueError) as error:
         raise RobbenchError(
             f"baseline {str(path)!r}: expected a file of schema {SCHEMA!r} ({error}); "
-            "restore it from version control, or write it anew with --robbench-update"
+            "restore it from version control, or remove it and write it anew with --robbench-update"
         ) from error
     if (baseline.suite, baseline.case, baseline.stage) != (suite, case, stage):
         raise RobbenchError(
@@ -116,12 +116,13 @@ def read_baseline(folder: Path, suite: str, case: str, stage: str) -> Baseline |
 
 
 def write_baseline(folder: Path, record: Record) -> Path:
-    """Write or renew the baseline of a record's stage; returns its path."""
+    """Write or renew the baseline of a record's stage; returns its path.
+
+    Raises:
+        RobbenchError: a file of that name is not ours, or the folder cannot be written.
+    """
     path = baseline_path(folder, record.suite, record.case, record.stage)
-    try:
-        previous = read_baseline(folder, record.suite, record.case, record.stage)
-    except RobbenchError:
-        previous = None
+    previous = read_baseline(folder, record.suite, record.case, record.stage)
     values = msgspec.to_builtins(baseline_of(record, previous))
     write_atomically(path, _readable(values).encode())
     return path

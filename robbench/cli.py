@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         ("seconds-floor", "seconds"),
     ):
         compare.add_argument(f"--{name}", type=float, metavar="X", help=f"tolerance: {text}")
+    compare.add_argument("--all", action="store_true", help="list the figures within tolerance, too")
     compare.set_defaults(run=_compare)
 
     listing = commands.add_parser("list", help="what robbench knows by name; with an architecture, its blocks")
@@ -84,20 +85,33 @@ def _compare(options: argparse.Namespace) -> int:
 
     given = {name: getattr(options, name) for name in ("pstar", "accuracy", "seconds", "seconds_floor")}
     tolerances = Tolerances.of({name: value for name, value in given.items() if value is not None})
-    failing = 0
     records = read_bundle(options.bundle).records
     if not records:
         raise RobbenchError(f"compare: expected a bundle with records, {options.bundle} has none")
+    if not options.baselines.is_dir():
+        raise RobbenchError(f"compare: expected a folder of baselines, {options.baselines} is none; see --baselines")
+    lines, failing = [], 0
     for record in records:
+        name = f"{record.suite}/{record.name}"
         baseline = read_baseline(options.baselines, record.suite, record.case, record.stage)
         if baseline is None:
-            print(f"missing  {record.suite}/{record.name}: no baseline in {options.baselines}")
-            failing += 1
+            lines.append((True, "missing", f"{name}: no baseline in {options.baselines}"))
             continue
-        for verdict in compare(record, baseline, tolerances):
-            failing += verdict.fails
-            print(f"{verdict.mark:7}  {record.suite}/{record.name}: {verdict.message}")
-    print(f"{failing} figures fail" if failing else "no regression")
+        verdicts = compare(record, baseline, tolerances)
+        lines += [(verdict.fails, verdict.mark, f"{name}: {verdict.message}") for verdict in verdicts]
+    measured = {(record.suite, f"{record.name}.json") for record in records}
+    for suite in sorted({record.suite for record in records}):
+        lines += [
+            (True, "error", f"{suite}/{path.stem}: has a baseline, but no record in {options.bundle}")
+            for path in sorted((options.baselines / suite).glob("*.json"))
+            if (suite, path.name) not in measured
+        ]
+    for fails, mark, text in sorted(lines, key=lambda line: not line[0]):
+        failing += fails
+        if fails or options.all or mark != "=":
+            print(f"{mark:7}  {text}")
+    equal = sum(mark == "=" for _, mark, _ in lines)
+    print(f"{failing} of {len(lines)} figures fail" if failing else f"no regression: {equal} of {len(lines)} as before")
     return 1 if failing else 0
 
 

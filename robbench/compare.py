@@ -19,7 +19,7 @@ from robbench.errors import require, unknown
 from robbench.record import Counts, Record, _Struct, median_pstar
 from robbench.spec import differences
 
-Mark = Literal["=", "+", "-", "~", "x", "missing", "new", "quick"]
+Mark = Literal["=", "+", "-", "~", "x", "missing", "error", "new", "quick"]
 
 MARKS: dict[str, str] = {
     "=": "within tolerance",
@@ -28,6 +28,7 @@ MARKS: dict[str, str] = {
     "~": "beyond the tolerance, but not significant",
     "x": "not comparable",
     "missing": "no baseline: fails",
+    "error": "the stage has no result: fails",
     "new": "baseline written by this run",
     "quick": "quick scale: compared with nothing",
 }
@@ -47,14 +48,15 @@ class Tolerances:
     accuracy: float = 0.01
     """Points of accuracy, as a share."""
     seconds: float = 1.25
-    """Factor on the baseline's seconds."""
+    """Factor on the baseline's seconds; inf shows them without ever failing."""
     seconds_floor: float = 2.0
     """Seconds by which a stage must be slower at all."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            good = isinstance(value, int | float) and not isinstance(value, bool)
+            good = good and (math.isfinite(value) or (value == math.inf and field.name == "seconds"))
             low = 1.0 if field.name == "seconds" else 0.0
             require(good and value >= low, f"tolerance {field.name}", f"a number ≥ {low:g}", value)
 
@@ -90,7 +92,7 @@ class Verdict(_Struct, frozen=True, kw_only=True):
     @property
     def fails(self) -> bool:
         """Whether this verdict fails its item."""
-        return self.mark in ("-", "missing") or (self.mark == "x" and self.figure != "seconds")
+        return self.mark in ("-", "missing", "error") or (self.mark == "x" and self.figure != "seconds")
 
 
 def compare(record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
@@ -197,9 +199,10 @@ def _seconds(record: Record, baseline: Baseline, tolerances: Tolerances) -> Verd
     factor = new / timed if timed else math.inf
     slower, faster = factor > tolerances.seconds, factor < 1 / tolerances.seconds
     mark: Mark = "-" if slower and beyond else "+" if faster and beyond else "="
+    limit = f"×{tolerances.seconds:g} and {tolerances.seconds_floor:g} s"
     message = (
-        f"{timed:.1f} s → {new:.1f} s on {slug} (×{factor:.2f}; tolerance ×{tolerances.seconds:g} "
-        f"and {tolerances.seconds_floor:g} s)"
+        f"{timed:.1f} s → {new:.1f} s on {slug} (×{factor:.2f}; "
+        f"{f'tolerance {limit}' if math.isfinite(tolerances.seconds) else 'shown only'})"
     )
     return _verdict(record, "seconds", mark, timed, new, message)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -252,6 +253,13 @@ def choose_images(total: int, count: int, seed: int) -> list[int]:
     if count >= total:
         return list(range(total))
     return sorted(np.random.default_rng(seed).permutation(total)[:count].tolist())
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a RobbenchError unless a file can be written in the folder, which is made where it is missing."""
+    probe = folder / f".writable-{uuid.uuid4().hex}"
+    write_atomically(probe, b"")
+    probe.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

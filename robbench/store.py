@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from robbench.errors import RobbenchError
-from robbench.record import Record, _Struct, write_atomically
+from robbench.record import Record, _Struct, check_writable, write_atomically
 
 SCHEMA = "robbench.store/1"
 
@@ -51,9 +50,7 @@ class Store:
 
     def check_writable(self) -> None:
         """Raise a RobbenchError unless a file can be written here."""
-        probe = self.folder / f".writable-{uuid.uuid4().hex}"
-        write_atomically(probe, b"")
-        probe.unlink()
+        check_writable(self.folder)
 
     @contextmanager
     def lock(self, digest: str) -> Iterator[None]:

@@ -36,7 +36,7 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
 
 def _marks(verdicts: Sequence[Verdict], case: str) -> str:
     """``accuracy = · median p* - · seconds =``, the worst first."""
-    order = ["-", "missing", "x", "~", "+", "=", "new", "quick"]
+    order = ["error", "-", "missing", "x", "~", "+", "=", "new", "quick"]
     own = [verdict for verdict in verdicts if verdict.case == case]
     texts = dict.fromkeys(
         f"{verdict.figure} {verdict.mark}" for verdict in sorted(own, key=lambda verdict: order.index(verdict.mark))

@@ -4,6 +4,7 @@ The same shape as MNIST → EMNIST (figures 6.1 and 6.2 of the thesis), on image
 conventionally and adversarially on both datasets, transferred for every k, and retrained adversarially for two k.
 """
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -40,8 +41,9 @@ STUDY = Study(
     estimate=Estimate(grid=EpsilonGrid(stop=0.4, step=0.005), attack=PGD(steps=10, random_start=False), images=250),
 )
 
-# Wide enough for another processor or seed, whose rounding alone leads training elsewhere; seconds for shared runners.
-pytestmark = pytest.mark.suite(STUDY, pstar=0.2, accuracy=0.04, seconds=3.0, seconds_floor=10.0)
+# Wide enough for another processor, whose rounding alone leads training elsewhere. Seconds of a shared machine are no
+# measure of this code: they are shown, and gated only where a suite asks for it (the default is a factor of 1.25).
+pytestmark = pytest.mark.suite(STUDY, pstar=0.2, accuracy=0.04, seconds=math.inf)
 
 
 def test_training(model, robbench):

@@ -289,3 +289,14 @@ def test_full_precision_leaves_autocast_and_restores_the_tf32_switches():
             assert not torch.backends.cudnn.allow_tf32
             raise RuntimeError
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+
+
+def test_what_is_not_finite_is_no_counterexample():
+    """The argmax of NaN names a class all the same, which would count as fooled."""
+
+    def network(images):
+        return torch.full((len(images), 2), torch.nan)
+
+    images = torch.full((3, 1, 2, 2), 0.5)
+    found = is_counterexample(network, images, images, torch.ones(3, dtype=torch.int64), torch.full((3,), 0.1))
+    assert found.tolist() == [False] * 3

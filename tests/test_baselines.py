@@ -120,7 +120,7 @@ def doctored(path, **changes):
     ],
 )
 def test_a_damaged_baseline_is_named(tmp_path, damage, message):
-    """With what is wrong and what to do; an update writes it anew."""
+    """With what is wrong and what to do; an update does not write over what is not ours."""
     record = robustness_record(FACTS, [1])
     path = write_baseline(tmp_path, record)
     damage(path)
@@ -129,8 +129,10 @@ def test_a_damaged_baseline_is_named(tmp_path, damage, message):
     assert str(caught.value).startswith(f"baseline {str(path)!r}: ")
     assert message in str(caught.value)
     assert "--robbench-update" in str(caught.value)
-    write_baseline(tmp_path, record)
-    assert read_baseline(tmp_path, "demo", CASE, "robustness") == baseline_of(record)
+    before = path.read_bytes()
+    with pytest.raises(RobbenchError, match="restore it"):
+        write_baseline(tmp_path, record)
+    assert path.read_bytes() == before
 
 
 def test_a_baseline_of_another_case_is_refused(tmp_path):

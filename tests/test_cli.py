@@ -48,20 +48,21 @@ def run(capsys, *arguments):
 
 
 def test_compare_without_a_change(tmp_path, baselines, capsys):
-    """Exit status 0, a line for every figure; the file or its folder."""
+    """Exit status 0; what is within tolerance is listed on request; the file or its folder."""
     folder = bundle_of(tmp_path / "run")
     for path in (folder, folder / "records.json"):
         status, output, errors = run(capsys, "compare", path, "--baselines", baselines)
         assert (status, errors) == (0, "")
-        assert output.splitlines()[-1] == "no regression"
-        assert [line.split()[0] for line in output.splitlines()[:-1]] == ["="] * 5
+        assert output == "no regression: 5 of 5 as before\n"
+    listed = run(capsys, "compare", folder, "--all", "--baselines", baselines)[1].splitlines()
+    assert [line.split()[0] for line in listed[:-1]] == ["="] * 5
 
 
 def test_compare_with_a_regression(tmp_path, baselines, capsys):
     """Exit status 1, and the figure that fails with its mark."""
     status, output, errors = run(capsys, "compare", bundle_of(tmp_path / "run", BAD, 20.0), "--baselines", baselines)
     lines = output.splitlines()
-    assert (status, errors, lines[-1]) == (1, "", "2 figures fail")
+    assert (status, errors, lines[-1]) == (1, "", "2 of 5 figures fail")
     assert [line for line in lines if line.startswith("-  ")] == [
         line for line in lines if "median p* 0.3 → 0.1" in line or "10.0 s → 20.0 s" in line
     ]
@@ -72,15 +73,31 @@ def test_compare_takes_tolerances(tmp_path, baselines, capsys):
     folder = bundle_of(tmp_path / "run", BAD, 20.0)
     given = ("--pstar", "0.9", "--seconds", "3", "--seconds-floor", "1", "--accuracy", "0.5")
     assert run(capsys, "compare", folder, "--baselines", baselines, *given)[0] == 0
-    assert run(capsys, "compare", folder, "--baselines", baselines, "--pstar", "0.9")[1].endswith("1 figures fail\n")
+    assert run(capsys, "compare", folder, "--baselines", baselines, "--pstar", "0.9")[1].endswith(
+        "1 of 5 figures fail\n"
+    )
 
 
 def test_compare_without_baselines(tmp_path, capsys):
-    """A missing baseline fails and is named."""
-    status, output, _ = run(capsys, "compare", bundle_of(tmp_path / "run"), "--baselines", tmp_path / "none")
+    """A missing baseline fails and is named; a missing folder of them is an error."""
+    folder = bundle_of(tmp_path / "run")
+    (tmp_path / "none").mkdir()
+    status, output, _ = run(capsys, "compare", folder, "--baselines", tmp_path / "none")
     assert status == 1
     assert f"missing  demo/cnn7-mnist-pgd.training: no baseline in {tmp_path / 'none'}" in output
-    assert output.endswith("2 figures fail\n")
+    assert output.endswith("2 of 2 figures fail\n")
+    status, _, errors = run(capsys, "compare", folder, "--baselines", tmp_path / "nowhere")
+    assert (status, "expected a folder of baselines" in errors) == (2, True)
+
+
+def test_compare_misses_what_has_a_baseline_but_no_record(tmp_path, baselines, capsys):
+    """A stage that was lost must not look like one that passed."""
+    folder = bundle_of(tmp_path / "run")
+    other = baselines / "demo" / "cnn7-mnist-standard.training.json"
+    other.write_bytes((baselines / "demo" / "cnn7-mnist-pgd.training.json").read_bytes())
+    status, output, _ = run(capsys, "compare", folder, "--baselines", baselines)
+    assert status == 1
+    assert "error    demo/cnn7-mnist-standard.training: has a baseline, but no record" in output
 
 
 def test_compare_with_bad_input(tmp_path, baselines, capsys):

@@ -125,11 +125,15 @@ def test_the_thesis_protocol_sets_exactly_the_documented_fields():
     )
     assert thesis.transfers == (
         replace(
-            STUDY.transfers[0], kept_statistics="train", recipe=replace(recipes.MNIST_STANDARD, checkpoint="clean")
+            STUDY.transfers[0],
+            kept_statistics="train",
+            kept_scale=0.001,
+            recipe=replace(recipes.MNIST_STANDARD, checkpoint="clean"),
         ),
         replace(
             STUDY.transfers[1],
             kept_statistics="train",
+            kept_scale=0.001,
             recipe=replace(
                 recipes.MNIST_RETRAINING_PGD,
                 statistics="running",

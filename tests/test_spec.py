@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from robbench import recipes
 from robbench.errors import RobbenchError
+from robbench.recipes import with_protocol
 from robbench.spec import (
     PGD,
     Checkpoint,
@@ -75,7 +76,7 @@ def recipe(**changes):
     [
         (lambda: Dataset(name=""), "dataset name: expected a plain name such as 'mnist', got ''"),
         (lambda: Dataset(name="../mnist"), "dataset name: expected a plain name such as 'mnist', got '../mnist'"),
-        (lambda: Dataset(name=7), "dataset name: expected a plain name such as 'mnist', got 7"),
+        (lambda: Dataset(name=7), "Dataset name: expected a text, got 7"),
         (lambda: Dataset(name="mnist", train=0), "dataset train: expected an integer ≥ 1, got 0"),
         (lambda: Dataset(name="mnist", train=True), "dataset train: expected an integer ≥ 1, got True"),
         (lambda: Dataset(name="mnist", test=1.5), "dataset test: expected an integer ≥ 1, got 1.5"),
@@ -181,8 +182,25 @@ def recipe(**changes):
         ),
         (lambda: make_study(architectures=()), "architectures: expected at least one, got ()"),
         (lambda: make_study(architectures=("wrn32_10",)), "architecture 'wrn32_10' cannot exist"),
-        (lambda: make_study(seeds=(1, 1)), "seeds: expected distinct seeds, got (1, 1)"),
-        (lambda: make_study(seeds=()), "seeds: expected distinct seeds, got ()"),
+        (lambda: make_study(seeds=(1, 1)), "seeds: expected distinct integers ≥ 0, got (1, 1)"),
+        (lambda: make_study(seeds=()), "seeds: expected distinct integers ≥ 0, got ()"),
+        (lambda: replace(RECIPE, schedule="step"), "Recipe schedule: expected StepLR or MultiStepLR or OneCycle or"),
+        (lambda: replace(RECIPE, early_stopping=3), "Recipe early_stopping: expected EarlyStopping or None, got 3"),
+        (lambda: PGD(steps=2, random_start="no"), "PGD random_start: expected bool, got 'no'"),
+        (lambda: PGD(steps=2, box=("a", "b")), "PGD box: expected (float, float), got ('a', 'b')"),
+        (lambda: PGD(steps=2, box=0.5), "PGD box: expected (float, float), got 0.5"),
+        (lambda: Transfers(recipe=RECIPE, k=5), "Transfers k: expected a tuple of int or None, got 5"),
+        (lambda: Transfers(recipe=RECIPE, k=()), "transfers k: expected None for every k, or at least one, got ()"),
+        (lambda: Transfers(recipe=RECIPE, head="mlp4"), "unknown head 'mlp4'"),
+        (lambda: make_study(quick=3), "Study quick: expected Quick, got 3"),
+        (lambda: make_study(estimate=None), "Study estimate: expected Estimate, got None"),
+        (lambda: make_study(transfers=Transfers(recipe=RECIPE)), "Study transfers: expected a tuple of Transfers, got"),
+        (lambda: make_study(source=3), "Study source: expected Dataset or a text, got 3"),
+        (lambda: make_study(standard=None), "Study standard: expected Recipe or a mapping to Recipe, got None"),
+        (lambda: make_study(seeds=(-1,)), "seeds: expected distinct integers ≥ 0, got (-1,)"),
+        (lambda: make_study(protocol="thesis"), "study protocol: expected 'sound' in a declaration"),
+        (lambda: Dataset(name="x", seed=-1), "dataset seed: expected an integer ≥ 0, got -1"),
+        (lambda: Dataset(name="x", mean=(0.5, 0.5), std=(0.5,)), "dataset mean and std: expected as many values"),
         (lambda: make_study(protocol="thsis"), "unknown protocol 'thsis'; expected one of sound, thesis (did you mean"),
         (
             lambda: make_study(architectures=("cnn3", "cnn4"), source_checkpoint=Checkpoint(path="a.safetensors")),
@@ -342,7 +360,7 @@ def test_tl2_of_a_resnet_is_left_out_with_a_note():
     assert study.notes() == (
         "resnet18: block 'avg_pool' has no parameters, so TL#2 is TL#1 over again and is not trained twice",
     )
-    thesis = replace(study, protocol="thesis")
+    thesis = with_protocol(study, "thesis")
     assert [model.transfer.k for model in thesis.models() if model.transfer] == [1, 2, 3, 4, 5, 6, 7]
     assert thesis.notes() == make_study().notes() == ()
 
@@ -597,3 +615,14 @@ def test_differences_name_the_path_and_both_values():
     assert differences({"a": 1}, {"b": "ε"}) == ["a: 1 → null", 'b: null → "ε"']
     assert differences(None, {"a": 1}) == [': null → {"a": 1}']
     assert differences({"a": "x" * 99}, {"a": 1}) == [f'a: "{"x" * 56}… → 1']
+
+
+def test_the_digest_follows_the_code_of_an_own_network(tmp_path, monkeypatch):
+    """Weights that another version of the function was trained to are not its weights."""
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = set()
+    for body in ("relu", "tanh"):
+        (tmp_path / "own_nets.py").write_text(body)
+        model = Model(architecture="own_nets:make", dataset=Dataset(name="mnist"), recipe=RECIPE)
+        digests.add(model.digest)
+    assert len(digests) == 2

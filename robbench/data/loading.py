@@ -109,7 +109,7 @@ def _not_on_disk(name: str, folder: Path) -> RobbenchError:
         theirs = folder / torchvision_sets.FOLDERS[name]
         return RobbenchError(
             f"dataset {name!r} is not on disk: expected {path} or torchvision's {theirs}; "
-            f"let torchvision download it with --robbench-download, or put {path.name} there with {LAYOUT}"
+            f"let torchvision download it with --robbench-download (`robbench data {name} --download`), or put {path.name} there with {LAYOUT}"
         )
     known = {*DATASETS, *(file.stem for file in folder.glob("*.npz"))}
     return RobbenchError(f"{unknown('dataset', name, known)}; or put {path} there with {LAYOUT}")

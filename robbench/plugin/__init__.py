@@ -140,8 +140,12 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
         from robbench.environment import environment
 
+        try:
+            device = session.workplace.device
+        except RobbenchError:
+            return  # every stage has said so
         machine_info.clear()
-        machine_info.update(msgspec.to_builtins(environment(session.workplace.device)))
+        machine_info.update(msgspec.to_builtins(environment(device)))
 
 
 @pytest.hookimpl(optionalhook=True, wrapper=True)

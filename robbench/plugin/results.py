@@ -38,6 +38,12 @@ class Results:
             return
         study, _, stage = str(properties["robbench_stage"]).partition("/")
         self._digests[study, stage] = str(properties.get("digest", ""))
+        if report.failed and "robbench_verdicts" not in properties:
+            case, _, kind = stage.rpartition(".")
+            message = str(properties.get("robbench_fault") or report.longreprtext.strip().splitlines()[-1])
+            self._verdicts.append(
+                Verdict(suite=study, case=case, stage=kind, figure="result", mark="error", message=message)
+            )
         if "robbench_verdicts" in properties:
             self._verdicts += msgspec.json.decode(str(properties["robbench_verdicts"]), type=list[Verdict])
 
@@ -46,14 +52,16 @@ class Results:
         """Take the studies that a worker of pytest-xdist collected: the controller itself collects nothing."""
         self._plans |= getattr(node, "workeroutput", {}).get("robbench_plans", {})
 
+    def pytest_keyboard_interrupt(self) -> None:
+        """Say how to go on after Ctrl-C."""
+        if self._session.studies:
+            self._faults.append("interrupted: --robbench-resume goes on from what is finished and the last checkpoint")
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write a bundle for every study of which a stage ran."""
-        ran = {study for study, _ in self._digests}
-        try:
-            self._plans |= self._session.plans()
-        except RobbenchError as error:
-            self._faults.append(str(error))
+        ran = {study for (study, _), digest in self._digests.items() if digest}
+        self._plans |= self._session.plans()
         for name in sorted(ran & self._plans.keys()):
             try:
                 self._bundles.append(self._write(name, self._plans[name]))
@@ -72,7 +80,7 @@ class Results:
             if failing:
                 terminalreporter.write_line(f"{failing} figures fail, see above", red=True)
             terminalreporter.write_line(f"report: {path}", bold=True)
-        for fault in self._faults:
+        for fault in dict.fromkeys(self._faults):
             terminalreporter.write_line(fault, red=True)
 
     def _write(self, study: str, plan: dict[str, Any]) -> tuple[Bundle, Path]:
@@ -100,21 +108,34 @@ class Results:
         return bundle, write_bundle(settings.report / study, bundle)
 
     def _records(self, study: str, plan: dict[str, Any]) -> tuple[list[Record], list[str], int]:
-        """Records of the study's stages, what is missing, and how many come from earlier runs with the same digest."""
+        """Records of the study's stages, what is missing, and how many come from earlier runs.
+
+        An earlier stage counts only with the same digest, and where it and its source had the images of this run.
+        """
         from robbench.store import Store
 
         store = Store(self._session.settings.store, self._session.run)
-        records, missing, earlier = [], [], 0
-        for case, stage, digest in plan["stages"]:
-            failed = self._digests.get((study, f"{case}.{stage}")) == ""
+        found: dict[tuple[str, str], Record] = {}
+        for case, stage, digest, _ in plan["stages"]:
             try:
-                finished = None if failed else store.finished(digest)
+                finished = store.finished(digest)
             except RobbenchError as error:
                 self._faults.append(str(error))
-                finished = None
-            if finished is None:
-                missing.append(f"{case}.{stage}")
                 continue
-            earlier += (study, f"{case}.{stage}") not in self._digests
-            records.append(msgspec.structs.replace(finished.record, suite=study, case=case))
-        return records, missing, earlier
+            if finished is not None and self._digests.get((study, f"{case}.{stage}")) != "":
+                found[case, stage] = msgspec.structs.replace(finished.record, suite=study, case=case)
+        ran = {key for key in found if (study, ".".join(key)) in self._digests}
+        images = {found[key].data.name: found[key].data.sha256 for key in ran}
+        stale = {
+            case
+            for (case, stage), record in found.items()
+            if (case, stage) not in ran and images.get(record.data.name, record.data.sha256) != record.data.sha256
+        }
+        records, missing = [], []
+        for case, stage, _, source in plan["stages"]:
+            current = (case, stage) in ran or not {case, source} & stale
+            if (case, stage) in found and current:
+                records.append(found[case, stage])
+            else:
+                missing.append(f"{case}.{stage}")
+        return records, missing, len(records) - len(ran)

@@ -14,6 +14,7 @@ from robbench.adapt import adapt, names
 from robbench.compare import Tolerances
 from robbench.errors import RobbenchError
 from robbench.plugin.settings import Settings
+from robbench.record import check_writable
 from robbench.spec import Model, Study
 from robbench.terminal import progress_line
 
@@ -109,7 +110,10 @@ class Session:
             return
         from robbench.pipeline import check
 
+        settings = self.settings
         try:
+            for folder in (settings.report, *([settings.baselines] if settings.update else [])):
+                check_writable(folder)
             for model in self.selected.get(study, []):
                 check(model, self.workplace)
         except RobbenchError as error:
@@ -118,22 +122,28 @@ class Session:
         self.preflights[study] = ""
 
     def plans(self) -> dict[str, dict[str, Any]]:
-        """Every study's notes and stages (case, stage, digest) as plain values, which workers can send."""
-        return {
-            name: {
-                "protocol": study.protocol,
-                "notes": list(study.notes()),
-                "stages": [
-                    (model.id, stage, digest)
-                    for model in study.models()
-                    for stage, digest in (
-                        ("training", model.digest),
-                        ("robustness", model.estimate_digest(study.estimate)),
-                    )
-                ],
-            }
-            for name, study in self.studies.items()
-        }
+        """Every study's notes and stages (case, stage, digest, source) as plain values, which workers can send.
+
+        A study whose digests cannot be taken (a checkpoint is missing) is left out: none of its stages has a result.
+        """
+        plans = {}
+        for name, study in self.studies.items():
+            try:
+                plans[name] = {
+                    "protocol": study.protocol,
+                    "notes": list(study.notes()),
+                    "stages": [
+                        (model.id, stage, digest, model.source.id if model.source else "")
+                        for model in study.models()
+                        for stage, digest in (
+                            ("training", model.digest),
+                            ("robustness", model.estimate_digest(study.estimate)),
+                        )
+                    ],
+                }
+            except RobbenchError:
+                continue
+        return plans
 
 
 SESSION = pytest.StashKey[Session]()

@@ -67,19 +67,23 @@ class Robbench:
         def measured() -> Record:
             nonlocal baseline
             self._session.preflight(study.name)
-            if not settings.quick and not settings.update:
+            if not settings.quick:  # even where it is renewed: what is not ours is not written over
                 baseline = read_baseline(settings.baselines, study.name, model.id, stage)
             record: Record = run()
             clock.advance(record.seconds.measured)
             return record
 
+        fault = ""
         try:
             record: Record = self._benchmark.pedantic(measured, rounds=1, iterations=1)  # type: ignore[no-untyped-call]
             verdicts = self._judge(record, baseline, tolerances)
         except RobbenchError as error:
-            pytest.fail(str(error), pytrace=False)
+            fault = str(error)
         finally:
             self._session.clear()
+        if fault:  # outside the except block, so that the message stands once and alone
+            properties.append(("robbench_fault", fault))
+            pytest.fail(fault, pytrace=False)
         figures = _figures(record)
         self._benchmark.extra_info.update(figures)
         properties.extend((name, value) for name, value in figures.items() if value is not None)

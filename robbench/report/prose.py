@@ -43,9 +43,10 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     marks = [verdict.mark for verdict in verdicts if verdict.mark != "quick"]
     if not marks:
         return "Quick scale: compared with nothing." if verdicts else "No comparison was made."
-    losses, missing, unequal, new = (marks.count(mark) for mark in ("-", "missing", "x", "new"))
-    compared = len(marks) - missing - unequal - new
+    losses, missing, unequal, new, errors = (marks.count(mark) for mark in ("-", "missing", "x", "new", "error"))
+    compared = len(marks) - missing - unequal - new - errors
     parts = [
+        f"{errors} stage{'s' * (errors != 1)} without a result" if errors else "",
         f"{losses} regression{'s' * (losses != 1)}" if losses else "",
         f"{missing} without a baseline" if missing else "",
         f"{unequal} not comparable" if unequal else "",
@@ -53,7 +54,8 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     ]
     rest = ", ".join(part for part in parts if part)
     if any(verdict.fails for verdict in verdicts):
-        return f"Failed: {rest}, of {len(marks)} figure{'s' * (len(marks) != 1)}."
+        figures = len(marks) - errors
+        return f"Failed: {rest}{f', of {figures} figure' + 's' * (figures != 1) if figures else ''}."
     if not compared:
         return f"Nothing compared: {rest}."
     return f"Passed: {compared} figure{'s' * (compared != 1)} compared{', ' if rest else ''}{rest}."

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from robbench.errors import require, unknown
 
@@ -25,3 +29,61 @@ def number(field: str, value: object, expectation: str, *, low: float, high: flo
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     inside = good and (low <= value if "≥" in expectation else low < value) and value <= high  # type: ignore[operator]
     require(bool(inside), field, expectation, value)
+
+
+class Checked:
+    """Base of the specs: a value of another type than its field's is refused when it is written down.
+
+    Numbers and choices are left to :func:`number`, :func:`positive_int` and :func:`choice`, which also know the range.
+    """
+
+    def __post_init__(self) -> None:
+        kind = type(self)
+        for name, hint in _hints(kind).items():  # type: ignore[arg-type]
+            value = getattr(self, name)
+            require(_fits(value, hint), f"{kind.__name__} {name}", _said(hint), value)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, option) for option in inside)
+    if origin is Literal or hint in (int, float):
+        return not isinstance(value, list | tuple | Mapping | Checked)
+    if origin is tuple:
+        same = len(inside) == 2 and inside[1] is Ellipsis
+        return isinstance(value, tuple) and (
+            all(_item(entry, inside[0]) for entry in value)
+            if same
+            else len(value) == len(inside) and all(map(_item, value, inside))
+        )
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(_fits(entry, inside[1]) for entry in value.values())
+    return isinstance(value, hint)
+
+
+def _item(value: object, hint: Any) -> bool:
+    """As :func:`_fits`, for an entry of a tuple, whose numbers nothing else looks at."""
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    return _fits(value, hint)
+
+
+def _said(hint: Any) -> str:
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_said(option) for option in inside)
+    if hint is NoneType:
+        return "None"
+    if origin is tuple:
+        listed = [_said(entry) for entry in inside if entry is not Ellipsis]
+        return f"a tuple of {listed[0]}" if Ellipsis in inside else f"({', '.join(listed)})"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"a mapping to {_said(inside[1])}"
+    return "a choice" if origin is Literal else {"int": "int", "str": "a text"}.get(hint.__name__, hint.__name__)

@@ -6,13 +6,15 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from robbench.catalogue import block_names
 from robbench.errors import RobbenchError, require
 from robbench.spec.canonical import describe, digest_of
-from robbench.spec.checks import choice, number, positive_int
+from robbench.spec.checks import Checked, choice, number, positive_int
 from robbench.spec.training import PGD, Dataset, Recipe
 
 TRAINING_VERSION = 1
@@ -26,7 +28,7 @@ Kept = Literal["frozen", "finetuned"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer:
+class Transfer(Checked):
     """TL#k: the last k blocks re-initialised and retrained on the target, the others kept."""
 
     k: int
@@ -38,6 +40,7 @@ class Transfer:
     """Mode of the frozen blocks while retraining; 'train' lets their batch-norm statistics drift (thesis)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive_int("k", self.k)
         choice("head", self.head, Head)
         choice("kept", self.kept, Kept)
@@ -46,19 +49,21 @@ class Transfer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Checked):
     """A user's own trained weights as a safetensors file, in place of a trained source model."""
 
     path: str
 
     def __post_init__(self) -> None:
+        if isinstance(self.path, Path):
+            object.__setattr__(self, "path", str(self.path))
+        super().__post_init__()
         require(
-            str(self.path).endswith(".safetensors"),
+            self.path.endswith(".safetensors"),
             "checkpoint path",
             "a .safetensors file (safetensors.torch.save_file(model.state_dict(), path) writes one)",
             self.path,
         )
-        object.__setattr__(self, "path", str(self.path))
 
     def canonical(self) -> dict[str, str]:
         """What identifies the checkpoint: its content, wherever it lies."""
@@ -78,13 +83,14 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpsilonGrid:
+class EpsilonGrid(Checked):
     """Radii 0, step, 2·step, … up to ``stop`` in pixel units."""
 
     stop: float
     step: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         number("grid step", self.step, "a step > 0 in pixel units", low=0.0)
         number("grid stop", self.stop, "a radius ≥ one step in pixel units", low=self.step)
 
@@ -96,7 +102,7 @@ class EpsilonGrid:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class Estimate(Checked):
     """How p* is estimated: which radii, with which attack, by which search, on how many test images."""
 
     grid: EpsilonGrid
@@ -107,6 +113,7 @@ class Estimate:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive_int("estimate images", self.images)
         choice("search", self.search, Literal["reference"])
         require(self.attack.epsilon is None, "estimate attack epsilon", "none (the grid gives it)", self.attack.epsilon)
@@ -120,7 +127,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Checked):
     """One case: a network trained from scratch, transferred from a source model, or read from a checkpoint."""
 
     architecture: str
@@ -132,6 +139,7 @@ class Model:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = block_names(self.architecture)
         if self.checkpoint is not None:
             require(
@@ -190,7 +198,8 @@ class Model:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over exactly the fields that the trained weights depend on."""
-        return digest_of({"version": TRAINING_VERSION, "model": describe(self)})
+        code = _code(self.architecture)
+        return digest_of({"version": TRAINING_VERSION, "model": describe(self), **({"code": code} if code else {})})
 
     def estimate_digest(self, estimate: Estimate) -> str:
         """SHA-256 over the fields that this model's robustness under ``estimate`` depends on."""
@@ -202,3 +211,17 @@ class Model:
                 "estimate": describe(estimate),
             }
         )
+
+
+def _code(architecture: str) -> str | None:
+    """What identifies the code behind a name that robbench does not define: timm's version, a module's SHA-256."""
+    if architecture.startswith("timm:"):
+        return f"timm {version('timm')}"
+    module, colon, _ = architecture.partition(":")
+    if not colon:
+        return None
+    try:
+        found = find_spec(module)
+        return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest() if found and found.origin else None
+    except (ImportError, ValueError, OSError):
+        return None  # building the network says what is wrong with the name

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from robbench.catalogue import block_names
 from robbench.errors import RobbenchError, require, unknown
-from robbench.spec.checks import choice, positive_int
+from robbench.spec.checks import Checked, choice, positive_int
 from robbench.spec.model import Checkpoint, Estimate, Head, Kept, Model, Transfer
 from robbench.spec.training import PGD, Dataset, Recipe
 
@@ -18,7 +18,7 @@ _PARAMETERLESS = frozenset({"avg_pool"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quick:
+class Quick(Checked):
     """The size a study shrinks to under ``--robbench-quick``: every stage runs, no figure means anything."""
 
     train: int = 256
@@ -28,12 +28,13 @@ class Quick:
     images: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for field in fields(self):
             positive_int(f"quick {field.name}", getattr(self, field.name))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfers:
+class Transfers(Checked):
     """A row of transfers in a study: these architectures, each k, one head, one recipe."""
 
     recipe: Recipe | Mapping[str, Recipe]
@@ -49,8 +50,10 @@ class Transfers:
     """Which source model the blocks come from."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         choice("transfers source", self.source, Literal["adversarial", "standard"])
-        for k in self.k or ():
+        require(self.k is None or len(self.k) > 0, "transfers k", "None for every k, or at least one", self.k)
+        for k in self.k or (1,):
             self._transfer(k)
 
     def _transfer(self, k: int) -> Transfer:
@@ -64,7 +67,7 @@ class Transfers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class Study(Checked):
     """One robustness-transfer study: a source and a target dataset, architectures, recipes, transfers, an estimate."""
 
     name: str
@@ -84,6 +87,7 @@ class Study:
     protocol: Protocol = "sound"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.name.replace("-", "").replace("_", "").isalnum(),
             "study name",
@@ -96,8 +100,19 @@ class Study:
         require(len(self.architectures) > 0, "architectures", "at least one", self.architectures)
         for architecture in self.architectures:
             block_names(architecture)
-        require(len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds), "seeds", "distinct seeds", self.seeds)
+        require(
+            len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds) and min(self.seeds) >= 0,
+            "seeds",
+            "distinct integers ≥ 0",
+            self.seeds,
+        )
         choice("protocol", self.protocol, Protocol)
+        require(
+            self.protocol == "sound" or all(row.kept_statistics == "train" for row in self.transfers),
+            "study protocol",
+            "'sound' in a declaration; recipes.with_protocol(study, 'thesis') or --robbench-protocol thesis change it",
+            self.protocol,
+        )
         assert isinstance(self.source, Dataset)
         assert isinstance(self.target, Dataset)
         require(
@@ -173,6 +188,11 @@ class Study:
         """What a reader of the results must know about what was left out, and why."""
         notes = []
         for architecture in self.architectures:
+            if architecture == "cnn3":
+                notes.append(
+                    "cnn3: its convolution is frozen and reset like any block; the published code did neither, so its "
+                    "TL rows stand beside other models"
+                )
             names = block_names(architecture) or ()
             for k, block in enumerate(reversed(names), 1):
                 if block in _PARAMETERLESS and self.protocol == "sound":

@@ -9,11 +9,11 @@ from typing import Literal
 from robbench.catalogue import DATASETS
 from robbench.errors import require
 from robbench.spec.canonical import UNDESCRIBED
-from robbench.spec.checks import choice, number, positive_int
+from robbench.spec.checks import Checked, choice, number, positive_int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset:
+class Dataset(Checked):
     """A labelled image set: one that robbench knows, or a prepared array file by its name."""
 
     name: str
@@ -35,6 +35,7 @@ class Dataset:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             isinstance(self.name, str) and self.name != "" and not set(self.name) & set("/\\ :"),
             "dataset name",
@@ -56,13 +57,21 @@ class Dataset:
             object.__setattr__(self, "std", facts.std)
         for value in self.std or ():
             number("dataset std", value, "a number > 0", low=0.0)
+        number("dataset seed", self.seed, "an integer ≥ 0", low=0)
+        require(isinstance(self.seed, int), "dataset seed", "an integer ≥ 0", self.seed)
+        require(
+            self.mean is None or self.std is None or len(self.mean) == len(self.std),
+            "dataset mean and std",
+            "as many values",
+            (self.mean, self.std),
+        )
         choice("augmentation", self.augmentation, Literal["none", "crop-flip"])
         choice("orientation", self.orientation, Literal["upright", "stored"])
         choice("split", self.split, Literal["disjoint", "overlapping"])
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD:
+class PGD(Checked):
     """Projected gradient descent in the L∞ ball (Madry et al. 2018)."""
 
     steps: int
@@ -75,6 +84,7 @@ class PGD:
     """Range of valid pixels."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive_int("PGD steps", self.steps)
         if self.epsilon is not None:
             number("PGD epsilon", self.epsilon, "a radius > 0 in pixel units", low=0.0)
@@ -88,25 +98,27 @@ class PGD:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepLR:
+class StepLR(Checked):
     """Multiply the learning rate by gamma every ``step`` epochs."""
 
     step: int
     gamma: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive_int("StepLR step", self.step)
         number("StepLR gamma", self.gamma, "a factor in (0, 1]", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiStepLR:
+class MultiStepLR(Checked):
     """Multiply the learning rate by gamma at each of the milestones (epochs)."""
 
     milestones: tuple[int, ...]
     gamma: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for milestone in self.milestones:
             positive_int("MultiStepLR milestones", milestone)
         require(
@@ -119,13 +131,14 @@ class MultiStepLR:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneCycle:
+class OneCycle(Checked):
     """Linear warm-up to the learning rate, then linear decay to zero, per update (Smith and Topin 2018)."""
 
     warm_up: float = 0.3
     """Share of all updates."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         number("OneCycle warm_up", self.warm_up, "a share in (0, 1)", low=0.0, high=0.99)
 
 
@@ -133,7 +146,7 @@ Schedule = StepLR | MultiStepLR | OneCycle
 
 
 @dataclass(frozen=True, kw_only=True)
-class EarlyStopping:
+class EarlyStopping(Checked):
     """Stop when the watched figure has not improved for ``patience`` epochs.
 
     Conventional training watches validation accuracy, adversarial training the moving average over ``window`` epochs
@@ -144,12 +157,13 @@ class EarlyStopping:
     window: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive_int("EarlyStopping patience", self.patience)
         positive_int("EarlyStopping window", self.window)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Checked):
     """How to train: conventional without an ``attack``, adversarial with one."""
 
     optimiser: Literal["adam", "sgd"]
@@ -175,6 +189,7 @@ class Recipe:
     """bf16: forward and backward under autocast; p* is always estimated in float32."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         choice("optimiser", self.optimiser, Literal["adam", "sgd"])
         number("learning_rate", self.learning_rate, "a number > 0", low=0.0)
         number("weight_decay", self.weight_decay, "a number ≥ 0", low=0.0)

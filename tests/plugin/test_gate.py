@@ -1,5 +1,7 @@
 """The gate: a missing, damaged or worse baseline fails exactly its item, with one readable line."""
 
+import json
+
 import pytest
 
 from robbench.report import read_bundle
@@ -22,7 +24,7 @@ def test_a_missing_baseline_fails_and_names_the_option(one, pytester, errors):
     assert f"no baseline at {path}; make it from this run with --robbench-update (and --robbench-resume)" in text
     assert "baseline missing" in text
     assert "2 figures fail, see above" in result.stdout.lines
-    assert not (pytester.path / "baselines").exists()
+    assert not list((pytester.path / "baselines").rglob("*.json"))
 
 
 def test_an_update_writes_what_the_next_run_passes(one, pytester):
@@ -106,15 +108,19 @@ def test_seconds_of_another_machine_do_not_fail(updated, doctor):
     assert path.read_text().count('"slug"') == 1
 
 
-def test_a_damaged_baseline_is_named(updated, doctor, errors):
-    """Before the stage runs, since it cannot be judged; an update repairs it."""
+def test_a_damaged_baseline_is_named(updated, doctor, errors, pytester):
+    """Before the stage runs, since it cannot be judged, nor renewed until it is removed."""
     path = doctor("training", lambda values: None)
     path.write_text("{")
     result = updated("--robbench-resume")
     result.assert_outcomes(passed=1, failed=1, deselected=8)
     text = errors(result)
     assert f"baseline {str(path)!r}: expected a file of schema 'robbench.baseline/1'" in text
-    assert "restore it from version control, or write it anew with --robbench-update" in text
+    assert "restore it from version control, or remove it and write it anew with --robbench-update" in text
+    assert "**Failed: 1 stage without a result" in (pytester.path / "reports" / "tiny" / "report.md").read_text()
+    updated("--robbench-resume", "--robbench-update").assert_outcomes(passed=1, failed=1, deselected=8)
+    assert path.read_text() == "{"
+    path.unlink()
     updated("--robbench-resume", "--robbench-update").assert_outcomes(passed=2, deselected=8)
     updated("--robbench-resume").assert_outcomes(passed=2, deselected=8)
 
@@ -166,3 +172,15 @@ def test_a_failing_source_fails_what_needs_it_at_once(write_suite, pytester, sta
     text = errors(result)
     assert "training diverged: the loss is " in text
     assert not (pytester.path / "baselines").exists()
+
+
+def test_a_bundle_holds_no_stage_of_other_images(updated, pytester):
+    """An earlier estimate on other images of the same name is left out, and said to be missing."""
+    for path in (pytester.path / ".robbench" / "store").rglob("stage.json"):
+        stage = json.loads(path.read_text())
+        if stage["record"]["stage"] == "robustness":
+            stage["record"]["data"]["sha256"] = "0" * 64
+            path.write_text(json.dumps(stage))
+    updated("-k", "training and glyphs10-standard").assert_outcomes(passed=1, deselected=9)
+    report = (pytester.path / "reports" / "tiny" / "report.md").read_text()
+    assert "without a result: net.mlp-glyphs10-standard.robustness" in report
