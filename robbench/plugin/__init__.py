@@ -46,6 +46,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Results(session), "robbench-results")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """Show a wrong value in a suite file as one sentence with its line, not as frames of this package."""
+    report = yield
+    raised = getattr(report.__dict__.get("call"), "excinfo", None)
+    if raised is not None and isinstance(raised.value, RobbenchError):
+        lines = [entry.lineno + 1 for entry in raised.traceback if str(entry.path) == str(collector.path)]
+        report.longrepr = f"{collector.path}:{lines[-1] if lines else 1}: {raised.value}"
+    return report
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every test of a suite that takes ``model`` the models of its study."""
     session = metafunc.config.stash[SESSION]

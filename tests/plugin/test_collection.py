@@ -191,3 +191,13 @@ def test_collecting_imports_no_torch(write_suite, pytester):
     )
     assert done.stdout.splitlines()[-1] == "0 []"
     assert "10 tests collected" in done.stdout
+
+
+def test_a_wrong_value_in_a_suite_is_one_sentence(write_suite, pytester):
+    """With the file and the line it stands in, and no frame of this package."""
+    write_suite(('"net:mlp"', '"cnn77"'))
+    result = pytester.runpytest_inprocess("--collect-only")
+    text = result.stdout.str()
+    assert "unknown architecture 'cnn77'" in text
+    assert "test_tiny.py:" in text
+    assert "robbench/spec" not in text
