@@ -197,13 +197,16 @@ def test_passes_are_counted_exactly_and_no_batch_is_larger_than_asked(trained, b
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.integers(1, 12), st.integers(3, 12))
-def test_an_interrupted_search_goes_on_to_the_same_result(trained, stop_after, batch_size):
-    """Stopped after any batch and taken up again, it ends with the same p*, brackets and numbers of passes."""
+@given(st.floats(0, 1, exclude_max=True), st.integers(3, 12))
+def test_an_interrupted_search_goes_on_to_the_same_result(trained, share, batch_size):
+    """Stopped after any batch but the last and taken up again, it ends with the same p*, brackets and numbers of passes."""
     images, labels = problem(24, seed=3)
     images = images.double() / 255
-    whole = estimate_pstar(trained, images, labels, GRID, oracle(2), batch_size=batch_size)
-    calls = []
+    batches = []
+    whole = estimate_pstar(
+        trained, images, labels, GRID, oracle(2), batch_size=batch_size, on_progress=lambda state: batches.append(1)
+    )
+    stop_after, calls = 1 + int(share * (len(batches) - 1)), []
 
     def interrupt(state):
         calls.append(copy.deepcopy(state))
