@@ -4,7 +4,6 @@ import os
 
 import hypothesis
 import pytest
-import torch
 
 # The same examples in every CI run: a new one is found, and mended, where somebody is looking.
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -15,6 +14,8 @@ if os.environ.get("CI"):
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """One thread, which is the fastest for such small models, above all on a busy machine."""
+    import torch  # here, since a run of the suites reads this file, too
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
