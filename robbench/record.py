@@ -113,6 +113,8 @@ class ModelFacts(_Struct, frozen=True, kw_only=True):
     head: str = "linear"
     kept: str | None = None
     seed: int = 0
+    variant: str | None = None
+    """The one field of the thesis protocol that an ablation's model follows; None: as its study declares."""
     parameters: int
     trainable: int
 
@@ -147,6 +149,17 @@ class Training(_Struct, frozen=True, kw_only=True):
     backward: int
 
 
+class AttackAccuracy(_Struct, frozen=True, kw_only=True):
+    """Robust accuracy under one attack at one radius: images right unperturbed and attacked, of all test images."""
+
+    attack: Literal["fgsm", "pgd"]
+    epsilon: float
+    steps: int
+    step_size: float
+    """Pixel units, as ``epsilon``."""
+    robust: Counts
+
+
 class Robustness(_Struct, frozen=True, kw_only=True):
     """The robustness distribution of a model on test images.
 
@@ -163,6 +176,8 @@ class Robustness(_Struct, frozen=True, kw_only=True):
     forward: int
     backward: int
     """Images passed forward and backward by search and confirmation."""
+    attacks: list[AttackAccuracy] = []
+    """Robust accuracies of the final test (FGSM and PGD at fixed radii), where the study asks for them."""
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.pstar) or not self.grid:
