@@ -84,7 +84,8 @@ def test_the_last_batch_norm_of_a_wide_network_is_always_kept():
     result = transfer(source, k=5, classes=5, seed=0)
     assert torch.equal(result.network.body.bn1.weight, source.body.bn1.weight)
     assert [p.requires_grad for p in result.network.body.bn1.parameters()] == [False, False]
-    assert result.kept == (result.network.body.bn1,)
+    assert result.kept[0] is result.network.body.bn1
+    assert not [parameter for module in result.kept[1:] for parameter in module.parameters()]
 
 
 def test_frozen_modules_stay_as_they_are_while_the_rest_learns():

@@ -15,7 +15,7 @@ from robbench.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
 from robbench.errors import RobbenchError, require
 from robbench.models import plain
 from robbench.models.network import Network, Normalise, seeded, sizes
-from robbench.models.residual import RESNET_STAGES, ResNet, WideResNet
+from robbench.models.residual import RESNET_STAGES, resnet, wide_resnet
 
 _PLAIN: dict[str, Callable[[int], nn.Module]] = {
     "relu_4_1024": plain.relu_4_1024,
@@ -80,9 +80,9 @@ def _named(architecture: str, classes: int, shape: tuple[int, int, int]) -> nn.M
         raise RobbenchError(f"{architecture} takes images of at least {_SMALLEST}x{_SMALLEST}, got {sizes(shape)}")
     wide = wrn_size(architecture)
     if wide is not None:
-        return WideResNet(*wide, channels=shape[0], classes=classes)
+        return wide_resnet(*wide, channels=shape[0], classes=classes)
     units, bottleneck = RESNET_STAGES[architecture]
-    return ResNet(units, bottleneck=bottleneck, channels=shape[0], classes=classes)
+    return resnet(units, bottleneck=bottleneck, channels=shape[0], classes=classes)
 
 
 def _from_timm(architecture: str, classes: int, shape: tuple[int, int, int]) -> tuple[nn.Module, str]:

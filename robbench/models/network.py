@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -90,6 +91,11 @@ class Network(nn.Module):
     def describe(self) -> str:
         """The network in words, for messages: ``cnn7 (1x28x28 images, 10 classes)``."""
         return f"{self.architecture} ({sizes(self.shape)} images, {self.classes} classes)"
+
+
+def layers(**modules: nn.Module) -> nn.Sequential:
+    """The layers one after another, under their names: state-dict keys read ``conv1.weight``, ``fc1.bias``."""
+    return nn.Sequential(OrderedDict(modules))
 
 
 def sizes(shape: Sequence[int]) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robbench.models.network import layers
+
 RESNET_STAGES: dict[str, tuple[tuple[int, int, int, int], bool]] = {
     "resnet18": ((2, 2, 2, 2), False),
     "resnet34": ((3, 4, 6, 3), False),
@@ -46,32 +48,25 @@ class ResidualUnit(nn.Module):
         return functional.relu(self.residual_function(features) + self.shortcut(features), inplace=True)
 
 
-class ResNet(nn.Module):
+def resnet(units: tuple[int, int, int, int], *, bottleneck: bool, channels: int, classes: int) -> nn.Sequential:
     """ResNet with a 3x3 stem of stride 1 and no max-pool. (N, C, H, W) -> (N, classes), H and W at least 8."""
+    expansion = 4 if bottleneck else 1
 
-    def __init__(self, units: tuple[int, int, int, int], *, bottleneck: bool, channels: int, classes: int) -> None:
-        super().__init__()
-        expansion = 4 if bottleneck else 1
-        self.conv1 = nn.Sequential(*_conv_norm(channels, 64, 3), nn.ReLU(inplace=True))
-        self.conv2_x = self._stage(64, 64, units[0], 1, bottleneck)
-        self.conv3_x = self._stage(64 * expansion, 128, units[1], 2, bottleneck)
-        self.conv4_x = self._stage(128 * expansion, 256, units[2], 2, bottleneck)
-        self.conv5_x = self._stage(256 * expansion, 512, units[3], 2, bottleneck)
-        self.avg_pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(512 * expansion, classes)
-
-    @staticmethod
-    def _stage(inputs: int, width: int, units: int, stride: int, bottleneck: bool) -> nn.Sequential:
-        outputs = 4 * width if bottleneck else width
+    def stage(inputs: int, width: int, units: int, stride: int) -> nn.Sequential:
         first = ResidualUnit(inputs, width, stride, bottleneck)
-        return nn.Sequential(first, *(ResidualUnit(outputs, width, 1, bottleneck) for _ in range(units - 1)))
+        others = (ResidualUnit(expansion * width, width, 1, bottleneck) for _ in range(units - 1))
+        return nn.Sequential(first, *others)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, H, W) float32 -> (N, classes) float32 logits."""
-        features = self.conv3_x(self.conv2_x(self.conv1(images)))
-        features = self.avg_pool(self.conv5_x(self.conv4_x(features)))
-        logits: Tensor = self.fc(features.flatten(1))
-        return logits
+    return layers(
+        conv1=nn.Sequential(*_conv_norm(channels, 64, 3), nn.ReLU(inplace=True)),
+        conv2_x=stage(64, 64, units[0], 1),
+        conv3_x=stage(64 * expansion, 128, units[1], 2),
+        conv4_x=stage(128 * expansion, 256, units[2], 2),
+        conv5_x=stage(256 * expansion, 512, units[3], 2),
+        avg_pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        fc=nn.Linear(512 * expansion, classes),
+    )
 
 
 class WideUnit(nn.Module):
@@ -89,33 +84,27 @@ class WideUnit(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H ÷ stride, W ÷ stride), float32."""
-        residual = self.dropout(self.conv1(functional.relu(self.bn1(features))))
-        residual = self.conv2(functional.relu(self.bn2(residual)))
+        residual = self.dropout(self.conv1(functional.relu(self.bn1(features), inplace=True)))
+        residual = self.conv2(functional.relu(self.bn2(residual), inplace=True))
         result: Tensor = residual + self.shortcut(features)
         return result
 
 
-class WideResNet(nn.Module):
+def wide_resnet(depth: int, width: int, *, channels: int, classes: int, dropout: float = 0.3) -> nn.Sequential:
     """Wide ResNet of depth 6n + 4, convolutions with biases. (N, C, H, W) -> (N, classes), H and W at least 8."""
 
-    def __init__(self, depth: int, width: int, *, channels: int, classes: int, dropout: float = 0.3) -> None:
-        super().__init__()
-        units = (depth - 4) // 6
-        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
-        self.layer1 = self._stage(16, 16 * width, units, 1, dropout)
-        self.layer2 = self._stage(16 * width, 32 * width, units, 2, dropout)
-        self.layer3 = self._stage(32 * width, 64 * width, units, 2, dropout)
-        self.bn1 = nn.BatchNorm2d(64 * width)
-        self.linear = nn.Linear(64 * width, classes)
-
-    @staticmethod
-    def _stage(inputs: int, outputs: int, units: int, stride: int, dropout: float) -> nn.Sequential:
+    def stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
         first = WideUnit(inputs, outputs, stride, dropout)
-        return nn.Sequential(first, *(WideUnit(outputs, outputs, 1, dropout) for _ in range(units - 1)))
+        return nn.Sequential(first, *(WideUnit(outputs, outputs, 1, dropout) for _ in range((depth - 4) // 6 - 1)))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, channels, H, W) float32 -> (N, classes) float32 logits."""
-        features = self.layer3(self.layer2(self.layer1(self.conv1(images))))
-        features = functional.adaptive_avg_pool2d(functional.relu(self.bn1(features)), 1)
-        logits: Tensor = self.linear(features.flatten(1))
-        return logits
+    return layers(
+        conv1=nn.Conv2d(channels, 16, 3, padding=1),
+        layer1=stage(16, 16 * width, 1),
+        layer2=stage(16 * width, 32 * width, 2),
+        layer3=stage(32 * width, 64 * width, 2),
+        bn1=nn.BatchNorm2d(64 * width),
+        relu=nn.ReLU(inplace=True),
+        avg_pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        linear=nn.Linear(64 * width, classes),
+    )

@@ -1,0 +1,68 @@
+"""The convolution with a quick gradient towards grey images, and what lets pooling come before the ReLU."""
+
+import pytest
+import torch
+from torch import nn
+
+from robbench.models.image_conv import ImageConv2d
+
+
+def twins(channels, side, padding):
+    """The convolution under test and torch's own, with equal weights."""
+    torch.manual_seed(0)
+    ours = ImageConv2d(channels, 8, side, padding=padding)
+    plain = nn.Conv2d(channels, 8, side, padding=padding)
+    plain.load_state_dict(ours.state_dict())
+    return ours, plain
+
+
+def gradients(layer, images, precision=torch.float32):
+    """Output, and gradients towards images, weight and bias of a weighted sum of it."""
+    images = images.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        output = layer(images)
+    weighting = torch.linspace(-1, 1, output.numel()).view(output.shape)
+    found = torch.autograd.grad((output.float() * weighting).sum(), [images, *layer.parameters()])
+    return [output.detach(), *found]
+
+
+@pytest.mark.parametrize(("channels", "side", "padding"), [(1, 3, 0), (1, 5, 2), (3, 3, 1), (1, 1, 0)])
+@pytest.mark.parametrize("size", [28, 32, 30])
+def test_every_gradient_is_that_of_a_plain_convolution(channels, side, padding, size):
+    """Image sides that four does not divide take torch's own path."""
+    ours, plain = twins(channels, side, padding)
+    images = torch.rand(3, channels, size, size, generator=torch.Generator().manual_seed(1))
+    for mine, theirs in zip(gradients(ours, images), gradients(plain, images), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_under_autocast_have_the_dtypes_of_their_tensors():
+    """Autocast runs the convolution in bfloat16; what comes back is float32, near the plain layer's."""
+    ours, plain = twins(1, 3, 0)
+    images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    mine, theirs = (gradients(layer, images, torch.bfloat16) for layer in (ours, plain))
+    assert [tensor.dtype for tensor in mine] == [tensor.dtype for tensor in theirs]
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.05 * other.abs().max().item())
+
+
+def test_without_a_gradient_towards_the_images_it_is_the_plain_layer():
+    """Bit for bit, in training and in inference."""
+    ours, plain = twins(1, 3, 0)
+    images = torch.rand(2, 1, 28, 28)
+    assert torch.equal(ours(images), plain(images))
+    assert type(ours(images).grad_fn) is type(plain(images).grad_fn)
+
+
+def test_pooling_before_the_relu_changes_neither_values_nor_gradients():
+    """Also where whole windows tie, are negative, or are zero."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(-2, 3, (4, 3, 8, 8), generator=generator).float()
+    found = []
+    for layers in ([nn.ReLU(), nn.MaxPool2d(2)], [nn.MaxPool2d(2), nn.ReLU(inplace=True)]):
+        images = values.clone().requires_grad_()
+        output = nn.Sequential(*layers)(images)
+        weighting = torch.arange(1.0, output.numel() + 1).view(output.shape)
+        found.append((output.detach(), torch.autograd.grad((output * weighting).sum(), images)[0]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
