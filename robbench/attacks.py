@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robbench.errors import require
+from robbench.graphs import Loop, Tensors
 
 BALL_TOLERANCE = 1e-6
 """Rounding allowed for |x' − x| ≤ ε in float32 (1/4000 of a grey level of 8-bit images)."""
@@ -66,6 +67,7 @@ def pgd(
     random_start: bool = True,
     box: tuple[float, float] = (0.0, 1.0),
     generator: torch.Generator | None = None,
+    loop: Loop | None = None,
 ) -> Tensor:
     """Projected gradient descent on the cross-entropy loss in the L∞ ball (Madry et al. 2018, eq. 2.11 of the thesis).
 
@@ -82,6 +84,7 @@ def pgd(
         random_start: start uniformly in the ball instead of at the image.
         box: range of valid pixels.
         generator: source of the random start, on the images' device.
+        loop: repeats the steps; one that lives as long as the network replays them on a GPU.
 
     Returns:
         (N, C, H, W) adversarial images inside both the ball and the box; the last iterate.
@@ -99,12 +102,17 @@ def pgd(
     if random_start:
         noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
         adversarial = torch.addcmul(images, noise.mul_(2).sub_(1), radius).clamp_(lower, upper)
-    with without_parameter_gradients(model), torch.enable_grad():
-        for _ in range(steps):
-            adversarial = adversarial.detach().requires_grad_()
-            loss = F.cross_entropy(model(adversarial), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, adversarial)
-            adversarial = torch.addcmul(adversarial.detach(), gradient.sign_(), step).clamp_(lower, upper)
+
+    def ascend(state: Tensors, constants: Tensors) -> Tensors:
+        (iterate,), (labels, step, lower, upper) = state, constants
+        with torch.enable_grad():
+            iterate = iterate.detach().requires_grad_()
+            loss = F.cross_entropy(model(iterate), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, iterate)
+        return (torch.addcmul(iterate.detach(), gradient.sign_(), step).clamp_(lower, upper),)
+
+    with without_parameter_gradients(model):
+        (adversarial,) = (loop or Loop(images.device))(ascend, (adversarial,), (labels, step, lower, upper), steps)
     return adversarial.detach()
 
 

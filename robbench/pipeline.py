@@ -253,7 +253,14 @@ def _estimate(
 
     with stopwatch.region("estimation"):
         search = estimate_pstar(
-            network, test.images, test.labels, estimate.grid.values, estimate.attack, state=state, on_progress=keep
+            network,
+            test.images,
+            test.labels,
+            estimate.grid.values,
+            estimate.attack,
+            search=estimate.search,
+            state=state,
+            on_progress=keep,
         )
     spec = {"model": describe(model), "estimate": describe(estimate)}
     used = msgspec.structs.replace(trained.data, test=len(test))

@@ -521,7 +521,7 @@ def test_a_checkpoint_of_other_images_is_not_used(place):
 def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path, monkeypatch, call):
     """With a checkpoint after every batch, the resumed search finds the same p* with as many passes in all."""
     monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
-    monkeypatch.setitem(robbench.estimation.BATCH_SIZE, "cpu", 7)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
 
     def job(workplace):
         return run_estimate(source(), ESTIMATE, workplace, suite="demo")
@@ -535,7 +535,7 @@ def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path,
 def test_a_resumed_estimate_counts_the_seconds_before_it(place, monkeypatch):
     """What the killed search had measured is in its checkpoint, and in the record of the resumed one."""
     monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
-    monkeypatch.setitem(robbench.estimation.BATCH_SIZE, "cpu", 7)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
     first = place(show=killer("p*", 3))
     with pytest.raises(Killed):
         run_estimate(source(), ESTIMATE, first, suite="demo")

@@ -142,7 +142,7 @@ def recipe(**changes):
         (lambda: EpsilonGrid(stop=0.1, step=0), "grid step: expected a step > 0 in pixel units, got 0"),
         (lambda: EpsilonGrid(stop=0.1, step=0.2), "grid stop: expected a radius ≥ one step in pixel units, got 0.1"),
         (lambda: replace(ESTIMATE, images=0), "estimate images: expected an integer ≥ 1, got 0"),
-        (lambda: replace(ESTIMATE, search="linear"), "unknown search 'linear'; expected one of reference"),
+        (lambda: replace(ESTIMATE, search="linear"), "unknown search 'linear'; expected one of fast, reference"),
         (
             lambda: replace(ESTIMATE, attack=PGD(steps=1, epsilon=0.1, random_start=False)),
             "estimate attack epsilon: expected none (the grid gives it), got 0.1",

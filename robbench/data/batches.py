@@ -73,8 +73,8 @@ def batches(
 
 
 def pixels(images: Tensor) -> Tensor:
-    """uint8 images of any shape -> float32 in [0, 1]."""
-    return images.to(torch.float32) / 255
+    """uint8 images of any shape -> float32 in [0, 1]; floats are such images, or features, already."""
+    return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
 
 
 def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 _SIDE = 4
 """Side of the squares of pixels whose gradients are computed together: 16 channels fill a vector register."""
@@ -26,7 +27,7 @@ class ImageConv2d(nn.Conv2d):
         apart = input.shape[-1] % _SIDE or input.shape[-2] % _SIDE or input.device.type != "cpu"
         if apart or not input.requires_grad or not torch.is_grad_enabled():
             return super().forward(input)
-        convolved: Tensor = _Convolution.apply(input, self.weight, self.bias, self.padding[0])  # type: ignore[no-untyped-call]
+        convolved: Tensor = _Convolution.apply(input, self.weight, self.bias, self.padding[0])
         return convolved
 
 
@@ -45,9 +46,10 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             towards_images = _image_gradient(gradient, weight.to(gradient.dtype), ctx.padding)
         if ctx.needs_input_grad[1]:
-            towards_weight = nn.grad.conv2d_weight(
+            found: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
                 images.to(gradient.dtype), weight.shape, gradient, padding=ctx.padding
-            ).to(weight.dtype)
+            )
+            towards_weight = found.to(weight.dtype)
         if ctx.needs_input_grad[2]:
             towards_bias = gradient.sum((0, 2, 3)).to(weight.dtype)
         return towards_images, towards_weight, towards_bias, None

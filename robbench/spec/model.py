@@ -109,13 +109,14 @@ class Estimate(Checked):
     attack: PGD
     images: int = 10_000
     """At most this many test images (a seeded choice)."""
-    search: Literal["reference"] = "reference"
+    search: Literal["reference", "fast"] = "reference"
+    """The published binary search, or a shrinking ball: fewer passes, and a p* that is as small or smaller."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive_int("estimate images", self.images)
-        choice("search", self.search, Literal["reference"])
+        choice("search", self.search, Literal["reference", "fast"])
         require(self.attack.epsilon is None, "estimate attack epsilon", "none (the grid gives it)", self.attack.epsilon)
         require(self.attack.step_size is None, "estimate attack step_size", "none (ε ÷ steps)", self.attack.step_size)
         require(

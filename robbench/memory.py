@@ -1,0 +1,80 @@
+"""Memory: how many images fit into a batch, what running out of it looks like, and an allocator that keeps its pages."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+import torch
+from torch import Tensor, nn
+
+LARGEST_BATCH = {"cpu": 256, "cuda": 4096}
+"""Images attacked at once where memory does not say less: more make neither kind of device faster."""
+
+_SHARE = 0.5
+"""Of the free memory that a batch may take, by the estimate below."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_NEVER = 2**31 - 1
+
+
+def attack_batch(model: nn.Module, images: Tensor) -> int:
+    """How many images to attack at once: the device's largest useful batch, or fewer where free memory says so.
+
+    Args:
+        model: in the mode of the attack.
+        images: (N, C, H, W) floats, at least one, on the model's device.
+    """
+    largest = LARGEST_BATCH.get(images.device.type, 256)
+    # Beside what is saved for the backward pass, about as much lives in gradients and in the attack's own tensors.
+    needed = 3 * (_saved_bytes(model, images[:1]) + 8 * images[0].numel() * 4)
+    return max(1, min(largest, int(_free_bytes(images.device) * _SHARE / needed)))
+
+
+def _saved_bytes(model: nn.Module, images: Tensor) -> int:
+    """Bytes that the forward pass keeps for the backward pass, parameters not counted."""
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            seen[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(images.detach().requires_grad_())
+    return sum(seen.values())
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + cached
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # a system that does not say
+        return 2**33
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on whichever device."""
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
+def keep_pages() -> bool:
+    """Let glibc keep freed memory for the next allocation instead of handing every large tensor's pages back.
+
+    A network's activations are allocated and freed in every step; without this the system clears their pages anew each
+    time. No result changes; the process keeps the most memory that it ever used. Says whether it took effect.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # another C library
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, 2**30) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
