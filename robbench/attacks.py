@@ -130,13 +130,19 @@ def _per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Float32 inference that deserves the name: outside any autocast, without TF32."""
-    matmul, conv = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    with torch.autocast(device.type, enabled=False), tensor_cores(False):
+        yield
+
+
+@contextmanager
+def tensor_cores(allowed: bool = True) -> Iterator[None]:
+    """Whether float32 products may round their factors to TF32 (CUDA only); the switches come back after."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:
-        with torch.autocast(device.type, enabled=False):
-            yield
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, conv
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def is_counterexample(

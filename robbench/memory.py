@@ -29,7 +29,7 @@ def attack_batch(model: nn.Module, images: Tensor) -> int:
     largest = LARGEST_BATCH.get(images.device.type, 256)
     # Beside what is saved for the backward pass, about as much lives in gradients and in the attack's own tensors.
     needed = 3 * (_saved_bytes(model, images[:1]) + 8 * images[0].numel() * 4)
-    return max(1, min(largest, int(_free_bytes(images.device) * _SHARE / needed)))
+    return max(1, min(largest, int(free_bytes(images.device) * _SHARE / needed)))
 
 
 def _saved_bytes(model: nn.Module, images: Tensor) -> int:
@@ -47,7 +47,8 @@ def _saved_bytes(model: nn.Module, images: Tensor) -> int:
     return sum(seen.values())
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device, in bytes."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

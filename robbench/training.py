@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.attacks import evaluating, pgd
+from robbench.attacks import evaluating, pgd, tensor_cores
 from robbench.data import Images, augment, batches, pixels
 from robbench.errors import RobbenchError
+from robbench.features import Features, extract, frozen_part, worth_keeping
+from robbench.graphs import Loop
 from robbench.record import Counts, Epoch
 from robbench.spec import PGD, EarlyStopping, MultiStepLR, OneCycle, Recipe, StepLR
 from robbench.timing import Stopwatch
@@ -57,7 +59,9 @@ def train(
     """Train a network by a recipe; its weights end as those of the kept epoch.
 
     Adversarial images are made with the network in eval mode, and the update step runs in training mode (unless the
-    recipe says ``running``). The device is asked for results once an epoch.
+    recipe says ``running``). The device is asked for results once an epoch. Where conventional retraining without
+    augmentation holds the first blocks, their features are computed once, as far as memory allows: the same function,
+    to float rounding.
 
     Args:
         network: (N, C, H, W) float32 in [0, 1] -> (N, classes), on the device of the images.
@@ -84,9 +88,12 @@ def train(
     if state.history:
         network.load_state_dict(state.weights)
         _restore(optimiser, state.optimiser)
+    loop = Loop(device)
+    with stopwatch.region("training"), tensor_cores():
+        learner, inputs, checks = _learner(network, recipe, training, validation, held, augmentation)
     updates = sum(1 for _ in batches(len(training), recipe.batch_size, generator=None, device=torch.device("cpu")))
     with stopwatch.region("warm_up"):
-        _warm_up(network, recipe, training, held)
+        _warm_up(learner, recipe, inputs, held)
     for epoch in range(len(state.history) + 1, recipe.epochs + 1):
         if stops(recipe, state.history):
             break
@@ -94,7 +101,7 @@ def train(
         order = torch.Generator().manual_seed(_seed(seed, epoch))
         before = stopwatch.seconds
         losses, correct = [], torch.zeros((), dtype=torch.int64, device=device)
-        with stopwatch.region("training"), torch.random.fork_rng(devices=_cuda(device)):
+        with stopwatch.region("training"), tensor_cores(), torch.random.fork_rng(devices=_cuda(device)):
             torch.manual_seed(_seed(seed, epoch))
             for number, chosen in enumerate(
                 batches(len(training), recipe.batch_size, generator=order, device=device), start=1
@@ -104,22 +111,22 @@ def train(
                 rate = learning_rate(recipe, position, updates)
                 for group in optimiser.param_groups:
                     group["lr"] = rate * group["scale"]
-                images = augment(pixels(training.images[chosen]), augmentation, generator)
-                labels = training.labels[chosen]
+                images = augment(pixels(inputs.images[chosen]), augmentation, generator)
+                labels = inputs.labels[chosen]
                 if recipe.attack is not None:
                     scale = ramp(recipe, position)
-                    images = attacked(network, recipe.attack, recipe.precision, images, labels, generator, scale)
-                loss, hits = _update(network, recipe, optimiser, images, labels, held)
+                    images = attacked(learner, recipe.attack, recipe.precision, images, labels, generator, scale, loop)
+                loss, hits = _update(learner, recipe, optimiser, images, labels, held)
                 losses.append(loss)
                 correct += hits
             values = torch.stack(losses).tolist()
         _check_finite(values, epoch, updates)
-        with stopwatch.region("validation"):
-            clean, robust = validate(network, recipe, validation, seed=_seed(seed, epoch))
+        with stopwatch.region("validation"), tensor_cores():
+            clean, robust = validate(learner, recipe, checks, seed=_seed(seed, epoch), loop=loop)
         steps = recipe.attack.steps if recipe.attack else 0
-        checks = (recipe.validation_attack or recipe.attack or PGD(steps=1)).steps + 1 if recipe.attack else 0
-        state.forward += len(training) * (steps + 1) + len(validation) * (checks + 1)
-        state.backward += len(training) * (steps + 1) + len(validation) * max(0, checks - 1)
+        judged = (recipe.validation_attack or recipe.attack or PGD(steps=1)).steps + 1 if recipe.attack else 0
+        state.forward += len(training) * (steps + 1) + len(validation) * (judged + 1)
+        state.backward += len(training) * (steps + 1) + len(validation) * max(0, judged - 1)
         after = stopwatch.seconds
         state.history.append(
             Epoch(
@@ -151,6 +158,7 @@ def attacked(
     labels: Tensor,
     generator: torch.Generator | None,
     scale: float = 1.0,
+    loop: Loop | None = None,
 ) -> Tensor:
     """Adversarial images of a training attack whose radius and step are multiplied by ``scale``; network in eval mode.
 
@@ -168,10 +176,13 @@ def attacked(
             random_start=attack.random_start,
             box=attack.box,
             generator=generator,
+            loop=loop,
         )
 
 
-def validate(network: nn.Module, recipe: Recipe, validation: Images, *, seed: int) -> tuple[Counts, Counts | None]:
+def validate(
+    network: nn.Module, recipe: Recipe, validation: Images | Features, *, seed: int, loop: Loop | None = None
+) -> tuple[Counts, Counts | None]:
     """Clean accuracy and, where the recipe is adversarial, robust accuracy on the validation images, in eval mode."""
     attack = recipe.validation_attack or recipe.attack
     generator = torch.Generator(validation.images.device).manual_seed(seed)
@@ -183,12 +194,13 @@ def validate(network: nn.Module, recipe: Recipe, validation: Images, *, seed: in
             right = _right(network, recipe, images, labels)
             clean += right.sum()
             if attack is not None:
-                adversarial = attacked(network, attack, recipe.precision, images, labels, generator)
+                adversarial = attacked(network, attack, recipe.precision, images, labels, generator, loop=loop)
                 robust += (right & _right(network, recipe, adversarial, labels)).sum()
+    right_clean, right_robust = torch.stack([clean, robust]).tolist()
     total = len(validation)
     return (
-        Counts(correct=int(clean), total=total),
-        Counts(correct=int(robust), total=total) if attack is not None else None,
+        Counts(correct=right_clean, total=total),
+        Counts(correct=right_robust, total=total) if attack is not None else None,
     )
 
 
@@ -238,6 +250,27 @@ def kept_epoch(recipe: Recipe, history: Sequence[Epoch]) -> int:
     return max(history, key=lambda epoch: (epoch.robust if robust and epoch.robust else epoch.validation).share).epoch
 
 
+def _learner(
+    network: nn.Module,
+    recipe: Recipe,
+    training: Images,
+    validation: Images,
+    held: tuple[nn.Module, ...],
+    augmentation: str,
+) -> tuple[nn.Module, Images | Features, Images | Features]:
+    """What an epoch runs: the network on its images, or its last layers on the features of the first ones."""
+    whole = network, training, validation
+    parts = frozen_part(network, held) if recipe.attack is None and augmentation == "none" else None
+    if parts is None:
+        return whole
+    frozen, learner = parts
+    with evaluating(frozen), _autocast(recipe.precision, training.images.device):
+        if not worth_keeping(frozen, len(training) + len(validation), training.images[:1]):
+            return whole
+        size = recipe.batch_size
+        return learner, extract(frozen, training, size), extract(frozen, validation, size)
+
+
 def _update(
     network: nn.Module,
     recipe: Recipe,
@@ -267,12 +300,15 @@ def _optimiser(network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, ob
     if groups is None:
         groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad]}]
     scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in groups]
+    # One kernel for all parameters instead of several for each; None leaves the choice to torch.
+    fused = True if next(network.parameters()).is_cuda else None
+    rate, decay = recipe.learning_rate, recipe.weight_decay
     if recipe.optimiser == "adam":
-        return torch.optim.Adam(scaled, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(scaled, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        return torch.optim.Adam(scaled, lr=rate, weight_decay=decay, fused=fused)
+    return torch.optim.SGD(scaled, lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=fused)
 
 
-def _warm_up(network: nn.Module, recipe: Recipe, training: Images, held: tuple[nn.Module, ...]) -> None:
+def _warm_up(network: nn.Module, recipe: Recipe, training: Images | Features, held: tuple[nn.Module, ...]) -> None:
     """A discarded update on a copy, so that set-up costs of kernels and allocator are not counted as training."""
     copied, twins = copy.deepcopy((network, held))
     images = pixels(training.images[: recipe.batch_size])
@@ -290,7 +326,9 @@ def _right(network: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    # A CUDA graph must not hold weights that were cast before its capture.
+    cached = device.type != "cuda"
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=cached)
 
 
 def _cuda(device: torch.device) -> list[torch.device]:

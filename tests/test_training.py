@@ -553,7 +553,9 @@ def test_an_image_that_only_the_attack_puts_right_is_not_robust(monkeypatch):
     drawn = problem(60, seed=6)
     labels = drawn.labels.clone()
     labels[:30][labels[:30] == 0] = 1  # ten images that only the swap puts right
-    monkeypatch.setattr(robbench.training, "attacked", lambda model, attack, precision, images, *rest: images.flip(2))
+    monkeypatch.setattr(
+        robbench.training, "attacked", lambda model, attack, precision, images, *rest, **more: images.flip(2)
+    )
     clean, robust = validate(halves, recipe(attack=ADVERSARY), Images(drawn.images, labels), seed=0)
     assert (clean.correct, robust.correct) == (50, 20)
 
@@ -585,7 +587,7 @@ def test_seconds_go_to_training_validation_and_warm_up():
     stopwatch = Stopwatch(torch.device("cpu"))
     progress = train(network(), recipe(), problem(27), problem(12), stopwatch=stopwatch)
     measured = stopwatch.seconds
-    assert sum(epoch.seconds for epoch in progress.history) == pytest.approx(measured.training, abs=1e-5)
+    assert sum(epoch.seconds for epoch in progress.history) == pytest.approx(measured.training, abs=1e-3)
     assert sum(epoch.validation_seconds for epoch in progress.history) == pytest.approx(measured.validation, abs=1e-5)
     assert min(measured.training, measured.validation, measured.warm_up, measured.io) > 0
     assert measured.estimation == 0

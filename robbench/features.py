@@ -1,0 +1,67 @@
+"""Features of frozen blocks, computed once: what conventional retraining without augmentation starts every epoch from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from torch import Tensor, nn
+
+from robbench.data import Images, pixels
+from robbench.memory import free_bytes
+from robbench.models import Network
+
+MEMORY_SHARE = 0.25
+"""Of the device's free memory that features may take."""
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Images as their first layers see them, in place of :class:`robbench.data.Images`."""
+
+    images: Tensor
+    """(N, ...) floats."""
+    labels: Tensor
+    """(N,) int64."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def frozen_part(network: nn.Module, held: Collection[nn.Module]) -> tuple[nn.Module, nn.Module] | None:
+    """The layers in front of the first one that learns, normalisation included, and the others; both share weights.
+
+    None where there is nothing to save: the network's body is no sequence of layers, or none of its parameters come in
+    front of those that learn.
+    """
+    if not isinstance(network, Network) or not isinstance(network.body, nn.Sequential):
+        return None
+    body = network.body
+    names = {id(module) for module in held}
+    first = tuple(takewhile(lambda layer: id(layer) in names, body))
+    if not any(True for layer in first for _ in layer.parameters()):
+        return None
+    return nn.Sequential(network.normalise, *first), nn.Sequential(*body[len(first) :])
+
+
+def worth_keeping(part: nn.Module, images: int, example: Tensor) -> bool:
+    """Whether the features of so many images fit in the share of free memory that they may take.
+
+    Args:
+        part: the frozen layers, in eval mode.
+        images: how many.
+        example: (1, C, H, W), one of them.
+    """
+    with torch.no_grad():
+        one = part(pixels(example))
+    needed = images * one.numel() * one.element_size()
+    return bool(needed <= MEMORY_SHARE * free_bytes(example.device))
+
+
+def extract(part: nn.Module, images: Images, batch_size: int) -> Features:
+    """The features of all images, by the frozen layers in eval mode."""
+    with torch.no_grad():
+        parts = [part(pixels(chosen)) for chosen in torch.split(images.images, batch_size)]
+    return Features(torch.cat(parts), images.labels)
