@@ -18,11 +18,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
+from PIL import Image
 
 from robbench.report.rows import Group, Row
 
 DPI = 150
+COLOURS = 96
+"""Of a picture's palette: small files, and no difference to the eye."""
+ANSWERS, ABLATION = "answers", "ablation"
+"""Kinds of pictures that stand in a place of their own."""
+HATCHED: dict[str, Any] = {"facecolor": "#F4F4F4", "edgecolor": "#CCCCCC", "hatch": "////", "linewidth": 0}
+"""How the band of censored values looks."""
 NEVER = "never fooled"
 """The name of the place past the grid's end where censored values are drawn."""
 
@@ -41,6 +49,7 @@ _OTHER = "#A6761D"
 class Picture:
     """A figure as a file, and what is said about it."""
 
+    kind: str
     name: str
     alt: str
     caption: str
@@ -71,9 +80,12 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG, without a date or a version in it."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
+    """The figure as PNG with a palette, without a date or a version in it."""
+    drawn, data = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    with Image.open(drawn) as image:
+        flat = image.convert("RGB").quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    flat.save(data, format="png", optimize=True)
     return data.getvalue()
 
 
@@ -85,9 +97,20 @@ def tidy(axes: Axes, *, grid: str = "y") -> None:
 
 
 def title(group: Group, what: str) -> str:
-    """A figure's title: which network, and which seed where it is not the usual one."""
-    seed = group.rows[0].facts.seed
-    return f"{group.architecture}{f' (seed {seed})' if seed else ''}: {what}"
+    """A figure's title: which network, and how many seeds where there are several."""
+    seeds = f" ({len(group.seeds)} seeds)" if len(group.seeds) > 1 else ""
+    return f"{group.architecture}: {what}{seeds}"
+
+
+def error_bars(value: float, low: float, high: float) -> list[list[float]]:
+    """The lengths that matplotlib's errorbar asks for, from an interval; none below 0."""
+    return [[max(0.0, value - low)], [max(0.0, high - value)]]
+
+
+def pstar_ticks(top: float) -> list[float]:
+    """Places of the ticks of an axis of p* that ends at ``top``."""
+    locator = MaxNLocator(8, steps=[1, 2, 2.5, 5, 10])
+    return [float(tick) for tick in locator.tick_values(0, top) if 0 <= tick <= 1.001 * top]
 
 
 def file_name(*parts: str) -> str:

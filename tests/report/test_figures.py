@@ -8,7 +8,7 @@ from factories import both_records, make_facts, robustness_record, training_reco
 from robbench.record import Record
 from robbench.report.boxes import box_places
 from robbench.report.drawing import colour, file_name
-from robbench.report.figures import draw
+from robbench.report.figures import draw, draw_study
 from robbench.report.rows import group_records
 
 MODELS = [
@@ -24,12 +24,12 @@ def names(records: list[Record]) -> list[str]:
     return [picture.name for group in group_records(records) for picture in draw(group)]
 
 
-def test_four_pictures_that_never_change() -> None:
+def test_five_pictures_that_never_change() -> None:
     """The same records give the same PNG bytes, whatever their order."""
     (first,), (again,) = group_records(MODELS), group_records(MODELS[::-1])
     pictures = draw(first)
     assert [picture.name for picture in pictures] == [
-        f"demo-cnn7-{k}.png" for k in ("pstar", "ecdf", "tradeoff", "seconds")
+        f"demo-cnn7-{k}.png" for k in ("answers", "pstar", "ecdf", "tradeoff", "seconds")
     ]
     assert all(picture.png.startswith(b"\x89PNG") and picture.alt and picture.caption for picture in pictures)
     assert pictures == draw(again)
@@ -49,10 +49,41 @@ def test_what_the_records_lack_is_not_drawn(records: list[Record], kinds: list[s
     assert names(records) == [f"demo-cnn7-{kind}.png" for kind in kinds]
 
 
-def test_every_seed_has_its_own_pictures() -> None:
-    """Two seeds do not overwrite one another's files."""
-    records = [training_record(make_facts(seed=seed)) for seed in (0, 1)]
-    assert names(records) == ["demo-cnn7-seed0-seconds.png", "demo-cnn7-seed1-seconds.png"]
+def test_seeds_share_their_pictures() -> None:
+    """Two seeds make as many pictures as one, and others."""
+    first = [record for record in MODELS if record.model.method != "pgd"]
+    second = [
+        record
+        for seed_of in ("standard", "transfer")
+        for record in both_records(make_facts(seed_of, "emnist", 1 if seed_of == "transfer" else None, seed=1), [1, 4])
+    ]
+    assert names(first + second) == names(first)
+    (one,), (two,) = group_records(first), group_records(first + second)
+    assert all(a.png != b.png and "seed" in b.caption for a, b in zip(draw(one), draw(two), strict=True))
+
+
+def test_a_box_holds_the_images_of_all_seeds() -> None:
+    """Percentiles over both seeds' images together."""
+    seeds = [robustness_record(make_facts(), places).robustness for places in ([0, 1, -1], [2, 3])]
+    assert box_places(*(each for each in seeds if each)) == pytest.approx((0.0, 0.0, 0.15, 0.2, 0.3))
+
+
+def test_an_ablation_is_a_picture_of_its_own() -> None:
+    """A variant adds that picture and changes no other."""
+    varied = make_facts("transfer", "emnist", 1, variant="split")
+    records = [*MODELS, *both_records(varied, [1, 1, 3, -1], case="cnn7-emnist-TL1-split")]
+    (before,), (after,) = group_records(MODELS), group_records(records)
+    *same, picture = draw(after)
+    assert picture.name == "demo-cnn7-ablation.png"
+    assert same == draw(before)
+
+
+def test_a_study_of_two_architectures_has_pictures_of_both() -> None:
+    """One alone has none."""
+    other = [*both_records(make_facts("transfer", "emnist", 1, architecture="cnn4"), [1, 2, 3, -1], 2.0)]
+    groups = group_records(MODELS + other)
+    assert [picture.name for picture in draw_study(groups)] == ["demo-study-tradeoff.png", "demo-study-seconds.png"]
+    assert draw_study(groups[:1]) == []
 
 
 def test_box_of_ten_images() -> None:
