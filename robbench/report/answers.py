@@ -152,7 +152,8 @@ def largest_drop(models: Sequence[Model]) -> Drop | None:
     # Between two censored medians nothing is known to fall; a fall from a censored one is the largest there is.
     drops = np.nan_to_num(np.stack([difference(a, b) for a, b in pairwise(samples)]), nan=0.0)
     at = [model.facts.k for model in tested].index(found.k)
-    return Drop(found.k, found.following, found.before, found.after, float(np.mean(drops.argmax(axis=0) == at)))
+    same = (drops.argmax(axis=0) == at) & (drops.max(axis=0) > 0)
+    return Drop(found.k, found.following, found.before, found.after, float(np.mean(same)))
 
 
 def _pairs(above: Model | None, below: Model | None) -> list[tuple[Row, Row]]:

@@ -12,12 +12,21 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from robbench.report.drawing import HATCHED, canvas, colour, error_bars, place_labels, png, pstar_ticks, tidy, title
+from robbench.report.drawing import (
+    HATCHED,
+    Label,
+    canvas,
+    colour,
+    error_bars,
+    place_labels,
+    png,
+    pstar_ticks,
+    tidy,
+    title,
+)
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, models_of
 
-_Label = tuple[float, float, str, str]
-"""x, y, text and colour."""
 _PUBLISHED_LINE = "published transfers"
 
 
@@ -79,7 +88,7 @@ def draw_tradeoff(group: Group) -> bytes:
     """Median p* over clean accuracy, transfers joined in order of k."""
     with canvas(9.0, 5.4) as figure:
         axes = figure.subplots()
-        labels: list[_Label] = []
+        labels: list[Label] = []
         past = _past(models_of(group.rows))
         for model in models_of(group.of(None)):
             shape = "^" if is_source(group, model) else "s"
@@ -104,11 +113,11 @@ def draw_tradeoff(group: Group) -> bytes:
 def draw_study_tradeoff(groups: Sequence[Group]) -> bytes:
     """Median p* over clean accuracy of the transfers, a panel per architecture, as figure 6.5."""
     groups = [group for group in groups if any(m.median is not None for m in models_of(group.rows) if m.line)]
-    across = min(3, len(groups))
+    across = 2 if len(groups) == 4 else min(3, len(groups))
     down = math.ceil(len(groups) / across)
     with canvas(4.8 * across, 3.9 * down + 0.7) as figure:
         panels = np.atleast_1d(np.array(figure.subplots(down, across))).ravel()
-        placed: list[tuple[Axes, list[_Label]]] = []
+        placed: list[tuple[Axes, list[Label]]] = []
         legend: dict[str, Artist] = {}
         for panel, group in zip(panels, groups, strict=False):
             models = [model for model in models_of(group.rows) if model.line]
@@ -137,16 +146,18 @@ def _past(models: Sequence[Model]) -> float:
     return 1.06 * max((model.grid_end for model in models if model.tested), default=1.0)
 
 
-def _line(axes: Axes, models: Sequence[Model], line: str, past: float) -> list[_Label]:
+def _line(axes: Axes, models: Sequence[Model], line: str, past: float) -> list[Label]:
     """One kind of transfer, ours and published; returns the labels to place."""
     tested = [model for model in models if model.right]
     ink = colour(models[0].rows[0])
     places = _points(axes, tested, "o-", ink, line, past, 7)
+    labels = [Label(*at, str(model.facts.k), ink) for at, model in zip(places, tested, strict=True)]
     theirs = [model.published for model in models if model.published]
     if theirs:
-        places_of_theirs = [(row.accuracy * 100, row.median_pstar) for row in theirs]
-        axes.plot(*zip(*places_of_theirs, strict=True), "o--", color=ink, fillstyle="none", alpha=0.75, linewidth=0.9)
-    return [(*at, str(model.facts.k), ink) for at, model in zip(places, tested, strict=True)]
+        found = [(row.accuracy * 100, row.median_pstar) for row in theirs]
+        axes.plot(*zip(*found, strict=True), "o--", color=ink, fillstyle="none", alpha=0.75, linewidth=0.9)
+        labels += [Label(*at, str(row.k), ink, small=True) for at, row in zip(found, theirs, strict=True)]
+    return labels
 
 
 def _points(

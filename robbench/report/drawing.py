@@ -118,26 +118,37 @@ def file_name(*parts: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(part for part in parts if part)).lstrip(".") + ".png"
 
 
-def place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write (x, y, text, colour) labels beside their points, each where it covers no marker, line or other label."""
+@dataclass(frozen=True)
+class Label:
+    """What to write beside a point, small where it matters less."""
+
+    x: float
+    y: float
+    text: str
+    ink: str
+    small: bool = False
+
+
+def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
+    """Write labels beside their points, each where it covers no marker, line or other label."""
     figure.canvas.draw()
     renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     taken = [box for line in axes.get_lines() for box in _obstacles(line)]
     frame = axes.get_window_extent(renderer)
-    for x, y, text, ink in labels:
+    for label in labels:
         tries: list[tuple[int, int, int, Annotation, Bbox]] = []
         for far in (9, 14, 20, 28):
             for right, up in _AROUND:
                 note = axes.annotate(
-                    text,
-                    (x, y),
+                    label.text,
+                    (label.x, label.y),
                     xytext=(right * far, up * far),
                     textcoords="offset points",
                     ha="center",
                     va="center",
-                    fontsize=9,
-                    color=ink,
-                    fontweight="bold",
+                    fontsize=7 if label.small else 9,
+                    color=label.ink,
+                    fontweight="normal" if label.small else "bold",
                 )
                 box = note.get_window_extent(renderer)
                 clashes = sum(box.overlaps(other) for other in taken) + 5 * (not _inside(box, frame))
@@ -147,7 +158,8 @@ def place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float
             if found is not best:
                 found[3].remove()
         if best[2] > 14:
-            axes.annotate("", (x, y), best[3].xyann, textcoords="offset points", arrowprops=_leader(ink))
+            at, leader = (label.x, label.y), _leader(label.ink)
+            axes.annotate("", at, best[3].xyann, textcoords="offset points", arrowprops=leader)
         taken.append(best[4])
 
 

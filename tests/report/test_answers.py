@@ -202,6 +202,13 @@ def test_an_unsure_drop_point_says_so() -> None:
     assert 0.2 < drop.stability < 0.95
 
 
+def test_a_fall_within_noise_is_unsure_though_it_is_the_only_one() -> None:
+    """Of two k there is one fall at most; half of its resamplings have none."""
+    drop = only(transfer(1, [2, 1] * 10), transfer(2, [1, 2] * 9 + [1, 1])).drop
+    assert drop is not None
+    assert drop.stability < 0.95
+
+
 def test_differences_are_taken_on_the_same_images() -> None:
     """Two models wrong on the very same images differ by nothing in any resampling: the interval is a point."""
     records = both_records(SCRATCH, [3, -1, 3, -1, 3, 3]), transfer(1, [2, -1, 2, -1, 2, 2])
