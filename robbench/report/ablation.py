@@ -52,6 +52,10 @@ def effects(group: Group) -> tuple[Effect, ...]:
 
 
 def _effect(varied: Model, base: Model | None, epsilon: float | None) -> Effect:
+    if base is not None:
+        seeds = {row.facts.seed for row in varied.rows}
+        own = tuple(row for row in base.rows if row.facts.seed in seeds)
+        base = Model(own) if own else base
     return Effect(
         field=varied.facts.variant or "",
         varied=varied,

@@ -22,8 +22,11 @@ def _weights(dataset: str, images: tuple[int, ...]) -> NDArray[np.uint8]:
     """(RESAMPLES, images) how often each image is drawn; a data set's own, so that sets are resampled apart."""
     count = len(images)
     seed = zlib.crc32(f"{dataset} {count} {images[0]} {images[-1]}".encode())
-    draws = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count), dtype=np.int32)
-    return np.stack([np.bincount(draw, minlength=count) for draw in draws]).astype(np.uint8)
+    random = np.random.default_rng(seed)
+    weights = np.empty((RESAMPLES, count), dtype=np.uint8)
+    for row in weights:
+        row[:] = np.bincount(random.integers(0, count, size=count, dtype=np.int32), minlength=count)
+    return weights
 
 
 def medians(dataset: str, robustness: Robustness) -> Resamples:

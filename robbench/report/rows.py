@@ -79,7 +79,14 @@ class Row:
         """Robust accuracy at ``epsilon``, a value of the grid, of every resampling of the test images."""
         assert self.robustness is not None
         at = int(np.argmin(np.abs(np.asarray(self.robustness.grid) - epsilon)))
-        return bootstrap.shares(self.facts.dataset, self.robustness, at)
+        if at not in self._resampled_robust:
+            self._resampled_robust[at] = bootstrap.shares(self.facts.dataset, self.robustness, at)
+        return self._resampled_robust[at]
+
+    @cached_property
+    def _resampled_robust(self) -> dict[int, Resamples]:
+        """Robust accuracies by place in the grid: every pair of models asks for them again."""
+        return {}
 
     @property
     def seconds(self) -> float | None:

@@ -55,6 +55,16 @@ def test_seeds_must_agree() -> None:
     assert "median p*" not in effect.moved
 
 
+def test_a_variant_of_one_seed_is_held_against_that_seed() -> None:
+    """The base's other seeds have no part in it."""
+    found = group(transfer(BASE), transfer([0] * 100, seed=1), transfer(BASE, "split"))
+    (effect,) = effects(found)
+    assert effect.base is not None
+    assert [row.facts.seed for row in effect.base.rows] == [0]
+    assert effect.median is not None
+    assert effect.median.value == 0.0
+
+
 def test_without_its_base_a_variant_has_no_change() -> None:
     """The section stays, with dashes."""
     found = group(transfer(BASE, "split"))
