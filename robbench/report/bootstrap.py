@@ -19,13 +19,13 @@ Resamples = NDArray[np.float64]
 
 @lru_cache(maxsize=4)
 def _weights(dataset: str, images: tuple[int, ...]) -> NDArray[np.uint8]:
-    """(RESAMPLES, images) how often each image is drawn; a data set's own, so that sets are resampled apart."""
+    """(images, RESAMPLES) how often each image is drawn; a data set's own, so that sets are resampled apart."""
     count = len(images)
     seed = zlib.crc32(f"{dataset} {count} {images[0]} {images[-1]}".encode())
     random = np.random.default_rng(seed)
-    weights = np.empty((RESAMPLES, count), dtype=np.uint8)
-    for row in weights:
-        row[:] = np.bincount(random.integers(0, count, size=count, dtype=np.int32), minlength=count)
+    weights = np.empty((count, RESAMPLES), dtype=np.uint8)
+    for number in range(RESAMPLES):
+        weights[:, number] = np.bincount(random.integers(0, count, size=count, dtype=np.int32), minlength=count)
     return weights
 
 
@@ -36,21 +36,21 @@ def medians(dataset: str, robustness: Robustness) -> Resamples:
     order = np.argsort(places, kind="stable")
     order = order[places[order] != WRONG]
     if not len(order):
-        return np.full(len(weights), math.nan)
+        return np.full(RESAMPLES, math.nan)
     present, starts = np.unique(places[order], return_index=True)
-    upto = np.add.reduceat(weights[:, order], starts, axis=1, dtype=np.int64).cumsum(axis=1)
-    total = upto[:, -1:]
+    upto = np.add.reduceat(weights[order], starts, axis=0, dtype=np.int32).cumsum(axis=0)
+    total = upto[-1]
     values = np.append(np.asarray([*robustness.grid, math.inf])[present], math.nan)
-    low = values[(upto <= (total - 1) // 2).sum(axis=1)]
-    high = values[(upto <= total // 2).sum(axis=1)]
-    return np.where(total[:, 0] > 0, np.where(low == high, low, (low + high) / 2), math.nan)
+    low = values[(upto <= (total - 1) // 2).sum(axis=0)]
+    high = values[(upto <= total // 2).sum(axis=0)]
+    return np.where(total > 0, np.where(low == high, low, (low + high) / 2), math.nan)
 
 
 def shares(dataset: str, robustness: Robustness, above: int = WRONG) -> Resamples:
     """Share of all images, in every resampling, with a place in the grid after ``above``: by default, the correct."""
     weights = _weights(dataset, tuple(robustness.images))
     mask = np.asarray(robustness.pstar) > above
-    return np.asarray(weights[:, mask].sum(axis=1, dtype=np.int64) / len(mask))
+    return np.asarray(weights[mask].sum(axis=0, dtype=np.int32) / len(mask))
 
 
 def over_seeds(samples: Sequence[Resamples]) -> Resamples:

@@ -36,7 +36,7 @@ def draw_answers(group: Group) -> bytes:
         for number, answer in enumerate(found):
             models = [model for model in answer.models if model.facts.k]
             ink = colour(models[0].rows[0])
-            shift = 0.12 * (number - (len(found) - 1) / 2)
+            shift = min(0.12, 0.5 / len(found)) * (number - (len(found) - 1) / 2)
             retention, relative, faster = _retention(group, models), _relative(group, models), _faster(group, models)
             for panel, points in ((panels[0], retention), (panels[1], relative)):
                 most = max(most, _ratios(panel, points, ink, shift, answer.line))
@@ -57,7 +57,7 @@ def draw_answers(group: Group) -> bytes:
             if not panel.lines[1:] and not panel.containers:
                 panel.text(0.5, 0.5, "not run", transform=panel.transAxes, ha="center", color="#777777")
         for panel in panels[:2]:
-            panel.set_ylim(0, min(1.08 * most, 3.0))
+            panel.set_ylim(0, 1.08 * most)
             panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
         panels[2].set_yscale("log")
         panels[2].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -115,21 +115,31 @@ def _published_ratio(model: Model, *, source: bool) -> float | None:
 
 
 def _ratios(axes: Axes, points: Sequence[_Point], ink: str, shift: float, label: str) -> float:
-    """Ratios with their intervals; returns the greatest end of one."""
+    """Ratios with their intervals; returns how high the axis must reach."""
     shown = [(point.k + shift, point.ratio) for point in points if point.ratio]
     if shown:
         axes.plot(*zip(*((k, ratio.value) for k, ratio in shown), strict=True), "-", color=ink, linewidth=1.2)
     for k, ratio in shown:
         marker = {"=": "o", "<": "v", ">": "^"}[ratio.relation]
         high = ratio.high if math.isfinite(ratio.high) else ratio.value
-        ends = error_bars(ratio.value, ratio.low, high)
+        around = error_bars(ratio.value, ratio.low, high)
         fill = ink if ratio.relation == "=" else "white"
         axes.errorbar(
-            k, ratio.value, yerr=ends, fmt=marker, color=ink, markerfacecolor=fill, markersize=6, capsize=3, label=label
+            k,
+            ratio.value,
+            yerr=around,
+            fmt=marker,
+            color=ink,
+            markerfacecolor=fill,
+            markersize=6,
+            capsize=3,
+            label=label,
         )
         _seeds(axes, [k + 0.16] * ratio.seeds.count, ratio.seeds.values, ink)
     _published_line(axes, points, ink)
-    return max((min(r.high, 1.3 * r.value) if math.isfinite(r.high) else r.value for _, r in shown), default=1.0)
+    ends = [min(ratio.high, 1.3 * ratio.value) if math.isfinite(ratio.high) else ratio.value for _, ratio in shown]
+    values = [value for _, ratio in shown for value in ratio.seeds.values]
+    return max([*ends, *values, *(point.published for point in points if point.published)], default=1.0)
 
 
 def _factors(axes: Axes, points: Sequence[_Point], ink: str, shift: float, label: str) -> None:

@@ -42,7 +42,7 @@ _TRANSFERS = {
     ("transfer", "mlp2"): "#56B4E9",
     ("transfer", "mlp3"): "#332288",
 }
-_OTHER = "#A6761D"
+_FINETUNED, _FROM_STANDARD, _OTHER = "#A6761D", "#999933", "#882255"
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ def colour(row: Row) -> str:
     facts = row.facts
     if facts.k is None:
         return _METHODS.get(facts.method, _OTHER)
-    plain = facts.kept != "finetuned" and facts.source_method != "standard"
-    return _TRANSFERS.get((facts.method, facts.head), _OTHER) if plain else _OTHER
+    if facts.source_method == "standard":
+        return _FROM_STANDARD
+    return _FINETUNED if facts.kept == "finetuned" else _TRANSFERS.get((facts.method, facts.head), _OTHER)
 
 
 def lighter(ink: str) -> str:
