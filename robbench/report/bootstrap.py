@@ -54,8 +54,9 @@ def shares(dataset: str, robustness: Robustness, above: int = WRONG) -> Resample
 
 
 def over_seeds(samples: Sequence[Resamples]) -> Resamples:
-    """The median over seeds of every resampling."""
-    return np.asarray(samples[0] if len(samples) == 1 else np.median(np.stack(samples), axis=0))
+    """The median over seeds of every resampling; NaN halfway between changes to and from a censored median."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(samples[0] if len(samples) == 1 else np.median(np.stack(samples), axis=0))
 
 
 def interval(samples: Resamples) -> tuple[float, float]:

@@ -112,7 +112,7 @@ def _ablation_table(found: Sequence[Effect]) -> str:
     around = f"{CONFIDENCE:.0%} interval"
 
     def line(effect: Effect) -> list[str]:
-        end = effect.varied.grid_end
+        end = next((model.grid_end for model in (effect.varied, effect.base) if model and model.tested), math.nan)
         return [
             escape(effect.varied.label),
             _both(effect, lambda row: row.accuracy, percent),

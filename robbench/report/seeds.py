@@ -42,7 +42,10 @@ class Spread:
 def spread(values: Iterable[float | None]) -> Spread | None:
     """The spread of the values that exist; None of none."""
     found = sorted(value for value in values if value is not None and not math.isnan(value))
-    return Spread(statistics.median(found), tuple(found)) if found else None
+    if not found:
+        return None
+    value = statistics.median(found)  # halfway between -inf and inf there is none: take the lower
+    return Spread(statistics.median_low(found) if math.isnan(value) else value, tuple(found))
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,12 @@ def test_without_its_base_a_variant_has_no_change() -> None:
     assert "| TL#1 " in ablation_section(found)[-1]
 
 
+def test_a_censored_base_beside_a_variant_that_was_only_trained() -> None:
+    """The base is past the grid's end, the variant has no median to show."""
+    found = group(transfer([5] * 10), transfer(BASE, "split")[:1])
+    assert "> 0.4 → –" in ablation_section(found)[-1]
+
+
 def test_a_variant_of_other_images_is_compared_all_the_same() -> None:
     """Transposed images have another SHA-256: orientation is compared image by image by index."""
     varied = [replace(record, data=replace(record.data, sha256="1" * 64)) for record in transfer(BASE, "orientation")]

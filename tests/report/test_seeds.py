@@ -23,6 +23,13 @@ def test_a_censored_seed_is_the_greatest() -> None:
     assert (found.value, found.low) == (math.inf, 0.4)
 
 
+def test_two_seeds_that_part_at_the_grids_end() -> None:
+    """Between a change to a censored median and one from it there is no middle: the lower stands."""
+    found = spread([math.inf, -math.inf])
+    assert found is not None
+    assert found.value == -math.inf
+
+
 def test_seeds_join_and_variants_stay_apart() -> None:
     """Two seeds of TL#1 are one model; its variant is another, and no row of the group."""
     facts = [make_facts("transfer", "emnist", 1, seed=seed) for seed in (1, 0)]
