@@ -95,8 +95,6 @@ class Results:
             notes.append("quick scale: every stage ran, but no figure here means anything")
         if earlier:
             notes.append(f"{earlier} of {len(records)} stages were not run now: they come from the store, same digest")
-        if missing:
-            notes.append(f"without a result: {', '.join(missing)}")
         arguments = self._session.config.invocation_params.args
         bundle = Bundle(
             title=study,
@@ -104,6 +102,7 @@ class Results:
             notes=notes,
             verdicts=[verdict for verdict in self._verdicts if verdict.suite == study],
             records=records,
+            missing=[f"{study}/{name}" for name in missing],
         )
         return bundle, write_bundle(settings.report / study, bundle)
 

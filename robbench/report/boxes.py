@@ -9,40 +9,48 @@ from itertools import accumulate
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
-from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from robbench.record import WRONG, Robustness
-from robbench.report.drawing import NEVER, canvas, colour, lighter, png, tidy, title
-from robbench.report.rows import Group, Row
+from robbench.report.drawing import HATCHED, canvas, colour, error_bars, lighter, png, pstar_ticks, tidy, title
+from robbench.report.rows import Group
+from robbench.report.seeds import Model, models_of
 
 _PERCENTILES = (12.5, 25.0, 50.0, 75.0, 87.5)
 _WIDEST = 15.0
 """Inches of panels side by side; more go below."""
 
-_Panel = tuple[str | None, list[Row]]
+_Panel = tuple[str | None, list[Model]]
 
 
-def box_places(robustness: Robustness) -> tuple[float, float, float, float, float]:
-    """The 12.5th, 25th, 50th, 75th and 87.5th percentile of p* over the correct images; inf where censored.
+def box_places(*seeds: Robustness) -> tuple[float, float, float, float, float]:
+    """The 12.5th, 25th, 50th, 75th and 87.5th percentile of p* over the correct images of all seeds; inf where censored.
 
     Each is an image's own p* (no interpolation, which a censored value would not allow), the median excepted.
     """
-    correct = [place for place in robustness.pstar if place != WRONG]
-    values = np.asarray([*robustness.grid, np.inf])[correct]
+    values = np.concatenate([_correct(each) for each in seeds])
     low, first, _, third, high = (float(v) for v in np.percentile(values, _PERCENTILES, method="inverted_cdf"))
-    median = robustness.median
-    assert median is not None
-    return low, first, median, third, high
+    values.sort()
+    below, above = values[(len(values) - 1) // 2], values[len(values) // 2]
+    return low, first, float(below if below == above else (below + above) / 2), third, high
+
+
+def _correct(robustness: Robustness) -> NDArray[np.float64]:
+    return np.asarray([*robustness.grid, np.inf])[[place for place in robustness.pstar if place != WRONG]]
 
 
 def draw_boxes(group: Group) -> bytes:
     """Accuracy above, p* below; models from scratch in the first column, a column per kind of transfer after it."""
-    panels = [(line, rows) for line in (None, *group.lines) if (rows := [r for r in group.of(line) if r.robustness])]
+    panels = [
+        (line, models)
+        for line in (None, *group.lines)
+        if (models := [model for model in models_of(group.of(line)) if model.tested])
+    ]
     bands: dict[int, list[_Panel]] = {}
     for panel, reach in zip(panels, accumulate(_width(panel) for panel in panels), strict=True):
         bands.setdefault(int(reach // _WIDEST), []).append(panel)
-    top = _axis_end([row.robustness for _, rows in panels for row in rows if row.robustness])
-    width = max(5.0, 1.3 + max(sum(_width(panel) for panel in band) for band in bands.values()))
+    top = _axis_end([model for _, models in panels for model in models])
+    width = max(5.0, 1.0 + max(sum(_width(panel) for panel in band) for band in bands.values()))
     with canvas(width, 6.2 * len(bands) + 0.2) as figure:
         figure.suptitle(title(group, "clean accuracy and p* per model"), fontweight="bold")
         parts = np.atleast_1d(np.array(figure.subfigures(len(bands), 1)))
@@ -52,16 +60,20 @@ def draw_boxes(group: Group) -> bytes:
 
 
 def _width(panel: _Panel) -> float:
-    line, rows = panel
-    return max(2.0, (0.95 if line is None else 0.62) * len(rows))
+    line, models = panel
+    return max(2.0, (0.95 if line is None else 0.62) * len(models))
 
 
-def _axis_end(distributions: Sequence[Robustness]) -> float:
+def _axis_end(models: Sequence[Model]) -> float:
     """Where the axis of found p* ends: above the highest whisker, the grid's end at most."""
-    found = [value for each in distributions if each.clean.correct for value in box_places(each)]
+    found = [value for model in models if model.right for value in box_places(*_distributions(model))]
     finite = [value for value in found if np.isfinite(value) and value > 0]
-    end = max(each.grid[-1] for each in distributions) or 1.0
+    end = max(model.grid_end for model in models) or 1.0
     return min(end, 1.1 * max(finite, default=end))
+
+
+def _distributions(model: Model) -> list[Robustness]:
+    return [row.robustness for row in model.right if row.robustness]
 
 
 def _band(figure: SubFigure, panels: Sequence[_Panel], top: float) -> None:
@@ -69,18 +81,19 @@ def _band(figure: SubFigure, panels: Sequence[_Panel], top: float) -> None:
     grid = figure.subplots(
         2, len(panels), sharex="col", sharey="row", squeeze=False, width_ratios=widths, height_ratios=[1, 2.6]
     )
-    for column, ((line, rows), width) in enumerate(zip(panels, widths, strict=True)):
+    for column, ((line, models), width) in enumerate(zip(panels, widths, strict=True)):
         above, below = grid[0][column], grid[1][column]
         above.set_title("\n".join(textwrap.wrap(line or "trained from scratch", int(width * 11))), fontsize=11)
-        _accuracies(above, rows)
-        _boxes(below, rows, top)
-        below.set_xlim(-0.6, len(rows) - 0.4)
-        names = [str(row.facts.k) if line else _short(row.label) for row in rows]
-        below.set_xticks(range(len(rows)), names)
+        _accuracies(above, models)
+        _boxes(below, models, top)
+        below.set_xlim(-0.6, len(models) - 0.4)
+        names = [str(model.facts.k) if line else _short(model.label) for model in models]
+        below.set_xticks(range(len(models)), names)
         if line:
             below.set_xlabel("k (blocks retrained)")
     grid[0][0].set_ylabel("clean accuracy (%)")
     grid[1][0].set_ylabel("p* (L∞, pixel units)")
+    figure.align_ylabels(grid[:, 0])
 
 
 def _short(label: str) -> str:
@@ -89,43 +102,55 @@ def _short(label: str) -> str:
     return f"{method}\n{dataset if len(dataset) <= 11 else f'{dataset[:5]}…{dataset[-5:]}'}"
 
 
-def _accuracies(axes: Axes, rows: Sequence[Row]) -> None:
-    for place, row in enumerate(rows):
-        accuracy = (row.accuracy or 0.0) * 100
-        axes.bar(place, accuracy, color=colour(row), width=0.62)
-        axes.annotate(f"{accuracy:.1f}", (place, accuracy), (0, 2), textcoords="offset points", ha="center", fontsize=8)
+def _accuracies(axes: Axes, models: Sequence[Model]) -> None:
+    """A bar per model at its median over seeds, from the least to the greatest seed a line."""
+    for place, model in enumerate(models):
+        found = model.spread(lambda row: row.accuracy)
+        value, low, high = (100 * v for v in (found.value, found.low, found.high)) if found else (0.0, 0.0, 0.0)
+        axes.bar(place, value, color=colour(model.rows[0]), width=0.62)
+        if found and found.count > 1:
+            axes.errorbar(place, value, yerr=error_bars(value, low, high), color="black", linewidth=1.2, capsize=2)
+        axes.annotate(f"{value:.1f}", (place, high), (0, 2), textcoords="offset points", ha="center", fontsize=8)
     axes.set_ylim(0, 115)
     axes.set_yticks(range(0, 101, 25))
     tidy(axes)
 
 
-def _boxes(axes: Axes, rows: Sequence[Row], top: float) -> None:
-    drawn_at, written_at = 1.05 * top, 1.12 * top
-    axes.axhspan(1.02 * top, 1.16 * top, facecolor="#F4F4F4", edgecolor="#CCCCCC", hatch="////", linewidth=0)
-    for place, row in enumerate(rows):
-        robustness = row.robustness
-        assert robustness is not None
-        if not robustness.clean.correct:
+def _boxes(axes: Axes, models: Sequence[Model], top: float) -> None:
+    """A box per model over the images of all seeds, a dot per seed at its median; the censored past ``edge``."""
+    edge, written_at = 1.02 * top, 1.09 * top
+    axes.axhspan(edge, 1.16 * top, **HATCHED)
+    for place, model in enumerate(models):
+        if not model.right:
             axes.text(place, top / 2, "no correct image", rotation=90, ha="center", va="center", fontsize=9)
             continue
-        low, first, median, third, high = (drawn_at if v > top else v for v in box_places(robustness))
+        places = box_places(*_distributions(model))
+        low, first, median, third, high = (min(value, edge) for value in places)
         axes.bxp(
             [{"whislo": low, "q1": first, "med": median, "q3": third, "whishi": high}],
             positions=[place],
             widths=0.55,
             showfliers=False,
+            showcaps=False,
             patch_artist=True,
             manage_ticks=False,
-            boxprops={"facecolor": lighter(colour(row)), "edgecolor": "black"},
+            boxprops={"facecolor": lighter(colour(model.rows[0])), "edgecolor": "black"},
             medianprops={"color": "black", "linewidth": 2},
         )
-        share = robustness.censored / robustness.clean.correct
+        ends = [value for value in (places[0], places[4]) if value <= top]
+        axes.plot([place] * len(ends), ends, "_", color="black", markersize=11)
+        if places[4] > top:
+            axes.plot(place, edge, "^", color="black", markersize=6, clip_on=False)
+        if len(model.right) > 1:
+            dots = [min(row.median, edge) for row in model.right if row.median is not None]
+            spots = place + 0.09 * (np.arange(len(dots)) - (len(dots) - 1) / 2)
+            axes.plot(spots, dots, "o", color="white", markeredgecolor="black", markersize=4, zorder=5)
+        share = np.isinf(np.concatenate([_correct(each) for each in _distributions(model)])).mean()
         if share:
             text = f"{share:.0%}" if share >= 0.005 else "<1%"
             white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
             axes.text(place, written_at, text, ha="center", va="center", fontsize=8, bbox=white)
     axes.set_ylim(0, 1.16 * top)
-    locator = MaxNLocator(8, steps=[1, 2, 2.5, 5, 10])
-    ticks = [float(tick) for tick in locator.tick_values(0, top) if tick <= 1.001 * top]
-    axes.set_yticks([*ticks, 1.09 * top], [*(f"{tick:.4g}" for tick in ticks), NEVER])
+    ticks = pstar_ticks(top)
+    axes.set_yticks([*ticks, written_at], [*(f"{tick:.4g}" for tick in ticks), "never\nfooled"])
     tidy(axes)

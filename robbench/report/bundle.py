@@ -12,10 +12,13 @@ import msgspec
 from robbench.compare import Verdict
 from robbench.errors import RobbenchError
 from robbench.record import Record, _Struct, write_atomically
-from robbench.report.figures import draw
+from robbench.report.drawing import Picture
+from robbench.report.figures import draw, draw_study
+from robbench.report.files import pstar_csv_gz, results_csv
+from robbench.report.markdown import model_ranges
+from robbench.report.overview import studies
 from robbench.report.prose import report_text
 from robbench.report.rows import group_records
-from robbench.report.tables import pstar_csv_gz, results_csv
 
 SCHEMA = "robbench.bundle/1"
 
@@ -30,6 +33,8 @@ class Bundle(_Struct, frozen=True, kw_only=True):
     notes: list[str] = msgspec.field(default_factory=list)
     verdicts: list[Verdict] = msgspec.field(default_factory=list)
     records: list[Record] = msgspec.field(default_factory=list)
+    missing: list[str] = msgspec.field(default_factory=list)
+    """Stages that the studies ask for and no record has: ``suite/case.stage``."""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -66,10 +71,21 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
 def render(bundle: Bundle) -> dict[str, bytes]:
     """The files of a bundle by their path within it."""
     groups = group_records(bundle.records)
-    pictures = [draw(group) for group in groups]
-    text = report_text(bundle.title, bundle.command, bundle.notes, bundle.verdicts, groups, pictures)
+    pictures: dict[tuple[str, ...], list[Picture]] = {
+        **{(suite,): draw_study(found) for suite, found in studies(groups)},
+        **{(group.suite, group.architecture): draw(group) for group in groups},
+    }
+    text = report_text(
+        groups,
+        pictures,
+        title=bundle.title,
+        command=bundle.command,
+        notes=bundle.notes,
+        verdicts=bundle.verdicts,
+        missing=bundle.missing,
+    )
     return {
-        **{f"figures/{picture.name}": picture.png for images in pictures for picture in images},
+        **{f"figures/{picture.name}": picture.png for images in pictures.values() for picture in images},
         "results.csv": results_csv(groups),
         "pstar.csv.gz": pstar_csv_gz(groups),
         "records.json": encode_bundle(bundle),
@@ -104,6 +120,7 @@ def encode_bundle(bundle: Bundle) -> bytes:
         "notes": lines(bundle.notes),
         "verdicts": lines(verdicts),
         "records": lines(records),
+        **({"missing": lines(bundle.missing)} if bundle.missing else {}),
     }
     return b"{\n" + b",\n".join(f'"{name}": '.encode() + data for name, data in fields.items()) + b"\n}\n"
 
@@ -128,33 +145,54 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def merge(bundles: Sequence[Bundle]) -> Bundle:
-    """Several bundles as one; of two records of a stage the newer stays, with its verdicts, and a note says so.
+    """Several bundles as one: studies side by side, the parts of one study joined.
+
+    Of a case that several bundles have, the one with the newest record counts, with all its stages and verdicts; a
+    stage that it lacks comes from the next newest. A note says of how many cases. What no bundle has stays missing.
 
     Raises:
         RobbenchError: there is nothing to merge.
     """
     if not bundles:
         raise RobbenchError("merge: expected at least one bundle, got none")
-    newest: dict[tuple[str, str], tuple[Record, int]] = {}
-    replaced = set()
+    cases: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    stages: dict[tuple[str, str], dict[int, list[Record]]] = {}
     for number, bundle in enumerate(bundles):
         for record in bundle.records:
-            key = record.suite, record.name
-            if key in newest and newest[key][0] != record:
-                replaced.add(key)
-            if key not in newest or record.created >= newest[key][0].created:
-                newest[key] = record, number
+            stages.setdefault((record.suite, record.case), {}).setdefault(number, []).append(record)
+    for key, found in stages.items():
+        cases[key] = sorted(((max(r.created for r in own), number) for number, own in found.items()), reverse=True)
+    chosen: dict[tuple[str, str], tuple[Record, int]] = {}
+    replaced: dict[str, set[str]] = {}
+    for key, order in cases.items():
+        for _, number in order:
+            for record in stages[key][number]:
+                first = chosen.setdefault((record.suite, record.name), (record, number))
+                if first[0] != record:
+                    replaced.setdefault(record.suite, set()).add(record.case)
     verdicts = {
         (verdict.suite, verdict.case, verdict.stage, verdict.figure): verdict
         for number, bundle in enumerate(bundles)
         for verdict in bundle.verdicts
-        if newest.get((verdict.suite, f"{verdict.case}.{verdict.stage}"), (None, number))[1] == number
+        if chosen.get((verdict.suite, f"{verdict.case}.{verdict.stage}"), (None, number))[1] == number
     }
-    notes = [f"{suite}/{name}: several records were merged, the newest is shown" for suite, name in sorted(replaced)]
+    notes = [
+        f"{suite}: {len(found)} model{'s' * (len(found) != 1)} recorded more than once ({model_ranges(sorted(found))}); "
+        "the run with the newest record counts"
+        for suite, found in sorted(replaced.items())
+    ]
+    missing = dict.fromkeys(name for bundle in bundles for name in bundle.missing)
     return Bundle(
         title=", ".join(dict.fromkeys(bundle.title for bundle in bundles)),
         command="\n".join(dict.fromkeys(bundle.command for bundle in bundles if bundle.command)),
-        notes=list(dict.fromkeys([*(note for bundle in bundles for note in bundle.notes), *notes])),
+        notes=list(dict.fromkeys([*_notes(bundles), *notes])),
         verdicts=[*verdicts.values()],
-        records=[record for record, _ in newest.values()],
+        records=[record for record, _ in chosen.values()],
+        missing=[name for name in missing if tuple(name.split("/", 1)) not in chosen],
     )
+
+
+def _notes(bundles: Sequence[Bundle]) -> list[str]:
+    """Every bundle's notes; where the bundles are of several studies, each with the title of its own."""
+    several = len({frozenset(record.suite for record in bundle.records) for bundle in bundles}) > 1
+    return [f"{bundle.title}: {note}" if several else note for bundle in bundles for note in bundle.notes]

@@ -18,11 +18,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
+from PIL import Image
 
 from robbench.report.rows import Group, Row
 
 DPI = 150
+COLOURS = 96
+"""Of a picture's palette: small files, and no difference to the eye."""
+ANSWERS, ABLATION = "answers", "ablation"
+"""Kinds of pictures that stand in a place of their own."""
+HATCHED: dict[str, Any] = {"facecolor": "#F4F4F4", "edgecolor": "#CCCCCC", "hatch": "////", "linewidth": 0}
+"""How the band of censored values looks."""
 NEVER = "never fooled"
 """The name of the place past the grid's end where censored values are drawn."""
 
@@ -34,13 +42,14 @@ _TRANSFERS = {
     ("transfer", "mlp2"): "#56B4E9",
     ("transfer", "mlp3"): "#332288",
 }
-_OTHER = "#A6761D"
+_FINETUNED, _FROM_STANDARD, _OTHER = "#A6761D", "#999933", "#882255"
 
 
 @dataclass(frozen=True)
 class Picture:
     """A figure as a file, and what is said about it."""
 
+    kind: str
     name: str
     alt: str
     caption: str
@@ -52,8 +61,9 @@ def colour(row: Row) -> str:
     facts = row.facts
     if facts.k is None:
         return _METHODS.get(facts.method, _OTHER)
-    plain = facts.kept != "finetuned" and facts.source_method != "standard"
-    return _TRANSFERS.get((facts.method, facts.head), _OTHER) if plain else _OTHER
+    if facts.source_method == "standard":
+        return _FROM_STANDARD
+    return _FINETUNED if facts.kept == "finetuned" else _TRANSFERS.get((facts.method, facts.head), _OTHER)
 
 
 def lighter(ink: str) -> str:
@@ -71,9 +81,12 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG, without a date or a version in it."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
+    """The figure as PNG with a palette, without a date or a version in it."""
+    drawn, data = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    with Image.open(drawn) as image:
+        flat = image.convert("RGB").quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    flat.save(data, format="png", optimize=True)
     return data.getvalue()
 
 
@@ -85,9 +98,20 @@ def tidy(axes: Axes, *, grid: str = "y") -> None:
 
 
 def title(group: Group, what: str) -> str:
-    """A figure's title: which network, and which seed where it is not the usual one."""
-    seed = group.rows[0].facts.seed
-    return f"{group.architecture}{f' (seed {seed})' if seed else ''}: {what}"
+    """A figure's title: which network, and how many seeds where there are several."""
+    seeds = f" ({len(group.seeds)} seeds)" if len(group.seeds) > 1 else ""
+    return f"{group.architecture}: {what}{seeds}"
+
+
+def error_bars(value: float, low: float, high: float) -> list[list[float]]:
+    """The lengths that matplotlib's errorbar asks for, from an interval; none below 0."""
+    return [[max(0.0, value - low)], [max(0.0, high - value)]]
+
+
+def pstar_ticks(top: float) -> list[float]:
+    """Places of the ticks of an axis of p* that ends at ``top``."""
+    locator = MaxNLocator(8, steps=[1, 2, 2.5, 5, 10])
+    return [float(tick) for tick in locator.tick_values(0, top) if 0 <= tick <= 1.001 * top]
 
 
 def file_name(*parts: str) -> str:
@@ -95,26 +119,37 @@ def file_name(*parts: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(part for part in parts if part)).lstrip(".") + ".png"
 
 
-def place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write (x, y, text, colour) labels beside their points, each where it covers no marker, line or other label."""
+@dataclass(frozen=True)
+class Label:
+    """What to write beside a point, small where it matters less."""
+
+    x: float
+    y: float
+    text: str
+    ink: str
+    small: bool = False
+
+
+def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
+    """Write labels beside their points, each where it covers no marker, line or other label."""
     figure.canvas.draw()
     renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     taken = [box for line in axes.get_lines() for box in _obstacles(line)]
     frame = axes.get_window_extent(renderer)
-    for x, y, text, ink in labels:
+    for label in labels:
         tries: list[tuple[int, int, int, Annotation, Bbox]] = []
         for far in (9, 14, 20, 28):
             for right, up in _AROUND:
                 note = axes.annotate(
-                    text,
-                    (x, y),
+                    label.text,
+                    (label.x, label.y),
                     xytext=(right * far, up * far),
                     textcoords="offset points",
                     ha="center",
                     va="center",
-                    fontsize=9,
-                    color=ink,
-                    fontweight="bold",
+                    fontsize=7 if label.small else 9,
+                    color=label.ink,
+                    fontweight="normal" if label.small else "bold",
                 )
                 box = note.get_window_extent(renderer)
                 clashes = sum(box.overlaps(other) for other in taken) + 5 * (not _inside(box, frame))
@@ -124,7 +159,8 @@ def place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float
             if found is not best:
                 found[3].remove()
         if best[2] > 14:
-            axes.annotate("", (x, y), best[3].xyann, textcoords="offset points", arrowprops=_leader(ink))
+            at, leader = (label.x, label.y), _leader(label.ink)
+            axes.annotate("", at, best[3].xyann, textcoords="offset points", arrowprops=leader)
         taken.append(best[4])
 
 

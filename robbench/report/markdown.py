@@ -48,18 +48,30 @@ def percent(share: float | None, digits: int = 1) -> str:
     return NOTHING if share is None or math.isnan(share) else f"{share:.{digits}%}"
 
 
-def pstar(value: float | None, grid_end: float) -> str:
+def pstar(value: float | None, grid_end: float, digits: int | None = None) -> str:
     """A median p*: ``0.27``, ``> 0.8`` where it is censored, a dash without a correct image."""
-    if value is None:
+    if value is None or math.isnan(value):
         return NOTHING
-    return f"> {grid_end:g}" if math.isinf(value) else f"{value:.4g}"
+    return f"> {grid_end:g}" if math.isinf(value) else f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
 
 
-def seconds(value: float | None) -> str:
-    """Seconds with as many digits as mean anything."""
+def pstar_digits(values: Iterable[float]) -> int:
+    """Decimals that show all of a column's p* (four at most), so that they stand below one another."""
+    texts = [f"{value:.4f}".rstrip("0") for value in values if math.isfinite(value)]
+    return max((len(text.partition(".")[2]) for text in texts), default=0)
+
+
+def seconds(value: float | None, digits: int | None = None) -> str:
+    """Seconds with as many digits as mean anything, or as their column has."""
     if value is None:
         return NOTHING
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:,.{seconds_digits([value]) if digits is None else digits}f}"
+
+
+def seconds_digits(values: Iterable[float]) -> int:
+    """Decimals of a column of seconds: none from 100 s on, two where the least is below 10 s."""
+    least = min(values, default=math.inf)
+    return 0 if least >= 100 else 1 if least >= 10 else 2
 
 
 def signed(value: float, digits: int) -> str:
@@ -84,3 +96,16 @@ def whole_ranges(numbers: Iterable[int]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)
+
+
+def model_ranges(names: Iterable[str]) -> str:
+    """Names of models with their k (``TL#3 MLP1``) or seed joined: ``PGD EMNIST, TL#1–7 MLP1``."""
+    families: dict[str, list[int]] = {}
+    for name in names:
+        number = re.search(r"TL ?#?(\d+)", name)
+        family = re.sub(r"TL ?#?\d+", "TL#", name) if number else name
+        families.setdefault(family, []).extend([int(number[1])] if number else [])
+    return ", ".join(
+        family.replace("TL#", f"TL#{whole_ranges(numbers)}", 1) if numbers else family
+        for family, numbers in families.items()
+    )

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from robbench.compare import CONFIDENCE, MARKS, Verdict
-from robbench.record import Record
-from robbench.report.drawing import Picture
+from robbench.report.drawing import ABLATION, ANSWERS, Picture
 from robbench.report.markdown import escape, fenced, text_table
+from robbench.report.missing import missing_section
+from robbench.report.overview import overview_table, studies, study_heading
+from robbench.report.provenance import data_table, environment_table, estimates, when
+from robbench.report.remarks import ablation_section, ranking_remark
 from robbench.report.rows import Group
 from robbench.report.sentences import answer_section
-from robbench.report.tables import data_table, environment_table, model_table, published_table
+from robbench.report.tables import attack_table, not_beside, study_table, views_table
 
 _GLOSSARY = (
     ("ε", "L∞ radius of a perturbation, in pixel units of images in [0, 1]"),
     ("p\\*", "smallest ε of the grid at which the attack fooled the model on an image: an upper bound of the true one"),
     ("median p\\*", "median of p\\* over the test images that the model classifies correctly unperturbed"),
-    ("common images", "the test images that every model on the same data in the table classifies correctly (how many)"),
+    ("common images", "the test images that every model on the same data in the table classifies correctly"),
+    ("final test", "FGSM and PGD at fixed radii, as the study tested its models; p\\* is estimated apart from it"),
     (
         "censored",
         "share of the correct images never fooled inside the grid; a median among them is shown as “> grid end”",
@@ -33,7 +37,12 @@ _GLOSSARY = (
         "training seconds",
         "updates of the weights, adversarial images included; “in all” adds validation, warm-up and I/O",
     ),
-    ("interval", f"{CONFIDENCE:.0%} bootstrap over test images, each model's resampled independently"),
+    (
+        "drop point",
+        "the k after which median p\\* falls most; “uncertain” where less than 95% of the bootstrap resamplings agree",
+    ),
+    ("interval", f"{CONFIDENCE:.0%} bootstrap over test images, drawn alike for all models tested on the same ones"),
+    ("[a to b]", "of a figure over several seeds: the least and the greatest; the figure before it is their median"),
     ("–", "does not exist: not run, no correct image, or read from a checkpoint"),
 )
 
@@ -61,37 +70,113 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     return f"Passed: {compared} figure{'s' * (compared != 1)} compared{', ' if rest else ''}{rest}."
 
 
+Pictures = Mapping[tuple[str, ...], Sequence[Picture]]
+"""The pictures of a study by (suite,), and of an architecture by (suite, architecture)."""
+
+
 def report_text(
-    title: str,
-    command: str,
-    notes: Sequence[str],
-    verdicts: Sequence[Verdict],
     groups: Sequence[Group],
-    pictures: Sequence[Sequence[Picture]],
+    pictures: Pictures,
+    *,
+    title: str,
+    command: str = "",
+    notes: Sequence[str] = (),
+    verdicts: Sequence[Verdict] = (),
+    missing: Sequence[str] = (),
 ) -> str:
-    """The whole of ``report.md``; ``pictures`` holds those of each group."""
-    records = [record for group in groups for row in group.rows for record in (row.trained, row.tested) if record]
-    parts = [f"# {escape(title)}", f"**{headline(verdicts)}**"]
+    """The whole of ``report.md``: a section per study, answers first."""
+    records = [record for group in groups for row in group.all_rows for record in (row.trained, row.tested) if record]
+    parts = [f"# {escape(title)}", f"**{headline(verdicts)}**", *_changed_specification(verdicts)]
     parts += [_verdict_table(verdicts)] if _worth_showing(verdicts) else []
-    parts += ["## The answer in three figures"]
-    parts += [text for group in groups for text in answer_section(group)] or ["No model was run."]
-    for group, images in zip(groups, pictures, strict=True):
-        parts += [f"## {escape(group.architecture)}, model by model ({escape(group.suite)})", model_table(group)]
-        beside = published_table(group)
-        if beside is not None:
-            about = (
-                "published seconds span validation and I/O, on one NVIDIA L4, so they stand beside our seconds in all"
-            )
-            parts += [f"Beside the published figures ({about}):", beside]
-        parts += [f"![{escape(image.alt)}](figures/{image.name})\n\n*{escape(image.caption)}*" for image in images]
+    for suite, found in studies(groups):
+        parts += _study(suite, found, pictures, missing)
+    ran = {group.suite for group in groups}
+    for suite in dict.fromkeys(name.partition("/")[0] for name in missing):
+        if suite not in ran:
+            parts += [f"## {escape(suite)}", missing_section(_of_study(suite, missing), []) or ""]
+    parts += [] if groups else ["No model was run."]
     said = list(dict.fromkeys([*notes, *(note for record in records for note in record.notes)]))
     parts += ["## Notes", "\n".join(f"- {escape(note)}" for note in said)] if said else []
     parts += ["## How to read this", text_table(["Term", "Meaning"], [*_GLOSSARY, *_marks(verdicts)])]
     if records:
-        parts += ["## Data", data_table(records), *_estimates(groups)]
-        parts += ["## Environment", environment_table(records), _when(records)]
+        parts += ["## Data", data_table(records), *estimates(groups)]
+        parts += ["## Environment", environment_table(records), when(records)]
     parts += ["## Command", fenced(command)] if command else []
     return "\n\n".join(parts) + "\n"
+
+
+def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Sequence[str]) -> list[str]:
+    """Answers, overview, then every architecture model by model."""
+    parts = [study_heading(suite, groups)]
+    cases = [row.case for group in groups for row in group.all_rows]
+    lacking = missing_section(_of_study(suite, missing), cases)
+    parts += [lacking] if lacking else []
+    parts += ["### The answers in figures"]
+    for group in groups:
+        parts += answer_section(group)
+        parts += [_shown(image) for image in pictures.get((suite, group.architecture), ()) if image.kind == ANSWERS]
+    overview = overview_table(groups)
+    parts += ["Every kind of transfer at its best k:", overview] if overview else []
+    parts += [_shown(image) for image in pictures.get((suite,), ())]
+    for group in groups:
+        images = [image for image in pictures.get((suite, group.architecture), ()) if image.kind != ANSWERS]
+        parts += _architecture(group, images)
+    return parts
+
+
+def _architecture(group: Group, images: Sequence[Picture]) -> list[str]:
+    """Tables, remarks and pictures of one architecture."""
+    parts = [f"### {escape(group.architecture)}, model by model"]
+    parts += [study_table(group)] if group.rows else []
+    beside = not_beside(group)
+    parts += (
+        [f"Published seconds span validation and I/O, on one NVIDIA L4: they stand beside our seconds in all. {beside}"]
+        if beside
+        else []
+    )
+    views = views_table(group)
+    if views:
+        parts += ["Models misclassify different images, so robustness is shown three ways:", views]
+        remark = ranking_remark(group)
+        parts += [remark] if remark else []
+    final = attack_table(group)
+    parts += (
+        ["The final test, robust accuracy over all test images under attacks of fixed radius:", final] if final else []
+    )
+    parts += [_shown(image) for image in images if image.kind != ABLATION]
+    ablation = ablation_section(group)
+    parts += (
+        [f"#### {escape(group.architecture)}: what the published code's choices change", *ablation] if ablation else []
+    )
+    return parts + [_shown(image) for image in images if image.kind == ABLATION]
+
+
+def _shown(image: Picture) -> str:
+    return f"![{escape(image.alt)}](figures/{image.name})\n\n*{escape(image.caption)}*"
+
+
+def _of_study(suite: str, missing: Sequence[str]) -> list[str]:
+    return [name.partition("/")[2] for name in missing if name.partition("/")[0] == suite]
+
+
+_CHANGED = "the specification changed"
+
+
+def _changed_specification(verdicts: Sequence[Verdict]) -> list[str]:
+    """In words, that baselines were made with another specification, and what became of the comparison."""
+    changed = [verdict for verdict in verdicts if _CHANGED in verdict.message]
+    if not changed:
+        return []
+    stages = len({(verdict.suite, verdict.case, verdict.stage) for verdict in changed})
+    told = dict.fromkeys(
+        verdict.message.partition(f"{_CHANGED}: ")[2] for verdict in changed if f"{_CHANGED}: " in verdict.message
+    )
+    what = f" ({escape('; '.join([*told][:2]))})" if told else ""
+    return [
+        f"The specification of {stages} stage{'s' * (stages != 1)} is not that of the baselines{what}: their accuracy "
+        "and median p\\* were held to the old figures all the same, their seconds were not compared. "
+        "`--robbench-update` makes this run the baseline."
+    ]
 
 
 def _worth_showing(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -113,25 +198,3 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> str:
 
 def _marks(verdicts: Sequence[Verdict]) -> list[tuple[str, str]]:
     return [(f"`{mark}`", meaning) for mark, meaning in MARKS.items()] if verdicts else []
-
-
-def _estimates(groups: Sequence[Group]) -> list[str]:
-    """How p* was estimated, once per way."""
-    ways: dict[str, None] = {}
-    for row in (row for group in groups for row in group.rows):
-        if row.robustness is None:
-            continue
-        grid, attack = row.robustness.grid, dict(row.robustness.attack)
-        step = f"step {grid[1] - grid[0]:.4g}" if len(grid) > 1 else "one value"
-        kind = attack.pop("kind", "attack")
-        settings = ", ".join(f"{name} {value}" for name, value in sorted(attack.items()) if value is not None)
-        ways[
-            f"p\\* of {len(row.robustness.images):,} images of {escape(row.record.data.name)}: grid {grid[0]:g} to "
-            f"{grid[-1]:g}, {step}; {escape(f'{row.robustness.search} search with {kind} ({settings})')}"
-        ] = None
-    return ["\n".join(f"- {way}" for way in ways)] if ways else []
-
-
-def _when(records: Sequence[Record]) -> str:
-    created = sorted(record.created for record in records)
-    return f"{len(records)} stages, recorded from {escape(created[0])} to {escape(created[-1])} (UTC)."

@@ -6,9 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from robbench.catalogue import ARCHITECTURES
 from robbench.published import Published, published_row
 from robbench.record import ModelFacts, Record, Robustness, Training
+from robbench.report import bootstrap
+from robbench.report.bootstrap import Resamples
 
 _DATASETS = {"mnist": "MNIST", "emnist": "EMNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 _METHODS = ("standard", "pgd", "checkpoint", "transfer", "transfer-adversarial")
@@ -58,6 +62,31 @@ class Row:
         """Clean accuracy on the test images; None without an estimate."""
         clean = self.robustness.clean if self.robustness else None
         return clean.share if clean and clean.total else None
+
+    @cached_property
+    def resampled_medians(self) -> Resamples:
+        """Median p* of every resampling of the test images."""
+        assert self.robustness is not None
+        return bootstrap.medians(self.facts.dataset, self.robustness)
+
+    @cached_property
+    def resampled_accuracy(self) -> Resamples:
+        """Clean accuracy of every resampling of the test images."""
+        assert self.robustness is not None
+        return bootstrap.shares(self.facts.dataset, self.robustness)
+
+    def resampled_robust(self, epsilon: float) -> Resamples:
+        """Robust accuracy at ``epsilon``, a value of the grid, of every resampling of the test images."""
+        assert self.robustness is not None
+        at = int(np.argmin(np.abs(np.asarray(self.robustness.grid) - epsilon)))
+        if at not in self._resampled_robust:
+            self._resampled_robust[at] = bootstrap.shares(self.facts.dataset, self.robustness, at)
+        return self._resampled_robust[at]
+
+    @cached_property
+    def _resampled_robust(self) -> dict[int, Resamples]:
+        """Robust accuracies by place in the grid: every pair of models asks for them again."""
+        return {}
 
     @property
     def seconds(self) -> float | None:
@@ -112,6 +141,8 @@ class Group:
     suite: str
     architecture: str
     rows: tuple[Row, ...]
+    variants: tuple[Row, ...] = ()
+    """The models of an ablation: each follows the thesis in one field, and stands in no table but the ablation's."""
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -126,6 +157,11 @@ class Group:
     def seed(self, seed: int) -> Group:
         """The models of one seed."""
         return Group(self.suite, self.architecture, tuple(row for row in self.rows if row.facts.seed == seed))
+
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """Every model, the ablation's last."""
+        return (*self.rows, *self.variants)
 
     def of(self, line: str | None) -> tuple[Row, ...]:
         """The models of one kind of transfer in order of k, or those not transferred."""
@@ -144,7 +180,12 @@ def group_records(records: Iterable[Record]) -> tuple[Group, ...]:
         groups.setdefault((suite, facts.architecture), []).append(Row(suite, case, facts, trained, tested))
     order = [*ARCHITECTURES]
     names = sorted(groups, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key[1]))
-    return tuple(Group(suite, name, _sorted(groups[suite, name])) for suite, name in names)
+    return tuple(_group(suite, name, _sorted(groups[suite, name])) for suite, name in names)
+
+
+def _group(suite: str, architecture: str, rows: Sequence[Row]) -> Group:
+    plain, variants = (tuple(row for row in rows if (row.facts.variant is None) is kept) for kept in (True, False))
+    return Group(suite, architecture, plain, variants)
 
 
 def _sorted(rows: Sequence[Row]) -> tuple[Row, ...]:
@@ -155,6 +196,6 @@ def _sorted(rows: Sequence[Row]) -> tuple[Row, ...]:
         method = _METHODS.index(facts.method) if facts.method in _METHODS else len(_METHODS)
         particulars = (facts.source_method == "standard", facts.kept == "finetuned", facts.head != "linear", facts.head)
         where = (facts.dataset not in sources, facts.dataset)
-        return (method, *particulars, *where, facts.k or 0, facts.seed, row.case)
+        return (method, *particulars, *where, facts.k or 0, facts.variant or "", facts.seed, row.case)
 
     return tuple(sorted(rows, key=key))

@@ -3,85 +3,91 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from robbench.compare import CONFIDENCE
-from robbench.report.answers import Answer, Ratio, answers
-from robbench.report.markdown import escape, percent, pstar, seconds, signed, table, times, whole_ranges
-from robbench.report.rows import Group, Row, dataset_label
+from robbench.report.answers import Answer, Change, Ratio, answers
+from robbench.report.markdown import escape, percent, pstar, seconds, signed, times, whole_ranges
+from robbench.report.rows import Group, dataset_label
+from robbench.report.seeds import Model, Spread
+from robbench.report.tables import spread_text
 
 
 def answer_section(group: Group) -> list[str]:
-    """The answers of one architecture as paragraphs, seed by seed."""
-    parts = []
-    for seed in group.seeds:
-        found = answers(group.seed(seed))
-        name = escape(group.architecture) + (f", seed {seed}" if len(group.seeds) > 1 else "")
-        if not found:
-            parts += [f"### {name} ({escape(group.suite)})", "not run: no transferred model is among these records."]
-            continue
-        facts = found[0].rows[0].facts
-        target = dataset_label(found[0].rows[0].record.data.name)
-        about = f"{escape(dataset_label(facts.source or ''))} → {escape(target)}"
-        parts.append(f"### {name}: {about} ({escape(group.suite)})")
-        first = found[0]
-        parts.append(
-            f"1. **Does robustness transfer?** {_does_it_transfer(first)}\n"
-            f"2. **How close does it come to adversarial training from scratch?** {_how_close(first, target)}\n"
-            f"3. **How much faster is it?** {_how_fast(first)}"
-        )
-        if len(found) > 1:
-            parts += ["Every kind of transfer at its best k:", _kinds(found)]
-    return parts
+    """The answers of one architecture, for its first kind of transfer, as paragraphs."""
+    name, found = escape(group.architecture), answers(group)
+    if not found:
+        return [f"#### {name}", "not run: no transferred model is among these records."]
+    first = found[0]
+    row = first.models[0].rows[0]
+    target = dataset_label(row.record.data.name)
+    about = f"{escape(dataset_label(row.facts.source or ''))} → {escape(target)}"
+    seeds = f", {len(group.seeds)} seeds: medians over seeds, [least to greatest]" if len(group.seeds) > 1 else ""
+    return [
+        f"#### {name}: {about}{seeds}",
+        f"1. **Does robustness transfer?** {_does_it_transfer(first)}\n"
+        f"2. **How close does it come to adversarial training from scratch?** {_how_close(first, target)}\n"
+        f"3. **How much faster is it?** {_how_fast(first)}",
+    ]
 
 
 def _does_it_transfer(answer: Answer) -> str:
     best = answer.best
-    if best is None or best.robustness is None:
+    if best is None:
         return _no_best(answer)
-    tested = [row.facts.k for row in answer.rows if row.median is not None and row.facts.k]
-    said = [
-        f"{escape(best.label)} is the most robust of {len(tested)} transferred model{'s' * (len(tested) != 1)} "
-        f"(k = {whole_ranges(tested)}): median p\\* **{_median(best)}** at {percent(best.accuracy)} clean accuracy.",
-        f"Retention: {_ratio(answer.retention, best, answer.source, 'the source model', share=True)}.",
-        "Against conventional training on the target: "
-        f"{_ratio(answer.over_standard, best, answer.standard, 'the conventionally trained target model', share=False)}.",
+    tested = [model.facts.k for model in answer.models if model.median is not None and model.facts.k]
+    return " ".join(
+        [
+            f"{escape(best.label)} is the most robust of {len(tested)} transferred model{'s' * (len(tested) != 1)} "
+            f"(k = {whole_ranges(tested)}): median p\\* **{_median(best)}** at {_accuracy(best)} clean accuracy.",
+            f"Retention: {_ratio(answer.retention, best, answer.source, 'the source model', share=True)}.",
+            "Against conventional training on the target: "
+            f"{_ratio(answer.over_standard, best, answer.standard, 'the conventionally trained target model', share=False)}.",
+            *([_drop_point(answer, best.grid_end)] if len(tested) > 1 else []),
+        ]
+    )
+
+
+def _drop_point(answer: Answer, end: float) -> str:
+    drop = answer.drop
+    if drop is None:
+        return "Median p\\* never falls from one k to the next."
+    said = (
+        f"Median p\\* falls most after k = {drop.k}: {pstar(drop.before, end)} at k = {drop.k}, "
+        f"{pstar(drop.after, end)} at k = {drop.following} (the drop point; the same in {drop.stability:.0%} of the "
+        "bootstrap resamplings)."
+    )
+    if len(answer.drops) < 2:
+        return said
+    agreeing = [seed for seed, own in answer.drops.items() if own and own.k == drop.k]
+    others = [
+        f"seed {seed}: {f'after k = {own.k}' if own else 'no fall'}"
+        for seed, own in answer.drops.items()
+        if seed not in agreeing
     ]
-    end = best.robustness.grid[-1]
-    if answer.drop:
-        before, after = pstar(answer.drop.before, end), pstar(answer.drop.after, end)
-        said.append(
-            f"Median p\\* falls most after k = {answer.drop.k}: {before} at k = {answer.drop.k}, "
-            f"{after} at k = {answer.drop.following}."
-        )
-    elif len(tested) > 1:
-        said.append("Median p\\* never falls from one k to the next.")
-    return " ".join(said)
+    rest = f" ({', '.join(others)})" if others else ""
+    return f"{said} So in {len(agreeing)} of {len(answer.drops)} seeds{rest}."
 
 
 def _how_close(answer: Answer, target: str) -> str:
     best, scratch = answer.best, answer.scratch
-    if best is None or best.robustness is None:
+    if best is None:
         return _no_best(answer)
-    if scratch is None or scratch.robustness is None:
+    if scratch is None or not scratch.tested:
         return f"not run: PGD {escape(target)}, the target model adversarially trained from scratch."
     said = [
         f"Relative robustness: {_ratio(answer.relative, best, scratch, 'the model trained from scratch', share=True)}."
     ]
-    if best.accuracy is not None and scratch.accuracy is not None:
-        points = (best.accuracy - scratch.accuracy) * 100
-        said.append(
-            f"Clean accuracy: {percent(best.accuracy)} against {percent(scratch.accuracy)} (**{signed(points, 1)} points**)."
+    if answer.points:
+        said.append(f"Clean accuracy: {_accuracy(best)} against {_accuracy(scratch)} ({_points(answer.points)}).")
+    if answer.robust_points and answer.epsilon is not None:
+        at = answer.epsilon
+        ours, theirs = (
+            model.value(lambda row: row.robustness.robust(at).share if row.robustness else None)
+            for model in (best, scratch)
         )
-    if (
-        answer.epsilon is not None
-        and answer.epsilon in best.robustness.grid
-        and answer.epsilon in scratch.robustness.grid
-    ):
-        ours, theirs = (row.robustness.robust(answer.epsilon).share for row in (best, scratch) if row.robustness)
         said.append(
-            f"Robust accuracy at ε = {answer.epsilon:.4g}: {percent(ours)} against {percent(theirs)} "
-            f"({signed((ours - theirs) * 100, 1)} points)."
+            f"Robust accuracy at ε = {at:.4g}: {percent(ours)} against {percent(theirs)} "
+            f"({_points(answer.robust_points)})."
         )
     return " ".join(said)
 
@@ -98,29 +104,29 @@ def _how_fast(answer: Answer) -> str:
         return "n/a: the models were trained on different machine classes."
     said = [
         f"{escape(best.label)} trained in {seconds(best.seconds)} s, {escape(scratch.label)} from scratch in "
-        f"{seconds(scratch.seconds)} s: **{times(answer.speed_up)}**."
+        f"{seconds(scratch.seconds)} s: **{_times(answer.speed_up)}**."
     ]
     if answer.speed_up_with_source is not None and answer.source is not None:
         said.append(
             f"With the source model's {seconds(answer.source.seconds)} s counted in: "
-            f"{times(answer.speed_up_with_source)}."
+            f"{_times(answer.speed_up_with_source)}."
         )
     else:
         said.append("With the source model's training counted in: n/a (it was not trained on this machine class).")
-    assert best.trained is not None
-    return " ".join([*said, f"(Measured on {escape(best.trained.environment.slug)}.)"])
+    machines = sorted({row.trained.environment.slug for row in best.rows if row.trained})
+    return " ".join([*said, f"(Measured on {escape(', '.join(machines))}.)"])
 
 
 def _no_best(answer: Answer) -> str:
-    tested = [row for row in answer.rows if row.robustness]
+    tested = [model for model in answer.models if model.tested]
     if tested:
         return f"n/a: none of {len(tested)} transferred models classifies an image correctly."
     return "not run: no transferred model has a robustness estimate."
 
 
-def _ratio(ratio: Ratio | None, best: Row, other: Row | None, who: str, *, share: bool) -> str:
-    """A ratio with what it divides by and its interval, or why there is none."""
-    if other is None or other.robustness is None:
+def _ratio(ratio: Ratio | None, best: Model, other: Model | None, who: str, *, share: bool) -> str:
+    """A ratio with what it divides by, its interval and its seeds, or why there is none."""
+    if other is None or not other.tested:
         return f"n/a (not run: {who})"
     name = f"the {_median(other)} of {escape(other.label)}"
     if ratio is None:
@@ -128,8 +134,8 @@ def _ratio(ratio: Ratio | None, best: Row, other: Row | None, who: str, *, share
             return f"n/a ({escape(other.label)} classifies no image correctly)"
         return f"n/a ({name} cannot be divided by)" if other.median == 0 else "n/a (both medians are censored)"
     relation = {"=": "", "<": "less than ", ">": "more than "}[ratio.relation]
-    interval = f"{CONFIDENCE:.0%} interval {_interval(ratio, share=share)}"
-    return f"**{relation}{_amount(ratio.value, share=share)}**{' of' if share else ''} {name} ({interval})"
+    around = f"{CONFIDENCE:.0%} interval {_interval(ratio, share=share)}{_seeds(ratio.seeds, share=share)}"
+    return f"**{relation}{_amount(ratio.value, share=share)}**{' of' if share else ''} {name} ({around})"
 
 
 def _interval(ratio: Ratio, *, share: bool) -> str:
@@ -138,32 +144,32 @@ def _interval(ratio: Ratio, *, share: bool) -> str:
     return f"{_amount(ratio.low, share=share)} to {_amount(ratio.high, share=share)}"
 
 
+def _seeds(seeds: Spread, *, share: bool) -> str:
+    if seeds.count == 1:
+        return ""
+    return f"; {seeds.count} seeds: {_amount(seeds.low, share=share)} to {_amount(seeds.high, share=share)}"
+
+
 def _amount(value: float, *, share: bool) -> str:
     return percent(value) if share else f"{value:.3g} times"
 
 
-def _median(row: Row) -> str:
-    return pstar(row.median, row.robustness.grid[-1] if row.robustness else math.nan)
+def _points(found: Change) -> str:
+    value, low, high, least, most = (
+        signed(share * 100, 1) for share in (found.value, found.low, found.high, found.seeds.low, found.seeds.high)
+    )
+    seeds = f"; {found.seeds.count} seeds: {least} to {most}" if found.seeds.count > 1 else ""
+    return f"**{value} points**, {CONFIDENCE:.0%} interval {low} to {high}{seeds}"
 
 
-def _kinds(found: Sequence[Answer]) -> str:
-    def cell(ratio: Ratio | None) -> str:
-        return (
-            "n/a" if ratio is None else f"{'' if ratio.relation == '=' else ratio.relation + ' '}{percent(ratio.value)}"
-        )
+def _median(model: Model) -> str:
+    return spread_text(model.spread(lambda row: row.median), lambda value: pstar(value, model.grid_end))
 
-    rows = [
-        [
-            escape(answer.line),
-            escape(answer.best.label) if answer.best else "n/a",
-            percent(answer.best.accuracy) if answer.best else "n/a",
-            _median(answer.best) if answer.best else "n/a",
-            cell(answer.retention),
-            cell(answer.relative),
-            "n/a" if answer.speed_up is None else f"× {answer.speed_up:.3g}",
-            "n/a" if answer.speed_up_with_source is None else f"× {answer.speed_up_with_source:.3g}",
-        ]
-        for answer in found
-    ]
-    headers = ["Transfer", "best", "clean accuracy", "median p\\*", "retention", "relative robustness", "speed-up"]
-    return table([*headers, "speed-up with source"], rows)
+
+def _accuracy(model: Model) -> str:
+    return spread_text(model.spread(lambda row: row.accuracy), percent)
+
+
+def _times(found: Spread) -> str:
+    spread = f" [× {found.low:.3g} to × {found.high:.3g}]" if found.count > 1 else ""
+    return f"{times(found.value)}{spread}"

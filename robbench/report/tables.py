@@ -1,102 +1,206 @@
-"""The tables of a report: per architecture as B.1 to B.9 of the thesis, and the two CSV files."""
+"""The tables of an architecture: as B.1 to B.9 of the thesis, three views on robustness, and the final test."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import math
-import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from robbench.record import WRONG, Record
-from robbench.report.answers import common_medians, fixed_epsilons
-from robbench.report.markdown import NOTHING, escape, percent, pstar, seconds, signed, table, text_table
+from robbench.compare import CONFIDENCE
+from robbench.published import Published, published_rows
+from robbench.record import AttackAccuracy, Counts
+from robbench.report.bootstrap import interval, over_seeds
+from robbench.report.markdown import (
+    NOTHING,
+    escape,
+    model_ranges,
+    percent,
+    pstar,
+    pstar_digits,
+    seconds,
+    seconds_digits,
+    signed,
+    table,
+)
+from robbench.report.radii import fixed_epsilons, robust_share
+from robbench.report.ranking import common_medians
 from robbench.report.rows import Group, Row
+from robbench.report.seeds import Model, Spread, models_of, spread
+
+_Column = tuple[str, list[str]]
 
 
-@dataclass(frozen=True)
-class _Column:
-    header: str
-    value: Callable[[Row], float | None]
-    show: Callable[[float | None, Row], str]
+def study_table(group: Group) -> str:
+    """Accuracy, median p*, training time and epochs of every model, the published ones and the differences beside."""
+    models = models_of(group.rows)
+    theirs = [model.published for model in models]
+    columns = [
+        *_beside("clean accuracy", models, lambda row: row.accuracy, theirs, _accuracies, _points, "points"),
+        *_beside("median p\\*", models, lambda row: row.median, theirs, _medians, _median_change, "difference"),
+        ("training seconds", _seconds(models, [model.spread(lambda row: row.seconds) for model in models])),
+        *_beside("seconds in all", models, lambda row: row.total_seconds, theirs, _seconds, _factor, "factor"),
+        *_beside("epochs", models, _epochs, theirs, _whole, _whole_change, "difference"),
+        ("epoch kept", _whole(models, [model.spread(_epoch_kept) for model in models])),
+    ]
+    return _table(models, columns)
 
 
-def model_table(group: Group) -> str:
-    """Every model of an architecture: accuracy, median p*, robust accuracies, censored share, seconds, epochs."""
-    columns = _columns(group)
-    lines, several = [], len(group.seeds) > 1
-    for label, rows in _by_label(group.rows):
-        for row in rows:
-            name = f"{label} (seed {row.facts.seed})" if several else label
-            lines.append([escape(name), *(column.show(column.value(row), row) for column in columns), _epochs(row)])
-        if len(rows) > 1:
-            name = f"*{escape(label)}: median of {len(rows)} seeds [least to greatest]*"
-            lines.append([name, *(_spread(column, rows) for column in columns), NOTHING])
-    return table(["Model", *(column.header for column in columns), "epochs (best / all)"], lines)
+def _table(models: Sequence[Model], columns: Sequence[_Column]) -> str:
+    lines = [[escape(model.label), *(cells[at] for _, cells in columns)] for at, model in enumerate(models)]
+    return table(["Model", *(header for header, _ in columns)], lines)
 
 
-def _columns(group: Group) -> list[_Column]:
+def _beside(
+    header: str,
+    models: Sequence[Model],
+    figure: Callable[[Row], float | None],
+    theirs: Sequence[Published | None],
+    show: Callable[[Sequence[Model], Sequence[Spread | None]], list[str]],
+    difference: Callable[[float, float], str],
+    name: str,
+) -> list[_Column]:
+    """Our column; with a published row of any model, theirs and the difference of our median over seeds as well."""
+    ours = [model.spread(figure) for model in models]
+    columns = [(header, show(models, ours))]
+    if not any(theirs):
+        return columns
+    values = [_PUBLISHED[header](row) if row else None for row in theirs]
+    shown = [spread([value]) for value in values]
+    columns.append(("published", _whole(models, shown) if show is _seconds else show(models, shown)))
+    pairs = zip(ours, values, strict=True)
+    changes = [difference(our.value, value) if our and value is not None else NOTHING for our, value in pairs]
+    return [*columns, (name, changes)]
+
+
+_PUBLISHED: dict[str, Callable[[Published], float]] = {
+    "clean accuracy": lambda row: row.accuracy,
+    "median p\\*": lambda row: row.median_pstar,
+    "seconds in all": lambda row: row.train_seconds,
+    "epochs": lambda row: row.epochs,
+}
+
+
+def _points(ours: float, theirs: float) -> str:
+    return signed((ours - theirs) * 100, 1)
+
+
+def _median_change(ours: float, theirs: float) -> str:
+    return signed(ours - theirs, 4 if round((ours - theirs) * 1e4) % 10 else 3) if math.isfinite(ours) else NOTHING
+
+
+def _factor(ours: float, theirs: float) -> str:
+    return f"× {ours / theirs:.2g}"
+
+
+def _whole_change(ours: float, theirs: float) -> str:
+    return signed(ours - theirs, 0)
+
+
+def _cells(models: Sequence[Model], found: Sequence[Spread | None], show: Callable[[float, Model], str]) -> list[str]:
+    return [spread_text(each, lambda v, of=model: show(v, of)) for model, each in zip(models, found, strict=True)]  # type: ignore[misc]
+
+
+def spread_text(found: Spread | None, show: Callable[[float], str]) -> str:
+    """``0.205 [0.2 to 0.21]``: median over seeds, least and greatest; one figure of one seed."""
+    if found is None:
+        return NOTHING
+    if found.count == 1:
+        return show(found.value)
+    ends = [show(found.low), show(found.high)]
+    return show(found.value) if ends == [show(found.value)] * 2 else f"{show(found.value)} [{' to '.join(ends)}]"
+
+
+def _accuracies(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]:
+    return _cells(models, found, lambda value, _: percent(value))
+
+
+def _medians(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]:
+    digits = pstar_digits(v for each in found if each for v in (each.value, each.low, each.high))
+    return _cells(models, found, lambda value, model: pstar(value, model.grid_end, digits))
+
+
+def _seconds(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]:
+    digits = seconds_digits(each.value for each in found if each)
+    return _cells(models, found, lambda value, _: seconds(value, digits))
+
+
+def _whole(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]:
+    return _cells(models, found, lambda value, _: f"{value:,.0f}" if value == int(value) else f"{value:,.1f}")
+
+
+def _epochs(row: Row) -> float | None:
+    return len(row.training.epochs) or None if row.training else None
+
+
+def _epoch_kept(row: Row) -> float | None:
+    return row.training.best or None if row.training else None
+
+
+def not_beside(group: Group) -> str | None:
+    """Which published models of the architecture have no counterpart here; None where nothing is comparable at all."""
+    ours = {row.published.label for row in group.rows if row.published}
+    if not ours:
+        return None
+    table_rows = [row for row in published_rows() if row.architecture == group.architecture]
+    absent = [row.label for row in table_rows if row.label not in ours]
+    name = f"table {table_rows[0].table}"
+    if not absent:
+        return f"All {len(table_rows)} models of {name} stand beside ours."
+    return (
+        f"Of the {len(table_rows)} models of {name}, {len(absent)} have no counterpart here (not run, or run on other "
+        f"data): {escape(model_ranges(absent))}."
+    )
+
+
+def views_table(group: Group) -> str | None:
+    """Medians over correct and over common images and robust accuracy over all images; None without an estimate."""
+    models = [model for model in models_of(group.rows) if model.tested]
+    if not models:
+        return None
     common = common_medians(group.rows)
-    tested = [row.robustness for row in group.rows if row.robustness]
-    epsilons = fixed_epsilons(tested[0].grid) if tested else ()
-
-    def share(value: float | None, row: Row) -> str:
-        return percent(value)
-
-    def median(value: float | None, row: Row) -> str:
-        return pstar(value, row.robustness.grid[-1] if row.robustness else math.nan)
-
-    def common_median(value: float | None, row: Row) -> str:
-        count = common.get(row.case, (None, 0))[1]
-        return f"{median(value, row)} ({count:,})" if row.robustness else NOTHING
-
-    return [
-        _Column("clean accuracy", lambda row: row.accuracy, share),
-        _Column("median p\\*", lambda row: row.median, median),
-        _Column("median p\\* (common images)", lambda row: common.get(row.case, (None, 0))[0], common_median),
+    first = models[0].tested[0].robustness
+    epsilons = fixed_epsilons(first.grid) if first else ()
+    intervals = [
+        interval(over_seeds([row.resampled_medians for row in model.right])) if model.right else None
+        for model in models
+    ]
+    digits = pstar_digits(v for pair in intervals if pair for v in pair)
+    columns: list[_Column] = [
+        ("correct images", _whole(models, [model.spread(_correct) for model in models])),
+        ("median p\\* of them", _medians(models, [model.spread(lambda row: row.median) for model in models])),
+        (
+            f"{CONFIDENCE:.0%} interval",
+            [
+                f"{pstar(pair[0], model.grid_end, digits)} to {pstar(pair[1], model.grid_end, digits)}"
+                if pair
+                else NOTHING
+                for model, pair in zip(models, intervals, strict=True)
+            ],
+        ),
+        (
+            "common images",
+            _whole(
+                models,
+                [model.spread(lambda row: common[row.case][1] if row.case in common else None) for model in models],
+            ),
+        ),
+        (
+            "median p\\* of them",
+            _medians(models, [model.spread(lambda row: common.get(row.case, (None, 0))[0]) for model in models]),
+        ),
         *(
-            _Column(f"robust accuracy at ε = {epsilon:.4g}", lambda row, at=epsilon: robust_share(row, at), share)  # type: ignore[misc]
+            (
+                f"robust accuracy at ε = {epsilon:.4g}",
+                _accuracies(models, [model.spread(lambda row, at=epsilon: robust_share(row, at)) for model in models]),  # type: ignore[misc]
+            )
             for epsilon in epsilons
         ),
-        _Column("censored", censored_share, share),
-        _Column("training seconds", lambda row: row.seconds, lambda value, row: seconds(value)),
+        ("censored", _accuracies(models, [model.spread(censored_share) for model in models])),
     ]
+    return _table(models, columns)
 
 
-def _by_label(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    labels: dict[str, list[Row]] = {}
-    for row in rows:
-        labels.setdefault(row.label, []).append(row)
-    return [*labels.items()]
-
-
-def _spread(column: _Column, rows: Sequence[Row]) -> str:
-    pairs = sorted((value, number) for number, row in enumerate(rows) if (value := column.value(row)) is not None)
-    if not pairs:
-        return NOTHING
-    values = [value for value, _ in pairs]
-
-    def text(value: float) -> str:
-        return column.show(value, rows[pairs[0][1]]).split(" (")[0]
-
-    return f"{text(statistics.median(values))} [{text(values[0])} to {text(values[-1])}]"
-
-
-def _epochs(row: Row) -> str:
-    if row.training is None or not row.training.epochs:
-        return NOTHING
-    return f"{row.training.best} / {len(row.training.epochs)}"
-
-
-def robust_share(row: Row, epsilon: float) -> float | None:
-    """Robust accuracy at ``epsilon``; None without an estimate or where the model's grid lacks it."""
-    robustness = row.robustness
-    if robustness is None or not robustness.pstar or min(abs(value - epsilon) for value in robustness.grid) > 1e-9:
-        return None
-    return robustness.robust(epsilon).share
+def _correct(row: Row) -> float | None:
+    return row.robustness.clean.correct if row.robustness else None
 
 
 def censored_share(row: Row) -> float | None:
@@ -105,123 +209,36 @@ def censored_share(row: Row) -> float | None:
     return robustness.censored / robustness.clean.correct if robustness and robustness.clean.correct else None
 
 
-def published_table(group: Group) -> str | None:
-    """Our figures beside the published ones, or None where no model has a published row."""
-    lines = []
-    for row in group.rows:
-        theirs = row.published
-        if theirs is None:
-            continue
-        end = row.robustness.grid[-1] if row.robustness else math.nan
-        finite = row.median is not None and math.isfinite(row.median)
-        lines.append(
-            [
-                escape(f"{row.label} (seed {row.facts.seed})" if len(group.seeds) > 1 else row.label),
-                percent(row.accuracy),
-                percent(theirs.accuracy),
-                NOTHING if row.accuracy is None else signed((row.accuracy - theirs.accuracy) * 100, 1),
-                pstar(row.median, end),
-                f"{theirs.median_pstar:g}",
-                signed(row.median - theirs.median_pstar, 3) if finite and row.median is not None else NOTHING,
-                seconds(row.total_seconds),
-                f"{theirs.train_seconds:,.0f}",
-                NOTHING if row.total_seconds is None else f"× {row.total_seconds / theirs.train_seconds:.2g}",
-            ]
-        )
-    headers = ["Model", "accuracy", "published", "points", "median p\\*", "published", "difference"]
-    return table([*headers, "seconds in all", "published", "factor"], lines) if lines else None
+def attack_table(group: Group) -> str | None:
+    """Robust accuracies of the final test under FGSM and PGD; None where no record has them."""
+    models = [model for model in models_of(group.rows) if any(_attacks(row) for row in model.rows)]
+    if not models:
+        return None
+    columns = [("clean accuracy", _accuracies(models, [model.spread(lambda row: row.accuracy) for model in models]))]
+    for kind in sorted({key for model in models for row in model.rows for key in _attacks(row)}):
+        found = [spread(_attacked(row, kind) for row in model.rows) for model in models]
+        columns.append((_attack_name(kind), _accuracies(models, found)))
+    return _table(models, columns)
 
 
-def data_table(records: Iterable[Record]) -> str:
-    """The images that were really used; test images are those that p* was estimated on."""
-    tested: dict[tuple[str, int, int, str], int] = {}
-    for record in records:
-        data = record.data
-        key = data.name, data.train, data.validation, data.sha256
-        tested[key] = max(tested.get(key, 0), data.test if record.robustness else 0)
-    lines = [
-        [escape(name), f"{train:,}", f"{validation:,}", f"{test:,}" if test else NOTHING, f"`{sha256[:12]}`"]
-        for (name, train, validation, sha256), test in sorted(tested.items())
-    ]
-    return table(["Dataset", "training images", "validation images", "test images", "SHA-256"], lines)
+_Attack = tuple[str, float, int]
 
 
-def environment_table(records: Sequence[Record]) -> str:
-    """Where the stages ran: one column per environment, one line per property."""
-    environments = sorted({record.environment for record in records}, key=repr)
-    counts = [sum(record.environment == environment for record in records) for environment in environments]
-    lines = [
-        [
-            escape(field),
-            *("yes" if v is True else "no" if v is False else escape(v) if v is not None else NOTHING for v in values),
-        ]
-        for field in (environments[0].__struct_fields__ if environments else ())
-        for values in [[getattr(environment, field) for environment in environments]]
-    ]
-    lines.append(["stages", *(str(count) for count in counts)])
-    return text_table(["Property", *(escape(environment.slug) for environment in environments)], lines)
+def _attacks(row: Row) -> dict[_Attack, Counts]:
+    found: Iterable[AttackAccuracy] = row.robustness.attacks if row.robustness else ()
+    return {(each.attack, each.epsilon, each.steps): each.robust for each in found}
 
 
-def results_csv(groups: Sequence[Group]) -> bytes:
-    """One row per model, every figure; a censored median is ``inf``, an empty field does not exist."""
-    lines = [_result(row, common) for group in groups for common in [common_medians(group.rows)] for row in group.rows]
-    fields = list(dict.fromkeys(field for line in lines for field in line))
-    return _csv(fields, ([line.get(field) for field in fields] for line in lines))
+def _attacked(row: Row, kind: _Attack) -> float | None:
+    counts = _attacks(row).get(kind)
+    return counts.share if counts and counts.total else None
 
 
-def _result(row: Row, common: dict[str, tuple[float | None, int]]) -> dict[str, Any]:
-    facts, robustness, training, theirs = row.facts, row.robustness, row.training, row.published
-    common_median, common_images = common.get(row.case, (None, None))
-    names = ("architecture", "dataset", "method", "source", "source_method", "k", "blocks", "head", "kept", "seed")
-    return {
-        "suite": row.suite,
-        "case": row.case,
-        "label": row.label,
-        **{name: getattr(facts, name) for name in (*names, "parameters", "trainable")},
-        "data_used": row.record.data.name,
-        "test_images": robustness and robustness.clean.total,
-        "correct_images": robustness and robustness.clean.correct,
-        "clean_accuracy": row.accuracy,
-        "median_pstar": row.median,
-        "median_pstar_common": common_median,
-        "common_images": common_images,
-        "censored_images": robustness and robustness.censored,
-        **{
-            f"robust_accuracy_{epsilon:.4g}": robust_share(row, epsilon)
-            for epsilon in (fixed_epsilons(robustness.grid) if robustness else ())
-        },
-        "training_seconds": row.seconds,
-        "training_seconds_in_all": row.total_seconds,
-        "estimation_seconds": row.tested and row.tested.seconds.estimation,
-        "best_epoch": training and (training.best or None),
-        "epochs": training and (len(training.epochs) or None),
-        "machine": row.record.environment.slug,
-        "published_accuracy": theirs and theirs.accuracy,
-        "published_median_pstar": theirs and theirs.median_pstar,
-        "published_seconds": theirs and theirs.train_seconds,
-    }
-
-
-def pstar_csv_gz(groups: Sequence[Group]) -> bytes:
-    """One row per model and test image: p* where found, and ``wrong``, ``found`` or ``censored``; gzip."""
-    lines = ["suite,case,image,pstar,status\n"]
-    for row in (row for group in groups for row in group.rows):
-        if row.robustness is None:
-            continue
-        start = _csv(None, [[row.suite, row.case]]).decode().rstrip("\n")
-        endings = [f"{value:.10g},found\n" for value in row.robustness.grid] + [",censored\n", ",wrong\n"]
-        assert WRONG == -1
-        lines += [
-            f"{start},{image},{endings[place]}"
-            for image, place in zip(row.robustness.images, row.robustness.pstar, strict=True)
-        ]
-    return gzip.compress("".join(lines).encode(), compresslevel=6, mtime=0)
-
-
-def _csv(fields: Sequence[str] | None, lines: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if fields is not None:
-        writer.writerow(fields)
-    writer.writerows([f"{value:.10g}" if isinstance(value, float) else value for value in line] for line in lines)
-    return text.getvalue().encode()
+def _attack_name(kind: _Attack) -> str:
+    attack, epsilon, steps = kind
+    radius = (
+        f"{epsilon * 255:.3g}/255"
+        if epsilon < 0.1 and abs(epsilon * 255 - round(epsilon * 255)) < 1e-6
+        else f"{epsilon:.4g}"
+    )
+    return f"{attack.upper()}{f'-{steps}' if attack != 'fgsm' else ''}, ε = {radius}"

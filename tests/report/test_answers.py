@@ -3,29 +3,23 @@
 import math
 
 import pytest
-from factories import ENVIRONMENT, GRID, both_records, make_facts, robustness_record, training_record
+from factories import ENVIRONMENT, both_records, make_facts, robustness_record, training_record
 from msgspec.structs import replace
 
 from robbench.record import Record
-from robbench.report.answers import (
-    Answer,
-    answers,
-    best_transfer,
-    common_medians,
-    comparison_epsilon,
-    fixed_epsilons,
-    median_ratio,
-)
-from robbench.report.rows import CONVENTIONAL, Group, Row, group_records
+from robbench.report.answers import Answer, answers, best_transfer, median_ratio
+from robbench.report.rows import CONVENTIONAL, Group, group_records
+from robbench.report.seeds import Model, models_of
 
 SOURCE = make_facts("pgd", "mnist")
 SCRATCH = make_facts("pgd", "emnist")
 STANDARD = make_facts("standard", "emnist")
 
 
-def transfer(k: int, places: list[int], seconds: float = 10.0) -> list[Record]:
+def transfer(k: int, places: list[int], seconds: float = 10.0, seed: int = 0) -> list[Record]:
     """Both stages of one transferred model."""
-    return both_records(make_facts("transfer", "emnist", k), places, seconds)
+    source = "cnn7-mnist-pgd" + (f"-seed{seed}" if seed else "")
+    return both_records(make_facts("transfer", "emnist", k, seed=seed, source_case=source), places, seconds)
 
 
 def group(*records: list[Record]) -> Group:
@@ -45,9 +39,9 @@ def study() -> Group:
     )
 
 
-def row(places: list[int], method: str = "standard") -> Row:
+def model(places: list[int], method: str = "standard") -> Model:
     """One tested model."""
-    return group([robustness_record(make_facts(method, "emnist"), places)]).rows[0]
+    return models_of(group([robustness_record(make_facts(method, "emnist"), places)]).rows)[0]
 
 
 def test_the_three_questions() -> None:
@@ -62,18 +56,23 @@ def test_the_three_questions() -> None:
     assert answer.relative.value == pytest.approx(1.0)
     assert answer.over_standard is not None
     assert answer.over_standard.value == pytest.approx(3.0)
+    assert answer.points is not None
+    assert answer.points.value == pytest.approx(-0.1)
     assert answer.drop is not None
     assert (answer.drop.k, answer.drop.following) == (2, 3)
     assert (answer.drop.before, answer.drop.after) == (0.3, 0.1)
-    assert answer.speed_up == pytest.approx(40.0)
-    assert answer.speed_up_with_source == pytest.approx(400 / 110)
+    assert answer.drop.stability == 1.0
+    assert answer.speed_up is not None
+    assert answer.speed_up.value == pytest.approx(40.0)
+    assert answer.speed_up_with_source is not None
+    assert answer.speed_up_with_source.value == pytest.approx(400 / 110)
     assert answer.epsilon == 0.3
 
 
 def test_equal_medians_are_told_apart_by_accuracy() -> None:
     """Of two equally robust models the more accurate is the best, of two equal ones that with the smaller k."""
     rows = group(transfer(1, [2, 2, -1]), transfer(2, [2, 2, 2]), transfer(3, [2, 2, 2])).rows
-    best = best_transfer(rows)
+    best = best_transfer(models_of(rows))
     assert best is not None
     assert best.facts.k == 2
 
@@ -85,7 +84,7 @@ def test_equal_medians_are_told_apart_by_accuracy() -> None:
 )
 def test_a_censored_median_makes_a_bound(above: list[int], below: list[int], relation: str, value: float) -> None:
     """Past the grid's end of 0.4 a median is only known to be larger, so the ratio is only bounded."""
-    ratio = median_ratio(row(above), row(below))
+    ratio = median_ratio(model(above), model(below))
     assert ratio is not None
     assert ratio.relation == relation
     assert ratio.value == pytest.approx(value)
@@ -99,16 +98,16 @@ def test_a_censored_median_makes_a_bound(above: list[int], below: list[int], rel
 )
 def test_an_undefined_ratio_is_none(above: list[int], below: list[int]) -> None:
     """There is no figure where there is nothing to divide, or to divide by."""
-    assert median_ratio(row(above), row(below)) is None
-    assert median_ratio(None, row([2])) is None
+    assert median_ratio(model(above), model(below)) is None
+    assert median_ratio(None, model([2])) is None
 
 
 def test_the_interval_is_a_point_where_all_images_agree() -> None:
     """Resampling equal values changes nothing; with half of the images censored the interval is open above."""
-    ratio = median_ratio(row([2] * 9), row([4] * 9))
+    ratio = median_ratio(model([2] * 9), model([4] * 9))
     assert ratio is not None
     assert (ratio.low, ratio.high) == (0.5, 0.5)
-    mixed = median_ratio(row([2] * 5 + [5] * 4), row([4] * 9))
+    mixed = median_ratio(model([2] * 5 + [5] * 4), model([4] * 9))
     assert mixed is not None
     assert mixed.relation == "="
     assert mixed.low == 0.5
@@ -156,36 +155,63 @@ def test_seconds_of_two_machines_are_not_divided() -> None:
         both_records(given, [3] * 4, 0.0, case="cnn7-mnist-pgd"),
         transfer(1, [2] * 4),
     )
-    assert answer.speed_up == pytest.approx(40.0)
+    assert answer.speed_up is not None
+    assert answer.speed_up.value == pytest.approx(40.0)
     assert answer.source is not None
     assert answer.speed_up_with_source is None
 
 
-def test_medians_over_common_images() -> None:
-    """Only images 0, 1 and 2 are right for both EMNIST models; MNIST models have images of their own."""
-    rows = group(
-        transfer(1, [1, 2, 3, -1, 4]), transfer(2, [4, 4, 1, 1, -1]), both_records(SOURCE, [2, -1, -1, -1, -1])
-    ).rows
-    medians = common_medians(rows)
-    assert medians == {"cnn7-emnist-TL1": (0.2, 3), "cnn7-emnist-TL2": (0.4, 3), "cnn7-mnist-pgd": (0.2, 1)}
+def seeded() -> Group:
+    """Three seeds: TL#2 keeps 3/4, 3/4 and 1/4 of each seed's own source; seed 2 falls one k earlier."""
+    records = []
+    for seed, (second, third) in enumerate([([3] * 9, [1] * 9), ([3] * 9, [1] * 9), ([1] * 9, [1] * 9)]):
+        records += [
+            both_records(make_facts("pgd", "mnist", seed=seed), [4] * 9, 100.0),
+            both_records(make_facts("pgd", "emnist", seed=seed), [4] * 9, 100.0 * (seed + 1)),
+            transfer(1, [2] * 9, 10.0, seed),
+            transfer(2, second, 10.0, seed),
+            transfer(3, third, 10.0, seed),
+        ]
+    return group(*records)
 
 
-def test_no_common_image_no_median() -> None:
-    """Two models that are never right together have no median to share."""
-    medians = common_medians(group(transfer(1, [1, -1]), transfer(2, [-1, 1])).rows)
-    assert set(medians.values()) == {(None, 0)}
+def test_seeds_are_held_against_their_own_source() -> None:
+    """The answer is the median over seeds, 3/4, between the least, 1/4, and the greatest; the speed-up as well."""
+    (answer,) = answers(seeded())
+    assert answer.best is not None
+    assert answer.best.label == "TL#2"
+    assert answer.retention is not None
+    assert answer.retention.value == pytest.approx(0.75)
+    assert answer.retention.seeds.values == pytest.approx((0.25, 0.75, 0.75))
+    assert answer.speed_up is not None
+    assert answer.speed_up.values == pytest.approx((10.0, 20.0, 30.0))
 
 
-def test_fixed_radii_follow_the_grid() -> None:
-    """0.1, 0.2, 0.3 on MNIST's grid; 2, 4, 8 ÷ 255 on CIFAR's, at its nearest values; shares of a smaller grid."""
-    assert fixed_epsilons(GRID) == (0.1, 0.2, 0.3)
-    assert fixed_epsilons([round(i * 0.001, 3) for i in range(110)]) == (0.008, 0.016, 0.031)
-    assert fixed_epsilons([0.0, 0.01, 0.02]) == (0.01, 0.02)
+def test_the_drop_point_of_every_seed() -> None:
+    """Medians over seeds fall most after k = 2, as two of the seeds do; the third falls after k = 1."""
+    (answer,) = answers(seeded())
+    assert answer.drop is not None
+    assert answer.drop.k == 2
+    assert {seed: drop and drop.k for seed, drop in answer.drops.items()} == {0: 2, 1: 2, 2: 1}
 
 
-def test_robust_accuracy_is_read_at_the_training_radius() -> None:
-    """The radius a model was trained with where its record says so, else the largest fixed one."""
-    assert comparison_epsilon(GRID, group(both_records(SCRATCH, [1])).rows[0]) == 0.3
-    weaker = both_records(SCRATCH, [1], spec={"model": {"recipe": {"attack": {"epsilon": 0.12}}}})
-    assert comparison_epsilon(GRID, group(weaker).rows[0]) == 0.1
-    assert comparison_epsilon(GRID, None) == 0.3
+def test_an_unsure_drop_point_says_so() -> None:
+    """With three images at 0.4 and two at 0.1 a resampling often has another largest fall."""
+    drop = only(transfer(1, [4, 4, 4, 1, 1]), transfer(2, [3] * 5), transfer(3, [2] * 5)).drop
+    assert drop is not None
+    assert 0.2 < drop.stability < 0.95
+
+
+def test_a_fall_within_noise_is_unsure_though_it_is_the_only_one() -> None:
+    """Of two k there is one fall at most; half of its resamplings have none."""
+    drop = only(transfer(1, [2, 1] * 10), transfer(2, [1, 2] * 9 + [1, 1])).drop
+    assert drop is not None
+    assert drop.stability < 0.95
+
+
+def test_differences_are_taken_on_the_same_images() -> None:
+    """Two models wrong on the very same images differ by nothing in any resampling: the interval is a point."""
+    records = both_records(SCRATCH, [3, -1, 3, -1, 3, 3]), transfer(1, [2, -1, 2, -1, 2, 2])
+    points = only(*records).points
+    assert points is not None
+    assert (points.value, points.low, points.high) == (0.0, 0.0, 0.0)

@@ -9,7 +9,7 @@ from factories import both_records, make_facts, robustness_record, training_reco
 
 from robbench.compare import Verdict
 from robbench.errors import RobbenchError
-from robbench.report import Bundle, merge, read_bundle, write_bundle
+from robbench.report import Bundle, merge, read_bundle, render, write_bundle
 
 PLACES = [1, 2, 5, -1]
 
@@ -77,7 +77,7 @@ def test_an_error_leaves_the_old_bundle_whole(tmp_path: Path, monkeypatch: pytes
             write_bundle(tmp_path, bundle(title="new"))
     assert content(tmp_path) == before
     with monkeypatch.context() as patch:
-        patch.setattr("robbench.report.bundle.report_text", lambda *_: 1 / 0)
+        patch.setattr("robbench.report.bundle.report_text", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_bundle(tmp_path, bundle(title="new"))
     assert content(tmp_path) == before
@@ -119,7 +119,9 @@ def test_merging_keeps_the_newest_record_and_its_verdict() -> None:
         assert sorted(merged.records, key=lambda r: r.name) == sorted(new.records, key=lambda r: r.name)
         assert [verdict.message for verdict in merged.verdicts] == ["from new"]
         assert merged.notes[0] == "a note"
-        assert "newest" in merged.notes[1]
+        assert merged.notes[1:] == [
+            "demo: 1 model recorded more than once (cnn7-emnist-TL#1); the run with the newest record counts"
+        ]
     assert merge([old, new]).title == "old, new"
     assert merge([old, new]).command == "make old\nmake new"
 
@@ -130,8 +132,56 @@ def test_merging_joins_different_cases() -> None:
     merged = merge([bundle(), other])
     assert len(merged.records) == 3
     assert (merged.title, merged.notes) == ("demo", ["a note"])
+    assert merged.missing == []
     with pytest.raises(RobbenchError, match="at least one"):
         merge([])
+
+
+def test_merging_keeps_the_stages_of_a_model_together() -> None:
+    """The newer p* brings its own training along, though the other run's training is newer than that."""
+    facts = make_facts("transfer", "emnist", 1)
+    first = [
+        training_record(facts, 10.0, created="2025-01-01T00:00:00Z"),
+        robustness_record(facts, [1], created="2025-03-01T00:00:00Z"),
+    ]
+    second = [training_record(facts, 99.0, created="2025-02-01T00:00:00Z")]
+    for both in ([first, second], [second, first]):
+        merged = merge([Bundle(title="demo", command="", records=records) for records in both])
+        assert sorted(merged.records, key=lambda r: r.stage) == sorted(first, key=lambda r: r.stage)
+
+
+def test_a_stage_that_the_newest_run_lacks_comes_from_another() -> None:
+    """One machine trained, another estimated p*: both count, and nothing is called a repetition."""
+    facts = make_facts("transfer", "emnist", 1)
+    parts = [[training_record(facts)], [robustness_record(facts, [1], created="2025-02-01T00:00:00Z")]]
+    merged = merge([Bundle(title="demo", command="", records=records) for records in parts])
+    assert {record.stage for record in merged.records} == {"training", "robustness"}
+    assert merged.notes == []
+
+
+def test_merging_parts_of_a_study_leaves_what_both_lack() -> None:
+    """Each run of -k lacks what the other has; only what no run has stays missing."""
+    one, two = (make_facts("transfer", "emnist", k) for k in (1, 2))
+    names = [f"demo/cnn7-emnist-TL{k}.{stage}" for k in (1, 2, 3) for stage in ("training", "robustness")]
+    parts = [
+        Bundle(title="demo", command="", records=both_records(one, [1]), missing=names[2:]),
+        Bundle(title="demo", command="", records=both_records(two, [1]), missing=[*names[:2], *names[4:]]),
+    ]
+    merged = merge(parts)
+    assert sorted(merged.missing) == sorted(names[4:])
+    assert "- cnn7-emnist-TL#k, k = 3: neither trained nor tested" in render(merged)["report.md"].decode()
+
+
+def test_two_studies_are_two_sections() -> None:
+    """Each with its own answers; a note is told apart by the bundle that it comes from."""
+    other = Bundle(title="more", command="", notes=["a note"], records=both_records(make_facts(), [1], suite="more"))
+    merged = merge([bundle(), other])
+    report = render(merged)["report.md"].decode()
+    assert [line for line in report.splitlines() if line.startswith("## ")][:2] == [
+        "## demo: MNIST → EMNIST",
+        "## more",
+    ]
+    assert merged.notes == ["demo: a note", "more: a note"]
 
 
 def test_an_empty_bundle_renders(tmp_path: Path) -> None:

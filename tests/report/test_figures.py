@@ -6,9 +6,9 @@ import pytest
 from factories import both_records, make_facts, robustness_record, training_record
 
 from robbench.record import Record
-from robbench.report.boxes import box_places
+from robbench.report.boxes import box_places, draw_boxes
 from robbench.report.drawing import colour, file_name
-from robbench.report.figures import draw
+from robbench.report.figures import draw, draw_study
 from robbench.report.rows import group_records
 
 MODELS = [
@@ -24,12 +24,12 @@ def names(records: list[Record]) -> list[str]:
     return [picture.name for group in group_records(records) for picture in draw(group)]
 
 
-def test_four_pictures_that_never_change() -> None:
+def test_five_pictures_that_never_change() -> None:
     """The same records give the same PNG bytes, whatever their order."""
     (first,), (again,) = group_records(MODELS), group_records(MODELS[::-1])
     pictures = draw(first)
     assert [picture.name for picture in pictures] == [
-        f"demo-cnn7-{k}.png" for k in ("pstar", "ecdf", "tradeoff", "seconds")
+        f"demo-cnn7-{k}.png" for k in ("answers", "pstar", "ecdf", "tradeoff", "seconds")
     ]
     assert all(picture.png.startswith(b"\x89PNG") and picture.alt and picture.caption for picture in pictures)
     assert pictures == draw(again)
@@ -49,10 +49,36 @@ def test_what_the_records_lack_is_not_drawn(records: list[Record], kinds: list[s
     assert names(records) == [f"demo-cnn7-{kind}.png" for kind in kinds]
 
 
-def test_every_seed_has_its_own_pictures() -> None:
-    """Two seeds do not overwrite one another's files."""
-    records = [training_record(make_facts(seed=seed)) for seed in (0, 1)]
-    assert names(records) == ["demo-cnn7-seed0-seconds.png", "demo-cnn7-seed1-seconds.png"]
+def test_seeds_share_their_pictures() -> None:
+    """Two seeds make as many pictures as one, and every caption says what is a seed's."""
+    second = [*both_records(make_facts("transfer", "emnist", 1, seed=1), [1, 4, 4, -1], 2.0)]
+    (both,) = group_records(MODELS + second)
+    pictures = draw(both)
+    assert [picture.kind for picture in pictures] == ["answers", "pstar", "ecdf", "tradeoff", "seconds"]
+    assert all("seed" in picture.caption for picture in pictures)
+
+
+def test_a_box_holds_the_images_of_all_seeds() -> None:
+    """Percentiles over both seeds' images together."""
+    seeds = [robustness_record(make_facts(), places).robustness for places in ([0, 1, -1], [2, 3])]
+    assert box_places(*(each for each in seeds if each)) == pytest.approx((0.0, 0.0, 0.15, 0.2, 0.3))
+
+
+def test_an_ablation_is_a_picture_of_its_own() -> None:
+    """A variant adds that picture and stands in no other."""
+    varied = make_facts("transfer", "emnist", 1, variant="split")
+    records = [*MODELS, *both_records(varied, [1, 1, 3, -1], case="cnn7-emnist-TL1-split")]
+    (before,), (after,) = group_records(MODELS), group_records(records)
+    assert draw(after)[-1].name == "demo-cnn7-ablation.png"
+    assert draw_boxes(after) == draw_boxes(before)
+
+
+def test_a_study_of_two_architectures_has_pictures_of_both() -> None:
+    """One alone has none."""
+    other = [*both_records(make_facts("transfer", "emnist", 1, architecture="cnn4"), [1, 2, 3, -1], 2.0)]
+    groups = group_records(MODELS + other)
+    assert [picture.name for picture in draw_study(groups)] == ["demo-study-tradeoff.png", "demo-study-seconds.png"]
+    assert draw_study(groups[:1]) == []
 
 
 def test_box_of_ten_images() -> None:
@@ -69,9 +95,12 @@ def test_methods_have_colours_of_their_own() -> None:
         make_facts("pgd"),
         make_facts("transfer", k=1),
         make_facts("transfer-adversarial", k=1),
+        make_facts("transfer", k=1, head="mlp2"),
+        make_facts("transfer", k=1, kept="finetuned"),
+        make_facts("transfer", k=1, source_method="standard"),
     ]
     colours = [colour(group_records([training_record(one)])[0].rows[0]) for one in facts]
-    assert len(set(colours)) == 4
+    assert len(set(colours)) == 7
     other = group_records([training_record(make_facts("pgd", "emnist"))])[0].rows[0]
     assert colour(other) == colours[1]
 

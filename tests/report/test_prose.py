@@ -13,7 +13,7 @@ from robbench.report.rows import group_records
 def text(records: list[Record], verdicts: list[Verdict] | None = None, notes: tuple[str, ...] = ()) -> str:
     """The report without pictures."""
     groups = group_records(records)
-    return report_text("A study", "pytest -m suite", notes, verdicts or [], groups, [[] for _ in groups])
+    return report_text(groups, {}, title="A study", command="pytest -m suite", notes=notes, verdicts=verdicts or ())
 
 
 def verdict(mark: str, figure: str = "accuracy", case: str = "cnn7-mnist-pgd") -> Verdict:
@@ -36,10 +36,11 @@ def test_the_answers_carry_figures() -> None:
         "TL#1 is the most robust of 2 transferred models (k = 1–2): median p\\* **0.2** at 80.0% clean accuracy.",
         "Retention: **50.0%** of the 0.4 of PGD MNIST (99% interval 50.0% to 50.0%).",
         "n/a (not run: the conventionally trained target model)",
-        "Median p\\* falls most after k = 1: 0.2 at k = 1, 0.1 at k = 2.",
+        "Median p\\* falls most after k = 1: 0.2 at k = 1, 0.1 at k = 2 (the drop point; the same in 100% of the "
+        "bootstrap resamplings).",
         "Relative robustness: **66.7%** of the 0.3 of PGD EMNIST",
-        "Clean accuracy: 80.0% against 90.0% (**-10.0 points**).",
-        "Robust accuracy at ε = 0.3: 0.0% against 0.0% (0.0 points).",
+        "Clean accuracy: 80.0% against 90.0% (**-10.0 points**, 99% interval",
+        "Robust accuracy at ε = 0.3: 0.0% against 0.0% (**0.0 points**, 99% interval 0.0 to 0.0).",
         "TL#1 trained in 10.0 s, PGD EMNIST from scratch in 400 s: **40 times faster**.",
         "With the source model's 100 s counted in: 3.64 times faster.",
     ):
@@ -96,6 +97,53 @@ def test_a_censored_source_gives_a_bound() -> None:
 def test_without_an_answer_the_report_says_so(records: list[Record], sentence: str) -> None:
     """A missing figure is a sentence, never a guess."""
     assert sentence in text(records)
+
+
+def test_another_specification_is_said_in_words() -> None:
+    """A passing run whose seconds cannot be compared says why, once."""
+    message = "accuracy 80% → 80%; the specification changed: model.recipe.epochs: 7 → 8"
+    seconds = "seconds not comparable: the specification changed"
+    verdicts = [
+        Verdict(suite="demo", case="a", stage="training", figure="validation accuracy", mark="=", message=message),
+        Verdict(suite="demo", case="a", stage="training", figure="seconds", mark="x", message=seconds),
+    ]
+    report = text(STUDY, verdicts)
+    assert "The specification of 1 stage is not that of the baselines (model.recipe.epochs: 7 → 8)" in report
+    assert "their seconds were not compared" in report
+    assert "not that of the baselines" not in text(STUDY, verdicts=[verdict("=")])
+
+
+def test_a_ranking_that_depends_on_the_view_is_said() -> None:
+    """TL#1 is right on few images and looks robust; the remark names the pair and both views."""
+    few = both_records(make_facts("transfer", "emnist", 1), [4] * 100 + [-1] * 900)
+    many = both_records(make_facts("transfer", "emnist", 2), [4] * 400 + [2] * 500 + [-1] * 100)
+    assert (
+        "TL#1 lies above TL#2 over correct images (0.4 against 0.2) and below it by robust accuracy "
+        "(10.0% against 40.0%)"
+    ) in text(few + many)
+    assert "No two models change places" in text(STUDY)
+
+
+def test_seeds_are_spread_out_in_the_answers() -> None:
+    """Two seeds: medians over seeds, [least to greatest], and the drop point of each."""
+    again = [
+        *both_records(make_facts("pgd", "mnist", seed=1), [4] * 9, 100.0),
+        *both_records(make_facts("pgd", "emnist", seed=1), [3] * 9 + [-1], 200.0),
+        *both_records(
+            make_facts("transfer", "emnist", 1, seed=1, source_case="cnn7-mnist-pgd-seed1"), [1] * 8 + [-1] * 2, 10.0
+        ),
+        *both_records(make_facts("transfer", "emnist", 2, seed=1, source_case="cnn7-mnist-pgd-seed1"), [1] * 10, 10.0),
+    ]
+    report = text(STUDY + again)
+    for sentence in (
+        "#### cnn7: MNIST → EMNIST, 2 seeds: medians over seeds, [least to greatest]",
+        "median p\\* **0.15 [0.1 to 0.2]** at 80.0% clean accuracy.",
+        "Retention: **37.5%** of the 0.4 of PGD MNIST",
+        "2 seeds: 25.0% to 50.0%).",
+        "So in 1 of 2 seeds (seed 1: no fall).",
+        "**30 times faster [× 20 to × 40]**",
+    ):
+        assert sentence in report
 
 
 def test_text_from_records_is_literal() -> None:

@@ -1,0 +1,75 @@
+"""What a resampling of the test images makes of a model's figures; models tested on the same images share it."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robbench.compare import CONFIDENCE, RESAMPLES
+from robbench.record import WRONG, Robustness
+
+Resamples = NDArray[np.float64]
+"""(RESAMPLES,) values of a figure, one per resampling."""
+
+
+@lru_cache(maxsize=4)
+def _weights(dataset: str, images: tuple[int, ...]) -> NDArray[np.uint8]:
+    """(images, RESAMPLES) how often each image is drawn; a data set's own, so that sets are resampled apart."""
+    count = len(images)
+    seed = zlib.crc32(f"{dataset} {count} {images[0]} {images[-1]}".encode())
+    random = np.random.default_rng(seed)
+    weights = np.empty((count, RESAMPLES), dtype=np.uint8)
+    for number in range(RESAMPLES):
+        weights[:, number] = np.bincount(random.integers(0, count, size=count, dtype=np.int32), minlength=count)
+    return weights
+
+
+def medians(dataset: str, robustness: Robustness) -> Resamples:
+    """Median p* of every resampling: inf where censored, NaN where it holds no correct image."""
+    weights = _weights(dataset, tuple(robustness.images))
+    places = np.asarray(robustness.pstar)
+    order = np.argsort(places, kind="stable")
+    order = order[places[order] != WRONG]
+    if not len(order):
+        return np.full(RESAMPLES, math.nan)
+    present, starts = np.unique(places[order], return_index=True)
+    upto = np.add.reduceat(weights[order], starts, axis=0, dtype=np.int32).cumsum(axis=0)
+    total = upto[-1]
+    values = np.append(np.asarray([*robustness.grid, math.inf])[present], math.nan)
+    low = values[(upto <= (total - 1) // 2).sum(axis=0)]
+    high = values[(upto <= total // 2).sum(axis=0)]
+    return np.where(total > 0, np.where(low == high, low, (low + high) / 2), math.nan)
+
+
+def shares(dataset: str, robustness: Robustness, above: int = WRONG) -> Resamples:
+    """Share of all images, in every resampling, with a place in the grid after ``above``: by default, the correct."""
+    weights = _weights(dataset, tuple(robustness.images))
+    mask = np.asarray(robustness.pstar) > above
+    return np.asarray(weights[mask].sum(axis=0, dtype=np.int32) / len(mask))
+
+
+def over_seeds(samples: Sequence[Resamples]) -> Resamples:
+    """The median over seeds of every resampling; NaN halfway between changes to and from a censored median."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(samples[0] if len(samples) == 1 else np.median(np.stack(samples), axis=0))
+
+
+def interval(samples: Resamples) -> tuple[float, float]:
+    """The percentile bootstrap interval; resamplings without the figure are left out, NaN where all are."""
+    found = samples[~np.isnan(samples)]
+    if not len(found):
+        return math.nan, math.nan
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (float(np.quantile(found, q, method="inverted_cdf")) for q in (tail, 1 - tail))
+    return low, high
+
+
+def difference(above: Resamples, below: Resamples) -> Resamples:
+    """Change of every resampling; 0 between two censored medians, whose difference is not known."""
+    with np.errstate(invalid="ignore"):
+        return np.where(above == below, 0.0, above - below)

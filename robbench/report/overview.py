@@ -1,0 +1,146 @@
+"""A study at a glance: every architecture and kind of transfer at its best k, the published ones below ours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+
+from robbench.published import Published, published_rows
+from robbench.report.answers import Answer, Drop, Ratio, answers
+from robbench.report.markdown import NOTHING, escape, percent, pstar, table
+from robbench.report.ranking import common_medians
+from robbench.report.rows import Group, dataset_label
+from robbench.report.seeds import Model
+from robbench.report.tables import spread_text
+
+_HEADERS = ("Transfer", "best", "clean accuracy", "median p\\*", "retention", "relative robustness", "speed-up")
+
+_CERTAIN = 0.95
+"""Share of the resamplings that must have the same drop point."""
+
+
+def studies(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """Groups by their study, in order."""
+    return [(suite, [*found]) for suite, found in groupby(groups, key=lambda group: group.suite)]
+
+
+def study_heading(suite: str, groups: Sequence[Group]) -> str:
+    """The study's name and the data it went from and to."""
+    ways = {
+        (dataset_label(row.facts.source or ""), dataset_label(row.record.data.name))
+        for group in groups
+        for row in group.rows
+        if row.facts.k
+    }
+    about = "; ".join(f"{source} → {target}" for source, target in sorted(ways))
+    return f"## {escape(suite)}{f': {escape(about)}' if about else ''}"
+
+
+def overview_table(groups: Sequence[Group]) -> str | None:
+    """Every kind of transfer at its best k; None without a transfer."""
+    found = [(group, answer) for group in groups for answer in answers(group)]
+    if not found:
+        return None
+    common = common_medians([row for group in groups for row in group.rows]) if len(groups) > 1 else {}
+    lines = []
+    for group, answer in found:
+        lines.append([_name(group, answer, groups), *_ours(answer)])
+        if common:
+            lines[-1].append(_common(answer.best, common))
+        published = _published(answer)
+        if published:
+            lines.append(["*published*", *published, *([NOTHING] if common else [])])
+    headers = [*_HEADERS, "speed-up with source", "drop point"]
+    return table([*headers, *(["median p\\* (images common to the study)"] if common else [])], lines)
+
+
+def _name(group: Group, answer: Answer, groups: Sequence[Group]) -> str:
+    return escape(f"{group.architecture}, {answer.line}" if len(groups) > 1 else answer.line)
+
+
+def _ours(answer: Answer) -> list[str]:
+    best = answer.best
+    if best is None:
+        return ["n/a"] * 8
+    return [
+        escape(best.label),
+        spread_text(best.spread(lambda row: row.accuracy), percent),
+        spread_text(best.spread(lambda row: row.median), lambda value: pstar(value, best.grid_end)),
+        _share(answer.retention),
+        _share(answer.relative),
+        spread_text(answer.speed_up, lambda value: f"× {value:.3g}"),
+        spread_text(answer.speed_up_with_source, lambda value: f"× {value:.3g}"),
+        _drop(answer),
+    ]
+
+
+def _share(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return NOTHING
+    return f"{'' if ratio.relation == '=' else ratio.relation + ' '}{spread_text(ratio.seeds, percent)}"
+
+
+def _drop(answer: Answer) -> str:
+    agreeing = sum(
+        own is not None and answer.drop is not None and own.k == answer.drop.k for own in answer.drops.values()
+    )
+    seeds = f"; {agreeing} of {len(answer.drops)} seeds" if len(answer.drops) > 1 and answer.drop else ""
+    end = max((model.grid_end for model in answer.models if model.tested), default=math.nan)
+    return f"{_show_drop(answer.drop, end)}{seeds}"
+
+
+def _show_drop(drop: Drop | None, end: float) -> str:
+    """``k = 5 (0.27 → 0.07)``: the k after which median p* falls most, and the medians there and at the next k."""
+    if drop is None:
+        return "none"
+    uncertain = ", uncertain" if drop.stability < _CERTAIN else ""
+    return f"k = {drop.k} ({pstar(drop.before, end)} → {pstar(drop.after, end)}{uncertain})"
+
+
+def _common(best: Model | None, common: dict[str, tuple[float | None, int]]) -> str:
+    if best is None:
+        return NOTHING
+    counts = [common[row.case][1] for row in best.right]
+    median = spread_text(
+        best.spread(lambda row: common[row.case][0] if row.case in common else None),
+        lambda value: pstar(value, best.grid_end),
+    )
+    return f"{median} ({min(counts, default=0):,})"
+
+
+def _published(answer: Answer) -> list[str] | None:
+    """The same line from the published tables, where the data are the same."""
+    own = next((model.published for model in answer.models if model.published), None)
+    if own is None:
+        return None
+    rows = [row for row in published_rows() if row.architecture == own.architecture]
+    line = sorted(
+        (row for row in rows if row.k and (row.method, row.head) == (own.method, own.head)), key=lambda row: row.k or 0
+    )
+    best = max(line, key=lambda row: (row.median_pstar, row.accuracy))
+    source, scratch = (
+        next((row for row in rows if row.method == "pgd" and row.dataset == name), None)
+        for name in (own.source, own.dataset)
+    )
+    falls = [
+        Drop(a.k, b.k, a.median_pstar, b.median_pstar)
+        for a, b in pairwise(line)
+        if a.k and b.k and b.median_pstar < a.median_pstar
+    ]
+    return [
+        f"TL#{best.k}{' adversarial' if best.method == 'transfer-adversarial' else ''}",
+        percent(best.accuracy),
+        f"{best.median_pstar:.4g}",
+        _quotient(best, source),
+        _quotient(best, scratch),
+        f"× {scratch.train_seconds / best.train_seconds:.3g}" if scratch else NOTHING,
+        f"× {scratch.train_seconds / (best.train_seconds + source.train_seconds):.3g}"
+        if scratch and source
+        else NOTHING,
+        _show_drop(max(falls, key=lambda fall: fall.before - fall.after, default=None), math.nan),
+    ]
+
+
+def _quotient(above: Published, below: Published | None) -> str:
+    return percent(above.median_pstar / below.median_pstar) if below and below.median_pstar else NOTHING

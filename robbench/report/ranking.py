@@ -1,0 +1,152 @@
+"""Three views on the robustness of models that misclassify different images, and where they rank the models apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from robbench.record import WRONG, Robustness, median_pstar
+from robbench.report.answers import Change, change
+from robbench.report.bootstrap import Resamples, medians
+from robbench.report.radii import comparison_epsilon, robust_share
+from robbench.report.rows import Group, Row
+from robbench.report.seeds import Model, models_of
+
+CORRECT, COMMON, ROBUST = "over correct images", "over common images", "by robust accuracy"
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Two models that one view ranks one way, and another view the other way, both beyond noise."""
+
+    above: str
+    """Label of the model that the first view ranks higher."""
+    below: str
+    first: str
+    second: str
+    values: tuple[float, float]
+    """Of the first view, ``above`` and then ``below``."""
+    others: tuple[float, float]
+    """Of the second view."""
+    size: float
+    """Of the smaller difference in units of its interval's width: how sure the swap is."""
+
+
+@dataclass(frozen=True)
+class _View:
+    name: str
+    figure: Callable[[Row], float | None]
+    resampled: Callable[[Row], Resamples]
+    step: float
+    """A difference must be larger than this."""
+
+
+def common_images(rows: Sequence[Row]) -> dict[str, Robustness]:
+    """Per case its robustness over the images that every model on the same data, of the same seed, classifies correctly."""
+    same_data: dict[tuple[str, str, int], list[tuple[Row, Robustness]]] = {}
+    for row in rows:
+        if row.robustness is not None:
+            key = row.facts.dataset, row.record.data.sha256, row.facts.seed
+            same_data.setdefault(key, []).append((row, row.robustness))
+    found = {}
+    for peers in same_data.values():
+        right = [
+            {image for image, place in zip(each.images, each.pstar, strict=True) if place != WRONG} for _, each in peers
+        ]
+        common = set.intersection(*right)
+        for row, each in peers:
+            places = [place if image in common else WRONG for image, place in zip(each.images, each.pstar, strict=True)]
+            found[row.case] = Robustness(
+                grid=each.grid,
+                attack=each.attack,
+                search=each.search,
+                images=each.images,
+                pstar=places,
+                forward=each.forward,
+                backward=each.backward,
+            )
+    return found
+
+
+def common_medians(rows: Sequence[Row]) -> dict[str, tuple[float | None, int]]:
+    """Median p* per case over the images that every model on the same data classifies correctly, and how many."""
+    return {
+        case: (median_pstar((place for place in each.pstar if place != WRONG), each.grid), each.clean.correct)
+        for case, each in common_images(rows).items()
+    }
+
+
+def ranking_epsilon(group: Group) -> float | None:
+    """The radius whose robust accuracy ranks the models: that of the adversarial training."""
+    tested = [row for row in group.rows if row.robustness and row.robustness.pstar]
+    adversarial = next((row for row in group.of(None) if row.facts.method == "pgd"), None)
+    return comparison_epsilon(tested[0].robustness.grid, adversarial) if tested and tested[0].robustness else None
+
+
+def swaps(group: Group) -> tuple[Swap, ...]:
+    """Pairs of models on the same data whose order depends on the view, the surest first.
+
+    A difference counts where it is larger than a step of the grid (robust accuracy: one point) and its bootstrap
+    interval over images, drawn alike for both models, leaves out 0.
+    """
+    common = common_images(group.rows)
+    kept = {case: medians(_dataset(group, case), each) for case, each in common.items()}
+    epsilon = ranking_epsilon(group)
+    views = [
+        _View(CORRECT, lambda row: row.median, lambda row: row.resampled_medians, _step(group)),
+        _View(COMMON, lambda row: common[row.case].median, lambda row: kept[row.case], _step(group)),
+    ]
+    if epsilon is not None:
+        views.append(
+            _View(ROBUST, lambda row: robust_share(row, epsilon), lambda row: row.resampled_robust(epsilon), 0.01)
+        )
+    found = []
+    for above, below in combinations(models_of([row for row in group.rows if row.robustness]), 2):
+        if above.facts.dataset == below.facts.dataset:
+            found += _swaps_of(above, below, views)
+    return tuple(sorted(found, key=lambda swap: -swap.size))
+
+
+def _dataset(group: Group, case: str) -> str:
+    return next(row.facts.dataset for row in group.rows if row.case == case)
+
+
+def _step(group: Group) -> float:
+    grids = [row.robustness.grid for row in group.rows if row.robustness]
+    return max((grid[1] - grid[0] for grid in grids if len(grid) > 1), default=0.0)
+
+
+def _swaps_of(one: Model, other: Model, views: Sequence[_View]) -> list[Swap]:
+    changes = [(view, _counting(change(one, other, view.figure, view.resampled), view.step)) for view in views]
+    found = []
+    for (first, there), (second, here) in combinations(changes, 2):
+        if there is None or here is None or there.value * here.value >= 0:
+            continue
+        above, below = (one, other) if there.value > 0 else (other, one)
+        pairs = [(above.value(view.figure), below.value(view.figure)) for view in (first, second)]
+        (a, b), (c, d) = ((x if x is not None else math.nan, y if y is not None else math.nan) for x, y in pairs)
+        size = min(_sureness(there), _sureness(here))
+        found.append(Swap(above.label, below.label, first.name, second.name, (a, b), (c, d), size))
+    return found
+
+
+def _counting(found: Change | None, step: float) -> Change | None:
+    """A change beyond noise, else None."""
+    if found is None or abs(found.value) <= step + 1e-12 or not beyond_noise(found):
+        return None
+    return found
+
+
+def beyond_noise(found: Change) -> bool:
+    """Whether the interval over images leaves out 0, and every seed agrees on the sign."""
+    same_sign = found.seeds.low > 0 or found.seeds.high < 0
+    return same_sign and bool(found.low > 0 or found.high < 0)
+
+
+def _sureness(found: Change) -> float:
+    width = found.high - found.low
+    return abs(found.value) / width if np.isfinite(width) and width > 0 else math.inf

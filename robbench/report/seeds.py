@@ -1,0 +1,126 @@
+"""Models that differ in nothing but their seed, as one: the median over seeds, and how far the seeds lie apart."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from robbench.published import Published
+from robbench.record import ModelFacts
+from robbench.report.rows import Row
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of a figure over seeds, and its value in each of them, ascending.
+
+    Least and greatest rather than a standard deviation: three seeds are too few for one, and a median p* may be
+    censored.
+    """
+
+    value: float
+    values: tuple[float, ...]
+
+    @property
+    def low(self) -> float:
+        """The least."""
+        return self.values[0]
+
+    @property
+    def high(self) -> float:
+        """The greatest."""
+        return self.values[-1]
+
+    @property
+    def count(self) -> int:
+        """How many seeds have the figure."""
+        return len(self.values)
+
+
+def spread(values: Iterable[float | None]) -> Spread | None:
+    """The spread of the values that exist; None of none."""
+    found = sorted(value for value in values if value is not None and not math.isnan(value))
+    if not found:
+        return None
+    value = statistics.median(found)  # halfway between -inf and inf there is none: take the lower
+    return Spread(statistics.median_low(found) if math.isnan(value) else value, tuple(found))
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model in each of its seeds, ascending."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def facts(self) -> ModelFacts:
+        """The facts of its first seed."""
+        return self.rows[0].facts
+
+    @property
+    def label(self) -> str:
+        """Its name in tables, without a seed."""
+        return self.rows[0].label
+
+    @property
+    def line(self) -> str | None:
+        """The kind of transfer; None of a model that was not transferred."""
+        return self.rows[0].line
+
+    @property
+    def published(self) -> Published | None:
+        """The published row to compare with."""
+        return self.rows[0].published
+
+    @property
+    def tested(self) -> tuple[Row, ...]:
+        """The seeds with an estimate of p*."""
+        return tuple(row for row in self.rows if row.robustness and row.robustness.pstar)
+
+    @property
+    def right(self) -> tuple[Row, ...]:
+        """The seeds with an estimate and at least one image classified correctly."""
+        return tuple(row for row in self.tested if row.median is not None)
+
+    @property
+    def grid_end(self) -> float:
+        """The largest ε that p* was looked for at; NaN without an estimate."""
+        return max((row.robustness.grid[-1] for row in self.tested if row.robustness), default=math.nan)
+
+    @property
+    def median(self) -> float | None:
+        """Median over seeds of median p*."""
+        return self.value(lambda row: row.median)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Median over seeds of clean accuracy."""
+        return self.value(lambda row: row.accuracy)
+
+    @property
+    def seconds(self) -> float | None:
+        """Median over seeds of training seconds."""
+        return self.value(lambda row: row.seconds)
+
+    def spread(self, figure: Callable[[Row], float | None]) -> Spread | None:
+        """A figure of its rows over seeds."""
+        return spread(map(figure, self.rows))
+
+    def value(self, figure: Callable[[Row], float | None]) -> float | None:
+        """The median of a figure over seeds; None where no seed has it."""
+        found = self.spread(figure)
+        return found.value if found else None
+
+    def seed(self, seed: int) -> Row | None:
+        """Its row of one seed."""
+        return next((row for row in self.rows if row.facts.seed == seed), None)
+
+
+def models_of(rows: Sequence[Row]) -> tuple[Model, ...]:
+    """Rows of one architecture joined over seeds, in their order."""
+    models: dict[tuple[str, str | None], list[Row]] = {}
+    for row in rows:
+        models.setdefault((row.label, row.facts.variant), []).append(row)
+    return tuple(Model(tuple(sorted(found, key=lambda row: row.facts.seed))) for found in models.values())
