@@ -32,8 +32,10 @@ from robbench.data import Data, Images, pixels
 from robbench.environment import environment
 from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
+from robbench.final_test import attack_accuracies
 from robbench.models import Network, blocks, load_weights, parameter_count, weights
 from robbench.record import (
+    WRONG,
     Counts,
     DataUsed,
     ModelFacts,
@@ -123,7 +125,9 @@ def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: 
 def run_estimate(
     model: Model, estimate: Estimate, workplace: Workplace, *, suite: str, under_test: bool = True
 ) -> Record:
-    """Estimate p* of a model on its test images; the model is trained first where the store does not have it.
+    """Estimate p* of a model on its test images, and run its final test on the same ones.
+
+    The model is trained first where the store does not have it.
 
     Raises:
         RobbenchError: as :func:`run_training`, and logits that are not finite.
@@ -255,6 +259,15 @@ def _estimate(
         search = estimate_pstar(
             network, test.images, test.labels, estimate.grid.values, estimate.attack, state=state, on_progress=keep
         )
+    with stopwatch.region("validation"):
+        attacks = attack_accuracies(
+            network,
+            test.images,
+            test.labels,
+            search.pstar != WRONG,
+            estimate.final_test,
+            on_progress=lambda done, total: workplace.show(f"final test of {model.id}", done, total),
+        )
     spec = {"model": describe(model), "estimate": describe(estimate)}
     used = msgspec.structs.replace(trained.data, test=len(test))
     record = _record(
@@ -275,6 +288,7 @@ def _estimate(
             pstar=search.pstar.tolist(),
             forward=search.forward,
             backward=search.backward,
+            attacks=attacks,
         ),
     )
     workplace.store.finish(record, inputs=inputs if model.source else None)

@@ -75,16 +75,28 @@ CIFAR_RETRAINING_PGD = replace(CIFAR_PGD, batch_size=256, epochs=30)
 CIFAR_RETRAINING_PGD_RESNET34 = replace(CIFAR_RETRAINING_PGD, epochs=40)
 """Table A.7, with the 40 epochs that table B.6 shows for ResNet-34."""
 
-# --- Estimating p* ----------------------------------------------------------------------------------------------------
+# --- Estimating p*, and the final testing ----------------------------------------------------------------------------------------------------
 
 ADA_VERONA = PGD(steps=40, random_start=False)
 """The published oracle: PGD-40 from the image itself, step ε ÷ 40 (section 5.4)."""
 
-MNIST_ESTIMATE = Estimate(grid=EpsilonGrid(stop=0.8, step=0.005), attack=ADA_VERONA)
-"""Table A.8."""
+MNIST_FINAL_TEST = (
+    *(PGD(epsilon=epsilon, steps=1, random_start=False) for epsilon in (0.1, 0.2, 0.3)),
+    *(PGD(epsilon=epsilon, step_size=0.01, steps=40, random_start=False) for epsilon in (0.1, 0.2, 0.3)),
+)
+"""Final testing of section 5.2: FGSM, and PGD-40; from the image itself, so that batches cannot matter."""
 
-CIFAR_ESTIMATE = Estimate(grid=EpsilonGrid(stop=28 / 256, step=0.001), attack=ADA_VERONA)
-"""Table A.9."""
+CIFAR_FINAL_TEST = (
+    *(PGD(epsilon=levels / 255, steps=1, random_start=False) for levels in (2, 4, 8)),
+    *(PGD(epsilon=levels / 255, step_size=levels / 255 / 4, steps=20, random_start=False) for levels in (2, 4, 8)),
+)
+"""The same for CIFAR: FGSM, and PGD-20 with a step of ε ÷ 4."""
+
+MNIST_ESTIMATE = Estimate(grid=EpsilonGrid(stop=0.8, step=0.005), attack=ADA_VERONA, final_test=MNIST_FINAL_TEST)
+"""Table A.8, and the final testing."""
+
+CIFAR_ESTIMATE = Estimate(grid=EpsilonGrid(stop=28 / 256, step=0.001), attack=ADA_VERONA, final_test=CIFAR_FINAL_TEST)
+"""Table A.9, and the final testing."""
 
 
 def with_protocol(study: Study, protocol: Protocol) -> Study:

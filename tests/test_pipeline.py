@@ -265,6 +265,26 @@ def test_another_estimate_of_a_model_is_another_stage(place, ran):
     assert len(record.robustness.grid) == 31
 
 
+def test_the_final_test_runs_on_the_images_of_the_search(place):
+    """Same images, same right ones; its seconds are validation, not estimation; without it nothing else differs."""
+    attacks = tuple(
+        PGD(epsilon=epsilon, steps=steps, random_start=False) for epsilon in (0.02, 0.1, 0.3) for steps in (1, 3)
+    )
+    tested = run_estimate(source(), replace(ESTIMATE, final_test=attacks), place(), suite="demo")
+    plain = run_estimate(source(), ESTIMATE, place(), suite="demo")
+    assert tested.digest != plain.digest
+    assert msgspec.structs.replace(tested.robustness, attacks=[]) == plain.robustness
+    assert plain.robustness.attacks == []
+    found = [(entry.attack, entry.epsilon, entry.steps) for entry in tested.robustness.attacks]
+    assert found == [("pgd" if attack.steps > 1 else "fgsm", attack.epsilon, attack.steps) for attack in attacks]
+    robust = [entry.robust.correct for entry in tested.robustness.attacks]
+    assert max(robust) <= tested.robustness.clean.correct
+    assert robust[1::2] == sorted(robust[1::2], reverse=True)
+    assert {entry.robust.total for entry in tested.robustness.attacks} == {20}
+    assert tested.seconds.validation > 0
+    assert plain.seconds.validation < tested.seconds.validation
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_changed_images_are_noticed(place, ran, resume):
     """A dataset file that was overwritten is not what the stored model learnt: training and estimate run again."""

@@ -43,6 +43,22 @@ def cifar(batch_size, epochs, **changes):
     )
 
 
+FINAL_MNIST = (
+    PGD(epsilon=0.1, steps=1, random_start=False),
+    PGD(epsilon=0.2, steps=1, random_start=False),
+    PGD(epsilon=0.3, steps=1, random_start=False),
+    PGD(epsilon=0.1, step_size=0.01, steps=40, random_start=False),
+    PGD(epsilon=0.2, step_size=0.01, steps=40, random_start=False),
+    PGD(epsilon=0.3, step_size=0.01, steps=40, random_start=False),
+)
+FINAL_CIFAR = (
+    PGD(epsilon=2 / 255, steps=1, random_start=False),
+    PGD(epsilon=4 / 255, steps=1, random_start=False),
+    PGD(epsilon=8 / 255, steps=1, random_start=False),
+    PGD(epsilon=2 / 255, step_size=0.5 / 255, steps=20, random_start=False),
+    PGD(epsilon=4 / 255, step_size=1 / 255, steps=20, random_start=False),
+    PGD(epsilon=8 / 255, step_size=2 / 255, steps=20, random_start=False),
+)
 COUNTED = EarlyStopping(patience=6, window=1)
 AVERAGED = EarlyStopping(patience=6, window=10)
 ADVERSARIAL_CIFAR = {"attack": CIFAR_ADVERSARY, "validation_attack": CIFAR_VALIDATION}
@@ -64,12 +80,20 @@ ADVERSARIAL_CIFAR = {"attack": CIFAR_ADVERSARY, "validation_attack": CIFAR_VALID
         ("ADA_VERONA", PGD(steps=40, random_start=False)),
         (
             "MNIST_ESTIMATE",
-            Estimate(grid=EpsilonGrid(stop=0.8, step=0.005), attack=PGD(steps=40, random_start=False), images=10_000),
+            Estimate(
+                grid=EpsilonGrid(stop=0.8, step=0.005),
+                attack=PGD(steps=40, random_start=False),
+                images=10_000,
+                final_test=FINAL_MNIST,
+            ),
         ),
         (
             "CIFAR_ESTIMATE",
             Estimate(
-                grid=EpsilonGrid(stop=28 / 256, step=0.001), attack=PGD(steps=40, random_start=False), images=10_000
+                grid=EpsilonGrid(stop=28 / 256, step=0.001),
+                attack=PGD(steps=40, random_start=False),
+                images=10_000,
+                final_test=FINAL_CIFAR,
             ),
         ),
     ],

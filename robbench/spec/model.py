@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from typing import Literal
 
 from robbench.catalogue import block_names
 from robbench.errors import RobbenchError, require
-from robbench.spec.canonical import describe, digest_of
+from robbench.spec.canonical import WHERE_GIVEN, describe, digest_of
 from robbench.spec.checks import Checked, choice, number, positive_int
 from robbench.spec.training import PGD, Dataset, Recipe
 
@@ -103,7 +103,7 @@ class EpsilonGrid(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate(Checked):
-    """How p* is estimated: which radii, with which attack, by which search, on how many test images."""
+    """How robustness is measured: p* over which radii, with which attack, by which search, on how many test images."""
 
     grid: EpsilonGrid
     attack: PGD
@@ -111,6 +111,8 @@ class Estimate(Checked):
     """At most this many test images (a seeded choice)."""
     search: Literal["reference"] = "reference"
     seed: int = 0
+    final_test: tuple[PGD, ...] = field(default=(), metadata=WHERE_GIVEN)
+    """Attacks at fixed radii, for robust accuracy on the same images; one step of the whole radius is FGSM."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,6 +126,15 @@ class Estimate(Checked):
             "False (p* must depend on the image alone, not on its batch)",
             True,
         )
+        for attack in self.final_test:
+            require(attack.epsilon is not None, "final test epsilon", "a radius > 0 in pixel units", attack.epsilon)
+            require(
+                not attack.random_start,
+                "final test random_start",
+                "False (the result must depend on the image alone, not on its batch)",
+                True,
+            )
+        require(len(set(self.final_test)) == len(self.final_test), "final test", "each attack once", self.final_test)
 
 
 @dataclass(frozen=True, kw_only=True)

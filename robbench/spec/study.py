@@ -229,11 +229,14 @@ class Study(Checked):
 
         oracle = attack(self.estimate.attack)
         assert oracle is not None
+        final = tuple(dict.fromkeys(cut for spec in self.estimate.final_test if (cut := attack(spec))))
         small = self.with_recipes(recipe).with_datasets(dataset)
         return replace(
             small,
             name=f"{self.name}-quick",
-            estimate=replace(self.estimate, attack=oracle, images=min(self.estimate.images, quick.images)),
+            estimate=replace(
+                self.estimate, attack=oracle, images=min(self.estimate.images, quick.images), final_test=final
+            ),
         )
 
     def with_recipes(self, change: Any) -> Study:
