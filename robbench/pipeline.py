@@ -43,6 +43,7 @@ from robbench.record import (
     Robustness,
     Seconds,
     Training,
+    as_case,
     choose_images,
 )
 from robbench.spec import Dataset, Estimate, Model, describe, digest_of
@@ -119,7 +120,7 @@ def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: 
         record = _reusable(workplace, model.digest, model, under_test)
         if record is None:
             record = _train(model, data, workplace, suite)
-    return msgspec.structs.replace(record, suite=suite, case=model.id)
+    return _named(record, model, suite)
 
 
 def run_estimate(
@@ -139,7 +140,7 @@ def run_estimate(
         record = _reusable(workplace, digest, model, under_test)
         if record is None:
             record = _estimate(model, estimate, digest, data, trained, workplace)
-    return msgspec.structs.replace(record, suite=suite, case=model.id)
+    return _named(record, model, suite)
 
 
 def load_network(model: Model, workplace: Workplace) -> Network:
@@ -328,6 +329,11 @@ def _stage(workplace: Workplace, digest: str, name: str) -> Iterator[None]:
             raise
 
 
+def _named(record: Record, model: Model, suite: str) -> Record:
+    source = model.source.id if model.source else None
+    return as_case(record, suite=suite, case=model.id, source_case=source, variant=model.variant)
+
+
 def _reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) -> Record | None:
     """The finished stage's record, where it may stand for a new run: same digest, same images, its sources' too."""
     finished = workplace.store.finished(digest)
@@ -374,6 +380,7 @@ def _record(
             head=transferred.head if transferred else "linear",
             kept=transferred.kept if transferred else None,
             seed=model.seed,
+            variant=model.variant,
             parameters=parameter_count(network),
             trainable=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
         ),

@@ -255,6 +255,17 @@ def test_a_reused_record_carries_the_suite_and_case_that_ask_for_it(place):
     assert comparable(one) == msgspec.structs.replace(comparable(two), suite="one")
 
 
+def test_a_record_carries_the_labels_of_whoever_asks(place, ran):
+    """What one study trained without a label stands in another under its own variant, the source's too."""
+    near = source()
+    run_training(target(1, of=near), place(), suite="one")
+    near = replace(near, variant="box")
+    record = run_training(replace(target(1, of=near), variant="box"), place(resume=True), suite="two")
+    assert ran == ["train", "train"]
+    assert (record.suite, record.model.variant, record.model.source_case) == ("two", "box", near.id)
+    assert record.case.endswith("-TL1-box")
+
+
 def test_another_estimate_of_a_model_is_another_stage(place, ran):
     """A finer grid is estimated anew, with the model that is there."""
     workplace = place(resume=True)

@@ -452,6 +452,7 @@ CHANGES = {
         "source": ...,
         "checkpoint": ...,
         "seed": 1,
+        "variant": "split",
     },
     Dataset: {
         "name": "glyphs10",
@@ -515,7 +516,7 @@ def test_a_digest_changes_with_every_field(kind):
     changed = {
         field: digest_of(describe(replace(start, **{field: value})))
         for field, value in CHANGES[kind].items()
-        if value is not ... and (kind, field) != (Dataset, "test")
+        if value is not ... and (kind, field) not in ((Dataset, "test"), (Model, "variant"))
     }
     assert digest_of(describe(start)) not in changed.values()
     assert len(set(changed.values())) == len(changed)
@@ -562,6 +563,13 @@ def test_an_estimates_digest_depends_on_model_and_estimate():
     digests = {model.estimate_digest(estimate) for model in (SOURCE, TARGET) for estimate in estimates}
     assert len(digests) == 2 * 6
     assert SOURCE.digest not in digests
+
+
+def test_a_variants_label_changes_its_name_only():
+    """It is shown before the seed; weights do not depend on it."""
+    labelled = replace(TARGET, variant="split", seed=2)
+    assert labelled.id == "cnn7-emnist-TL3-adversarial-split-seed2"
+    assert labelled.digest == replace(TARGET, seed=2).digest
 
 
 def test_an_estimate_without_a_final_test_is_described_as_before_there_was_one():

@@ -13,7 +13,7 @@ from typing import Literal
 
 from robbench.catalogue import block_names
 from robbench.errors import RobbenchError, require
-from robbench.spec.canonical import WHERE_GIVEN, describe, digest_of
+from robbench.spec.canonical import UNDESCRIBED, WHERE_GIVEN, describe, digest_of
 from robbench.spec.checks import Checked, choice, number, positive_int
 from robbench.spec.training import PGD, Dataset, Recipe
 
@@ -148,6 +148,8 @@ class Model(Checked):
     source: Model | None = None
     checkpoint: Checkpoint | None = None
     seed: int = 0
+    variant: str | None = field(default=None, metadata=UNDESCRIBED)
+    """A label: the one field of the thesis protocol that an ablation's model follows, beside its study's others."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -199,6 +201,8 @@ class Model(Checked):
                 parts.append("finetuned")
             if self.source.method == "standard":
                 parts.append("from-standard")
+        if self.variant is not None:
+            parts.append(self.variant)
         if self.seed:
             parts.append(f"seed{self.seed}")
         return "-".join(parts)

@@ -83,6 +83,8 @@ class Study(Checked):
     seeds: tuple[int, ...] = (0,)
     needs_cuda: bool = False
     """Skipped without a CUDA device, unless quick or forced with ``--robbench-device cpu``."""
+    on_request: bool = False
+    """Skipped unless its file, or a test in it, is named on the command line."""
     quick: Quick = Quick()
     protocol: Protocol = "sound"
 
