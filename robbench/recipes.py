@@ -7,7 +7,7 @@ from dataclasses import replace
 from robbench.errors import RobbenchError
 from robbench.spec import (
     PGD,
-    Dataset,
+    PROTOCOL_FIELDS,
     EarlyStopping,
     EpsilonGrid,
     Estimate,
@@ -102,9 +102,8 @@ CIFAR_ESTIMATE = Estimate(grid=EpsilonGrid(stop=28 / 256, step=0.001), attack=AD
 def with_protocol(study: Study, protocol: Protocol) -> Study:
     """The study as sound practice runs it (as declared), or as the thesis's published code did.
 
-    The thesis protocol sets, all at once, the fields that differ: EMNIST as stored, overlapping train and validation
-    images, running statistics in adversarial training, frozen blocks in training mode, fine-tuned blocks at a thousandth of the rate, checkpoints by clean accuracy,
-    the training attack clipped to [−2.5, 2.5], and every k trained although a block has no parameters.
+    The thesis protocol sets all of :data:`robbench.spec.PROTOCOL_FIELDS` at once, to what
+    :data:`robbench.spec.EFFECTS` says; and every k is trained although a block has no parameters.
     """
     if protocol == study.protocol:
         return study
@@ -113,24 +112,4 @@ def with_protocol(study: Study, protocol: Protocol) -> Study:
             f"study {study.name!r}: expected a study declared as sound, this one follows the thesis in its fields; "
             "declare the sound one to run it"
         )
-
-    def recipe(spec: Recipe) -> Recipe:
-        return replace(
-            spec,
-            statistics="running" if spec.adversarial else spec.statistics,
-            checkpoint="clean",
-            attack=spec.attack and replace(spec.attack, box=(-2.5, 2.5)),
-            validation_attack=spec.validation_attack and replace(spec.validation_attack, box=(-2.5, 2.5)),
-        )
-
-    def dataset(spec: Dataset) -> Dataset:
-        turned = "stored" if spec.name == "emnist" else spec.orientation
-        return replace(spec, orientation=turned, split="overlapping")
-
-    changed = study.with_recipes(recipe).with_datasets(dataset)
-    return replace(
-        changed,
-        name=f"{study.name}-thesis",
-        protocol="thesis",
-        transfers=tuple(replace(row, kept_statistics="train", kept_scale=0.001) for row in changed.transfers),
-    )
+    return replace(study.with_thesis(PROTOCOL_FIELDS), name=f"{study.name}-thesis", protocol="thesis")
