@@ -28,7 +28,7 @@ RETRAINING = replace(STANDARD, epochs=2)
 STUDY = Study(
     name="cifar10-cifar100-small",
     source=Dataset(name="cifar10", train=4_000, validation=0.1),
-    target=Dataset(name="cifar100", train=4_000, validation=0.1),
+    target=Dataset(name="cifar100", train=5_000, validation=0.1),
     architectures=("resnet18",),
     standard=STANDARD,
     adversarial=ADVERSARIAL,
@@ -39,7 +39,7 @@ STUDY = Study(
     estimate=replace(
         recipes.CIFAR_ESTIMATE,
         attack=PGD(steps=10, random_start=False),
-        images=200,
+        images=150,
         final_test=(
             PGD(epsilon=8 / 255, steps=1, random_start=False),
             PGD(epsilon=8 / 255, step_size=2 / 255, steps=10, random_start=False),

@@ -182,3 +182,22 @@ def test_workers_of_xdist_give_the_same(tiny, pytester, errors):
     assert [(v.case, v.figure, v.mark) for v in after.verdicts] == [(v.case, v.figure, v.mark) for v in before.verdicts]
     assert after.notes == before.notes == ["5 of 10 stages were not run now: they come from the store, same digest"]
     errors(result)
+
+
+def test_an_ablation_runs_its_variants_and_says_which_they_are(write_suite, pytester, stages):
+    """A variant is an item; its record names the field and the source that the field changed; a note says what it does."""
+    write_suite(('name="tiny",', 'name="tiny", ablate=("split",),'))
+    result = pytester.runpytest_inprocess("--robbench-update", "-k", "TL1-split")
+    result.assert_outcomes(passed=2, deselected=18)
+    assert sorted(stages) == [
+        "net.mlp-glyphs10-pgd-split.training",
+        "net.mlp-glyphs47-TL1-split.robustness",
+        "net.mlp-glyphs47-TL1-split.training",
+    ]
+    bundle = read_bundle(pytester.path / "reports" / "tiny")
+    facts = {record.case: record.model for record in bundle.records}
+    assert {name: (model.variant, model.source_case) for name, model in facts.items()} == {
+        "net.mlp-glyphs10-pgd-split": ("split", None),
+        "net.mlp-glyphs47-TL1-split": ("split", "net.mlp-glyphs10-pgd-split"),
+    }
+    assert any(note.startswith("variant 'split', as declared but for one field, 5 models") for note in bundle.notes)
