@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
 
-import numpy as np
-
-from robbench.catalogue import DATASETS, block_names
-from robbench.errors import RobbenchError, unknown
+from robbench.catalogue import block_names
+from robbench.errors import unknown
 from robbench.record import Stage
-from robbench.spec import Dataset, Estimate, Model, Recipe, Study
+from robbench.sizes import Sizes, images_tested, parts, sizes
+from robbench.spec import Estimate, Model, Recipe, Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +84,6 @@ class PlannedStage:
         return work.inference * speed.inference + work.attack * speed.attack + work.update * update
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Numbers of images of a dataset, and the shape of one."""
-
-    train: int
-    test: int
-    shape: tuple[int, int, int]
-
-
 def plan(study: Study, data: Path) -> tuple[PlannedStage, ...]:
     """Every stage of a study in the order in which pytest runs them: all trainings, then all estimates.
 
@@ -129,52 +118,6 @@ def of_item(stages: tuple[PlannedStage, ...], item: str) -> tuple[PlannedStage, 
     return tuple(
         stage for stage in stages if stage.model.id == name or (stage.model.id in needed and stage.stage == "training")
     )
-
-
-def sizes(name: str, data: Path) -> Sizes:
-    """What is known of a dataset without reading its images: of the prepared file, or else by its name.
-
-    Raises:
-        RobbenchError: neither is there, or the file is damaged.
-    """
-    path = data / f"{name}.npz"
-    if path.exists():
-        shapes = {part: _shape(path, f"x_{part}.npy") for part in ("train", "test")}
-        height, width, *channels = shapes["train"][1:]
-        return Sizes(
-            train=shapes["train"][0],
-            test=shapes["test"][0],
-            shape=(channels[0] if channels else 1, height, width),
-        )
-    if name not in DATASETS:
-        raise RobbenchError(f"dataset {name!r}: expected a name that robbench knows, or the file {path}")
-    facts = DATASETS[name]
-    return Sizes(train=facts.train, test=facts.test, shape=facts.shape)
-
-
-def _shape(path: Path, array: str) -> tuple[int, ...]:
-    """An array's shape, from the first bytes of its part of the archive."""
-    try:
-        with ZipFile(path) as archive, archive.open(array) as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape: tuple[int, ...] = read(file)[0]
-    except (BadZipFile, KeyError, OSError, ValueError) as error:
-        raise RobbenchError(f"{path}: expected a prepared file, see `robbench data` ({error})") from error
-    if len(shape) not in (3, 4):
-        raise RobbenchError(f"{path}: expected images (N, H, W) or (N, H, W, C), got shape {shape}")
-    return shape
-
-
-def parts(dataset: Dataset, train: int) -> tuple[int, int]:
-    """Numbers of images to train on and to validate on, of so many training images on disk."""
-    count = min(dataset.train or train, train) if dataset.name not in _DRAWN else dataset.train or train
-    held_out = round(count * dataset.validation)
-    return count - held_out, held_out
-
-
-_DRAWN = frozenset(name for name in DATASETS if name.startswith("glyphs"))
-"""Datasets of which there are as many images as are asked for."""
 
 
 def training_work(recipe: Recipe, training: int, validation: int) -> Work:
@@ -222,8 +165,7 @@ def _training(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
 
 
 def _robustness(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
-    test = model.dataset.test or found.test
-    images = min(estimate.images, test if model.dataset.name in _DRAWN else min(test, found.test))
+    images = min(estimate.images, images_tested(model.dataset, found.test))
     return PlannedStage(
         model=model,
         stage="robustness",

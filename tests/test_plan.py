@@ -7,7 +7,6 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from torch import nn
 from robbench import recipes
 from robbench.errors import RobbenchError
 from robbench.pipeline import Workplace, run_estimate, run_training
-from robbench.plan import Sizes, Speed, Work, lines, of_item, parts, plan, retrained_share, sizes
+from robbench.plan import Speed, Work, lines, of_item, plan, retrained_share
 from robbench.spec import PGD, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers
 from robbench.store import Store
 
@@ -103,33 +102,6 @@ def test_passes_of_the_published_recipes():
     assert search.work == Work(inference=10_000 * 9, attack=10_000 * 8 * 40)
     assert search.final_test == Work(inference=60_000, attack=10_000 * 123)
     assert search.precision == "float32"
-
-
-def test_a_prepared_file_tells_its_sizes(tmp_path):
-    """From its header alone; it comes before what a name says."""
-    for name, shape in (("mine", (30, 8, 6)), ("cifar10", (20, 4, 5, 3))):
-        np.savez(
-            tmp_path / f"{name}.npz", x_train=np.zeros(shape, np.uint8), x_test=np.zeros((7, *shape[1:]), np.uint8)
-        )
-    assert sizes("mine", tmp_path) == Sizes(train=30, test=7, shape=(1, 8, 6))
-    assert sizes("cifar10", tmp_path) == Sizes(train=20, test=7, shape=(3, 4, 5))
-    assert sizes("cifar100", tmp_path) == Sizes(train=50_000, test=10_000, shape=(3, 32, 32))
-
-
-def test_a_dataset_that_is_nowhere_is_an_error(tmp_path):
-    """As is a file that is none of ours."""
-    with pytest.raises(RobbenchError, match="dataset 'other': expected a name that robbench knows, or the file"):
-        sizes("other", tmp_path)
-    (tmp_path / "other.npz").write_text("not an archive")
-    with pytest.raises(RobbenchError, match=r"other\.npz: expected a prepared file"):
-        sizes("other", tmp_path)
-
-
-def test_no_more_images_than_there_are():
-    """Of a file; drawn ones are as many as are asked for."""
-    assert parts(Dataset(name="mnist", train=99_999), 60_000) == (48_000, 12_000)
-    assert parts(Dataset(name="mnist", train=100, validation=0.1), 60_000) == (90, 10)
-    assert parts(Dataset(name="glyphs10", train=9_000), 4_000) == (7_200, 1_800)
 
 
 def test_seconds_follow_from_the_speed(tmp_path):
