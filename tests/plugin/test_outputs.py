@@ -201,3 +201,18 @@ def test_an_ablation_runs_its_variants_and_says_which_they_are(write_suite, pyte
         "net.mlp-glyphs47-TL1-split": ("split", "net.mlp-glyphs10-pgd-split"),
     }
     assert any(note.startswith("variant 'split', as declared but for one field, 5 models") for note in bundle.notes)
+
+
+def test_the_final_test_stands_in_records_and_benchmark_json(write_suite, pytester):
+    """Robust accuracy by attack and radius, of a stage whose seconds are the search's alone."""
+    attacks = "PGD(epsilon=0.1, steps=1, random_start=False), PGD(epsilon=0.1, steps=2, random_start=False)"
+    write_suite(("images=60)", f"images=60, final_test=({attacks}))"))
+    options = ("--robbench-update", "--benchmark-json=b.json", "-k", "test_robustness and glyphs10-standard")
+    pytester.runpytest_inprocess(*options).assert_outcomes(passed=1, deselected=9)
+    (benchmark,) = json.loads((pytester.path / "b.json").read_text())["benchmarks"]
+    shares = {name: share for name, share in benchmark["extra_info"].items() if name.startswith("robust_accuracy")}
+    assert list(shares) == ["robust_accuracy_fgsm_0.1", "robust_accuracy_pgd2_0.1"]
+    records = read_bundle(pytester.path / "reports" / "tiny").records
+    (record,) = (record for record in records if record.stage == "robustness")
+    assert [entry.robust.share for entry in record.robustness.attacks] == list(shares.values())
+    assert benchmark["stats"]["total"] == record.seconds.estimation
