@@ -15,18 +15,25 @@ class DatasetFacts:
     classes: int
     shape: tuple[int, int, int]
     """Channels, height, width."""
+    train: int
+    test: int
+    """Numbers of images; of drawn ones, unless a number is asked for."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     augmentation: str = "none"
     """Augmentation that the literature trains it with."""
+    transposed: bool = False
+    """Whether torchvision stores it lying on its side; the drawn letters stand in for EMNIST's in this, too."""
 
 
 DATASETS: dict[str, DatasetFacts] = {
-    "mnist": DatasetFacts(classes=10, shape=(1, 28, 28)),
-    "emnist": DatasetFacts(classes=47, shape=(1, 28, 28)),
+    "mnist": DatasetFacts(classes=10, shape=(1, 28, 28), train=60_000, test=10_000),
+    "emnist": DatasetFacts(classes=47, shape=(1, 28, 28), train=112_800, test=18_800, transposed=True),
     "cifar10": DatasetFacts(
         classes=10,
         shape=(3, 32, 32),
+        train=50_000,
+        test=10_000,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
         augmentation="crop-flip",
@@ -34,12 +41,14 @@ DATASETS: dict[str, DatasetFacts] = {
     "cifar100": DatasetFacts(
         classes=100,
         shape=(3, 32, 32),
+        train=50_000,
+        test=10_000,
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
         augmentation="crop-flip",
     ),
-    "glyphs10": DatasetFacts(classes=10, shape=(1, 28, 28)),
-    "glyphs47": DatasetFacts(classes=47, shape=(1, 28, 28)),
+    "glyphs10": DatasetFacts(classes=10, shape=(1, 28, 28), train=4_000, test=1_000),
+    "glyphs47": DatasetFacts(classes=47, shape=(1, 28, 28), train=6_000, test=1_000, transposed=True),
 }
 """Datasets known by name; any other name is a prepared array ``<data dir>/<name>.npz``."""
 

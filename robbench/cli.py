@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from robbench.errors import RobbenchError
+from robbench.errors import RobbenchError, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +46,25 @@ def _parser() -> argparse.ArgumentParser:
         compare.add_argument(f"--{name}", type=float, metavar="X", help=f"tolerance: {text}")
     compare.add_argument("--all", action="store_true", help="list the figures within tolerance, too")
     compare.set_defaults(run=_compare)
+
+    planning = commands.add_parser(
+        "plan", help="what a suite will cost on this machine: passes and time, stage by stage"
+    )
+    planning.add_argument("suite", metavar="SUITE", help="a suite file, or one item of it (FILE::test[MODEL])")
+    planning.add_argument(
+        "--dataset", action="append", default=[], metavar="NAME=OTHER", help="on other data (repeatable)"
+    )
+    planning.add_argument("--protocol", choices=("sound", "thesis"))
+    planning.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1")
+    planning.add_argument("--quick", action="store_true", help="at the quick scale")
+    for name in ("data", "store"):
+        default = Path(".robbench") / name
+        planning.add_argument(f"--{name}", type=Path, default=default, metavar="DIR", help=f"default: {default}")
+    planning.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")
+    planning.add_argument(
+        "--no-calibration", action="store_true", help="passes only: do not time the networks on this machine"
+    )
+    planning.set_defaults(run=_plan)
 
     listing = commands.add_parser("list", help="what robbench knows by name; with an architecture, its blocks")
     listing.add_argument("architecture", nargs="?", help="cnn7, timm:resnet26, package.module:function, …")
@@ -113,6 +132,39 @@ def _compare(options: argparse.Namespace) -> int:
     equal = sum(mark == "=" for _, mark, _ in lines)
     print(f"{failing} of {len(lines)} figures fail" if failing else f"no regression: {equal} of {len(lines)} as before")
     return 1 if failing else 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from robbench.adapt import adapt, names, parse_datasets
+    from robbench.plan import lines, of_item, plan
+    from robbench.store import Store
+    from robbench.suites import read_studies
+
+    path, _, item = options.suite.partition("::")
+    store, datasets, studies = Store(options.store, ""), parse_datasets(options.dataset), read_studies(Path(path))
+    known = {name for study in studies for name in names(study)}
+    for name in datasets:
+        if name not in known:
+            raise unknown("dataset of the suite", name, known)
+    for declared in studies:
+        study = adapt(
+            declared,
+            protocol=options.protocol,
+            datasets=datasets,
+            seeds=options.seeds,
+            quick=options.quick,
+        )
+        stages = of_item(plan(study, options.data), item)
+        done = {stage.digest for stage in stages if store.finished(stage.digest)}
+        speeds = {}
+        if not options.no_calibration:
+            from robbench.calibration import speeds_of
+            from robbench.environment import choose_device
+
+            speeds = speeds_of([stage for stage in stages if stage.digest not in done], choose_device(options.device))
+        print(f"study {study.name}")
+        print("\n".join(lines(stages, speeds, done)))
+    return 0
 
 
 def _list(options: argparse.Namespace) -> int:

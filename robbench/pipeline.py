@@ -32,8 +32,10 @@ from robbench.data import Data, Images, pixels
 from robbench.environment import environment
 from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
+from robbench.final_test import attack_accuracies
 from robbench.models import Network, blocks, load_weights, parameter_count, weights
 from robbench.record import (
+    WRONG,
     Counts,
     DataUsed,
     ModelFacts,
@@ -41,6 +43,7 @@ from robbench.record import (
     Robustness,
     Seconds,
     Training,
+    as_case,
     choose_images,
 )
 from robbench.spec import Dataset, Estimate, Model, describe, digest_of
@@ -117,13 +120,15 @@ def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: 
         record = _reusable(workplace, model.digest, model, under_test)
         if record is None:
             record = _train(model, data, workplace, suite)
-    return msgspec.structs.replace(record, suite=suite, case=model.id)
+    return _named(record, model, suite)
 
 
 def run_estimate(
     model: Model, estimate: Estimate, workplace: Workplace, *, suite: str, under_test: bool = True
 ) -> Record:
-    """Estimate p* of a model on its test images; the model is trained first where the store does not have it.
+    """Estimate p* of a model on its test images, and run its final test on the same ones.
+
+    The model is trained first where the store does not have it.
 
     Raises:
         RobbenchError: as :func:`run_training`, and logits that are not finite.
@@ -135,7 +140,7 @@ def run_estimate(
         record = _reusable(workplace, digest, model, under_test)
         if record is None:
             record = _estimate(model, estimate, digest, data, trained, workplace)
-    return msgspec.structs.replace(record, suite=suite, case=model.id)
+    return _named(record, model, suite)
 
 
 def load_network(model: Model, workplace: Workplace) -> Network:
@@ -262,6 +267,15 @@ def _estimate(
             state=state,
             on_progress=keep,
         )
+    with stopwatch.region("validation"):
+        attacks = attack_accuracies(
+            network,
+            test.images,
+            test.labels,
+            search.pstar != WRONG,
+            estimate.final_test,
+            on_progress=lambda done, total: workplace.show(f"final test of {model.id}", done, total),
+        )
     spec = {"model": describe(model), "estimate": describe(estimate)}
     used = msgspec.structs.replace(trained.data, test=len(test))
     record = _record(
@@ -282,6 +296,7 @@ def _estimate(
             pstar=search.pstar.tolist(),
             forward=search.forward,
             backward=search.backward,
+            attacks=attacks,
         ),
     )
     workplace.store.finish(record, inputs=inputs if model.source else None)
@@ -319,6 +334,11 @@ def _stage(workplace: Workplace, digest: str, name: str) -> Iterator[None]:
         except Exception as error:
             workplace.failed[digest] = str(error)
             raise
+
+
+def _named(record: Record, model: Model, suite: str) -> Record:
+    source = model.source.id if model.source else None
+    return as_case(record, suite=suite, case=model.id, source_case=source, variant=model.variant)
 
 
 def _reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) -> Record | None:
@@ -367,6 +387,7 @@ def _record(
             head=transferred.head if transferred else "linear",
             kept=transferred.kept if transferred else None,
             seed=model.seed,
+            variant=model.variant,
             parameters=parameter_count(network),
             trainable=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
         ),

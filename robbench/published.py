@@ -9,6 +9,7 @@ from pathlib import Path
 
 from robbench.errors import RobbenchError
 from robbench.record import ModelFacts
+from robbench.spec import Model, Study
 
 PACKAGED = Path(__file__).with_name("published.csv")
 """Where a wheel carries the rows."""
@@ -92,14 +93,42 @@ def _row(line: dict[str, str]) -> Published:
     )
 
 
-def published_row(model: ModelFacts) -> Published | None:
+def published_row(model: ModelFacts | Model) -> Published | None:
     """The published row of the same network, method, data and transfer, or None where nothing comparable was published.
 
     Every published transfer has frozen kept blocks and an adversarially trained source model.
     """
-    if model.kept not in (None, "frozen") or model.source_method not in (None, "pgd"):
+    kept: str | None
+    source_method: str | None
+    if isinstance(model, Model):
+        kept = model.transfer.kept if model.transfer else None
+        source_method = model.source.method if model.source else None
+        key = _key(model)
+    else:
+        kept, source_method = model.kept, model.source_method
+        key = model.architecture, model.method, model.source, model.dataset, model.k, model.head
+    if kept not in (None, "frozen") or source_method not in (None, "pgd") or model.variant is not None:
         return None
-    return _by_key().get((model.architecture, model.method, model.source, model.dataset, model.k, model.head))
+    return _by_key().get(key)
+
+
+def published_models(study: Study) -> dict[str, Published]:
+    """Ids of the study's models that were published, in the study's order, each with its row."""
+    rows = {model.id: published_row(model) for model in study.models()}
+    return {name: row for name, row in rows.items() if row is not None}
+
+
+def _key(model: Model) -> tuple[str, str, str | None, str, int | None, str]:
+    """As :attr:`Published.key`."""
+    source, transfer = model.source, model.transfer
+    return (
+        model.architecture,
+        model.method,
+        source.dataset.name if source else None,
+        model.dataset.name,
+        transfer.k if transfer else None,
+        transfer.head if transfer else "linear",
+    )
 
 
 @cache

@@ -7,7 +7,7 @@ from dataclasses import replace
 from robbench.errors import RobbenchError
 from robbench.spec import (
     PGD,
-    Dataset,
+    PROTOCOL_FIELDS,
     EarlyStopping,
     EpsilonGrid,
     Estimate,
@@ -75,24 +75,35 @@ CIFAR_RETRAINING_PGD = replace(CIFAR_PGD, batch_size=256, epochs=30)
 CIFAR_RETRAINING_PGD_RESNET34 = replace(CIFAR_RETRAINING_PGD, epochs=40)
 """Table A.7, with the 40 epochs that table B.6 shows for ResNet-34."""
 
-# --- Estimating p* ----------------------------------------------------------------------------------------------------
+# --- Estimating p*, and the final testing ----------------------------------------------------------------------------------------------------
 
 ADA_VERONA = PGD(steps=40, random_start=False)
 """The published oracle: PGD-40 from the image itself, step ε ÷ 40 (section 5.4)."""
 
-MNIST_ESTIMATE = Estimate(grid=EpsilonGrid(stop=0.8, step=0.005), attack=ADA_VERONA)
-"""Table A.8."""
+MNIST_FINAL_TEST = (
+    *(PGD(epsilon=epsilon, steps=1, random_start=False) for epsilon in (0.1, 0.2, 0.3)),
+    *(PGD(epsilon=epsilon, step_size=0.01, steps=40, random_start=False) for epsilon in (0.1, 0.2, 0.3)),
+)
+"""Final testing of section 5.2: FGSM, and PGD-40; from the image itself, so that batches cannot matter."""
 
-CIFAR_ESTIMATE = Estimate(grid=EpsilonGrid(stop=28 / 256, step=0.001), attack=ADA_VERONA)
-"""Table A.9."""
+CIFAR_FINAL_TEST = (
+    *(PGD(epsilon=levels / 255, steps=1, random_start=False) for levels in (2, 4, 8)),
+    *(PGD(epsilon=levels / 255, step_size=levels / 255 / 4, steps=20, random_start=False) for levels in (2, 4, 8)),
+)
+"""The same for CIFAR: FGSM, and PGD-20 with a step of ε ÷ 4."""
+
+MNIST_ESTIMATE = Estimate(grid=EpsilonGrid(stop=0.8, step=0.005), attack=ADA_VERONA, final_test=MNIST_FINAL_TEST)
+"""Table A.8, and the final testing."""
+
+CIFAR_ESTIMATE = Estimate(grid=EpsilonGrid(stop=28 / 256, step=0.001), attack=ADA_VERONA, final_test=CIFAR_FINAL_TEST)
+"""Table A.9, and the final testing."""
 
 
 def with_protocol(study: Study, protocol: Protocol) -> Study:
     """The study as sound practice runs it (as declared), or as the thesis's published code did.
 
-    The thesis protocol sets, all at once, the fields that differ: EMNIST as stored, overlapping train and validation
-    images, running statistics in adversarial training, frozen blocks in training mode, fine-tuned blocks at a thousandth of the rate, checkpoints by clean accuracy,
-    the training attack clipped to [−2.5, 2.5], and every k trained although a block has no parameters.
+    The thesis protocol sets all of :data:`robbench.spec.PROTOCOL_FIELDS` at once, to what
+    :data:`robbench.spec.EFFECTS` says; and every k is trained although a block has no parameters.
     """
     if protocol == study.protocol:
         return study
@@ -101,24 +112,4 @@ def with_protocol(study: Study, protocol: Protocol) -> Study:
             f"study {study.name!r}: expected a study declared as sound, this one follows the thesis in its fields; "
             "declare the sound one to run it"
         )
-
-    def recipe(spec: Recipe) -> Recipe:
-        return replace(
-            spec,
-            statistics="running" if spec.adversarial else spec.statistics,
-            checkpoint="clean",
-            attack=spec.attack and replace(spec.attack, box=(-2.5, 2.5)),
-            validation_attack=spec.validation_attack and replace(spec.validation_attack, box=(-2.5, 2.5)),
-        )
-
-    def dataset(spec: Dataset) -> Dataset:
-        turned = "stored" if spec.name == "emnist" else spec.orientation
-        return replace(spec, orientation=turned, split="overlapping")
-
-    changed = study.with_recipes(recipe).with_datasets(dataset)
-    return replace(
-        changed,
-        name=f"{study.name}-thesis",
-        protocol="thesis",
-        transfers=tuple(replace(row, kept_statistics="train", kept_scale=0.001) for row in changed.transfers),
-    )
+    return replace(study.with_thesis(PROTOCOL_FIELDS), name=f"{study.name}-thesis", protocol="thesis")

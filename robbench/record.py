@@ -253,6 +253,12 @@ class Record(_Struct, frozen=True, kw_only=True):
         return f"{self.case}.{self.stage}"
 
 
+def as_case(record: Record, *, suite: str, case: str, source_case: str | None, variant: str | None) -> Record:
+    """A stage's record under the names of the study that asks for it: a stored one may come from another study."""
+    facts = msgspec.structs.replace(record.model, source_case=source_case, variant=variant)
+    return msgspec.structs.replace(record, suite=suite, case=case, model=facts)
+
+
 def median_pstar(places: Iterable[int], grid: list[float]) -> float | None:
     """Median of p* given as grid indices (``len(grid)`` = censored = inf); None of no images."""
     values = np.asarray([*grid, math.inf])[np.fromiter(places, dtype=np.int64)]

@@ -255,6 +255,17 @@ def test_a_reused_record_carries_the_suite_and_case_that_ask_for_it(place):
     assert comparable(one) == msgspec.structs.replace(comparable(two), suite="one")
 
 
+def test_a_record_carries_the_labels_of_whoever_asks(place, ran):
+    """What one study trained without a label stands in another under its own variant, the source's too."""
+    near = source()
+    run_training(target(1, of=near), place(), suite="one")
+    near = replace(near, variant="box")
+    record = run_training(replace(target(1, of=near), variant="box"), place(resume=True), suite="two")
+    assert ran == ["train", "train"]
+    assert (record.suite, record.model.variant, record.model.source_case) == ("two", "box", near.id)
+    assert record.case.endswith("-TL1-box")
+
+
 def test_another_estimate_of_a_model_is_another_stage(place, ran):
     """A finer grid is estimated anew, with the model that is there."""
     workplace = place(resume=True)
@@ -263,6 +274,26 @@ def test_another_estimate_of_a_model_is_another_stage(place, ran):
     record = run_estimate(source(), finer, workplace, suite="demo")
     assert ran == ["train", "estimate", "estimate"]
     assert len(record.robustness.grid) == 31
+
+
+def test_the_final_test_runs_on_the_images_of_the_search(place):
+    """Same images, same right ones; its seconds are validation, not estimation; without it nothing else differs."""
+    attacks = tuple(
+        PGD(epsilon=epsilon, steps=steps, random_start=False) for epsilon in (0.02, 0.1, 0.3) for steps in (1, 3)
+    )
+    tested = run_estimate(source(), replace(ESTIMATE, final_test=attacks), place(), suite="demo")
+    plain = run_estimate(source(), ESTIMATE, place(), suite="demo")
+    assert tested.digest != plain.digest
+    assert msgspec.structs.replace(tested.robustness, attacks=[]) == plain.robustness
+    assert plain.robustness.attacks == []
+    found = [(entry.attack, entry.epsilon, entry.steps) for entry in tested.robustness.attacks]
+    assert found == [("pgd" if attack.steps > 1 else "fgsm", attack.epsilon, attack.steps) for attack in attacks]
+    robust = [entry.robust.correct for entry in tested.robustness.attacks]
+    assert max(robust) <= tested.robustness.clean.correct
+    assert robust[1::2] == sorted(robust[1::2], reverse=True)
+    assert {entry.robust.total for entry in tested.robustness.attacks} == {20}
+    assert tested.seconds.validation > 0
+    assert plain.seconds.validation < tested.seconds.validation
 
 
 @pytest.mark.parametrize("resume", [False, True])

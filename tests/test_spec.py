@@ -41,6 +41,10 @@ RECIPE = Recipe(
 )
 STANDARD = replace(RECIPE, attack=None)
 ESTIMATE = Estimate(grid=EpsilonGrid(stop=0.2, step=0.1), attack=PGD(steps=2, random_start=False))
+FINAL_TEST = (
+    PGD(epsilon=0.1, steps=1, random_start=False),
+    PGD(epsilon=0.1, steps=40, step_size=0.01, random_start=False),
+)
 MNIST = Dataset(name="mnist")
 SOURCE = Model(architecture="cnn7", dataset=MNIST, recipe=RECIPE)
 TARGET = Model(
@@ -152,6 +156,13 @@ def recipe(**changes):
             "estimate attack step_size: expected none (ε ÷ steps), got 0.1",
         ),
         (lambda: replace(ESTIMATE, attack=PGD(steps=1)), "estimate attack random_start: expected False"),
+        (
+            lambda: replace(ESTIMATE, final_test=(PGD(steps=1, random_start=False),)),
+            "final test epsilon: expected a radius > 0 in pixel units, got None",
+        ),
+        (lambda: replace(ESTIMATE, final_test=(PGD(steps=1, epsilon=0.1),)), "final test random_start: expected False"),
+        (lambda: replace(ESTIMATE, final_test=2 * FINAL_TEST), "final test: expected each attack once"),
+        (lambda: replace(ESTIMATE, final_test=[]), "Estimate final_test: expected a tuple of PGD, got []"),
         (lambda: Quick(train=0), "quick train: expected an integer ≥ 1, got 0"),
         (lambda: Quick(attack_steps=0), "quick attack_steps: expected an integer ≥ 1, got 0"),
         (
@@ -441,6 +452,7 @@ CHANGES = {
         "source": ...,
         "checkpoint": ...,
         "seed": 1,
+        "variant": "split",
     },
     Dataset: {
         "name": "glyphs10",
@@ -478,7 +490,7 @@ CHANGES = {
     MultiStepLR: {"milestones": (1, 3), "gamma": 0.1},
     OneCycle: {"warm_up": 0.2},
     Estimate: {"grid": EpsilonGrid(stop=0.3, step=0.1), "attack": PGD(steps=3, random_start=False)}
-    | {"images": 1, "search": ..., "seed": 1},
+    | {"images": 1, "search": ..., "seed": 1, "final_test": FINAL_TEST},
     EpsilonGrid: {"stop": 0.3, "step": 0.05},
 }
 """Another value for every field; ``...`` where there is none without changing another field too."""
@@ -504,7 +516,7 @@ def test_a_digest_changes_with_every_field(kind):
     changed = {
         field: digest_of(describe(replace(start, **{field: value})))
         for field, value in CHANGES[kind].items()
-        if value is not ... and (kind, field) != (Dataset, "test")
+        if value is not ... and (kind, field) not in ((Dataset, "test"), (Model, "variant"))
     }
     assert digest_of(describe(start)) not in changed.values()
     assert len(set(changed.values())) == len(changed)
@@ -549,8 +561,29 @@ def test_an_estimates_digest_depends_on_model_and_estimate():
         *(replace(ESTIMATE, **{name: value}) for name, value in CHANGES[Estimate].items() if value is not ...),
     ]
     digests = {model.estimate_digest(estimate) for model in (SOURCE, TARGET) for estimate in estimates}
-    assert len(digests) == 2 * 5
+    assert len(digests) == 2 * 6
     assert SOURCE.digest not in digests
+
+
+def test_a_variants_label_changes_its_name_only():
+    """It is shown before the seed; weights do not depend on it."""
+    labelled = replace(TARGET, variant="split", seed=2)
+    assert labelled.id == "cnn7-emnist-TL3-adversarial-split-seed2"
+    assert labelled.digest == replace(TARGET, seed=2).digest
+
+
+def test_an_estimate_without_a_final_test_is_described_as_before_there_was_one():
+    """Its digest stays: what lies in stores and baselines is still comparable."""
+    assert "final_test" not in describe(ESTIMATE)
+    assert [attack["steps"] for attack in describe(replace(ESTIMATE, final_test=FINAL_TEST))["final_test"]] == [1, 40]
+
+
+def test_quick_shrinks_the_final_test():
+    """No attack takes more steps than the quick scale's, and none comes twice."""
+    study = make_study(estimate=replace(ESTIMATE, final_test=FINAL_TEST), quick=Quick(attack_steps=2))
+    assert study.shrunk().estimate.final_test == (FINAL_TEST[0], replace(FINAL_TEST[1], steps=2, step_size=None))
+    once = replace(study, quick=Quick(attack_steps=1))
+    assert once.shrunk().estimate.final_test == FINAL_TEST[:1]
 
 
 def test_digests_are_what_they_were():

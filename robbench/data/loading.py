@@ -15,7 +15,7 @@ from robbench.data.prepared import LAYOUT, read_npz, write_npz
 from robbench.errors import RobbenchError, require, unknown
 
 ORIENTATIONS = ("upright", "stored")
-GLYPH_COUNTS = {"glyphs10": (4000, 1000), "glyphs47": (6000, 1000)}
+GLYPH_COUNTS = {name: (DATASETS[name].train, DATASETS[name].test) for name in glyphs.GLYPHS}
 """Training and test images drawn unless a number is given."""
 
 

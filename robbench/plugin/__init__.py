@@ -5,6 +5,7 @@ The only package that knows pytest. Nothing that needs torch is imported before 
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,10 @@ def _parametrises_models(test: pytest.Function) -> bool:
 
 
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    """Prepare the suites' items for pytest-benchmark; refuse a data-set replacement that replaces nothing."""
+    """Prepare the suites' items for pytest-benchmark, and skip those that run on request only.
+
+    Refuses a data-set replacement that replaces nothing.
+    """
     state = session.config.stash[SESSION]
     for item in items:
         try:
@@ -94,12 +98,22 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
                 # In front of a benchmark marker of the user's own, whose timer would measure more than the stage does.
                 benchmark = pytest.mark.benchmark(timer=Clock(), group=state.study(found[0]).name)
                 item.add_marker(benchmark, append=False)
+                if found[0].on_request and not _named(item):
+                    path = os.path.relpath(item.path, item.config.invocation_params.dir)
+                    reason = f"study {found[0].name!r} runs on request only: pytest -m suite {path}"
+                    item.add_marker(pytest.mark.skip(reason=reason))
         except RobbenchError as error:
             raise pytest.UsageError(f"{item.nodeid}: {error}") from error
     idle = sorted(set(state.settings.datasets) - state.replaced)
     if idle and state.studies:
         known = {name for study in state.studies.values() for name in names(study)}
         raise pytest.UsageError(f"--robbench-dataset: {unknown('dataset of the collected studies', idle[0], known)}")
+
+
+def _named(item: pytest.Item) -> bool:
+    """Whether the command line names the item's file, or something in it; a folder around it does not count."""
+    folder = item.config.invocation_params.dir
+    return any((folder / argument.partition("::")[0]).resolve() == item.path.resolve() for argument in item.config.args)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -12,7 +12,7 @@ import pytest
 from robbench.compare import Verdict
 from robbench.errors import RobbenchError
 from robbench.plugin.session import Session
-from robbench.record import Record
+from robbench.record import Record, as_case
 from robbench.terminal import table
 
 if TYPE_CHECKING:
@@ -115,14 +115,16 @@ class Results:
 
         store = Store(self._session.settings.store, self._session.run)
         found: dict[tuple[str, str], Record] = {}
-        for case, stage, digest, _ in plan["stages"]:
+        for case, stage, digest, source, variant in plan["stages"]:
             try:
                 finished = store.finished(digest)
             except RobbenchError as error:
                 self._faults.append(str(error))
                 continue
             if finished is not None and self._digests.get((study, f"{case}.{stage}")) != "":
-                found[case, stage] = msgspec.structs.replace(finished.record, suite=study, case=case)
+                found[case, stage] = as_case(
+                    finished.record, suite=study, case=case, source_case=source or None, variant=variant or None
+                )
         ran = {key for key in found if (study, ".".join(key)) in self._digests}
         images = {found[key].data.name: found[key].data.sha256 for key in ran}
         stale = {
@@ -131,7 +133,7 @@ class Results:
             if (case, stage) not in ran and images.get(record.data.name, record.data.sha256) != record.data.sha256
         }
         records, missing = [], []
-        for case, stage, _, source in plan["stages"]:
+        for case, stage, _, source, _ in plan["stages"]:
             current = (case, stage) in ran or not {case, source} & stale
             if (case, stage) in found and current:
                 records.append(found[case, stage])

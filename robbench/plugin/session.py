@@ -44,9 +44,11 @@ class Session:
     def workplace(self) -> Workplace:
         """Where stages run; made when the first one does, since it needs torch."""
         from robbench.environment import choose_device
+        from robbench.memory import keep_pages
         from robbench.pipeline import Workplace
         from robbench.store import Store
 
+        keep_pages()
         return Workplace(
             store=Store(self.settings.store, self.run),
             data=self.settings.data,
@@ -122,7 +124,7 @@ class Session:
         self.preflights[study] = ""
 
     def plans(self) -> dict[str, dict[str, Any]]:
-        """Every study's notes and stages (case, stage, digest, source) as plain values, which workers can send.
+        """Every study's notes and stages (case, stage, digest, source, variant) as plain values, which workers can send.
 
         A study whose digests cannot be taken (a checkpoint is missing) is left out: none of its stages has a result.
         """
@@ -133,7 +135,7 @@ class Session:
                     "protocol": study.protocol,
                     "notes": list(study.notes()),
                     "stages": [
-                        (model.id, stage, digest, model.source.id if model.source else "")
+                        (model.id, stage, digest, model.source.id if model.source else "", model.variant or "")
                         for model in study.models()
                         for stage, digest in (
                             ("training", model.digest),

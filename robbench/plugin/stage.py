@@ -142,4 +142,7 @@ def _figures(record: Record) -> dict[str, Any]:
             "forward_passes": robustness.forward,
             "backward_passes": robustness.backward,
         }
+        for tested in robustness.attacks:
+            name = f"pgd{tested.steps}" if tested.attack == "pgd" else tested.attack
+            figures[f"robust_accuracy_{name}_{tested.epsilon:.4g}"] = tested.robust.share
     return figures

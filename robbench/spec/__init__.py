@@ -16,12 +16,15 @@ from robbench.spec.model import (
     Model,
     Transfer,
 )
-from robbench.spec.study import Protocol, Quick, Study, Transfers
+from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol, ProtocolField
+from robbench.spec.study import Quick, Study, Transfers
 from robbench.spec.training import PGD, Dataset, EarlyStopping, MultiStepLR, OneCycle, Recipe, Schedule, StepLR
 
 __all__ = [
+    "EFFECTS",
     "ESTIMATION_VERSION",
     "PGD",
+    "PROTOCOL_FIELDS",
     "TRAINING_VERSION",
     "Checkpoint",
     "Dataset",
@@ -34,6 +37,7 @@ __all__ = [
     "MultiStepLR",
     "OneCycle",
     "Protocol",
+    "ProtocolField",
     "Quick",
     "Recipe",
     "Schedule",

@@ -11,16 +11,24 @@ from typing import Any
 UNDESCRIBED = {"undescribed": True}
 """Metadata of a dataclass field that is no part of the canonical form."""
 
+WHERE_GIVEN = {"where_given": True}
+"""Metadata of a field that is left out while it has its default: digests from before it existed stay what they are."""
+
 
 def describe(spec: Any) -> Any:
-    """A spec as plain JSON values, without fields that weights do not depend on (``metadata=UNDESCRIBED``).
+    """A spec as plain JSON values, without fields that results do not depend on (``metadata=UNDESCRIBED``).
 
     A spec that is identified by something other than its fields has a method ``canonical``.
     """
     if hasattr(spec, "canonical"):
         return spec.canonical()
     if is_dataclass(spec):
-        named = [field.name for field in fields(spec) if not field.metadata.get("undescribed")]
+        named = [
+            field.name
+            for field in fields(spec)
+            if not field.metadata.get("undescribed")
+            and not (field.metadata.get("where_given") and getattr(spec, field.name) == field.default)
+        ]
         return {"kind": type(spec).__name__, **{name: describe(getattr(spec, name)) for name in named}}
     if isinstance(spec, Mapping):
         return {str(key): describe(value) for key, value in spec.items()}

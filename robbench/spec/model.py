@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from typing import Literal
 
 from robbench.catalogue import block_names
 from robbench.errors import RobbenchError, require
-from robbench.spec.canonical import describe, digest_of
+from robbench.spec.canonical import UNDESCRIBED, WHERE_GIVEN, describe, digest_of
 from robbench.spec.checks import Checked, choice, number, positive_int
 from robbench.spec.training import PGD, Dataset, Recipe
 
@@ -103,7 +103,7 @@ class EpsilonGrid(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate(Checked):
-    """How p* is estimated: which radii, with which attack, by which search, on how many test images."""
+    """How robustness is measured: p* over which radii, with which attack, by which search, on how many test images."""
 
     grid: EpsilonGrid
     attack: PGD
@@ -112,6 +112,8 @@ class Estimate(Checked):
     search: Literal["reference", "fast"] = "reference"
     """The published binary search, or a shrinking ball: fewer passes, and a p* that is as small or smaller."""
     seed: int = 0
+    final_test: tuple[PGD, ...] = field(default=(), metadata=WHERE_GIVEN)
+    """Attacks at fixed radii, for robust accuracy on the same images; one step of the whole radius is FGSM."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,6 +127,15 @@ class Estimate(Checked):
             "False (p* must depend on the image alone, not on its batch)",
             True,
         )
+        for attack in self.final_test:
+            require(attack.epsilon is not None, "final test epsilon", "a radius > 0 in pixel units", attack.epsilon)
+            require(
+                not attack.random_start,
+                "final test random_start",
+                "False (the result must depend on the image alone, not on its batch)",
+                True,
+            )
+        require(len(set(self.final_test)) == len(self.final_test), "final test", "each attack once", self.final_test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +149,8 @@ class Model(Checked):
     source: Model | None = None
     checkpoint: Checkpoint | None = None
     seed: int = 0
+    variant: str | None = field(default=None, metadata=UNDESCRIBED)
+    """A label: the one field of the thesis protocol that an ablation's model follows, beside its study's others."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,6 +202,8 @@ class Model(Checked):
                 parts.append("finetuned")
             if self.source.method == "standard":
                 parts.append("from-standard")
+        if self.variant is not None:
+            parts.append(self.variant)
         if self.seed:
             parts.append(f"seed{self.seed}")
         return "-".join(parts)

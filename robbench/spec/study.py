@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -10,9 +10,8 @@ from robbench.catalogue import block_names
 from robbench.errors import RobbenchError, require, unknown
 from robbench.spec.checks import Checked, choice, positive_int
 from robbench.spec.model import Checkpoint, Estimate, Head, Kept, Model, Transfer
+from robbench.spec.protocol import EFFECTS, Protocol, ProtocolField, thesis_dataset, thesis_kept, thesis_recipe
 from robbench.spec.training import PGD, Dataset, Recipe
-
-Protocol = Literal["sound", "thesis"]
 
 _PARAMETERLESS = frozenset({"avg_pool"})
 
@@ -83,8 +82,12 @@ class Study(Checked):
     seeds: tuple[int, ...] = (0,)
     needs_cuda: bool = False
     """Skipped without a CUDA device, unless quick or forced with ``--robbench-device cpu``."""
+    on_request: bool = False
+    """Skipped unless its file, or a test in it, is named on the command line."""
     quick: Quick = Quick()
     protocol: Protocol = "sound"
+    ablate: tuple[ProtocolField, ...] = ()
+    """Fields of the thesis protocol to follow one at a time: each adds the models that it changes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,11 +111,15 @@ class Study(Checked):
         )
         choice("protocol", self.protocol, Protocol)
         require(
-            self.protocol == "sound" or all(row.kept_statistics == "train" for row in self.transfers),
+            self.protocol == "sound"
+            or all(row.kept == "finetuned" or row.kept_statistics == "train" for row in self.transfers),
             "study protocol",
             "'sound' in a declaration; recipes.with_protocol(study, 'thesis') or --robbench-protocol thesis change it",
             self.protocol,
         )
+        for field in self.ablate:
+            choice("field to ablate", field, ProtocolField)
+        require(len(set(self.ablate)) == len(self.ablate), "fields to ablate", "each once", self.ablate)
         assert isinstance(self.source, Dataset)
         assert isinstance(self.target, Dataset)
         require(
@@ -136,10 +143,24 @@ class Study(Checked):
         require(not twice, f"study {self.name!r}", "every model declared once", ", ".join(twice))
 
     def models(self) -> tuple[Model, ...]:
-        """The study's models, each after the source it is transferred from."""
-        return tuple(
-            model for seed in self.seeds for name in self.architectures for model in self._of_architecture(name, seed)
-        )
+        """The study's models, each after the source it is transferred from; then the variants of an ablation."""
+        return (*self._declared(), *(model for field in self.ablate for model in self._variants(field)))
+
+    def _declared(self) -> Iterator[Model]:
+        for seed in self.seeds:
+            for name in self.architectures:
+                yield from self._of_architecture(name, seed)
+
+    def _variants(self, field: ProtocolField) -> Iterator[Model]:
+        """The models that the thesis's value of one field changes; their sources are the changed ones, too."""
+        labelled: dict[str, Model] = {}
+        changed = replace(self, ablate=()).with_thesis((field,))
+        for model, other in zip(self._declared(), changed._declared(), strict=True):
+            labelled[model.id] = model
+            if other != model:
+                source = other.source and labelled[other.source.id]
+                labelled[model.id] = replace(other, source=source, variant=field)
+                yield labelled[model.id]
 
     def _of_architecture(self, architecture: str, seed: int) -> Iterable[Model]:
         assert isinstance(self.source, Dataset)
@@ -200,6 +221,10 @@ class Study(Checked):
                         f"{architecture}: block {block!r} has no parameters, so TL#{k} is TL#{k - 1} over again "
                         "and is not trained twice"
                     )
+        for field in self.ablate:
+            count = sum(1 for _ in self._variants(field))
+            what = f"as declared but for one field, {count} models" if count else "changes no model of this study"
+            notes.append(f"variant {field!r}, {what}: {EFFECTS[field]}")
         return tuple(notes)
 
     def shrunk(self) -> Study:
@@ -229,11 +254,14 @@ class Study(Checked):
 
         oracle = attack(self.estimate.attack)
         assert oracle is not None
+        final = tuple(dict.fromkeys(cut for spec in self.estimate.final_test if (cut := attack(spec))))
         small = self.with_recipes(recipe).with_datasets(dataset)
         return replace(
             small,
             name=f"{self.name}-quick",
-            estimate=replace(self.estimate, attack=oracle, images=min(self.estimate.images, quick.images)),
+            estimate=replace(
+                self.estimate, attack=oracle, images=min(self.estimate.images, quick.images), final_test=final
+            ),
         )
 
     def with_recipes(self, change: Any) -> Study:
@@ -250,6 +278,14 @@ class Study(Checked):
             adversarial=each(self.adversarial),
             transfers=tuple(replace(row, recipe=each(row.recipe)) for row in self.transfers),
         )
+
+    def with_thesis(self, names: Collection[ProtocolField]) -> Study:
+        """The study with the thesis's values of these fields, and all others as declared."""
+        changed = self.with_recipes(lambda recipe: thesis_recipe(recipe, names)).with_datasets(
+            lambda dataset: thesis_dataset(dataset, names)
+        )
+        rows = tuple(replace(row, **thesis_kept(row.kept, names)) for row in changed.transfers)
+        return replace(changed, transfers=rows)
 
     def with_datasets(self, change: Any) -> Study:
         """The study with ``change(dataset)`` in place of source and target."""

@@ -1,5 +1,6 @@
 """Collecting: models by the marker, pytest's own selection, and suites that are not as they should be."""
 
+import re
 import subprocess
 import sys
 
@@ -201,3 +202,54 @@ def test_a_wrong_value_in_a_suite_is_one_sentence(write_suite, pytester):
     assert "unknown architecture 'cnn77'" in text
     assert "test_tiny.py:" in text
     assert "robbench/spec" not in text
+
+
+# --- on request ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked_for(write_suite, pytester):
+    """A suite that runs on request only, in a folder, beside a plain test; and a function that runs pytest."""
+    write_suite(('name="tiny",', 'name="tiny", on_request=True,'))
+    folder = pytester.mkdir("suites")
+    for name in ("test_tiny.py", "net.py"):
+        (pytester.path / name).rename(folder / name)
+    pytester.makepyfile(test_other="def test_other(): pass")
+    return lambda *options: pytester.runpytest_inprocess("-k", "glyphs10-standard or other", "-rs", *options)
+
+
+@pytest.mark.parametrize("arguments", [(), ("suites", "test_other.py"), (".",)])
+def test_a_study_on_request_is_skipped_unless_it_is_named(asked_for, errors, stages, arguments):
+    """Everything, or a folder around it, is not its name; the reason is the command."""
+    result = asked_for(*arguments)
+    assert result.parseoutcomes()["skipped"] == 2
+    assert result.parseoutcomes()["passed"] == 1
+    said = "SKIPPED [2] suites/test_tiny.py: study 'tiny' runs on request only: pytest -m suite suites/test_tiny.py"
+    assert said in re.sub(r"py:\d+:", "py:", errors(result))
+    assert stages == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "count"),
+    [
+        ("suites/test_tiny.py", 2),
+        ("suites/../suites/test_tiny.py", 2),
+        ("suites/test_tiny.py::test_training", 1),
+        ("suites/test_tiny.py::test_training[net.mlp-glyphs10-standard]", 1),
+    ],
+)
+def test_naming_its_file_or_an_item_of_it_runs_it(asked_for, stages, argument, count):
+    """However the path is written."""
+    assert asked_for("--robbench-quick", argument).parseoutcomes()["passed"] == count
+    assert len(stages) == count
+
+
+def test_a_study_on_request_runs_in_the_workers_of_xdist(asked_for):
+    """They know what the controller's command line names."""
+    assert asked_for("--robbench-quick", "-n1", "suites/test_tiny.py").parseoutcomes()["passed"] == 2
+    assert asked_for("--robbench-quick", "-n1").parseoutcomes()["skipped"] == 2
+
+
+def test_a_study_on_request_is_listed_all_the_same(asked_for):
+    """Collecting shows what there is."""
+    assert len(collected(asked_for("--collect-only", "-q"))) == 3

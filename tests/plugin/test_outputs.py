@@ -182,3 +182,37 @@ def test_workers_of_xdist_give_the_same(tiny, pytester, errors):
     assert [(v.case, v.figure, v.mark) for v in after.verdicts] == [(v.case, v.figure, v.mark) for v in before.verdicts]
     assert after.notes == before.notes == ["5 of 10 stages were not run now: they come from the store, same digest"]
     errors(result)
+
+
+def test_an_ablation_runs_its_variants_and_says_which_they_are(write_suite, pytester, stages):
+    """A variant is an item; its record names the field and the source that the field changed; a note says what it does."""
+    write_suite(('name="tiny",', 'name="tiny", ablate=("split",),'))
+    result = pytester.runpytest_inprocess("--robbench-update", "-k", "TL1-split")
+    result.assert_outcomes(passed=2, deselected=18)
+    assert sorted(stages) == [
+        "net.mlp-glyphs10-pgd-split.training",
+        "net.mlp-glyphs47-TL1-split.robustness",
+        "net.mlp-glyphs47-TL1-split.training",
+    ]
+    bundle = read_bundle(pytester.path / "reports" / "tiny")
+    facts = {record.case: record.model for record in bundle.records}
+    assert {name: (model.variant, model.source_case) for name, model in facts.items()} == {
+        "net.mlp-glyphs10-pgd-split": ("split", None),
+        "net.mlp-glyphs47-TL1-split": ("split", "net.mlp-glyphs10-pgd-split"),
+    }
+    assert any(note.startswith("variant 'split', as declared but for one field, 5 models") for note in bundle.notes)
+
+
+def test_the_final_test_stands_in_records_and_benchmark_json(write_suite, pytester):
+    """Robust accuracy by attack and radius, of a stage whose seconds are the search's alone."""
+    attacks = "PGD(epsilon=0.1, steps=1, random_start=False), PGD(epsilon=0.1, steps=2, random_start=False)"
+    write_suite(("images=60)", f"images=60, final_test=({attacks}))"))
+    options = ("--robbench-update", "--benchmark-json=b.json", "-k", "test_robustness and glyphs10-standard")
+    pytester.runpytest_inprocess(*options).assert_outcomes(passed=1, deselected=9)
+    (benchmark,) = json.loads((pytester.path / "b.json").read_text())["benchmarks"]
+    shares = {name: share for name, share in benchmark["extra_info"].items() if name.startswith("robust_accuracy")}
+    assert list(shares) == ["robust_accuracy_fgsm_0.1", "robust_accuracy_pgd2_0.1"]
+    records = read_bundle(pytester.path / "reports" / "tiny").records
+    (record,) = (record for record in records if record.stage == "robustness")
+    assert [entry.robust.share for entry in record.robustness.attacks] == list(shares.values())
+    assert benchmark["stats"]["total"] == record.seconds.estimation

@@ -1,0 +1,60 @@
+"""The fields in which the thesis's published code departs from sound practice, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+from robbench.catalogue import DATASETS
+from robbench.spec.training import PGD, Dataset, Recipe
+
+Protocol = Literal["sound", "thesis"]
+
+ProtocolField = Literal["statistics", "kept_statistics", "split", "orientation", "box", "checkpoint", "kept_scale"]
+
+PROTOCOL_FIELDS: tuple[ProtocolField, ...] = get_args(ProtocolField)
+"""All fields that the thesis protocol sets."""
+
+EFFECTS: dict[ProtocolField, str] = {
+    "statistics": "adversarial updates use running batch-norm statistics, which never change, and no dropout",
+    "kept_statistics": "frozen blocks are in training mode, so that their batch-norm statistics drift to the target's",
+    "split": "validation images are drawn independently of the training images, so that most are trained on",
+    "orientation": "the target's letters are transposed, as torchvision stores EMNIST",
+    "box": "training attacks may leave the valid pixels, up to [−2.5, 2.5]",
+    "checkpoint": "the epoch of the best clean validation accuracy is kept, in adversarial training too",
+    "kept_scale": "fine-tuned kept blocks learn at 0.001 of the rate",
+}
+"""What the thesis's value of each field does."""
+
+_BOX = (-2.5, 2.5)
+
+
+def thesis_recipe(recipe: Recipe, fields: Collection[ProtocolField]) -> Recipe:
+    """The recipe with the thesis's values of these fields; where one changes no weights, it stays as it is."""
+    if recipe.adversarial and "statistics" in fields:
+        recipe = replace(recipe, statistics="running")
+    # Without an attack, the best robust accuracy is the best clean one already.
+    if "checkpoint" in fields and (recipe.adversarial or recipe.checkpoint == "last"):
+        recipe = replace(recipe, checkpoint="clean")
+    if "box" in fields:
+        recipe = replace(recipe, attack=_wide(recipe.attack), validation_attack=_wide(recipe.validation_attack))
+    return recipe
+
+
+def _wide(attack: PGD | None) -> PGD | None:
+    return attack and replace(attack, box=_BOX)
+
+
+def thesis_dataset(dataset: Dataset, fields: Collection[ProtocolField]) -> Dataset:
+    """The dataset with the thesis's values of these fields; only letters were shown as they are stored."""
+    if "orientation" in fields and dataset.name in DATASETS and DATASETS[dataset.name].transposed:
+        dataset = replace(dataset, orientation="stored")
+    return replace(dataset, split="overlapping") if "split" in fields else dataset
+
+
+def thesis_kept(kept: str, fields: Collection[ProtocolField]) -> dict[str, Any]:
+    """The thesis's values of a transfer's fields, as far as frozen or fine-tuned blocks have a use for them."""
+    if kept == "frozen":
+        return {"kept_statistics": "train"} if "kept_statistics" in fields else {}
+    return {"kept_scale": 0.001} if "kept_scale" in fields else {}

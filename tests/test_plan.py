@@ -1,0 +1,145 @@
+"""Counting passes before anything runs: equal to what a real run records, or above it where it may end earlier."""
+
+from __future__ import annotations
+
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robbench import recipes
+from robbench.errors import RobbenchError
+from robbench.pipeline import Workplace, run_estimate, run_training
+from robbench.plan import Speed, Work, lines, of_item, plan, retrained_share
+from robbench.spec import PGD, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers
+from robbench.store import Store
+
+STANDARD = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0, batch_size=8, epochs=2)
+ADVERSARIAL = replace(
+    STANDARD, attack=PGD(epsilon=0.05, steps=2), validation_attack=PGD(epsilon=0.05, steps=3), epochs=3
+)
+ESTIMATE = Estimate(
+    grid=EpsilonGrid(stop=1.0, step=0.05),
+    attack=PGD(steps=2, random_start=False),
+    images=30,
+    final_test=(
+        PGD(epsilon=0.1, steps=1, random_start=False),
+        PGD(epsilon=0.1, steps=4, step_size=0.05, random_start=False),
+    ),
+)
+STUDY = Study(
+    name="planned",
+    source=Dataset(name="glyphs10", train=50, test=20),
+    target=Dataset(name="glyphs47", train=60, test=40),
+    architectures=("planned_networks:mlp",),
+    standard=STANDARD,
+    adversarial=ADVERSARIAL,
+    transfers=(Transfers(recipe=STANDARD, k=(1,)),),
+    estimate=ESTIMATE,
+)
+SPEED = Speed(inference=1.0, attack=3.0, update=5.0)
+
+
+@pytest.fixture(autouse=True)
+def own_code(monkeypatch):
+    """A module of a user's with a small network."""
+    module = types.ModuleType("planned_networks")
+    module.mlp = lambda classes, shape: nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, classes))
+    monkeypatch.setitem(sys.modules, "planned_networks", module)
+
+
+def test_a_run_records_the_passes_that_were_planned(tmp_path):
+    """Exactly, of every training; at most, of every search, and no less than half of it here."""
+    workplace = Workplace(store=Store(tmp_path, "run"), data=tmp_path, device=torch.device("cpu"))
+    for planned in plan(STUDY, tmp_path):
+        if planned.stage == "training":
+            training = run_training(planned.model, workplace, suite="planned", under_test=False).training
+            assert (planned.work.forward, planned.work.backward) == (training.forward, training.backward)
+            assert not planned.bound
+            assert planned.digest == planned.model.digest
+        else:
+            record = run_estimate(planned.model, ESTIMATE, workplace, suite="planned")
+            found = record.robustness
+            assert len(found.images) == (20 if planned.model.dataset.name == "glyphs10" else 30)
+            assert len(found.images) <= found.forward <= planned.work.forward
+            assert found.backward <= planned.work.backward
+            assert planned.bound
+            assert planned.final_test == Work(inference=2 * len(found.images), attack=5 * len(found.images))
+            assert planned.digest == record.digest
+
+
+def test_the_order_is_that_of_the_items(tmp_path):
+    """All trainings, then all estimates, as a suite file's two tests run them."""
+    stages = plan(STUDY, tmp_path)
+    names = [model.id for model in STUDY.models()]
+    assert [(stage.stage, stage.model.id) for stage in stages] == [
+        (stage, name) for stage in ("training", "robustness") for name in names
+    ]
+
+
+def test_passes_of_the_published_recipes():
+    """CNN-7's adversarial training: 48,000 images, 300 epochs at most, 40 steps and an update; 12,000 validated."""
+    study = Study(
+        name="full",
+        source="mnist",
+        target="emnist",
+        architectures=("cnn7",),
+        standard=recipes.MNIST_STANDARD,
+        adversarial=recipes.MNIST_PGD,
+        transfers=(),
+        estimate=recipes.MNIST_ESTIMATE,
+    )
+    by_name = {(stage.model.id, stage.stage): stage for stage in plan(study, Path("nowhere"))}
+    training = by_name["cnn7-mnist-pgd", "training"]
+    assert training.work.forward == 300 * (48_000 * 41 + 12_000 * 42)
+    assert training.work.backward == 300 * (48_000 * 41 + 12_000 * 40)
+    assert training.bound
+    search = by_name["cnn7-emnist-pgd", "robustness"]
+    assert search.work == Work(inference=10_000 * 9, attack=10_000 * 8 * 40)
+    assert search.final_test == Work(inference=60_000, attack=10_000 * 123)
+    assert search.precision == "float32"
+
+
+def test_seconds_follow_from_the_speed(tmp_path):
+    """Forward, attack and update each have their own; frozen blocks save part of an update's backward pass."""
+    stage = next(stage for stage in plan(STUDY, tmp_path) if stage.model.id.endswith("glyphs10-pgd"))
+    work = stage.work
+    assert stage.seconds(SPEED) == work.inference * 1.0 + work.attack * 3.0 + work.update * 5.0
+    full = replace(STUDY, architectures=("cnn7",))
+    assert [round(retrained_share(model), 3) for model in full.models()] == [1, 1, 1, 1, 0.143]
+
+
+def test_the_table_sums_what_is_left(tmp_path):
+    """Stages that the store has are marked and not counted."""
+    stages = plan(STUDY, tmp_path)[:2]
+    text = lines(stages, {stages[0].network: SPEED}, {stages[0].digest})
+    assert text[1].endswith("done")
+    assert "done" not in text[2]
+    assert text[-1].split()[:6] == ["1", "stages", "to", "run,", "1", "done"]
+    assert text[-1].split()[6] == f"{stages[1].work.forward:,}"
+    assert text[-1].endswith(" s") or text[-1].endswith("min")
+
+
+def test_stages_that_may_end_earlier_are_marked(tmp_path):
+    """Early stopping makes a training's passes a maximum."""
+    patient = replace(STUDY, standard=replace(STANDARD, early_stopping=EarlyStopping()))
+    table = lines(plan(patient, tmp_path), {}, set())
+    assert "≤" in table[1]
+    assert "≤" not in table[3]
+
+
+def test_an_item_needs_its_sources(tmp_path):
+    """Their trainings, not their estimates."""
+    stages = of_item(plan(STUDY, tmp_path), "test_training[planned_networks.mlp-glyphs47-TL1]")
+    assert [(stage.model.id.partition("-")[2], stage.stage) for stage in stages] == [
+        ("glyphs10-pgd", "training"),
+        ("glyphs47-TL1", "training"),
+        ("glyphs47-TL1", "robustness"),
+    ]
+    with pytest.raises(RobbenchError, match="unknown model of the suite"):
+        of_item(stages, "test_training[cnn9]")
+    assert of_item(stages, "test_training") == stages
