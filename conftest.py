@@ -10,5 +10,5 @@ UNIT_TESTS = Path(__file__).parent / "tests"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Under ``-m suite`` leave the unit tests alone: none would run, and importing them takes seconds."""
-    return True if config.option.markexpr == "suite" and UNIT_TESTS in collection_path.parents else None
+    """Under ``-m suite`` and ``-m perf`` leave the unit tests alone: none would run, and importing them takes seconds."""
+    return True if config.option.markexpr in ("suite", "perf") and UNIT_TESTS in collection_path.parents else None

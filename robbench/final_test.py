@@ -48,7 +48,7 @@ def attack_accuracies(
         require(attack.epsilon is not None and not attack.random_start, "attack", "a radius, no random start", attack)
     chosen = correct.nonzero().flatten().to(images.device)
     accuracies = []
-    with evaluating(model):
+    with evaluating(model), full_precision(images.device):
         size = batch_size or attack_batch(model, pixels(images[:1]))
         for number, attack in enumerate(attacks):
             fooled, start = 0, 0

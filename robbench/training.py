@@ -83,7 +83,7 @@ def train(
     """
     device = training.images.device
     held = tuple(held)
-    optimiser = _optimiser(network, recipe, groups)
+    optimiser = new_optimiser(network, recipe, groups)
     state = progress or Progress()
     if state.history:
         network.load_state_dict(state.weights)
@@ -116,7 +116,7 @@ def train(
                 if recipe.attack is not None:
                     scale = ramp(recipe, position)
                     images = attacked(learner, recipe.attack, recipe.precision, images, labels, generator, scale, loop)
-                loss, hits = _update(learner, recipe, optimiser, images, labels, held)
+                loss, hits = update(learner, recipe, optimiser, images, labels, held)
                 losses.append(loss)
                 correct += hits
             values = torch.stack(losses).tolist()
@@ -271,7 +271,7 @@ def _learner(
         return learner, extract(frozen, training, size), extract(frozen, validation, size)
 
 
-def _update(
+def update(
     network: nn.Module,
     recipe: Recipe,
     optimiser: torch.optim.Optimizer,
@@ -296,7 +296,10 @@ def _update(
     return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
 
 
-def _optimiser(network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, object]] | None) -> torch.optim.Optimizer:
+def new_optimiser(
+    network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, object]] | None
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser, of these parameter groups or of all trainable parameters; fused on a GPU."""
     if groups is None:
         groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad]}]
     scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in groups]
@@ -316,7 +319,7 @@ def _warm_up(network: nn.Module, recipe: Recipe, training: Images | Features, he
     with torch.random.fork_rng(devices=_cuda(images.device)):
         if recipe.attack is not None:
             images = attacked(copied, recipe.attack, recipe.precision, images, labels, None)
-        _update(copied, recipe, _optimiser(copied, recipe, None), images, labels, twins)
+        update(copied, recipe, new_optimiser(copied, recipe, None), images, labels, twins)
 
 
 def _right(network: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def test_images_that_are_wrong_already_are_not_attacked():
     model, images, labels, correct, _ = problem()
     seen = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    attack_accuracies(model, images, labels, correct, [FGSM])
+    attack_accuracies(model, images, labels, correct, [FGSM], batch_size=20)
     assert sum(seen) == 2 * 30
 
 

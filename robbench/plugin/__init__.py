@@ -15,6 +15,7 @@ import pytest
 from robbench.adapt import names
 from robbench.clock import Clock
 from robbench.errors import RobbenchError, unknown
+from robbench.plugin.perf import perf as perf
 from robbench.plugin.results import Results
 from robbench.plugin.session import SESSION, Session, marked
 from robbench.plugin.settings import Settings, add_options
@@ -36,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "suite(study, **tolerances): the tests of a robbench Study, one per model; tolerances: pstar (share of median "
         "p*), accuracy (share), seconds (factor), seconds_floor (seconds)",
     )
+    config.addinivalue_line("markers", "perf: a benchmark of robbench itself, beside its references in the same run")
     try:
         settings = Settings.of(config)
     except RobbenchError as error:
