@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from networks import Counting, linear, linear_case
 from torch import nn
 
 import robbench.estimation
@@ -51,47 +52,6 @@ def trained(one_thread):
             F.cross_entropy(model(images.double() / 255), labels).backward()
             optimiser.step()
     return model
-
-
-def linear(weight, bias=0.0):
-    """Two logits, w·x + b and 0, of images with as many pixels as ``weight``."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(len(weight), 2, dtype=torch.float64))
-    with torch.no_grad():
-        model[1].weight.copy_(torch.stack([weight, torch.zeros_like(weight)]))
-        model[1].bias.copy_(torch.tensor([bias, 0.0]))
-    return model
-
-
-def linear_case(seed, count=12):
-    """A random linear model, images well inside [0, 1], labels that it gives them, and |w·x + b| ÷ ‖w‖₁."""
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(36, generator=generator, dtype=torch.float64)
-    images = 0.45 + 0.1 * torch.rand(count, *SHAPE, generator=generator, dtype=torch.float64)
-    score = images.flatten(1) @ weight
-    bias = -score.mean().item()
-    labels = (score + bias < 0).long()
-    return linear(weight, bias), images, labels, (score + bias).abs() / weight.abs().sum()
-
-
-class Counting(nn.Module):
-    """Counts the images that pass forward and backward, and the largest batch."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-        self.forwards = self.backwards = self.largest = 0
-
-    def forward(self, images):
-        """Logits of the model inside."""
-        self.forwards += len(images)
-        self.largest = max(self.largest, len(images))
-        logits = self.model(images)
-        if logits.requires_grad:
-            logits.register_hook(self._count)
-        return logits
-
-    def _count(self, gradient):
-        self.backwards += len(gradient)
 
 
 def published_pstar(model, image, label, grid, steps):
