@@ -275,6 +275,90 @@ def test_memory_for_not_even_one_image_is_an_error(trained, monkeypatch):
         estimate_pstar(trained, images.double() / 255, labels, GRID, oracle(2), batch_size=4)
 
 
+class Scarce(nn.Module):
+    """Has memory for so many images when gradients are computed, and raises what ``error`` makes for more of them."""
+
+    def __init__(self, model, room, error):
+        super().__init__()
+        self.model, self.room, self.error = model, room, error
+        self.refused = []
+
+    def forward(self, images):
+        """Logits of the model inside."""
+        if torch.is_grad_enabled() and len(images) > self.room:
+            self.refused.append(len(images))
+            raise self.error()
+        return self.model(images)
+
+
+def allocator_error():
+    """What torch's CPU allocator really raises."""
+    try:
+        torch.empty(2**50)
+    except RuntimeError as error:
+        return error
+
+
+OUT_OF_MEMORY = pytest.mark.parametrize(
+    "error",
+    [lambda: torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError, allocator_error],
+    ids=["cuda", "python", "cpu"],
+)
+
+
+@OUT_OF_MEMORY
+@pytest.mark.parametrize("search", ["reference", "fast"])
+def test_any_search_on_any_device_goes_on_with_half_the_batch(trained, search, error):
+    """With room for five images, batches of 16 become batches of 4, two notes say so, and p* is the same."""
+    images, labels = problem(30, seed=4)
+    images, grid = images.double() / 255, GRID[:12]  # some images are never fooled, and go through both stages
+    enough = estimate_pstar(trained, images, labels, grid, oracle(2), search=search, batch_size=16)
+    scarce = Scarce(trained, 5, error)
+    found = estimate_pstar(scarce, images, labels, grid, oracle(2), search=search, batch_size=16)
+    for name in ("first", "last", "pstar"):
+        assert torch.equal(getattr(found, name), getattr(enough, name))
+    assert scarce.refused == [16, 8]
+    assert found.notes == [f"out of memory: p* went on with batches of {size} images" for size in (8, 4)]
+    assert enough.notes == []
+    assert len(grid) in found.pstar.tolist()
+    assert len(set(found.pstar.tolist())) > 4
+
+
+def test_a_search_out_of_memory_half_way_keeps_what_it_had(trained):
+    """After the third report only half the batch fits: what was settled is not attacked again."""
+    images, labels = problem(40, seed=4)
+    images, counting = images.double() / 255, Counting(trained)
+    enough = estimate_pstar(trained, images, labels, GRID, oracle(2), search="fast", batch_size=16)
+    scarce, settled = Scarce(counting, 16, MemoryError), []
+
+    def report(state):
+        settled.append(int((state.first > state.last).sum()))
+        scarce.room = 16 if len(settled) < 3 else 8
+
+    found = estimate_pstar(scarce, images, labels, GRID, oracle(2), search="fast", batch_size=16, on_progress=report)
+    assert torch.equal(found.pstar, enough.pstar)
+    assert scarce.refused == [16]
+    assert len(found.notes) == 1
+    assert settled == sorted(settled)
+    assert settled[-1] == 40
+    assert (found.forward, found.backward) == (counting.forwards, counting.backwards)
+    assert enough.forward <= found.forward < 2 * enough.forward
+
+
+@OUT_OF_MEMORY
+def test_the_fast_search_of_a_single_image_raises_what_the_device_did(trained, error):
+    """A batch of one cannot be halved, and another error is not taken for it."""
+    images, scarce = problem(4)[0].double() / 255, Scarce(trained.eval(), 0, error)
+    labels = trained(images).argmax(dim=1)
+    with pytest.raises(type(error())):
+        estimate_pstar(scarce, images, labels, GRID, oracle(2), search="fast", batch_size=4)
+    assert scarce.refused == [4, 2, 1]
+    broken = Scarce(trained, 0, lambda: RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        estimate_pstar(broken, images, labels, GRID, oracle(2), search="fast", batch_size=4)
+    assert broken.refused == [4]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_logits_that_are_not_finite_are_an_error(value):
     """A network that diverged has no p*, and the message says so."""
