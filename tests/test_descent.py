@@ -15,7 +15,7 @@ from torch import nn
 import robbench.descent
 from robbench.attacks import BALL_TOLERANCE
 from robbench.data import draw
-from robbench.descent import APPROACH, PATIENCE, descend
+from robbench.descent import APPROACH, descend
 from robbench.estimation import estimate_pstar
 from robbench.record import WRONG
 from robbench.spec import PGD, EpsilonGrid
@@ -173,7 +173,25 @@ def test_a_ball_that_holds_is_left_after_its_patience():
     images, labels = torch.full((1, 1, 6, 6), 0.552, dtype=torch.float64), torch.tensor([0])
     pstar, passes = run_descent(model, images, labels, [0.0, 0.05, 0.1])
     assert pstar == [2]
-    assert passes == [1] * (11 + 1 + PATIENCE)
+    assert passes == [1] * (11 + 1 + 20)
+
+
+def test_an_image_that_is_fooled_within_rounding_is_not_fooled_at_zero():
+    """A white image has half a millionth to grow brighter, and that fools: p* is the first radius above zero."""
+    model = linear(-torch.ones(36, dtype=torch.float64), bias=36 - 36 * 2e-7)
+    images = torch.full((1, 1, 6, 6), 1 - 5e-7, dtype=torch.float64)
+    assert run_descent(model, images, torch.tensor([0]), [0.0, 0.1, 0.2])[0] == [1]
+
+
+@pytest.mark.parametrize(("best", "age", "length"), [(2, 0, 0.02), (2, 10, 0.011), (2, 19, 0.0029), (3, 7, 0.015)])
+def test_steps_shorten_from_a_fifth_of_the_radius_to_a_fiftieth(best, age, length):
+    """Inside the ball of 0.1 linearly in the age; while nothing is found, a twentieth of the grid's 0.3."""
+    model = linear(torch.ones(36, dtype=torch.float64))
+    images = torch.full((1, 1, 6, 6), 0.5, dtype=torch.float64)
+    state = images, images, torch.tensor([best]), torch.tensor([age])
+    radii = torch.tensor([0.0, 0.1, 0.3], dtype=torch.float64)
+    moved, *_ = robbench.descent._step(model, state, (images, torch.tensor([0])), radii, BOX)
+    torch.testing.assert_close(images - moved, torch.full_like(images, length), rtol=0, atol=1e-7)
 
 
 # --- a convolutional network ------------------------------------------------------------------------------------------
@@ -356,6 +374,24 @@ def test_logits_that_are_not_finite_are_no_success(values):
     assert fast(model, images, labels).pstar.tolist() == [len(GRID)] * 2
     assert run_descent(model, images, labels)[0] == [len(GRID)] * 2
     assert fast(Overflowing((1.0, 0.0)), images, labels).pstar.tolist() == [21] * 2
+
+
+class Gap(nn.Module):
+    """Class 1 by a margin, not finite while the brightest pixel is between 0.6 and 0.7, and beyond that class 0."""
+
+    def forward(self, images):
+        """(N, 1, 6, 6) -> (N, 2)."""
+        score = 10 - 3 * images.flatten(1).mean(dim=1)
+        right = torch.stack([torch.zeros_like(score), score], dim=1)
+        brightest = images.flatten(1).amax(dim=1)[:, None]
+        between = torch.where(brightest > 0.6, right + torch.tensor([0.0, -torch.inf]), right)
+        return torch.where(brightest > 0.7, right * 0 + torch.tensor([1.0, 0.0]).double(), between)
+
+
+def test_a_ball_does_not_shrink_around_what_is_not_finite():
+    """The descent goes on through a shell without finite logits to the counterexamples behind it."""
+    images, labels = torch.full((2, 1, 6, 6), 0.5, dtype=torch.float64), torch.tensor([1, 1])
+    assert run_descent(Gap(), images, labels)[0] == [41, 41]
 
 
 # --- what is left behind ----------------------------------------------------------------------------------------------
