@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import linear
 from torch import nn
 
 from robbench.attacks import BALL_TOLERANCE, evaluating, fgsm, full_precision, is_counterexample, pgd
@@ -25,15 +26,6 @@ def small_cnn(seed=0, classes=3, dtype=torch.float64):
         torch.manual_seed(seed)
         layers = nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(64, classes)
         return nn.Sequential(*layers).to(dtype)
-
-
-def linear(weight, bias=0.0):
-    """Two logits, w·x + b and 0, of images with as many pixels as ``weight``."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(len(weight), 2, dtype=torch.float64))
-    with torch.no_grad():
-        model[1].weight.copy_(torch.stack([weight, torch.zeros_like(weight)]))
-        model[1].bias.copy_(torch.tensor([bias, 0.0]))
-    return model
 
 
 def random_images(count, seed, box=(0.0, 1.0)):

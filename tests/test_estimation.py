@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from networks import Counting, linear, linear_case
 from torch import nn
 
 import robbench.estimation
@@ -51,47 +52,6 @@ def trained(one_thread):
             F.cross_entropy(model(images.double() / 255), labels).backward()
             optimiser.step()
     return model
-
-
-def linear(weight, bias=0.0):
-    """Two logits, w·x + b and 0, of images with as many pixels as ``weight``."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(len(weight), 2, dtype=torch.float64))
-    with torch.no_grad():
-        model[1].weight.copy_(torch.stack([weight, torch.zeros_like(weight)]))
-        model[1].bias.copy_(torch.tensor([bias, 0.0]))
-    return model
-
-
-def linear_case(seed, count=12):
-    """A random linear model, images well inside [0, 1], labels that it gives them, and |w·x + b| ÷ ‖w‖₁."""
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(36, generator=generator, dtype=torch.float64)
-    images = 0.45 + 0.1 * torch.rand(count, *SHAPE, generator=generator, dtype=torch.float64)
-    score = images.flatten(1) @ weight
-    bias = -score.mean().item()
-    labels = (score + bias < 0).long()
-    return linear(weight, bias), images, labels, (score + bias).abs() / weight.abs().sum()
-
-
-class Counting(nn.Module):
-    """Counts the images that pass forward and backward, and the largest batch."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-        self.forwards = self.backwards = self.largest = 0
-
-    def forward(self, images):
-        """Logits of the model inside."""
-        self.forwards += len(images)
-        self.largest = max(self.largest, len(images))
-        logits = self.model(images)
-        if logits.requires_grad:
-            logits.register_hook(self._count)
-        return logits
-
-    def _count(self, gradient):
-        self.backwards += len(gradient)
 
 
 def published_pstar(model, image, label, grid, steps):
@@ -313,6 +273,90 @@ def test_memory_for_not_even_one_image_is_an_error(trained, monkeypatch):
     images, labels = problem(4)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         estimate_pstar(trained, images.double() / 255, labels, GRID, oracle(2), batch_size=4)
+
+
+class Scarce(nn.Module):
+    """Has memory for so many images when gradients are computed, and raises what ``error`` makes for more of them."""
+
+    def __init__(self, model, room, error):
+        super().__init__()
+        self.model, self.room, self.error = model, room, error
+        self.refused = []
+
+    def forward(self, images):
+        """Logits of the model inside."""
+        if torch.is_grad_enabled() and len(images) > self.room:
+            self.refused.append(len(images))
+            raise self.error()
+        return self.model(images)
+
+
+def allocator_error():
+    """What torch's CPU allocator really raises."""
+    try:
+        torch.empty(2**50)
+    except RuntimeError as error:
+        return error
+
+
+OUT_OF_MEMORY = pytest.mark.parametrize(
+    "error",
+    [lambda: torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError, allocator_error],
+    ids=["cuda", "python", "cpu"],
+)
+
+
+@OUT_OF_MEMORY
+@pytest.mark.parametrize("search", ["reference", "fast"])
+def test_any_search_on_any_device_goes_on_with_half_the_batch(trained, search, error):
+    """With room for five images, batches of 16 become batches of 4, two notes say so, and p* is the same."""
+    images, labels = problem(30, seed=4)
+    images, grid = images.double() / 255, GRID[:12]  # some images are never fooled, and go through both stages
+    enough = estimate_pstar(trained, images, labels, grid, oracle(2), search=search, batch_size=16)
+    scarce = Scarce(trained, 5, error)
+    found = estimate_pstar(scarce, images, labels, grid, oracle(2), search=search, batch_size=16)
+    for name in ("first", "last", "pstar"):
+        assert torch.equal(getattr(found, name), getattr(enough, name))
+    assert scarce.refused == [16, 8]
+    assert found.notes == [f"out of memory: p* went on with batches of {size} images" for size in (8, 4)]
+    assert enough.notes == []
+    assert len(grid) in found.pstar.tolist()
+    assert len(set(found.pstar.tolist())) > 4
+
+
+def test_a_search_out_of_memory_half_way_keeps_what_it_had(trained):
+    """After the third report only half the batch fits: what was settled is not attacked again."""
+    images, labels = problem(40, seed=4)
+    images, counting = images.double() / 255, Counting(trained)
+    enough = estimate_pstar(trained, images, labels, GRID, oracle(2), search="fast", batch_size=16)
+    scarce, settled = Scarce(counting, 16, MemoryError), []
+
+    def report(state):
+        settled.append(int((state.first > state.last).sum()))
+        scarce.room = 16 if len(settled) < 3 else 8
+
+    found = estimate_pstar(scarce, images, labels, GRID, oracle(2), search="fast", batch_size=16, on_progress=report)
+    assert torch.equal(found.pstar, enough.pstar)
+    assert scarce.refused == [16]
+    assert len(found.notes) == 1
+    assert settled == sorted(settled)
+    assert settled[-1] == 40
+    assert (found.forward, found.backward) == (counting.forwards, counting.backwards)
+    assert enough.forward <= found.forward < 2 * enough.forward
+
+
+@OUT_OF_MEMORY
+def test_the_fast_search_of_a_single_image_raises_what_the_device_did(trained, error):
+    """A batch of one cannot be halved, and another error is not taken for it."""
+    images, scarce = problem(4)[0].double() / 255, Scarce(trained.eval(), 0, error)
+    labels = trained(images).argmax(dim=1)
+    with pytest.raises(type(error())):
+        estimate_pstar(scarce, images, labels, GRID, oracle(2), search="fast", batch_size=4)
+    assert scarce.refused == [4, 2, 1]
+    broken = Scarce(trained, 0, lambda: RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        estimate_pstar(broken, images, labels, GRID, oracle(2), search="fast", batch_size=4)
+    assert broken.refused == [4]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

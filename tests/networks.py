@@ -1,0 +1,47 @@
+"""Networks whose p* is known in closed form, and one that counts what it sees."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def linear(weight, bias=0.0):
+    """Two logits, w·x + b and 0, of images with as many pixels as ``weight``; float64."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(len(weight), 2, dtype=torch.float64))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([weight, torch.zeros_like(weight)]))
+        model[1].bias.copy_(torch.tensor([bias, 0.0]))
+    return model
+
+
+def linear_case(seed, count=12, low=0.45, high=0.55):
+    """A random linear model, 6x6 images with pixels from low to high, their labels by it, and |w·x + b| ÷ ‖w‖₁."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(36, generator=generator, dtype=torch.float64)
+    images = low + (high - low) * torch.rand(count, 1, 6, 6, generator=generator, dtype=torch.float64)
+    score = images.flatten(1) @ weight
+    bias = -score.mean().item()
+    labels = (score + bias < 0).long()
+    return linear(weight, bias), images, labels, (score + bias).abs() / weight.abs().sum()
+
+
+class Counting(nn.Module):
+    """Counts the images that pass forward and backward, and the largest batch."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.forwards = self.backwards = self.largest = 0
+
+    def forward(self, images):
+        """Logits of the model inside."""
+        self.forwards += len(images)
+        self.largest = max(self.largest, len(images))
+        logits = self.model(images)
+        if logits.requires_grad:
+            logits.register_hook(self._count)
+        return logits
+
+    def _count(self, gradient):
+        self.backwards += len(gradient)

@@ -1,0 +1,148 @@
+"""Memory: batches follow what is free, running out is recognised on every device, and glibc can be told to keep pages."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import robbench.memory
+from robbench.memory import LARGEST_BATCH, attack_batch, keep_pages, ran_out
+
+IMAGES = torch.rand(3, 1, 8, 8)
+
+
+def network(width=4):
+    """A convolution, ReLU and a linear layer, in eval mode."""
+    return nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64 * width, 10)).eval()
+
+
+def free(monkeypatch, amount):
+    """Let the device have that many bytes free."""
+    monkeypatch.setattr(robbench.memory, "_free_bytes", lambda device: amount)
+
+
+def test_with_much_free_memory_a_batch_is_the_largest_useful_one(monkeypatch):
+    """A terabyte is more than a small network's largest batch needs."""
+    free(monkeypatch, 2**40)
+    assert attack_batch(network(), IMAGES) == LARGEST_BATCH["cpu"] == 256
+    monkeypatch.setitem(LARGEST_BATCH, "cpu", 7)
+    assert attack_batch(network(), IMAGES) == 7
+
+
+@pytest.mark.parametrize("amount", [0, 1, 1000])
+def test_a_batch_holds_at_least_one_image(monkeypatch, amount):
+    """However little is free, one image is tried."""
+    free(monkeypatch, amount)
+    assert attack_batch(network(), IMAGES) == 1
+
+
+def test_a_batch_shrinks_in_proportion_to_the_free_memory(monkeypatch):
+    """Half of what is free, divided by three times what one image saves and eight copies of it."""
+    monkeypatch.setitem(LARGEST_BATCH, "cpu", 10**9)
+    image = 64 * 4
+    saved = image + 4 * image  # the image for the convolution; its output after ReLU, for ReLU and the linear layer
+    for batch in (1, 10, 1000):
+        free(monkeypatch, 2 * batch * 3 * (saved + 8 * image))
+        assert attack_batch(network(), IMAGES) == batch
+        free(monkeypatch, 2 * batch * 3 * (saved + 8 * image) - 1)
+        assert attack_batch(network(), IMAGES) == max(1, batch - 1)
+
+
+def test_a_wider_network_has_smaller_batches(monkeypatch):
+    """Ten megabytes are enough for 256 images with 4 channels, and for 93 with 64."""
+    free(monkeypatch, 10 * 2**20)
+    assert attack_batch(network(4), IMAGES) == 256
+    assert attack_batch(network(64), IMAGES) == 10 * 2**20 // 2 // (3 * (65 + 8) * 256)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 9))
+def test_what_is_saved_grows_with_the_images_alone(count, width):
+    """Every image saves its pixels and its features once; the parameters, saved too, are not counted."""
+    images = torch.rand(count, 1, 8, 8)
+    assert robbench.memory._saved_bytes(network(width), images) == count * (1 + width) * 64 * 4
+    assert not images.requires_grad
+
+
+def test_parameters_are_not_counted():
+    """A linear layer of a megabyte saves the image; its weight, saved for the gradient, is there anyway."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4096))
+    assert robbench.memory._saved_bytes(model, IMAGES) == 3 * 64 * 4
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    assert robbench.memory._saved_bytes(model, IMAGES) == 0
+    with torch.no_grad():
+        assert robbench.memory._saved_bytes(network(), IMAGES) == 3 * 5 * 64 * 4
+
+
+def test_free_memory_is_told_in_bytes(monkeypatch):
+    """Free pages times their size; 8 GiB on a system that does not say."""
+    device = torch.device("cpu")
+    monkeypatch.setattr("os.sysconf", {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__, raising=False)
+    assert robbench.memory._free_bytes(device) == 4_096_000
+
+    def silent(name):
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr("os.sysconf", silent, raising=False)
+    assert robbench.memory._free_bytes(device) == 8 * 2**30
+
+
+def test_running_out_is_recognised_on_every_device():
+    """CUDA's own error, Python's, and what torch's CPU allocator really says about four petabytes."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert type(caught.value) is RuntimeError
+    assert ran_out(caught.value)
+    assert ran_out(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    assert ran_out(MemoryError())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        ValueError("can't allocate memory"),
+        KeyboardInterrupt(),
+        OSError(12, "Cannot allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_nothing_else_is(error):
+    """Errors that a smaller batch does not mend are not taken for it."""
+    assert not ran_out(error)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_glibc_keeps_its_pages():
+    """It says that both thresholds were set."""
+    assert keep_pages() is True
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_no_other_system_is_asked_to(monkeypatch, system):
+    """There, no C library is even looked at."""
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("ctypes.CDLL", None)
+    assert keep_pages() is False
+
+
+@pytest.mark.parametrize("library", [object(), OSError("no such library")], ids=["musl", "none"])
+def test_a_library_without_that_knob_is_left_alone(monkeypatch, library):
+    """Linux with another C library has no mallopt, or cannot be looked into."""
+
+    def load(name):
+        if isinstance(library, Exception):
+            raise library
+        return library
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("ctypes.CDLL", load)
+    assert keep_pages() is False
