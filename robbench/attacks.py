@@ -109,7 +109,7 @@ def pgd(
             iterate = iterate.detach().requires_grad_()
             loss = F.cross_entropy(model(iterate), labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, iterate)
-        return (torch.addcmul(iterate.detach(), gradient.sign_(), step).clamp_(lower, upper),)
+        return (torch.addcmul(iterate.detach(), gradient.sign(), step).clamp_(lower, upper),)
 
     with without_parameter_gradients(model):
         (adversarial,) = (loop or Loop(images.device))(ascend, (adversarial,), (labels, step, lower, upper), steps)

@@ -50,7 +50,7 @@ class Perf:
         passes: float | None = None,
         flops: float | None = None,
         precision: str = "float32",
-        rounds: int = 5,
+        rounds: int = 3,
         **facts: Any,
     ) -> dict[str, float]:
         """Time ``ours`` and its references; the best seconds of each, ``robbench`` the first.

@@ -34,7 +34,7 @@ def run(perf, network, images, labels, points, search, case, **facts):
 
 
 @pytest.mark.parametrize("search", ["reference", "fast"])
-@pytest.mark.parametrize("count", [64, 128, 256, 512])
+@pytest.mark.parametrize("count", [64, 128, 256])
 def test_images(count, search, perf, trained):
     network, images, labels = trained("standard")
     run(perf, network, images[:count], labels[:count], 81, search, f"{count} images", axis="images", value=count)

@@ -37,10 +37,16 @@ def others(network, images, labels, batch, attack):
     return found
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize(
-    ("architecture", "batch", "steps"),
-    [("relu_4_1024", 256, 10), ("cnn4", 256, 10), ("cnn7", 256, 10), ("resnet18", 32, 2)],
+    ("architecture", "batch", "steps", "precision"),
+    [
+        ("relu_4_1024", 256, 10, "float32"),
+        ("cnn4", 256, 10, "float32"),
+        ("cnn7", 256, 10, "float32"),
+        ("cnn7", 256, 10, "bf16"),
+        ("resnet18", 32, 2, "float32"),
+        ("resnet18", 32, 2, "bf16"),
+    ],
 )
 def test_adversarial_step(architecture, batch, steps, precision, perf, fresh):
     network, images, labels = fresh(architecture, batch)
@@ -82,7 +88,7 @@ def test_epoch(architecture, attack, perf, fresh):
         against,
         images=2_048,
         passes=1 + (attack.steps if attack else 0),
-        rounds=3,
+        rounds=2,
         group="epoch",
         case=f"{architecture}, 2,048 images, {'PGD-5' if attack else 'conventional'}, with warm-up and validation of 64",
     )
