@@ -1,15 +1,21 @@
 # `make suite` and `make test` set up .venv by themselves; nothing else needs to be installed but Python (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
+PEERS := .venv-peers/bin
 ARGS ?=
 
-.PHONY: suite test lint format lock clean
+.PHONY: suite test perf lint format lock clean
 
 suite: .venv/ready  ## run every suite this machine can run; leaves report bundles under reports/
 	$(BIN)/python -m pytest -m suite -rs $(ARGS)
 
 test: .venv/ready  ## run the unit tests
 	$(BIN)/python -m pytest $(ARGS)
+
+perf: .venv-peers/ready  ## how fast, beside other libraries; leaves tables and pictures under reports/perf
+	mkdir -p .benchmarks
+	$(PEERS)/python -m pytest -m perf suites/perf --benchmark-json .benchmarks/perf.json $(ARGS)
+	$(PEERS)/robbench report .benchmarks/perf.json --output reports/perf
 
 lint: .venv/ready  ## style, types of the public API, and the layers contract
 	$(BIN)/ruff check .
@@ -21,14 +27,16 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
+.venv/ready: EXTRAS := dev
+.venv-peers/ready: EXTRAS := dev,peers
+.venv/ready .venv-peers/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	touch $@
 
 lock: .venv/ready  ## renew constraints.txt from what is installed
 	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable > constraints.txt
 
 clean:
-	rm -rf .venv .robbench .benchmarks .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-peers .robbench .benchmarks .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -28,7 +28,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     report = commands.add_parser("report", help="render a report bundle from records, or one from several")
-    report.add_argument("bundles", nargs="+", type=Path, metavar="RECORDS", help="a bundle's records.json or folder")
+    report.add_argument(
+        "bundles",
+        nargs="+",
+        type=Path,
+        metavar="RECORDS",
+        help="a bundle's records.json or folder, or --benchmark-json of `pytest -m perf`",
+    )
     report.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="folder of the new bundle (default: where the only one lies)"
     )
@@ -84,8 +90,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from robbench.report import merge, read_bundle, write_bundle
+    from robbench.report import merge, read_bundle, read_performance, write_bundle, write_performance
 
+    measured = [performance for path in options.bundles if (performance := read_performance(path)) is not None]
+    if measured and len(measured) == len(options.bundles):
+        for path, performance in zip(options.bundles, measured, strict=True):
+            print(write_performance(options.output or path.parent, performance))
+        return 0
     bundles = [read_bundle(path) for path in options.bundles]
     folder = options.output
     if folder is None:

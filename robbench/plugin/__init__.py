@@ -121,6 +121,7 @@ def _named(item: pytest.Item) -> bool:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Remember which models were selected, so that all can be checked before the first is trained."""
     state = session.config.stash[SESSION]
+    state.measures = any(item.get_closest_marker("perf") for item in session.items)
     for item in session.items:
         mark, parameters = item.get_closest_marker("suite"), getattr(item, "callspec", None)
         if mark is not None and parameters is not None and "model" in parameters.params:
@@ -162,7 +163,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """In place of pytest-benchmark's machine info: device, driver and versions, where a suite runs."""
     session = config.stash[SESSION]
-    if session.studies:
+    if session.studies or session.measures:
         import msgspec
 
         from robbench.environment import environment

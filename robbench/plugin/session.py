@@ -33,6 +33,8 @@ class Session:
     studies: dict[str, Study] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
     """Data-set names that a replacement found."""
+    measures: bool = False
+    """Whether a benchmark of robbench itself was selected."""
     selected: dict[str, list[Model]] = field(default_factory=dict)
     """Models of the items that this run selected, by study."""
     preflights: dict[str, str] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from robbench.report.answers import Answer, answers
 from robbench.report.bundle import Bundle, merge, read_bundle, render, write_bundle
+from robbench.report.perf import Performance, read_performance, write_performance
 from robbench.report.prose import headline
 from robbench.report.rows import Group, Row, group_records
 
@@ -9,12 +10,15 @@ __all__ = [
     "Answer",
     "Bundle",
     "Group",
+    "Performance",
     "Row",
     "answers",
     "group_records",
     "headline",
     "merge",
     "read_bundle",
+    "read_performance",
     "render",
     "write_bundle",
+    "write_performance",
 ]
