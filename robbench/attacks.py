@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robbench.errors import require
-from robbench.graphs import Loop, Tensors
+from robbench.graphs import Loop, Tensors, repeat
 
 BALL_TOLERANCE = 1e-6
 """Rounding allowed for |x' − x| ≤ ε in float32 (1/4000 of a grey level of 8-bit images)."""
@@ -71,7 +71,7 @@ def pgd(
 ) -> Tensor:
     """Projected gradient descent on the cross-entropy loss in the L∞ ball (Madry et al. 2018, eq. 2.11 of the thesis).
 
-    The loss is summed, so one image's result does not depend on the others of its batch. Modes of the modules are the
+    The loss is summed, so one image's result depends on the others of its batch by rounding only. Modes of the modules are the
     caller's business; ``requires_grad`` flags and gradients of the parameters are left as they were.
 
     Args:
@@ -112,7 +112,7 @@ def pgd(
         return (torch.addcmul(iterate.detach(), gradient.sign(), step).clamp_(lower, upper),)
 
     with without_parameter_gradients(model):
-        (adversarial,) = (loop or Loop(images.device))(ascend, (adversarial,), (labels, step, lower, upper), steps)
+        (adversarial,) = (loop or repeat)(ascend, (adversarial,), (labels, step, lower, upper), steps)
     return adversarial.detach()
 
 

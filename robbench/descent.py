@@ -24,8 +24,8 @@ STEP_SHARES = (0.2, 0.02)
 _STEPS_BETWEEN_LOOKS = 4
 """On a GPU, where a look at the results waits for the device; a settled row stays as it is until then."""
 
-_DENSE = 0.75
-"""Least share of slots that must be busy: below it they are moved together."""
+_DENSE = {"cpu": 0.75, "cuda": 0.5}
+"""Least share of places that must be busy, by device type: below it they are moved together, a new shape to capture."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ def descend(
     around the last counterexample is the idea of FMN (Pintor et al. 2021). Counterexamples are confirmed by float32
     inference in ball and box at the end.
 
-    One image's result does not depend on the others of its batch.
+    One image's result depends on the others of its batch by rounding only.
 
     Args:
         model: in eval mode.
@@ -112,7 +112,7 @@ def descend(
             after += len(new)
         slots.index[settled[len(new) :]] = -1
         busy = slots.index >= 0
-        if int(busy.sum()) < max(1, _DENSE * len(busy)):
+        if int(busy.sum()) < max(1, _DENSE.get(device.type, 0.75) * len(busy)):
             slots = slots.rows(busy.nonzero().flatten())
 
 

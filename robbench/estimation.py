@@ -63,9 +63,10 @@ def estimate_pstar(
     counterexample inside ball and box. A batch holds the next undecided images, each at its own radius, so images leave
     it when their bracket closes. At ε = 0 nothing is attacked: the image itself is not misclassified.
 
-    ``fast`` is :func:`robbench.descent.descend`: fewer passes, and a p* that is hardly ever larger and on robust
-    networks much smaller, with the same box and the same confirmation; it makes no use of the attack's number of steps.
-    Images that it never fools go through ``reference``.
+    ``fast`` is :func:`robbench.descent.descend`: fewer passes, with the same box and the same confirmation; it makes
+    no use of the attack's number of steps. Its bound: p* at most one grid step above that of ``reference`` on at least
+    99 % of the images, and not above it on average (measured by ``suites/perf/test_pstar.py``; on adversarially trained
+    networks it is much smaller). Images that it never fools go through ``reference``.
 
     Memory is bounded by the batch; when it runs out, the batch is halved and the search goes on.
 
@@ -197,7 +198,15 @@ def _probe(
         originals, targets = pixels(images[chosen]), labels[chosen]
         epsilon = radii[middle[attacked]].to(originals)
         adversarial = pgd(
-            model, originals, targets, epsilon, steps=attack.steps, random_start=False, box=attack.box, loop=loop
+            model,
+            originals,
+            targets,
+            epsilon,
+            steps=attack.steps,
+            step_size=(radii[middle[attacked]] / attack.steps).to(originals),  # divided before it is rounded
+            random_start=False,
+            box=attack.box,
+            loop=loop,
         )
         fooled[attacked] = is_counterexample(model, adversarial, originals, targets, epsilon, box=attack.box).cpu()
         state.forward += len(chosen) * (attack.steps + 1)

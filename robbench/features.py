@@ -40,10 +40,16 @@ def frozen_part(network: nn.Module, held: Collection[nn.Module]) -> tuple[nn.Mod
         return None
     body = network.body
     names = {id(module) for module in held}
-    first = tuple(takewhile(lambda layer: id(layer) in names, body))
+    first = tuple(takewhile(lambda layer: id(layer) in names and _fixed(layer), body))
     if not any(True for layer in first for _ in layer.parameters()):
         return None
     return nn.Sequential(network.normalise, *first), nn.Sequential(*body[len(first) :])
+
+
+def _fixed(layer: nn.Module) -> bool:
+    """Whether a layer in eval mode gives an image the same features in every epoch and every batch."""
+    learns = any(parameter.requires_grad for parameter in layer.parameters())
+    return not learns and all(getattr(module, "track_running_stats", True) for module in layer.modules())
 
 
 def worth_keeping(part: nn.Module, images: int, example: Tensor) -> bool:
@@ -62,6 +68,12 @@ def worth_keeping(part: nn.Module, images: int, example: Tensor) -> bool:
 
 def extract(part: nn.Module, images: Images, batch_size: int) -> Features:
     """The features of all images, by the frozen layers in eval mode."""
+    features: Tensor | None = None
     with torch.no_grad():
-        parts = [part(pixels(chosen)) for chosen in torch.split(images.images, batch_size)]
-    return Features(torch.cat(parts), images.labels)
+        for start in range(0, len(images), batch_size):
+            found = part(pixels(images.images[start : start + batch_size]))
+            if features is None:  # at once, not joined at the end: memory for one set of features was asked for
+                features = found.new_empty(len(images), *found.shape[1:])
+            features[start : start + len(found)] = found
+    assert features is not None
+    return Features(features, images.labels)

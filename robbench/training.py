@@ -59,9 +59,9 @@ def train(
     """Train a network by a recipe; its weights end as those of the kept epoch.
 
     Adversarial images are made with the network in eval mode, and the update step runs in training mode (unless the
-    recipe says ``running``). The device is asked for results once an epoch. Where conventional retraining without
+    recipe says ``running``). No update waits for results of the device, only the end of an epoch does. Where conventional retraining without
     augmentation holds the first blocks, their features are computed once, as far as memory allows: the same function,
-    to float rounding.
+    to float rounding; the passes counted are then those of the other blocks.
 
     Args:
         network: (N, C, H, W) float32 in [0, 1] -> (N, classes), on the device of the images.
@@ -303,18 +303,21 @@ def new_optimiser(
     if groups is None:
         groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad]}]
     scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in groups]
-    # One kernel for all parameters instead of several for each; None leaves the choice to torch.
-    fused = True if next(network.parameters()).is_cuda else None
     rate, decay = recipe.learning_rate, recipe.weight_decay
     if recipe.optimiser == "adam":
-        return torch.optim.Adam(scaled, lr=rate, weight_decay=decay, fused=fused)
-    return torch.optim.SGD(scaled, lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=fused)
+        return torch.optim.Adam(scaled, lr=rate, weight_decay=decay, fused=fused(network))
+    return torch.optim.SGD(scaled, lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=fused(network))
+
+
+def fused(network: nn.Module) -> bool | None:
+    """Whether the optimiser runs one kernel for all parameters: on a GPU; None leaves the choice to torch."""
+    return True if next(network.parameters()).is_cuda else None
 
 
 def _warm_up(network: nn.Module, recipe: Recipe, training: Images | Features, held: tuple[nn.Module, ...]) -> None:
     """A discarded update on a copy, so that set-up costs of kernels and allocator are not counted as training."""
     copied, twins = copy.deepcopy((network, held))
-    images = pixels(training.images[: recipe.batch_size])
+    images = pixels(training.images[: recipe.batch_size]).clone()  # features are not the warm-up's to write into
     labels = torch.zeros_like(training.labels[: recipe.batch_size])
     with torch.random.fork_rng(devices=_cuda(images.device)):
         if recipe.attack is not None:
@@ -329,9 +332,7 @@ def _right(network: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast:
-    # A CUDA graph must not hold weights that were cast before its capture.
-    cached = device.type != "cuda"
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=cached)
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _cuda(device: torch.device) -> list[torch.device]:

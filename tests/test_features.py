@@ -138,6 +138,40 @@ def test_a_body_that_is_no_sequence_is_trained_as_it_is():
     assert frozen_part(network.body, (network.body.first,)) is None
 
 
+def test_the_warm_up_leaves_the_features_alone(monkeypatch):
+    """A learner whose first layer writes over its input learns what it would from the images."""
+    losses = []
+    for share in (0.25, 0.0):
+        monkeypatch.setattr(robbench.features, "MEMORY_SHARE", share)
+        network = build("relu_4_1024", classes=5, shape=(1, 28, 28), seed=1)
+        frozen, learner = list(network.body[:2]), list(network.body[3:])
+        network.body = nn.Sequential(*frozen, nn.LeakyReLU(0.3, inplace=True), *learner)
+        for layer in frozen:
+            layer.requires_grad_(False)
+        progress = train(
+            network,
+            RECIPE,
+            drawn((1, 28, 28)),
+            drawn((1, 28, 28), 20, seed=1),
+            stopwatch=Stopwatch(torch.device("cpu")),
+            held=frozen,
+        )
+        losses.append([epoch.loss for epoch in progress.history])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_held_layer_that_learns_or_looks_at_its_batch_is_not_frozen():
+    """Parameters that require a gradient, and batch norms without statistics of their own, change from epoch to epoch."""
+    network = build("cnn7", classes=5, shape=(1, 28, 28)).requires_grad_(False)
+    network.body.fc3.requires_grad_(True)
+    held = list(network.body)[:-1]
+    assert len(frozen_part(network, held)[1]) == 1
+    network.body.conv3.requires_grad_(True)
+    assert next(iter(frozen_part(network, held)[1])) is network.body.conv3
+    network.body.relu1 = nn.BatchNorm2d(32, affine=False, track_running_stats=False)
+    assert next(iter(frozen_part(network, list(network.body)[:-1])[1])) is network.body.relu1
+
+
 def test_features_are_kept_up_to_a_share_of_the_free_memory(monkeypatch):
     """Of 1,000 free bytes a quarter: 62 floats, so 31 images of two features, and no more."""
     monkeypatch.setattr(robbench.features, "free_bytes", lambda device: 1_000)

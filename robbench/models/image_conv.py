@@ -14,7 +14,7 @@ _SIDE = 4
 
 
 class ImageConv2d(nn.Conv2d):
-    """A convolution of stride 1 over images of few channels; as :class:`torch.nn.Conv2d` in every result and name.
+    """A square convolution of stride 1 over images of few channels; as :class:`torch.nn.Conv2d` in result and names.
 
     An attack wants the gradient towards its input, a convolution with one output channel, for which CPU libraries
     leave most of their vector lanes idle. Here the pixels of a 4 x 4 square are the output channels of one
@@ -22,18 +22,21 @@ class ImageConv2d(nn.Conv2d):
     Used on the CPU, and only where the images require a gradient.
     """
 
+    def __init__(self, channels: int, outputs: int, side: int, padding: int = 0) -> None:
+        super().__init__(channels, outputs, side, padding=padding)
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Conv2d's name
         """(N, C, H, W) floats -> (N, out_channels, H', W')."""
         apart = input.shape[-1] % _SIDE or input.shape[-2] % _SIDE or input.device.type != "cpu"
         if apart or not input.requires_grad or not torch.is_grad_enabled():
             return super().forward(input)
-        convolved: Tensor = _Convolution.apply(input, self.weight, self.bias, self.padding[0])
+        convolved: Tensor = _Convolution.apply(input, self.weight, self.bias, int(self.padding[0]))
         return convolved
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, padding: int | str) -> Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.padding = padding
         return F.conv2d(images, weight, bias, padding=padding)

@@ -61,7 +61,7 @@ class Perf:
             images: that one call handles.
             passes: forward and backward passes through the network for each of them.
             flops: floating-point operations of all of them that cannot be avoided.
-            precision: float32 or bf16, of the matrix product that gives the peak.
+            precision: float32, tf32 or bf16, of the matrix product that gives the peak.
             rounds: how often everything runs.
             facts: plain values to keep with the result.
         """
@@ -104,7 +104,7 @@ class Perf:
         self._benchmark.extra_info["perf"] = self._benchmark.extra_info.get("perf", {"device": self._slug()}) | facts
 
     def peak(self, precision: str = "float32") -> float:
-        """Floating-point operations a second of a matrix product, in float32 without TF32 or in bfloat16."""
+        """Floating-point operations a second of a matrix product in float32, tf32 (CUDA) or bf16."""
         import torch
 
         from robbench.attacks import tensor_cores
@@ -113,7 +113,7 @@ class Perf:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         factor = torch.rand(side, side, device=self.device).to(dtype)
         best = float("inf")
-        with tensor_cores(False):
+        with tensor_cores(precision == "tf32"):
             for _ in range(3):
                 self._wait()
                 begun = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Protocol
 
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ class _Point(Protocol):
     @property
     def passes_per_image(self) -> float: ...
     @property
-    def median_pstar(self) -> float: ...
+    def median_pstar(self) -> float | None: ...
 
 
 class _Grown(Protocol):
@@ -41,15 +42,22 @@ def quality_png(panels: Sequence[tuple[str, Sequence[_Point]]]) -> bytes | None:
     panels = [(title, points) for title, points in panels if points]
     if not panels:
         return None
+    named: set[str] = set()
     methods = list(dict.fromkeys(point.method for _, points in panels for point in points))
     with canvas(4.6 * len(panels) + 0.4, 3.9) as figure:
         for place, (title, points) in enumerate(panels, start=1):
             axes = figure.add_subplot(1, len(panels), place)
-            for method, colour, marker in zip(methods, _COLOURS, _MARKERS, strict=False):
-                chosen = sorted((p.passes_per_image, p.median_pstar) for p in points if p.method == method)
-                size = 13 if marker == "*" else 6
-                label = method if place == 1 else None
-                axes.plot(*zip(*chosen, strict=True), color=colour, marker=marker, markersize=size, label=label)
+            for method, colour, marker in zip(methods, cycle(_COLOURS), cycle(_MARKERS), strict=False):
+                chosen = sorted(
+                    (p.passes_per_image, p.median_pstar)
+                    for p in points
+                    if p.method == method and p.median_pstar is not None
+                )
+                if chosen:
+                    label = None if method in named else method
+                    size = 13 if marker == "*" else 6
+                    axes.plot(*zip(*chosen, strict=True), color=colour, marker=marker, markersize=size, label=label)
+                    named.add(method)
             axes.set(xscale="log", xlabel="forward passes an image", ylabel="median p*", title=title)
             _plain_ticks(axes)
             axes.set_ylim(bottom=0)
@@ -67,7 +75,7 @@ def growth_png(members: Sequence[_Grown]) -> bytes | None:
     with canvas(3.4 * len(axes_names) + 0.4, 3.4) as figure:
         for place, name in enumerate(axes_names, start=1):
             axes = figure.add_subplot(1, len(axes_names), place)
-            for search, colour, marker in zip(searches, _COLOURS, _MARKERS, strict=False):
+            for search, colour, marker in zip(searches, cycle(_COLOURS), cycle(_MARKERS), strict=False):
                 chosen = sorted(
                     (m.value or 0.0, m.images * m.milliseconds_per_image / 1000)
                     for m in members

@@ -69,7 +69,9 @@ def sequential_pstar(model, images, labels, grid, steps=40):
 
 def adversarial_epoch(network, optimiser, loader, attack):
     """Adversarial training as users write it: attack the batch, then one step on what comes back."""
+    device = next(network.parameters()).device
     for images, labels in loader:
+        images, labels = images.to(device), labels.to(device)
         network.eval()
         adversarial = attack(network, images, labels)
         network.train()

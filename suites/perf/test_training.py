@@ -21,8 +21,8 @@ ATTACK = PGD(epsilon=0.3, step_size=0.04, steps=10)
 RECIPE = Recipe(optimiser="adam", learning_rate=1e-4, weight_decay=1e-4, batch_size=256, epochs=1, attack=ATTACK)
 
 
-def others(network, images, labels, batch, attack):
-    """Epochs of other libraries' attacks, and of a plain loop, on a network as users write it with a DataLoader."""
+def others(network, batches, attack):
+    """Epochs of other libraries' attacks, and of a plain loop, on a network as users write it, over these batches."""
     loops = {
         "plain loop": lambda model, x, y: pgd_loop(model, x, y, attack.epsilon, attack.step_size, attack.steps, True)
     }
@@ -30,9 +30,8 @@ def others(network, images, labels, batch, attack):
     for name, function in (loops | peers(attack.epsilon, attack.step_size, attack.steps)).items():
         plain = as_written(network)
         optimiser = torch.optim.Adam(plain.parameters(), lr=1e-4, weight_decay=1e-4)
-        loader = DataLoader(TensorDataset(images, labels), batch_size=batch, shuffle=True)
-        found[name] = lambda plain=plain, optimiser=optimiser, loader=loader, function=function: adversarial_epoch(
-            plain, optimiser, loader, function
+        found[name] = lambda plain=plain, optimiser=optimiser, function=function: adversarial_epoch(
+            plain, optimiser, batches, function
         )
     return found
 
@@ -63,11 +62,11 @@ def test_adversarial_step(architecture, batch, steps, precision, perf, fresh):
 
     perf.compare(
         step,
-        others(network, images, labels, batch, attack),
+        others(network, [(images, labels)], attack),
         images=batch,
         passes=steps + 1,
         flops=flops,
-        precision=precision,
+        precision="tf32" if perf.device.type == "cuda" and precision == "float32" else precision,
         group="adversarial training step",
         case=f"{architecture}, batch {batch}, PGD-{steps}, {precision}",
     )
@@ -82,7 +81,9 @@ def test_epoch(architecture, attack, perf, fresh):
     recipe = replace(RECIPE, attack=attack)
     against = {}
     if attack is not None:
-        against = others(network, pixels(stored.images), labels, 256, attack)
+        pictures = TensorDataset(pixels(stored.images).cpu(), labels.cpu())
+        loader = DataLoader(pictures, batch_size=256, shuffle=True, pin_memory=perf.device.type == "cuda")
+        against = others(network, loader, attack)
     perf.compare(
         lambda: train(network, recipe, stored, few, stopwatch=Stopwatch(perf.device)),
         against,

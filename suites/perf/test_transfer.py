@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import robbench.features
+import robbench.training
 from robbench import Recipe
 from robbench.data import Images
+from robbench.features import extract
 from robbench.timing import Stopwatch
 from robbench.training import train
 from robbench.transfer import parameter_groups, transfer
@@ -33,6 +35,8 @@ def test_retraining(architecture, images, k, perf, fresh, monkeypatch):
         groups = parameter_groups(made, 1.0)
         train(made.network, recipe, stored, few, stopwatch=Stopwatch(perf.device), groups=groups, held=made.kept)
 
+    extracted = []
+    monkeypatch.setattr(robbench.training, "extract", lambda *given: extracted.append(1) or extract(*given))
     perf.compare(
         lambda: retrain(0.25),
         {"whole network in every epoch": lambda: retrain(0.0)},
@@ -41,3 +45,4 @@ def test_retraining(architecture, images, k, perf, fresh, monkeypatch):
         group="transfer",
         case=f"{architecture}, TL#{k}, 5 epochs of {images:,} images",
     )
+    assert bool(extracted) == (k < 7)

@@ -80,7 +80,7 @@ def test_every_figure_is_in_the_text(benchmarks, tmp_path):
     assert path.name == f"perf-{ENVIRONMENT.slug}.md"
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     assert ["cnn7, batch 256, PGD-10", "2.500", "× 1.5", "× 2", "165", "300", "55%"] in rows
-    assert ["cnn7, pgd, mnist, sequential", "320.0", "300", "× 1", "0.515"] in rows
+    assert ["cnn7, pgd, mnist, sequential", "320.0", "–", "× 1", "0.515"] in rows
     assert ["cnn7, pgd, mnist, reference", "60.0", "300", "× 5.3", "0.515"] in rows
     assert ["cnn7, pgd, mnist, fast", "20.0", "80", "× 16", "0.355"] in rows
     assert ["cnn7, pgd, mnist", "99.0%", "99.5%", "-33.50 ± 1.50"] in rows
