@@ -90,12 +90,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from robbench.report import merge, read_bundle, read_performance, write_bundle, write_performance
+    from robbench.report import merge, merged, read_bundle, read_performance, write_bundle, write_performance
 
     measured = [performance for path in options.bundles if (performance := read_performance(path)) is not None]
     if measured and len(measured) == len(options.bundles):
-        for path, performance in zip(options.bundles, measured, strict=True):
-            print(write_performance(options.output or path.parent, performance))
+        for performance in merged(measured):
+            print(write_performance(options.output or options.bundles[0].parent, performance))
         return 0
     bundles = [read_bundle(path) for path in options.bundles]
     folder = options.output

@@ -2,7 +2,7 @@
 
 from robbench.report.answers import Answer, answers
 from robbench.report.bundle import Bundle, merge, read_bundle, render, write_bundle
-from robbench.report.perf import Performance, read_performance, write_performance
+from robbench.report.perf import Performance, merged, read_performance, write_performance
 from robbench.report.prose import headline
 from robbench.report.rows import Group, Row, group_records
 
@@ -16,6 +16,7 @@ __all__ = [
     "group_records",
     "headline",
     "merge",
+    "merged",
     "read_bundle",
     "read_performance",
     "render",

@@ -23,10 +23,12 @@ _GROUPS = {
     "p* quality": "Default settings of each library. Median p\\* of the images that the network classifies correctly, by forward passes for each of them.",
     "attack step": "Forward and backward towards the images, float32. Share of peak: the arithmetic that a pass cannot "
     "do without, by that of a matrix product of the same precision in the same round.",
+    "conventional training step": "One step of Adam on one batch, beside the loop that users write.",
     "adversarial training step": "Attack and update of one batch, beside the loop that users write: the "
     "library's attack, one step of Adam, on the network as PyTorch users write it, in float32. Foolbox judges its result "
     "with one more forward pass.",
-    "epoch": "A call of `train` with one epoch: set-up, warm-up, updates and a small validation; theirs with a DataLoader.",
+    "epoch": "A call of `train` with one epoch, its set-up, a warm-up update and a validation of 16 images included; "
+    "theirs updates alone, from a DataLoader.",
     "transfer": "Conventional retraining with the frozen blocks' features computed once, beside the whole network in "
     "every epoch. The whole call, copying and set-up included.",
     "growth": "Milliseconds for all images of the search, and passes for each.",
@@ -107,6 +109,17 @@ def read_performance(path: Path) -> Performance | None:
         return msgspec.convert(content, Performance)
     except msgspec.ValidationError as error:
         raise RobbenchError(f"performance results {str(path)!r}: {error}") from error
+
+
+def merged(performances: Sequence[Performance]) -> list[Performance]:
+    """One for each machine: a benchmark that several runs have counts as in the last of them."""
+    found: dict[str, Performance] = {}
+    for performance in performances:
+        slug = performance.environment.slug
+        before = found[slug].measurements if slug in found else []
+        latest = {(m.group, m.case): m for m in (*before, *performance.measurements)}
+        found[slug] = Performance(environment=performance.environment, measurements=[*latest.values()])
+    return [*found.values()]
 
 
 def write_performance(folder: Path, performance: Performance) -> Path:

@@ -72,24 +72,56 @@ def test_adversarial_step(architecture, batch, steps, precision, perf, fresh):
     )
 
 
+@pytest.mark.parametrize(
+    ("architecture", "batch"), [("relu_4_1024", 256), ("cnn3", 256), ("cnn4", 256), ("cnn7", 256), ("resnet18", 32)]
+)
+def test_conventional_step(architecture, batch, perf, fresh):
+    network, images, labels = fresh(architecture, batch)
+    recipe = replace(RECIPE, batch_size=batch, attack=None)
+    optimiser = new_optimiser(network, recipe, None)
+    plain = as_written(network)
+    theirs = torch.optim.Adam(plain.parameters(), lr=1e-4, weight_decay=1e-4)
+
+    def step():
+        with tensor_cores():
+            update(network, recipe, optimiser, images, labels, ())
+
+    perf.compare(
+        step,
+        {"plain loop": lambda: adversarial_epoch(plain, theirs, [(images, labels)], lambda model, x, y: x)},
+        images=batch,
+        passes=1,
+        flops=3 * forward_flops(as_written(network), images[:1]) * batch,
+        precision="tf32" if perf.device.type == "cuda" else "float32",
+        group="conventional training step",
+        case=f"{architecture}, batch {batch}",
+    )
+
+
 @pytest.mark.parametrize("attack", [None, replace(ATTACK, steps=5, step_size=0.08)], ids=["standard", "pgd"])
-@pytest.mark.parametrize("architecture", ["relu_4_1024", "cnn7"])
-def test_epoch(architecture, attack, perf, fresh):
-    network, images, labels = fresh(architecture, 2_048)
+@pytest.mark.parametrize(
+    ("architecture", "count"),
+    [("relu_4_1024", 2_048), ("cnn3", 2_048), ("cnn4", 2_048), ("cnn7", 2_048), ("resnet18", 64)],
+)
+def test_epoch(architecture, count, attack, perf, fresh):
+    network, images, labels = fresh(architecture, count)
     stored = Images((images * 255).to(torch.uint8), labels)
-    few = stored.take(torch.arange(64, device=labels.device))
-    recipe = replace(RECIPE, attack=attack)
-    against = {}
+    few = stored.take(torch.arange(16, device=labels.device))
+    recipe = replace(RECIPE, attack=attack, batch_size=256 if count > 256 else 32)
+    pictures = TensorDataset(pixels(stored.images).cpu(), labels.cpu())
+    loader = DataLoader(pictures, batch_size=recipe.batch_size, shuffle=True, pin_memory=perf.device.type == "cuda")
     if attack is not None:
-        pictures = TensorDataset(pixels(stored.images).cpu(), labels.cpu())
-        loader = DataLoader(pictures, batch_size=256, shuffle=True, pin_memory=perf.device.type == "cuda")
         against = others(network, loader, attack)
+    else:
+        plain = as_written(network)
+        theirs = torch.optim.Adam(plain.parameters(), lr=1e-4, weight_decay=1e-4)
+        against = {"plain loop": lambda: adversarial_epoch(plain, theirs, loader, lambda model, x, y: x)}
     perf.compare(
         lambda: train(network, recipe, stored, few, stopwatch=Stopwatch(perf.device)),
         against,
-        images=2_048,
+        images=count,
         passes=1 + (attack.steps if attack else 0),
         rounds=2,
         group="epoch",
-        case=f"{architecture}, 2,048 images, {'PGD-5' if attack else 'conventional'}, with warm-up and validation of 64",
+        case=f"{architecture}, {count:,} images, {'PGD-5' if attack else 'conventional'}",
     )

@@ -115,6 +115,21 @@ def test_the_command_renders_it_beside_the_file(benchmarks, capsys):
     assert capsys.readouterr().out.strip() == str(path.with_name(f"perf-{ENVIRONMENT.slug}.md"))
 
 
+def test_runs_of_one_machine_make_one_report(benchmarks, capsys, tmp_path):
+    """What both have counts as in the later one."""
+    first = benchmarks(STEP, SEARCH)
+    second = benchmarks(STEP | {"milliseconds_per_image": 9.0}, QUALITY, name="later.json")
+    assert main(["report", str(first), str(second), "-o", str(tmp_path / "out")]) == 0
+    (path,) = capsys.readouterr().out.split()
+    again = read_performance(tmp_path / "out" / f"perf-{ENVIRONMENT.slug}.json")
+    assert str(again and path) == str(tmp_path / "out" / f"perf-{ENVIRONMENT.slug}.md")
+    assert [(m.group, m.milliseconds_per_image) for m in again.measurements] == [
+        ("attack step", 9.0),
+        ("p*", 20.0),
+        ("p* quality", 2.5),
+    ]
+
+
 @pytest.mark.parametrize(
     ("figures", "message"),
     [
