@@ -15,7 +15,7 @@ from robbench.data import pixels
 from robbench.descent import descend
 from robbench.errors import RobbenchError, require
 from robbench.graphs import Loop
-from robbench.memory import attack_batch, ran_out
+from robbench.memory import attack_batch, halved
 from robbench.record import WRONG
 from robbench.spec import PGD
 
@@ -102,11 +102,7 @@ def estimate_pstar(
                     stage(model, images, labels, radii, attack, state, size, on_progress)
                     break
                 except (RuntimeError, MemoryError) as error:
-                    if size == 1 or not ran_out(error):
-                        raise
-                size //= 2
-                if images.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                    size = halved(size, error, images.device)
                 state.notes.append(f"out of memory: p* went on with batches of {size} images")
     return state
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robbench.attacks import evaluating, full_precision, is_counterexample, pgd
 from robbench.data import pixels
 from robbench.errors import require
-from robbench.memory import attack_batch, ran_out
+from robbench.memory import attack_batch, halved
 from robbench.record import AttackAccuracy, Counts
 from robbench.spec import PGD
 
@@ -57,11 +57,7 @@ def attack_accuracies(
                 try:
                     fooled += _fooled(model, images[batch], labels[batch], attack)
                 except (RuntimeError, MemoryError) as error:
-                    if size == 1 or not ran_out(error):
-                        raise
-                    size //= 2
-                    if images.device.type == "cuda":
-                        torch.cuda.empty_cache()
+                    size = halved(size, error, images.device)
                     continue
                 start += len(batch)
                 on_progress(number * len(chosen) + start, len(attacks) * len(chosen))

@@ -69,6 +69,19 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
+def halved(size: int, error: Exception, device: torch.device) -> int:
+    """Half the batch after memory ran out.
+
+    Raises:
+        Exception: the error itself, where it says something else, or a batch of one image did not fit.
+    """
+    if size == 1 or not ran_out(error):
+        raise error
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return size // 2
+
+
 def keep_pages() -> bool:
     """Let glibc keep freed memory for the next allocation instead of handing every large tensor's pages back.
 

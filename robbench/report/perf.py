@@ -20,7 +20,8 @@ _GROUPS = {
     "full. A smaller p\\* is a tighter upper bound.",
     "bound of the fast search": "Both searches on every network of the embedded suite (drawn characters, 250 images, "
     "PGD-40): on how many images fast is at most one grid step above reference, and by how much it differs on average.",
-    "p* quality": "Default settings of each library. Median p\\* of the images that the network classifies correctly, by forward passes for each of them.",
+    "p* quality": "Default settings of each library. Median p\\* of the images that the network classifies correctly, by forward passes for each of them; "
+    "medians past the grid are in the table alone.",
     "attack step": "Forward and backward towards the images, float32. Share of peak: the arithmetic that a pass cannot "
     "do without, by that of a matrix product of the same precision in the same round.",
     "conventional training step": "One step of Adam on one batch, beside the loop that users write.",

@@ -60,7 +60,7 @@ def quality_png(panels: Sequence[tuple[str, Sequence[_Point]]]) -> bytes | None:
                     named.add(method)
             axes.set(xscale="log", xlabel="forward passes an image", ylabel="median p*", title=title)
             _plain_ticks(axes)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
             tidy(axes)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return png(figure)
@@ -87,7 +87,7 @@ def growth_png(members: Sequence[_Grown]) -> bytes | None:
             axes.set(xlabel=name, ylabel="seconds", xscale="log" if name == "grid points" else "linear")
             if name == "grid points":
                 _plain_ticks(axes)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
             tidy(axes)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return png(figure)
