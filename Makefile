@@ -4,13 +4,17 @@ BIN := .venv/bin
 PEERS := .venv-peers/bin
 ARGS ?=
 
-.PHONY: suite test perf lint format lock clean
+.PHONY: suite test full perf lint format lock clean
 
 suite: .venv/ready  ## run every suite this machine can run; leaves report bundles under reports/
 	$(BIN)/python -m pytest -m suite -rs $(ARGS)
 
 test: .venv/ready  ## run the unit tests
 	$(BIN)/python -m pytest $(ARGS)
+
+full: .venv/ready  ## the published studies at full scale on a CUDA device; interrupt it at will, the same command goes on
+	$(BIN)/python -m pytest -m suite suites/test_mnist_emnist.py suites/test_cifar10_cifar100.py \
+	  --robbench-download --robbench-update --robbench-resume $(ARGS)
 
 perf: .venv-peers/ready  ## how fast, beside other libraries; leaves tables and pictures under reports/perf
 	mkdir -p .benchmarks

@@ -94,7 +94,7 @@ class Results:
         if settings.quick:
             notes.append("quick scale: every stage ran, but no figure here means anything")
         if earlier:
-            notes.append(f"{earlier} of {len(records)} stages were not run now: they come from the store, same digest")
+            notes.append(f"{earlier} of this run's {len(records)} stages come from the store, same digest")
         arguments = self._session.config.invocation_params.args
         bundle = Bundle(
             title=study,

@@ -77,7 +77,7 @@ def test_a_part_of_a_study_says_what_is_missing(one, pytester):
     assert bundle.missing[0] == "tiny/net.mlp-glyphs47-standard.training"
     one("-k", "glyphs10-standard and test_training")
     notes = read_bundle(pytester.path / "reports" / "tiny").notes
-    assert notes[0] == "1 of 2 stages were not run now: they come from the store, same digest"
+    assert notes[0] == "1 of this run's 2 stages come from the store, same digest"
 
 
 def test_benchmark_json(one, pytester):
@@ -180,7 +180,7 @@ def test_workers_of_xdist_give_the_same(tiny, pytester, errors):
     assert shown(result) == shown(alone)
     assert [comparable(record) for record in after.records] == [comparable(record) for record in before.records]
     assert [(v.case, v.figure, v.mark) for v in after.verdicts] == [(v.case, v.figure, v.mark) for v in before.verdicts]
-    assert after.notes == before.notes == ["5 of 10 stages were not run now: they come from the store, same digest"]
+    assert after.notes == before.notes == ["5 of this run's 10 stages come from the store, same digest"]
     errors(result)
 
 
