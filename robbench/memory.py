@@ -41,8 +41,9 @@ def _saved_bytes(model: nn.Module, images: Tensor) -> int:
     seen: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in own:
-            seen[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        place = id(tensor) if tensor.is_mkldnn else tensor.data_ptr()  # oneDNN's own tensors do not say where they lie
+        if place not in own:
+            seen[place] = tensor.numel() * tensor.element_size()
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

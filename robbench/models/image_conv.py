@@ -1,4 +1,4 @@
-"""The first convolution of a network on small grey images, with a gradient towards the images that a CPU is quick at."""
+"""Layers of a network on small grey images that a CPU is quick at when an attack wants the gradient towards the images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class ImageConv2d(nn.Conv2d):
     An attack wants the gradient towards its input, a convolution with one output channel, for which CPU libraries
     leave most of their vector lanes idle. Here the pixels of a 4 x 4 square are the output channels of one
     convolution of stride 4, which does more arithmetic in a third of the time; values differ by float rounding only.
-    Used on the CPU, and only where the images require a gradient.
+    Used on the CPU, and only where the images require a gradient. In eval mode and float32 the result then has oneDNN's
+    own memory layout, which the layers that follow keep up to :class:`Flatten`: no layer has to reorder its input.
     """
 
     def __init__(self, channels: int, outputs: int, side: int, padding: int = 0) -> None:
@@ -30,16 +31,31 @@ class ImageConv2d(nn.Conv2d):
         apart = input.shape[-1] % _SIDE or input.shape[-2] % _SIDE or input.device.type != "cpu"
         if apart or not input.requires_grad or not torch.is_grad_enabled():
             return super().forward(input)
-        convolved: Tensor = _Convolution.apply(input, self.weight, self.bias, int(self.padding[0]))
+        blocked = not self.training and input.dtype == torch.float32 and _has_blocked_layout()
+        convolved: Tensor = _Convolution.apply(input, self.weight, self.bias, int(self.padding[0]), blocked)
         return convolved
+
+
+class Flatten(nn.Flatten):
+    """As :class:`torch.nn.Flatten`, of any memory layout."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Flatten's name
+        """(N, C, H, W) floats -> (N, C · H · W)."""
+        return super().forward(input.to_dense() if input.is_mkldnn else input)
+
+
+def _has_blocked_layout() -> bool:
+    """Whether oneDNN is there and in use, and no autocast would choose another dtype."""
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and bool(torch.backends.mkldnn.enabled) and not torch.is_autocast_enabled("cpu")
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, padding: int, blocked: bool) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.padding = padding
-        return F.conv2d(images, weight, bias, padding=padding)
+        return F.conv2d(images.to_mkldnn() if blocked else images, weight, bias, padding=padding)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -48,6 +64,7 @@ class _Convolution(torch.autograd.Function):
         towards_images = towards_weight = towards_bias = None
         if ctx.needs_input_grad[0]:
             towards_images = _image_gradient(gradient, weight.to(gradient.dtype), ctx.padding)
+        gradient = gradient.to_dense() if gradient.is_mkldnn else gradient
         if ctx.needs_input_grad[1]:
             found: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
                 images.to(gradient.dtype), weight.shape, gradient, padding=ctx.padding
@@ -55,7 +72,7 @@ class _Convolution(torch.autograd.Function):
             towards_weight = found.to(weight.dtype)
         if ctx.needs_input_grad[2]:
             towards_bias = gradient.sum((0, 2, 3)).to(weight.dtype)
-        return towards_images, towards_weight, towards_bias, None
+        return towards_images, towards_weight, towards_bias, None, None
 
 
 def _image_gradient(gradient: Tensor, weight: Tensor, padding: int) -> Tensor:
@@ -68,4 +85,5 @@ def _image_gradient(gradient: Tensor, weight: Tensor, padding: int) -> Tensor:
         for column in range(_SIDE):
             squares[:, row, column, :, row : row + side, column : column + side] = flipped
     kernel = squares.view(-1, outputs, wide, wide).contiguous(memory_format=torch.channels_last)
-    return F.pixel_shuffle(F.conv2d(gradient, kernel, padding=side - 1 - padding, stride=_SIDE), _SIDE)
+    squared = F.conv2d(gradient, kernel, padding=side - 1 - padding, stride=_SIDE)
+    return F.pixel_shuffle(squared.to_dense() if squared.is_mkldnn else squared, _SIDE)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from robbench.models.image_conv import ImageConv2d
+from robbench.models.image_conv import Flatten, ImageConv2d
 from robbench.models.network import layers
 
 
 def relu_4_1024(classes: int) -> nn.Sequential:
     """Fully connected 784–1024–1024–1024–classes. (N, 1, 28, 28) -> (N, classes)."""
     return layers(
-        flatten=nn.Flatten(),
+        flatten=Flatten(),
         fc1=nn.Linear(784, 1024),
         relu1=nn.ReLU(inplace=True),
         fc2=nn.Linear(1024, 1024),
@@ -31,7 +31,7 @@ def cnn3(classes: int) -> nn.Sequential:
     return layers(
         conv1=ImageConv2d(1, 32, 5, padding=2),
         relu1=nn.ReLU(inplace=True),
-        flatten=nn.Flatten(),
+        flatten=Flatten(),
         fc1=nn.Linear(25088, 128),
         fc2=nn.Linear(128, classes),
     )
@@ -42,11 +42,11 @@ def cnn4(classes: int) -> nn.Sequential:
     return layers(
         conv1=ImageConv2d(1, 32, 5, padding=2),
         pool1=nn.MaxPool2d(2),
-        relu1=nn.ReLU(inplace=True),
+        relu1=nn.ReLU(),
         conv2=nn.Conv2d(32, 64, 5, padding=2),
         pool2=nn.MaxPool2d(2),
-        relu2=nn.ReLU(inplace=True),
-        flatten=nn.Flatten(),
+        relu2=nn.ReLU(),
+        flatten=Flatten(),
         fc1=nn.Linear(3136, 1024),
         relu3=nn.ReLU(inplace=True),
         fc2=nn.Linear(1024, classes),
@@ -60,13 +60,13 @@ def cnn7(classes: int) -> nn.Sequential:
         relu1=nn.ReLU(inplace=True),
         conv2=nn.Conv2d(32, 32, 3),
         pool1=nn.MaxPool2d(2),
-        relu2=nn.ReLU(inplace=True),
+        relu2=nn.ReLU(),
         conv3=nn.Conv2d(32, 64, 3),
         relu3=nn.ReLU(inplace=True),
         conv4=nn.Conv2d(64, 64, 3),
         pool2=nn.MaxPool2d(2),
-        relu4=nn.ReLU(inplace=True),
-        flatten=nn.Flatten(),
+        relu4=nn.ReLU(),
+        flatten=Flatten(),
         fc1=nn.Linear(1024, 200),
         relu5=nn.ReLU(inplace=True),
         fc2=nn.Linear(200, 200),
@@ -82,9 +82,9 @@ def cnn_dropout(classes: int) -> nn.Sequential:
         relu1=nn.ReLU(inplace=True),
         conv2=nn.Conv2d(32, 64, 3),
         pool1=nn.MaxPool2d(2),
-        relu2=nn.ReLU(inplace=True),
+        relu2=nn.ReLU(),
         dropout1=nn.Dropout(0.25),
-        flatten=nn.Flatten(),
+        flatten=Flatten(),
         fc1=nn.Linear(9216, 128),
         relu3=nn.ReLU(inplace=True),
         dropout2=nn.Dropout(0.5),

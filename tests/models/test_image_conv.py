@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from robbench.models import build, image_conv
 from robbench.models.image_conv import ImageConv2d
 
 
@@ -21,6 +22,7 @@ def gradients(layer, images, precision=torch.float32):
     images = images.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         output = layer(images)
+    output = output.to_dense() if output.is_mkldnn else output
     weighting = torch.linspace(-1, 1, output.numel()).view(output.shape)
     found = torch.autograd.grad((output.float() * weighting).sum(), [images, *layer.parameters()])
     return [output.detach(), *found]
@@ -28,9 +30,11 @@ def gradients(layer, images, precision=torch.float32):
 
 @pytest.mark.parametrize(("channels", "side", "padding"), [(1, 3, 0), (1, 5, 2), (3, 3, 1), (1, 1, 0)])
 @pytest.mark.parametrize("size", [28, 32, 30])
-def test_every_gradient_is_that_of_a_plain_convolution(channels, side, padding, size):
-    """Image sides that four does not divide take torch's own path."""
+@pytest.mark.parametrize("training", [True, False])
+def test_every_gradient_is_that_of_a_plain_convolution(channels, side, padding, size, training):
+    """Image sides that four does not divide take torch's own path; eval mode has a memory layout of its own."""
     ours, plain = twins(channels, side, padding)
+    ours.train(training)
     images = torch.rand(3, channels, size, size, generator=torch.Generator().manual_seed(1))
     for mine, theirs in zip(gradients(ours, images), gradients(plain, images), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
@@ -66,3 +70,29 @@ def test_pooling_before_the_relu_changes_neither_values_nor_gradients():
         found.append((output.detach(), torch.autograd.grad((output * weighting).sum(), images)[0]))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("architecture", ["cnn3", "cnn4", "cnn7", "cnn_dropout"])
+def test_networks_give_the_same_in_the_blocked_layout(architecture, monkeypatch):
+    """Logits and the gradients of images and weights, beside torch's own layout; both really ran."""
+    torch.manual_seed(0)
+    network = build(architecture, classes=10, shape=(1, 28, 28)).eval()
+    images = torch.rand(4, 1, 28, 28)
+    layouts, found = [], []
+    network.body.conv1.register_forward_hook(lambda layer, inputs, output: layouts.append(output.is_mkldnn))
+    found.append(gradients(network, images))
+    monkeypatch.setattr(image_conv, "_has_blocked_layout", lambda: False)
+    found.append(gradients(network, images))
+    assert layouts == [torch.backends.mkldnn.is_available(), False]
+    for blocked, dense in zip(*found, strict=True):
+        torch.testing.assert_close(blocked, dense, rtol=1e-3, atol=1e-5)
+
+
+def test_the_blocked_layout_is_for_attacks_in_float32_only():
+    """Training updates, autocast and inference get what torch's layer gives."""
+    layer, images = ImageConv2d(1, 8, 3).eval(), torch.rand(2, 1, 28, 28)
+    assert not layer(images).is_mkldnn
+    images.requires_grad_()
+    assert not ImageConv2d(1, 8, 3).train()(images).is_mkldnn
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not layer(images).is_mkldnn
