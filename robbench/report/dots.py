@@ -160,8 +160,8 @@ def _published_line(axes: Axes, points: Sequence[_Point], ink: str) -> None:
 
 
 def draw_ablation(group: Group) -> bytes:
-    """Change of median p* per field and model, with its interval."""
-    found = [effect for effect in effects(group) if effect.median and math.isfinite(effect.median.value)]
+    """Change of median p* per field and model, with its interval; past the grid's end, an arrowhead at the edge."""
+    found = [effect for effect in effects(group) if effect.median and not math.isnan(effect.median.value)]
     fields = [*dict.fromkeys(effect.field for effect in found)]
     places = _places(found)
     with canvas(9.0, 1.7 + 0.36 * (max(places, default=0) + 1)) as figure:
@@ -204,6 +204,11 @@ def _places(found: Sequence[Effect]) -> list[float]:
 def _effect(axes: Axes, place: float, effect: Effect) -> None:
     change, ink = effect.median, colour(effect.varied.rows[0])
     assert change is not None
+    if math.isinf(change.value):
+        edge, marker = (1.0, ">") if change.value > 0 else (0.0, "<")
+        across = axes.get_yaxis_transform()
+        axes.plot(edge, place, marker, color=ink, markersize=9, clip_on=False, transform=across)
+        return
     low, high = (end if math.isfinite(end) else change.value for end in (change.low, change.high))
     fill = ink if "median p*" in effect.moved else "white"
     axes.errorbar(

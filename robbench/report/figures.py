@@ -85,7 +85,7 @@ def draw(group: Group) -> list[Picture]:
                 ABLATION,
                 "change of median p* by field of the thesis protocol",
                 "Change of median p* when one field follows the published code, against the same model of the study, "
-                "with 99% bootstrap intervals over images drawn alike for both; filled: beyond noise"
+                "with 99% bootstrap intervals over images drawn alike for both; filled: beyond noise; an arrowhead at the edge: past the grid's end"
                 + ("; crosses: the seeds" * several),
                 lambda: draw_ablation(group),
             )

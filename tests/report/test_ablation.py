@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from robbench.record import Record
 from robbench.report.ablation import effects, fields_that_move
+from robbench.report.dots import draw_ablation
 from robbench.report.remarks import ablation_section
 from robbench.report.rows import Group, group_records
 
@@ -77,6 +78,18 @@ def test_a_censored_base_beside_a_variant_that_was_only_trained() -> None:
     """The base is past the grid's end, the variant has no median to show."""
     found = group(transfer([5] * 10), transfer(BASE, "split")[:1])
     assert "> 0.4 → –" in ablation_section(found)[-1]
+
+
+def test_a_change_past_the_grids_end_is_in_the_picture() -> None:
+    """Either way; a variant that was only trained is not."""
+    seen, censored = transfer(BASE, "box"), [5] * 10
+    without = draw_ablation(group(transfer(BASE), seen, transfer(censored, "split")[:1]))
+    assert draw_ablation(group(transfer(BASE), seen, transfer(censored, "split"))) != without
+    one, other = (
+        draw_ablation(group(transfer(censored), transfer(BASE, "split"))),
+        draw_ablation(group(transfer(BASE), transfer(censored, "split"))),
+    )
+    assert one != other
 
 
 def test_a_variant_of_other_images_is_compared_all_the_same() -> None:
