@@ -45,7 +45,7 @@ def _read(described: Any) -> Any:
     if not isinstance(described, Mapping):
         return described
     kind = described.get("kind")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise unknown("kind of spec", kind, _KINDS)
     fields = {name: _read(value) for name, value in described.items() if name != "kind"}
     try:
