@@ -58,7 +58,8 @@ def save_search(store: Store, digest: str, state: Search, *, inputs: str, second
         "notes": state.notes,
         "seconds": msgspec.to_builtins(seconds),
     }
-    store.save_checkpoint(digest, {"first": state.first, "last": state.last, "pstar": state.pstar}, values)
+    tensors = {name: getattr(state, name) for name in ("first", "last", "pstar", "adversarials")}
+    store.save_checkpoint(digest, {name: value for name, value in tensors.items() if value is not None}, values)
 
 
 def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Seconds] | None:
@@ -74,5 +75,6 @@ def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Seco
         forward=values["forward"],
         backward=values["backward"],
         notes=values["notes"],
+        adversarials=tensors.get("adversarials"),
     )
     return search, msgspec.convert(values["seconds"], Seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from robbench.errors import RobbenchError, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; returns the exit status: 0, 1 where a comparison fails, 2 for bad input."""
+    """Run a subcommand; returns the exit status: 0, 1 where a comparison or a proof fails, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -53,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--all", action="store_true", help="list the figures within tolerance, too")
     compare.set_defaults(run=_compare)
 
+    verifying = commands.add_parser(
+        "verify",
+        help="check a bundle against store and data, every counterexample included; exit status 1 on a problem",
+    )
+    verifying.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's folder, or its records.json")
+    _add_folders(verifying)
+    verifying.set_defaults(run=_verify)
+
     planning = commands.add_parser(
         "plan", help="what a suite will cost on this machine: passes and time, stage by stage"
     )
@@ -63,10 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     planning.add_argument("--protocol", choices=("sound", "thesis"))
     planning.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1")
     planning.add_argument("--quick", action="store_true", help="at the quick scale")
-    for name in ("data", "store"):
-        default = Path(".robbench") / name
-        planning.add_argument(f"--{name}", type=Path, default=default, metavar="DIR", help=f"default: {default}")
-    planning.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")
+    _add_folders(planning)
     planning.add_argument(
         "--no-calibration", action="store_true", help="passes only: do not time the networks on this machine"
     )
@@ -87,6 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--download", action="store_true", help="let torchvision download it")
     data.set_defaults(run=_data)
     return parser
+
+
+def _add_folders(parser: argparse.ArgumentParser) -> None:
+    """Where data and stages are, and what to compute on."""
+    for name in ("data", "store"):
+        default = Path(".robbench") / name
+        parser.add_argument(f"--{name}", type=Path, default=default, metavar="DIR", help=f"default: {default}")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -143,6 +157,29 @@ def _compare(options: argparse.Namespace) -> int:
     equal = sum(mark == "=" for _, mark, _ in lines)
     print(f"{failing} of {len(lines)} figures fail" if failing else f"no regression: {equal} of {len(lines)} as before")
     return 1 if failing else 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from robbench.environment import choose_device
+    from robbench.pipeline import Workplace
+    from robbench.store import Store
+    from robbench.verification import verify
+
+    sys.path.append(str(Path.cwd()))  # where the user's own networks lie
+    store = Store(options.store, run="")
+    workplace = Workplace(store=store, data=options.data, device=choose_device(options.device))
+    marks: Counter[str] = Counter()
+    stages, proven = set(), 0
+    for finding in verify(options.bundle, workplace):
+        print(f"{finding.mark:8}  {finding.name}: {finding.message}", flush=True)
+        marks[finding.mark] += 1
+        stages |= {finding.name} if finding.record else set()
+        proven += finding.counterexamples
+    parts = [f"{len(stages):,} records", f"{proven:,} counterexamples proven"]
+    parts += [f"{marks['unproven']} records without kept counterexamples"] if marks["unproven"] else []
+    parts += [f"{marks['remark']} remarks"] if marks["remark"] else []
+    print(", ".join([*parts, f"{marks['problem']} problems"]))
+    return 1 if marks["problem"] else 0
 
 
 def _plan(options: argparse.Namespace) -> int:

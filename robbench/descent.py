@@ -64,7 +64,7 @@ def descend(
     size: int,
     device: torch.device,
     on_step: Callable[[int], None],
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Find a small p* for every image, in one pass of a batch whose places are refilled as images are settled.
 
     From the image, sign steps on the cross-entropy until some iterate fools the network (Goodfellow et al. 2015's sign,
@@ -88,7 +88,8 @@ def descend(
 
     Yields:
         Indices of settled images and the grid index of their p*, (B,) int64 on the CPU; ``len(radii)`` where no
-        counterexample was found or confirmed.
+        counterexample was found or confirmed. Then their counterexamples, (B, C, H, W) on the device; anything where
+        there is none.
     """
     loop, steps = Loop(device), 1 if device.type == "cpu" else _STEPS_BETWEEN_LOOKS
     slots, after = _fill(images, waiting[:size], len(radii), device), size
@@ -166,9 +167,9 @@ def _settled(best: Tensor, age: Tensor, radii: Tensor) -> Tensor:
     return held | (best == 0) | (~searching & (radii[(best - 1).clamp(0, len(radii) - 1)] <= 0))
 
 
-def _confirm(model: nn.Module, slots: _Slots, radii: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Index and p* of settled rows, whose counterexamples float32 inference has confirmed."""
+def _confirm(model: nn.Module, slots: _Slots, radii: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Index, p* and counterexample of settled rows, where float32 inference has confirmed it."""
     found = slots.best < len(radii)
     radius = radii[slots.best.clamp(max=len(radii) - 1)]
     confirmed = is_counterexample(model, slots.best_image, slots.originals, slots.labels, radius, box=box)
-    return slots.index.cpu(), torch.where(found & confirmed, slots.best, len(radii)).cpu()
+    return slots.index.cpu(), torch.where(found & confirmed, slots.best, len(radii)).cpu(), slots.best_image

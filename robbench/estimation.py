@@ -36,11 +36,21 @@ class Search:
     """Images passed forward so far."""
     backward: int = 0
     notes: list[str] = field(default_factory=list)
+    adversarials: Tensor | None = None
+    """(N, C, H, W) on the CPU, as the network saw them: the confirmed counterexample at ``pstar`` of every image that
+    has one, zeros of the others; None where they are not kept."""
 
     @property
     def undecided(self) -> Tensor:
         """Indices of the images whose bracket is not closed."""
         return (self.first <= self.last).nonzero().flatten()
+
+    def settle(self, index: Tensor, place: Tensor, adversarial: Tensor) -> None:
+        """Take confirmed counterexamples: images (B,), their new p* (B,), and (B, C, H, W) on any device."""
+        if self.adversarials is not None:
+            self.adversarials[index] = adversarial.cpu()
+        self.pstar[index] = place
+        self.last[index] = place - 1
 
 
 def estimate_pstar(
@@ -52,6 +62,7 @@ def estimate_pstar(
     *,
     search: Literal["reference", "fast"] = "reference",
     batch_size: int | None = None,
+    keep_adversarials: bool = False,
     state: Search | None = None,
     on_progress: Callable[[Search], None] = lambda state: None,
 ) -> Search:
@@ -78,6 +89,7 @@ def estimate_pstar(
         attack: PGD without epsilon and step size, which follow from the grid (step ε ÷ steps).
         search: which of the two.
         batch_size: images attacked at once; None for what device and free memory allow.
+        keep_adversarials: keep the counterexamples that p* rests on; an interrupted search goes on as it began.
         state: an interrupted search to go on with.
         on_progress: called after every batch.
 
@@ -96,6 +108,8 @@ def estimate_pstar(
         size = batch_size or attack_batch(model, pixels(images[:1]))
         if state is None:
             state = _start(model, images, labels, len(grid), size)
+            if keep_adversarials:
+                state.adversarials = torch.zeros_like(pixels(images[:1]), device="cpu").repeat(len(images), 1, 1, 1)
         for stage in (_descend, _bisect) if search == "fast" else (_bisect,):
             while True:
                 try:
@@ -150,11 +164,12 @@ def _descend(
     found = descend(
         model, take, untouched, radii.to(images.device), box=attack.box, size=size, device=images.device, on_step=count
     )
-    for index, place in found:
+    for index, place, adversarial in found:
         state.forward += len(index)
         fooled = place < len(radii)
         index, place = index[fooled], place[fooled]
-        state.pstar[index], state.first[index], state.last[index] = place, place, place - 1
+        state.settle(index, place, adversarial[fooled.to(adversarial.device)])
+        state.first[index] = place
         on_progress(state)
 
 
@@ -204,9 +219,9 @@ def _probe(
             box=attack.box,
             loop=loop,
         )
-        fooled[attacked] = is_counterexample(model, adversarial, originals, targets, epsilon, box=attack.box).cpu()
+        success = is_counterexample(model, adversarial, originals, targets, epsilon, box=attack.box)
+        fooled[attacked] = success.cpu()
         state.forward += len(chosen) * (attack.steps + 1)
         state.backward += len(chosen) * attack.steps
-    state.pstar[batch[fooled]] = middle[fooled]
-    state.last[batch[fooled]] = middle[fooled] - 1
+        state.settle(batch[fooled], middle[fooled], adversarial[success])
     state.first[batch[~fooled]] = middle[~fooled] + 1

@@ -66,8 +66,12 @@ class Workplace:
     download: bool = False
     resume: bool = False
     """Reuse finished stages of the same digest, and go on from checkpoints."""
+    keep_adversarials: bool = False
+    """Keep the counterexample that every p* rests on, for ``robbench verify``."""
     show: Callable[[str, float, float], None] = lambda what, done, total: None
     """Gets progress: what runs, how much of it is done, of how much."""
+    say: Callable[[str], None] = lambda text: None
+    """Gets what a user should know of a stage beside its result, a sentence each."""
     failed: dict[str, str] = field(default_factory=dict)
     """Messages of stages that failed in this session, by digest: they are not tried twice."""
     checked: dict[Hashable, int] = field(default_factory=dict)
@@ -216,7 +220,12 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
             backward=outcome.backward,
         )
     used = DataUsed(
-        name=data.name, train=len(training), validation=len(validation), test=len(data.test), sha256=data.sha256
+        name=data.name,
+        train=len(training),
+        validation=len(validation),
+        test=len(data.test),
+        sha256=data.sha256,
+        test_limit=model.dataset.test,
     )
     record = _record(
         model,
@@ -244,8 +253,11 @@ def _estimate(
         inputs = _inputs(model, workplace)
         state = None
         if workplace.resume and (found := load_search(workplace.store, digest, inputs=inputs)):
-            state, before = found
-            stopwatch.add(before)
+            if workplace.keep_adversarials and found[0].adversarials is None:
+                workplace.say(f"{model.id}: p* is estimated from the start, its checkpoint kept no counterexamples")
+            else:
+                state, before = found
+                stopwatch.add(before)
     saved = time.monotonic()
 
     def keep(search: Search) -> None:
@@ -264,6 +276,7 @@ def _estimate(
             estimate.grid.values,
             estimate.attack,
             search=estimate.search,
+            keep_adversarials=workplace.keep_adversarials,
             state=state,
             on_progress=keep,
         )
@@ -277,7 +290,7 @@ def _estimate(
             on_progress=lambda done, total: workplace.show(f"final test of {model.id}", done, total),
         )
     spec = {"model": describe(model), "estimate": describe(estimate)}
-    used = msgspec.structs.replace(trained.data, test=len(test))
+    used = msgspec.structs.replace(trained.data, test=len(test), test_limit=model.dataset.test)
     record = _record(
         model,
         digest,
@@ -299,7 +312,10 @@ def _estimate(
             attacks=attacks,
         ),
     )
-    workplace.store.finish(record, inputs=inputs if model.source else None)
+    adversarials = search.adversarials
+    if adversarials is not None:
+        adversarials = adversarials[(search.pstar != WRONG) & (search.pstar < len(estimate.grid.values))]
+    workplace.store.finish(record, adversarials=adversarials, inputs=inputs if model.source else None)
     return record
 
 
@@ -348,8 +364,12 @@ def _reusable(workplace: Workplace, digest: str, model: Model, under_test: bool)
         return None
     if finished.inputs is not None and finished.inputs != _inputs(model, workplace):
         return None
-    fresh = under_test and not workplace.resume and finished.run != workplace.store.run
-    return None if fresh else finished.record
+    if under_test and not workplace.resume and finished.run != workplace.store.run:
+        return None
+    if workplace.keep_adversarials and finished.record.robustness and finished.adversarials_sha256 is None:
+        workplace.say(f"{model.id}: p* is estimated again, the finished stage kept no counterexamples")
+        return None
+    return finished.record
 
 
 def _inputs(model: Model, workplace: Workplace) -> str:

@@ -85,7 +85,7 @@ class Environment(_Struct, frozen=True, kw_only=True):
     dirty: bool | None = None
 
 
-class DataUsed(_Struct, frozen=True, kw_only=True):
+class DataUsed(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The images a stage really used."""
 
     name: str
@@ -94,6 +94,8 @@ class DataUsed(_Struct, frozen=True, kw_only=True):
     test: int
     sha256: str
     """Over images, labels and class names of the whole set."""
+    test_limit: int | None = None
+    """At most so many test images were asked for, before p* was estimated on some of them; None: all."""
 
 
 class ModelFacts(_Struct, frozen=True, kw_only=True):

@@ -26,12 +26,14 @@ SCHEMA = "robbench.store/1"
 
 
 class Finished(_Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A finished stage: which run made it, its record, and the checksum of its weights."""
+    """A finished stage: which run made it, its record, and the checksums of what lies beside it."""
 
     schema: str
     run: str
     record: Record
     weights_sha256: str | None = None
+    adversarials_sha256: str | None = None
+    """None where the counterexamples were not kept."""
     inputs: str | None = None
     """Over the images of the stage and of all its sources; None without a source, where the record says all."""
 
@@ -88,26 +90,46 @@ class Store:
             RobbenchError: there are none, or the file is not the one that was written.
         """
         stage = self.finished(digest)
-        path = self._folder(digest) / "weights.safetensors"
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise _damaged(path, error.strerror or error) from error
-        if stage is None or hashlib.sha256(data).hexdigest() != stage.weights_sha256:
-            raise _damaged(path, "its SHA-256 is not the one recorded")
-        return load(data)
+        return self._tensors(digest, "weights", stage.weights_sha256 if stage else None)
 
-    def finish(self, record: Record, weights: Mapping[str, Tensor] | None = None, *, inputs: str | None = None) -> None:
-        """Keep a finished stage, and drop its checkpoint."""
+    def adversarials(self, digest: str) -> Tensor | None:
+        """The counterexamples of a finished robustness stage, (M, C, H, W) on the CPU; None where it kept none.
+
+        They are those of the M images with a p* on the grid, in the record's order of images.
+
+        Raises:
+            RobbenchError: the file is not the one that was written.
+        """
+        stage = self.finished(digest)
+        if stage is None or stage.adversarials_sha256 is None:
+            return None
+        tensors = self._tensors(digest, "adversarials", stage.adversarials_sha256)
+        if set(tensors) != {"adversarials"}:
+            raise _damaged(self._folder(digest) / "adversarials.safetensors", f"it holds {sorted(tensors)}")
+        return tensors["adversarials"]
+
+    def finish(
+        self,
+        record: Record,
+        weights: Mapping[str, Tensor] | None = None,
+        *,
+        adversarials: Tensor | None = None,
+        inputs: str | None = None,
+    ) -> None:
+        """Keep a finished stage, and drop its checkpoint; ``adversarials`` as :meth:`adversarials` returns them."""
         folder = self._folder(record.digest)
-        checksum = None
-        # Without this, a kill between the two writes below would leave old facts beside new weights.
+        # Without this, a kill between the writes below would leave old facts beside new tensors.
         (folder / "stage.json").unlink(missing_ok=True)
-        if weights is not None:
-            data = save(dict(weights))
-            checksum = hashlib.sha256(data).hexdigest()
-            write_atomically(folder / "weights.safetensors", data)
-        stage = Finished(schema=SCHEMA, run=self.run, record=record, weights_sha256=checksum, inputs=inputs)
+        stage = Finished(
+            schema=SCHEMA,
+            run=self.run,
+            record=record,
+            weights_sha256=_write(folder / "weights.safetensors", weights),
+            adversarials_sha256=_write(
+                folder / "adversarials.safetensors", None if adversarials is None else {"adversarials": adversarials}
+            ),
+            inputs=inputs,
+        )
         write_atomically(folder / "stage.json", msgspec.json.format(msgspec.json.encode(stage), indent=1))
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
@@ -132,10 +154,33 @@ class Store:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(path, error) from error
 
+    def _tensors(self, digest: str, name: str, checksum: str | None) -> dict[str, Tensor]:
+        path = self._folder(digest) / f"{name}.safetensors"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise _damaged(path, error.strerror or error) from error
+        if hashlib.sha256(data).hexdigest() != checksum:
+            raise _damaged(path, "its SHA-256 is not the one recorded")
+        try:
+            return load(data)
+        except SafetensorError as error:
+            raise _damaged(path, error) from error
+
     def _folder(self, digest: str) -> Path:
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
             raise RobbenchError(f"store: expected a SHA-256 in hexadecimal, got {digest!r}")
         return self.folder / digest[:2] / digest
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor] | None) -> str | None:
+    """Write tensors and return the file's SHA-256; without any, there is no file either."""
+    if tensors is None:
+        path.unlink(missing_ok=True)
+        return None
+    data = save(dict(tensors))
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def _damaged(path: Path, why: object) -> RobbenchError:

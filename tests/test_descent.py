@@ -57,7 +57,7 @@ def run_descent(model, images, labels, grid=GRID, *, box=BOX, size=64):
         device=images.device,
         on_step=passes.append,
     )
-    pairs = [pair for index, place in found for pair in zip(index.tolist(), place.tolist(), strict=True)]
+    pairs = [pair for index, place, _ in found for pair in zip(index.tolist(), place.tolist(), strict=True)]
     assert sorted(index for index, _ in pairs) == list(range(len(images)))
     return [place for _, place in sorted(pairs)], passes
 

@@ -182,6 +182,33 @@ def test_an_interrupted_search_goes_on_to_the_same_result(trained, share, batch_
     assert (resumed.forward, resumed.backward) == (whole.forward, whole.backward)
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from(["reference", "fast"]), st.sampled_from([(0.0, 1.0), (-0.1, 1.05)]), st.integers(3, 40))
+def test_what_is_kept_proves_every_pstar(trained, search, box, batch_size):
+    """One image for each p*, inside its ball and box and misclassified by float32 inference; keeping changes nothing."""
+    images, labels = problem(40, seed=3)
+    model, attack = copy.deepcopy(trained).float(), PGD(steps=5, random_start=False, box=box)
+    options = {"search": search, "batch_size": batch_size}
+    plain = estimate_pstar(model, images, labels, GRID, attack, **options)
+    kept = estimate_pstar(model, images, labels, GRID, attack, keep_adversarials=True, **options)
+    assert plain.adversarials is None
+    assert torch.equal(plain.pstar, kept.pstar)
+    assert (plain.forward, plain.backward) == (kept.forward, kept.backward)
+
+    found = (kept.pstar != WRONG) & (kept.pstar < len(GRID))
+    assert 10 < found.sum() < 40
+    assert kept.adversarials.dtype == torch.float32
+    assert not kept.adversarials[~found].any()
+    adversarial, originals = kept.adversarials[found], images[found].float() / 255
+    distance = (adversarial.double() - originals.double()).abs().flatten(1).amax(1)
+    radius = torch.tensor(GRID, dtype=torch.float64)[kept.pstar[found]]
+    assert (radius > 0).all()
+    assert (distance <= radius + 1e-6).all()
+    assert box[0] <= adversarial.min() <= adversarial.max() <= box[1]
+    with torch.no_grad():
+        assert (model.eval()(adversarial).argmax(1) != labels[found]).all()
+
+
 def test_a_constant_network_is_never_fooled_or_always_wrong():
     """Images of the class it names are censored, the others wrong, and the wrong ones are never attacked."""
     model = Counting(linear(torch.zeros(36, dtype=torch.float64), bias=1.0))

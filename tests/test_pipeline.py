@@ -27,6 +27,8 @@ from robbench.training import validate
 ADVERSARY = PGD(epsilon=0.1, steps=1)
 RECIPE = Recipe(optimiser="sgd", learning_rate=0.05, weight_decay=1e-4, batch_size=16, epochs=1)
 ESTIMATE = Estimate(grid=EpsilonGrid(stop=0.3, step=0.02), attack=PGD(steps=2, random_start=False), images=20, seed=1)
+FOOLING = replace(ESTIMATE, grid=EpsilonGrid(stop=1.0, step=0.05))
+"""Wide enough that most images have a p*."""
 
 
 def small(classes, shape):
@@ -296,6 +298,43 @@ def test_the_final_test_runs_on_the_images_of_the_search(place):
     assert plain.seconds.validation < tested.seconds.validation
 
 
+@pytest.mark.parametrize("search", ["reference", "fast"])
+def test_keeping_counterexamples_changes_no_result(place, search):
+    """Same digest, same record; what is kept is one image for each p*, inside its ball, that the stored model misjudges."""
+    estimate = replace(FOOLING, search=search)
+    workplace = place(keep_adversarials=True)
+    record = run_estimate(source(), estimate, workplace, suite="demo")
+    kept = workplace.store.adversarials(record.digest)
+    other = place()
+    assert comparable(run_estimate(source(), estimate, other, suite="demo")) == comparable(record)
+    assert other.store.adversarials(record.digest) is None
+
+    found = [
+        (image, p) for image, p in zip(record.robustness.images, record.robustness.pstar, strict=True) if 0 <= p < 21
+    ]
+    assert kept.shape == (len(found), 1, 8, 8)
+    assert len(found) > 2
+    test = load("near", folder=workplace.data).test.take(torch.tensor([image for image, _ in found]))
+    distance = (kept - test.images.float() / 255).abs().flatten(1).amax(1)
+    assert (distance <= torch.tensor([record.robustness.grid[p] for _, p in found]) + 1e-6).all()
+    with torch.no_grad():
+        assert (load_network(source(), workplace)(kept).argmax(1) != test.labels).all()
+
+
+def test_a_finished_stage_without_counterexamples_is_not_enough_for_one_with(place, ran):
+    """Under resume it is estimated again, and that is said; the other way round it is enough, and trainings always are."""
+    said = []
+    run_estimate(source(), FOOLING, place(), suite="demo")
+    keeping = place(resume=True, keep_adversarials=True, say=said.append)
+    record = run_estimate(source(), FOOLING, keeping, suite="demo")
+    assert ran == ["train", "estimate", "estimate"]
+    assert said == [f"{source().id}: p* is estimated again, the finished stage kept no counterexamples"]
+    run_estimate(source(), FOOLING, place(resume=True, keep_adversarials=True, say=said.append), suite="demo")
+    run_estimate(source(), FOOLING, place(resume=True, say=said.append), suite="demo")
+    assert (len(ran), len(said)) == (3, 1)
+    assert keeping.store.adversarials(record.digest) is not None
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_changed_images_are_noticed(place, ran, resume):
     """A dataset file that was overwritten is not what the stored model learnt: training and estimate run again."""
@@ -561,6 +600,45 @@ def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path,
     first, _, record = run_killed(place, "p*", call, job)
     assert comparable(record) == comparable(expected)
     assert first.store.load_checkpoint(record.digest) is None
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+def test_kept_counterexamples_survive_a_kill(place, tmp_path, monkeypatch, search):
+    """They are part of the checkpoint: the resumed search has kept bit by bit what an uninterrupted one keeps."""
+    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
+    estimate = replace(FOOLING, search=search)
+
+    def job(workplace):
+        return run_estimate(source(), estimate, replace(workplace, keep_adversarials=True), suite="demo")
+
+    whole = place(folder=tmp_path / "other")
+    expected = job(whole)
+    _, second, record = run_killed(place, "p*", 3, job)
+    assert record.robustness.pstar == expected.robustness.pstar
+    kept = second.store.adversarials(record.digest)
+    assert len(kept) > 2
+    assert torch.equal(kept, whole.store.adversarials(record.digest))
+
+
+def test_a_checkpoint_without_counterexamples_is_not_enough_for_one_with(place, monkeypatch):
+    """The search begins anew, and says so; with the option gone again, what the checkpoint kept is gone on with."""
+    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
+    said = []
+    for keeps, text in (
+        (False, [f"{source().id}: p* is estimated from the start, its checkpoint kept no counterexamples"]),
+        (True, []),
+    ):
+        said.clear()
+        with pytest.raises(Killed):
+            run_estimate(source(), FOOLING, place(show=killer("p*", 3), keep_adversarials=keeps), suite="demo")
+        workplace = place(resume=True, keep_adversarials=not keeps, say=said.append)
+        record = run_estimate(source(), FOOLING, workplace, suite="demo")
+        kept = workplace.store.adversarials(record.digest)
+        assert len(kept) == sum(0 <= p < len(record.robustness.grid) for p in record.robustness.pstar) > 2
+        assert said == text
+        assert kept.flatten(1).amax(1).all()
 
 
 def test_a_resumed_estimate_counts_the_seconds_before_it(place, monkeypatch):

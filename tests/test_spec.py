@@ -1,7 +1,9 @@
 """Specs: what is refused and in which words, what a study declares, and what a digest depends on."""
 
 import hashlib
+import json
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +31,9 @@ from robbench.spec import (
     describe,
     differences,
     digest_of,
+    read_spec,
 )
+from robbench.suites import read_studies
 
 RECIPE = Recipe(
     optimiser="sgd",
@@ -634,6 +638,73 @@ def test_a_digest_of_nan_is_refused():
     """It would equal nothing, itself included."""
     with pytest.raises(ValueError, match="JSON"):
         digest_of({"x": float("nan")})
+
+
+SCHEDULES = (None, StepLR(step=2, gamma=0.5), MultiStepLR(milestones=(2, 4), gamma=0.1), OneCycle(warm_up=0.2))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(SCHEDULES),
+    st.none() | st.builds(EarlyStopping, patience=st.integers(1, 9)),
+    st.sampled_from([RECIPE, STANDARD]),
+    st.builds(Transfer, k=st.integers(1, 7), head=st.sampled_from(["linear", "mlp2"]), kept_scale=st.floats(0.001, 1)),
+    st.sampled_from([(), FINAL_TEST]),
+)
+def test_a_described_spec_reads_back_as_it_was(schedule, stopping, recipe, transfer, final_test):
+    """Through JSON, as records hold it, with the same digest."""
+    recipe = replace(recipe, schedule=schedule, early_stopping=stopping)
+    for spec in (
+        replace(TARGET, recipe=recipe, transfer=transfer, seed=3),
+        replace(ESTIMATE, final_test=final_test, search="fast"),
+    ):
+        again = read_spec(json.loads(json.dumps(describe(spec))))
+        assert again == spec
+        assert describe(again) == describe(spec)
+    assert read_spec(describe(TARGET)).estimate_digest(ESTIMATE) == TARGET.estimate_digest(ESTIMATE)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "suites").glob("test_*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("protocol", ["sound", "thesis"])
+def test_every_model_of_the_suites_reads_back(path, protocol):
+    """With the digest that it has; only the size of the test set and the ablation's label are not described."""
+    (study,) = read_studies(path)
+    study = with_protocol(study, protocol)
+    assert read_spec(describe(study.estimate)) == study.estimate
+    for model in study.models():
+        again = read_spec(describe(model))
+        assert again.digest == model.digest
+        dataset = replace(again.dataset, test=model.dataset.test)
+        assert replace(again, dataset=dataset).estimate_digest(study.estimate) == model.estimate_digest(study.estimate)
+
+
+def test_a_checkpoint_reads_back_by_its_content(tmp_path):
+    """Its file need not be there any more: the digest is what it was."""
+    (tmp_path / "own.safetensors").write_bytes(b"weights")
+    source = Model(architecture="cnn7", dataset=MNIST, checkpoint=Checkpoint(path=str(tmp_path / "own.safetensors")))
+    model = replace(TARGET, source=source)
+    described, digest = describe(model), model.digest
+    (tmp_path / "own.safetensors").unlink()
+    assert read_spec(described).digest == digest
+    assert describe(read_spec(described)) == described
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "Path"}, r"unknown kind of spec 'Path'"),
+        ({"kind": None}, r"unknown kind of spec None"),
+        ({"kind": ["PGD"]}, r"unknown kind of spec"),
+        ({"more": 1}, r"PGD: expected the fields of a described spec, got \['box', .*'more'"),
+        ({"steps": "many"}, r"PGD steps"),
+        ({"box": 3}, r"PGD box"),
+        ({"epsilon": {"kind": "PGD", "steps": 1}}, r"PGD epsilon"),
+    ],
+)
+def test_what_is_no_described_spec_is_refused(change, message):
+    """In one sentence, whatever a record holds in its place."""
+    with pytest.raises(RobbenchError, match=message):
+        read_spec(describe(RECIPE.attack) | change)
 
 
 def test_differences_name_the_path_and_both_values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from factories import make_facts, robustness_record, training_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from robbench.errors import RobbenchError
 from robbench.store import Store
@@ -104,6 +106,30 @@ def test_a_crash_between_weights_and_stage_leaves_the_stage_unfinished(store, mo
     assert set(files(store)) == {"weights.safetensors", "checkpoint.safetensors"}
 
 
+def test_counterexamples_come_back_as_they_were(store):
+    """Bit by bit, none at all included; a stage that kept none has none, and making it again without drops the old."""
+    assert store.adversarials(DIGEST) is None
+    images = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    for kept in (images, images[:0]):
+        store.finish(robustness_record(make_facts(), [1, 2], digest=DIGEST), adversarials=kept)
+        assert torch.equal(store.adversarials(DIGEST), kept)
+        assert set(files(store)) == {"stage.json", "adversarials.safetensors"}
+    store.finish(robustness_record(make_facts(), [1, 2], digest=DIGEST))
+    assert store.adversarials(DIGEST) is None
+    assert set(files(store)) == {"stage.json"}
+
+
+def test_tensors_under_other_names_are_no_counterexamples(store):
+    """A file whose checksum holds and whose content is another is damaged all the same."""
+    store.finish(robustness_record(make_facts(), [1, 2], digest=DIGEST), adversarials=torch.zeros(2, 1, 2, 2))
+    save_file({"other": torch.zeros(1)}, files(store)["adversarials.safetensors"])
+    values = json.loads(files(store)["stage.json"].read_text())
+    checksum = hashlib.sha256(files(store)["adversarials.safetensors"].read_bytes()).hexdigest()
+    files(store)["stage.json"].write_text(json.dumps(values | {"adversarials_sha256": checksum}))
+    with pytest.raises(RobbenchError, match=r"adversarials\.safetensors is damaged \(it holds \['other'\]\)"):
+        store.adversarials(DIGEST)
+
+
 def test_a_stage_made_again_replaces_the_first(store):
     """Finishing a digest a second time replaces record, run and weights together."""
     store.finish(record(), tensors())
@@ -172,6 +198,17 @@ def test_damaged_weights_name_their_file(store, damage):
     damage(path)
     with pytest.raises(RobbenchError, match=r"weights\.safetensors is damaged") as caught:
         store.weights(DIGEST)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [cut, garble, empty, lambda path: path.unlink()])
+def test_damaged_counterexamples_name_their_file(store, damage):
+    """As damaged weights do."""
+    store.finish(robustness_record(make_facts(), [1, 2], digest=DIGEST), adversarials=torch.zeros(2, 1, 2, 2))
+    path = files(store)["adversarials.safetensors"]
+    damage(path)
+    with pytest.raises(RobbenchError, match=r"adversarials\.safetensors is damaged") as caught:
+        store.adversarials(DIGEST)
     assert str(path) in str(caught.value)
 
 

@@ -29,6 +29,7 @@ class Results:
         self._plans: dict[str, dict[str, Any]] = {}
         self._verdicts: list[Verdict] = []
         self._bundles: list[tuple[Bundle, Path]] = []
+        self._said: list[str] = []
         self._faults: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -38,6 +39,7 @@ class Results:
             return
         study, _, stage = str(properties["robbench_stage"]).partition("/")
         self._digests[study, stage] = str(properties.get("digest", ""))
+        self._said += [str(text) for name, text in report.user_properties if name == "robbench_said"]
         if report.failed and "robbench_verdicts" not in properties:
             case, _, kind = stage.rpartition(".")
             message = str(properties.get("robbench_fault") or report.longreprtext.strip().splitlines()[-1])
@@ -80,6 +82,8 @@ class Results:
             if failing:
                 terminalreporter.write_line(f"{failing} figures fail, see above", red=True)
             terminalreporter.write_line(f"report: {path}", bold=True)
+        for text in dict.fromkeys(self._said):
+            terminalreporter.write_line(text)
         for fault in dict.fromkeys(self._faults):
             terminalreporter.write_line(fault, red=True)
 

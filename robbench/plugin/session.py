@@ -39,6 +39,8 @@ class Session:
     """Models of the items that this run selected, by study."""
     preflights: dict[str, str] = field(default_factory=dict)
     """What is wrong with each study that was looked at; empty where nothing is."""
+    said: list[str] = field(default_factory=list)
+    """What stages had to say beside their results, since the last one's end."""
     shown: float = 0.0
     began: tuple[str, float] = ("", 0.0)
 
@@ -57,7 +59,9 @@ class Session:
             device=choose_device(self.settings.device),
             download=self.settings.download,
             resume=self.settings.resume,
+            keep_adversarials=self.settings.keep_adversarials,
             show=self.show,
+            say=self.said.append,
         )
 
     def show(self, what: str, done: float, total: float) -> None:

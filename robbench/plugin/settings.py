@@ -16,6 +16,11 @@ OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("quick", "shrink every study to its quick scale; compares with no baseline and writes none", {}),
     ("update", "write the baselines from this run instead of comparing with them", {}),
     ("resume", "reuse finished stages of the same digest, and go on from the last checkpoint of an unfinished one", {}),
+    (
+        "keep_adversarials",
+        "keep the counterexample that every p* rests on in the store, for `robbench verify`",
+        {},
+    ),
     ("download", "let torchvision download data sets that are not on disk", {}),
     ("report", "folder for report bundles, one per study (default: reports)", {"metavar": "DIR", "default": "reports"}),
     ("baselines", "folder of the baselines (default: baselines)", {"metavar": "DIR", "default": "baselines"}),
@@ -34,7 +39,7 @@ OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("seeds", "run every study with seeds 0 to N-1", {"metavar": "N", "type": int}),
     ("protocol", "sound, or thesis: as the published code did it", {"metavar": "NAME"}),
 )
-_FLAGS = frozenset({"quick", "update", "resume", "download"})
+_FLAGS = frozenset({"quick", "update", "resume", "keep_adversarials", "download"})
 _FOLDERS = frozenset({"report", "baselines", "data", "store"})
 
 
@@ -45,6 +50,7 @@ class Settings:
     quick: bool
     update: bool
     resume: bool
+    keep_adversarials: bool
     download: bool
     report: Path
     baselines: Path
@@ -95,6 +101,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("robbench", "robbench: robustness transfer")
     for name, text, extra in OPTIONS:
         kind = {"action": "store_true"} if name in _FLAGS else {k: v for k, v in extra.items() if k != "default"}
-        group.addoption(f"--robbench-{name}", dest=f"robbench_{name}", default=None, help=text, **kind)
+        option = f"--robbench-{name.replace('_', '-')}"
+        group.addoption(option, dest=f"robbench_{name}", default=None, help=text, **kind)
         ini_type: Any = "bool" if name in _FLAGS else "linelist" if name == "dataset" else "string"
-        parser.addini(f"robbench_{name}", f"ini twin of --robbench-{name}", type=ini_type, default=None)
+        parser.addini(f"robbench_{name}", f"ini twin of {option}", type=ini_type, default=None)

@@ -81,6 +81,8 @@ class Robbench:
             fault = str(error)
         finally:
             self._session.clear()
+            properties.extend(("robbench_said", text) for text in self._session.said)
+            self._session.said.clear()
         if fault:  # outside the except block, so that the message stands once and alone
             properties.append(("robbench_fault", fault))
             pytest.fail(fault, pytrace=False)

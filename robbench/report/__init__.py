@@ -1,5 +1,6 @@
 """Reports from records alone: no torch, so that any machine can render them."""
 
+from robbench.report.agreement import disagreements
 from robbench.report.answers import Answer, answers
 from robbench.report.bundle import Bundle, merge, read_bundle, render, write_bundle
 from robbench.report.perf import Performance, merged, read_performance, write_performance
@@ -13,6 +14,7 @@ __all__ = [
     "Performance",
     "Row",
     "answers",
+    "disagreements",
     "group_records",
     "headline",
     "merge",

@@ -17,6 +17,7 @@ from robbench.spec.model import (
     Transfer,
 )
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol, ProtocolField
+from robbench.spec.reading import read_spec
 from robbench.spec.study import Quick, Study, Transfers
 from robbench.spec.training import PGD, Dataset, EarlyStopping, MultiStepLR, OneCycle, Recipe, Schedule, StepLR
 
@@ -48,4 +49,5 @@ __all__ = [
     "describe",
     "differences",
     "digest_of",
+    "read_spec",
 ]

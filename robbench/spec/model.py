@@ -65,6 +65,13 @@ class Checkpoint(Checked):
             self.path,
         )
 
+    @classmethod
+    def known(cls, sha256: str) -> Checkpoint:
+        """A checkpoint of which only the content's SHA-256 is known, as in records; its file cannot be read."""
+        checkpoint = cls(path=f"{sha256}.safetensors")
+        checkpoint.__dict__["sha256"] = sha256  # in place of the cached property's
+        return checkpoint
+
     def canonical(self) -> dict[str, str]:
         """What identifies the checkpoint: its content, wherever it lies."""
         return {"kind": "Checkpoint", "sha256": self.sha256}

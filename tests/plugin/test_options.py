@@ -13,6 +13,7 @@ NAMES = [
     "quick",
     "update",
     "resume",
+    "keep_adversarials",
     "download",
     "report",
     "baselines",
@@ -42,14 +43,14 @@ def test_every_option_is_in_the_help_with_its_ini_twin(pytester):
     assert [name for name, _, _ in OPTIONS] == NAMES
     assert "robbench: robustness transfer:" in text
     for name in NAMES:
-        assert f"--robbench-{name}" in text
+        assert f"--robbench-{name.replace('_', '-')}" in text
         assert f"robbench_{name} (" in text
 
 
 def test_without_options_nothing_is_changed(settings, pytester):
     """The defaults."""
     found = settings()
-    assert (found.quick, found.update, found.resume, found.download) == (False,) * 4
+    assert (found.quick, found.update, found.resume, found.keep_adversarials, found.download) == (False,) * 5
     assert (found.report, found.baselines) == (pytester.path / "reports", pytester.path / "baselines")
     assert (found.data, found.store) == (pytester.path / ".robbench" / "data", pytester.path / ".robbench" / "store")
     assert (found.device, found.datasets, found.seeds, found.protocol) == ("auto", {}, None, None)
@@ -62,6 +63,7 @@ def test_without_options_nothing_is_changed(settings, pytester):
         ("quick", ["--robbench-quick"], "true", True, True),
         ("update", ["--robbench-update"], "true", True, False),
         ("resume", ["--robbench-resume"], "true", True, False),
+        ("keep_adversarials", ["--robbench-keep-adversarials"], "true", True, False),
         ("download", ["--robbench-download"], "true", True, False),
         ("device", ["--robbench-device", "cpu"], "cpu", "cpu", False),
         ("dataset", ["--robbench-dataset=a=b", "--robbench-dataset=c=d"], "a=b\n  c=d", {"a": "b", "c": "d"}, True),

@@ -1,0 +1,37 @@
+"""--robbench-keep-adversarials, from a run to ``robbench verify``."""
+
+from robbench.cli import main
+
+KEEP = "--robbench-keep-adversarials"
+
+
+def verify(pytester, capsys):
+    """Status and lines of the command on the tiny study's bundle."""
+    capsys.readouterr()
+    folders = [text for name in ("store", "data") for text in (f"--{name}", str(pytester.path / ".robbench" / name))]
+    status = main(["verify", str(pytester.path / "reports" / "tiny"), *folders])
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_a_run_that_keeps_its_counterexamples_can_be_proven(updated, pytester, stages, capsys):
+    """Asked for under resume, p* is estimated again, and that is said; then every record is proven."""
+    result = updated("--robbench-update", "--robbench-resume", KEEP)
+    result.assert_outcomes(passed=2, deselected=8)
+    assert stages == ["net.mlp-glyphs10-standard.robustness"]
+    said = "net.mlp-glyphs10-standard: p* is estimated again, the finished stage kept no counterexamples"
+    assert result.stdout.lines.count(said) == 1
+    status, lines = verify(pytester, capsys)
+    assert (status, [line.split()[0] for line in lines[:2]]) == (0, ["proven", "agrees"])
+    assert lines[-1].startswith("2 records, ")
+    assert not lines[-1].startswith("2 records, 0 ")
+    assert lines[-1].endswith(" counterexamples proven, 0 problems")
+    assert said not in updated("--robbench-resume", KEEP).stdout.lines
+
+
+def test_what_a_worker_says_reaches_the_terminal(updated):
+    """Under pytest-xdist, too."""
+    result = updated("--robbench-resume", KEEP, "-n", "1")
+    assert (
+        "net.mlp-glyphs10-standard: p* is estimated again, the finished stage kept no counterexamples"
+        in result.stdout.lines
+    )
