@@ -32,8 +32,17 @@ LEVEL = 0.001
 TOLERATED_ZERO = 0.01
 """Share of images whose gradient may vanish: where a network is very sure, its loss rounds to zero."""
 
-TOLERATED_SCAN = 0.2
+TOLERATED_SCAN = 0.05
 """Share of images whose success may depend on the radius otherwise than a binary search takes it to."""
+
+BLOCKED = 0.9
+"""Share of an image's pixels with a gradient of exactly zero from which on the image counts as one without any."""
+
+SCAN_STEPS = 10
+"""Steps at most of the scan's attack beside the ``fast`` search, which makes no use of the estimate's number of them."""
+
+FEWEST = 5
+"""Images looked at, whatever they cost: fewer could show nothing."""
 
 _QUARTILES = (0.25, 0.5, 0.75)
 
@@ -67,7 +76,7 @@ def audit_search(
         images: (N, C, H, W) uint8, or floats in [0, 1], on the device of the model.
         labels: (N,) int64, on the same device.
         found: what the search came to on these images; its passes bound those of the audit.
-        attack: of the search; the scan uses it at every radius.
+        attack: of the search; the scan uses it at every radius, beside the ``fast`` search with SCAN_STEPS at most.
         audit: how much to look at.
         batch_size: images attacked at once, halved when memory runs out; None for what device and free memory allow.
         on_progress: gets the checks done so far, and all of them.
@@ -81,15 +90,16 @@ def audit_search(
     quartiles = [_place(places[correct], share, grid) for share in _QUARTILES] if len(correct) else []
     radii = sorted({at for at in quartiles if grid[at] > 0})
     budget, cheap = audit.share * (found.forward + found.backward), 2 + len(radii)
-    count = min(len(correct), audit.images, max(1, int(budget / 2 / cheap)))
-    scan = min(count, max(1, int((budget - cheap * count) / (audit.radii * (2 * attack.steps + 1)))))
+    steps = attack.steps if found.search == "reference" else min(attack.steps, SCAN_STEPS)
+    count = min(len(correct), audit.images, max(FEWEST, int(budget / 2 / cheap)))
+    scan = min(count, max(FEWEST, int((budget - cheap * count) / (audit.radii * (2 * steps + 1)))))
     sample = np.random.default_rng(audit.seed).permutation(correct)[:count]
     pairs = [(image, at) for image in sample[:scan] for at in _scanned(int(places[image]), grid, audit.radii)]
     with evaluating(model), full_precision(images.device), without_parameter_gradients(model):
         attacks = _Attacks(model, images, labels, attack.box, batch_size)
         one_step = attacks.one_step(sample, [grid[at] for at in radii])
         on_progress(1, 3)
-        probes = attacks.probes([image for image, _ in pairs], [grid[at] for _, at in pairs], attack.steps)
+        probes = attacks.probes([image for image, _ in pairs], [grid[at] for _, at in pairs], steps)
         on_progress(2, 3)
         square, middle = None, quartiles[1] if quartiles else 0
         if audit.square_queries and middle in radii:
@@ -124,12 +134,13 @@ def warnings(audit: Audit) -> list[str]:
     found = []
     if audit.not_finite:
         found.append(
-            f"gradients are not finite on {audit.not_finite} of {audit.images} images: the attack loses its way there, "
-            "and counts as failed"
+            f"gradients are not finite on {audit.not_finite} of {audit.images} images: a step by NaN leaves no image, and "
+            "the attack counts as failed"
         )
     if _more_than(TOLERATED_ZERO, audit.zero_gradient, audit.images):
         found.append(
-            f"gradients are exactly zero on {audit.zero_gradient} of {audit.images} images: no step moves them"
+            f"gradients are exactly zero (on {BLOCKED:.0%} of the pixels or more) on {audit.zero_gradient} of {audit.images} "
+            "images: steps do not move them"
         )
     beaten = [against for against in audit.one_step if _beats(against, len(audit.one_step))]
     if beaten:
@@ -214,7 +225,7 @@ class _Attacks:
         self.forward = self.backward = 0
 
     def one_step(self, chosen: NDArray[np.int64], radii: Sequence[float]) -> NDArray[np.bool_]:
-        """(N, 2 + R) of N images: gradient exactly zero, not finite, and fooled by a step of each of the R radii."""
+        """(N, 2 + R) of N images: gradient zero, not finite, and fooled by a step of each of the R radii."""
 
         def look(originals: Tensor, labels: Tensor, _: Tensor) -> Tensor:
             with torch.enable_grad():
@@ -222,7 +233,7 @@ class _Attacks:
                 loss = F.cross_entropy(self._model(iterate), labels, reduction="sum")
                 (gradient,) = torch.autograd.grad(loss, iterate)
             flat = gradient.flatten(1)
-            columns = [(flat == 0).all(dim=1), ~torch.isfinite(flat).all(dim=1)]
+            columns = [(flat == 0).sum(dim=1) >= BLOCKED * flat.shape[1], ~torch.isfinite(flat).all(dim=1)]
             for radius in radii:
                 adversarial = torch.add(originals, gradient.sign(), alpha=radius)
                 adversarial = adversarial.clamp_(originals - radius, originals + radius).clamp_(*self._box)

@@ -176,7 +176,7 @@ class Audit(_Struct, frozen=True, kw_only=True):
 
     images: int
     zero_gradient: int
-    """Images at which the gradient of the cross-entropy is exactly zero, so that no step moves them."""
+    """Images at which the gradient of the cross-entropy is exactly zero, at nine tenths of the pixels or at all."""
     not_finite: int
     """Images whose gradient, or whose attacked image, is not finite."""
     one_step: list[Against]

@@ -105,11 +105,11 @@ class EpsilonGrid(Checked):
 class Audit(Checked):
     """A look at whether the attack can be trusted, on a seeded sample of the correctly classified images."""
 
-    images: int = 200
-    """At most this many: is their gradient usable, does one step find what the search did not, and does Square."""
+    images: int = 100
+    """At most this many: is their gradient usable, and does one step, or Square, find what the search did not."""
     share: float = 0.1
-    """What it may cost, as a share of the search's passes (Square not counted); the rest of it pays for the scan."""
-    radii: int = 12
+    """Of the search's passes that it may take, Square not counted; what the gradients leave pays for the scan."""
+    radii: int = 8
     """Grid values at most at which each scanned image is attacked, half of them below its p*, half above."""
     square_queries: int = 0
     """Queries of Square, an attack without gradients, for each image; needs torchattacks. 0: it is not run."""
