@@ -52,7 +52,7 @@ def check_audit(audit: spec.Audit | None) -> None:
     if audit is not None and audit.square_queries and find_spec("torchattacks") is None:
         raise RobbenchError(
             f"audit square_queries: expected torchattacks to be installed for {audit.square_queries} queries of Square, "
-            "got none; pip install 'robbench[audit]', or leave Square out with 0"
+            "got none; pip install --no-deps torchattacks==3.5.1, or leave Square out with 0"
         )
 
 

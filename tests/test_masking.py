@@ -236,7 +236,7 @@ def test_square_without_its_library_is_refused_before_training(monkeypatch, tmp_
     """One sentence that says what to install."""
     monkeypatch.setattr(robbench.masking, "find_spec", lambda name: None)
     message = (
-        r"expected torchattacks to be installed for 50 queries of Square, got none; pip install 'robbench\[audit\]'"
+        r"expected torchattacks to be installed for 50 queries of Square, got none; pip install --no-deps torchattacks"
     )
     with pytest.raises(RobbenchError, match=message):
         check_audit(AuditSpec(square_queries=50))
