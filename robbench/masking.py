@@ -92,7 +92,7 @@ def audit_search(
     budget, cheap = audit.share * (found.forward + found.backward), 2 + len(radii)
     steps = attack.steps if found.search == "reference" else min(attack.steps, SCAN_STEPS)
     count = min(len(correct), audit.images, max(FEWEST, int(budget / 2 / cheap)))
-    scan = min(count, max(FEWEST, int((budget - cheap * count) / (audit.radii * (2 * steps + 1)))))
+    scan = min(count, max(FEWEST, int((budget - cheap * count) / (audit.radii * (2 * steps + 3)))))
     sample = np.random.default_rng(audit.seed).permutation(correct)[:count]
     pairs = [(image, at) for image in sample[:scan] for at in _scanned(int(places[image]), grid, audit.radii)]
     with evaluating(model), full_precision(images.device), without_parameter_gradients(model):
@@ -134,8 +134,8 @@ def warnings(audit: Audit) -> list[str]:
     found = []
     if audit.not_finite:
         found.append(
-            f"gradients are not finite on {audit.not_finite} of {audit.images} images: a step by NaN leaves no image, and "
-            "the attack counts as failed"
+            f"gradients are not finite on {audit.not_finite} of {audit.images} images: the sign of NaN is 0, and steps do "
+            "not move them"
         )
     if _more_than(TOLERATED_ZERO, audit.zero_gradient, audit.images):
         found.append(
@@ -228,10 +228,7 @@ class _Attacks:
         """(N, 2 + R) of N images: gradient zero, not finite, and fooled by a step of each of the R radii."""
 
         def look(originals: Tensor, labels: Tensor, _: Tensor) -> Tensor:
-            with torch.enable_grad():
-                iterate = originals.detach().requires_grad_()
-                loss = F.cross_entropy(self._model(iterate), labels, reduction="sum")
-                (gradient,) = torch.autograd.grad(loss, iterate)
+            gradient = self._gradient(originals, labels)
             flat = gradient.flatten(1)
             columns = [(flat == 0).sum(dim=1) >= BLOCKED * flat.shape[1], ~torch.isfinite(flat).all(dim=1)]
             for radius in radii:
@@ -240,14 +237,12 @@ class _Attacks:
                 columns.append(
                     self._fooled(adversarial, originals, labels, torch.full_like(originals[:, 0, 0, 0], radius))
                 )
-            self.forward += len(originals)
-            self.backward += len(originals)
             return torch.stack(columns, dim=1)
 
         return self._batched(look, chosen, np.zeros(len(chosen)), 2 + len(radii))
 
     def probes(self, chosen: Sequence[int], radii: Sequence[float], steps: int) -> NDArray[np.bool_]:
-        """(N, 2) of N pairs of image and radius: fooled by the search's attack, and attacked image finite."""
+        """(N, 2) of N pairs of image and radius: fooled by the search's attack, and its gradient finite in the end."""
         loop = Loop(self._images.device)
 
         def look(originals: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
@@ -264,7 +259,7 @@ class _Attacks:
             )
             self.forward += len(originals) * steps
             self.backward += len(originals) * steps
-            finite = torch.isfinite(adversarial.flatten(1)).all(dim=1)
+            finite = torch.isfinite(self._gradient(adversarial, labels).flatten(1)).all(dim=1)
             return torch.stack([self._fooled(adversarial, originals, labels, epsilon), finite], dim=1)
 
         return self._batched(look, np.asarray(chosen, dtype=np.int64), np.asarray(radii), 2)
@@ -286,6 +281,14 @@ class _Attacks:
         fooled = self._batched(look, chosen, np.full(len(chosen), epsilon), 1)[:, 0]
         self.forward = counted
         return fooled
+
+    def _gradient(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.forward += len(images)
+        self.backward += len(images)
+        with torch.enable_grad():
+            iterate = images.detach().requires_grad_()
+            loss = F.cross_entropy(self._model(iterate), labels, reduction="sum")
+            return torch.autograd.grad(loss, iterate)[0]
 
     def _fooled(self, adversarial: Tensor, originals: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
         self.forward += len(originals)

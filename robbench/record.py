@@ -178,7 +178,7 @@ class Audit(_Struct, frozen=True, kw_only=True):
     zero_gradient: int
     """Images at which the gradient of the cross-entropy is exactly zero, at nine tenths of the pixels or at all."""
     not_finite: int
-    """Images whose gradient, or whose attacked image, is not finite."""
+    """Images whose gradient is not finite, there or where the scan's attack ended."""
     one_step: list[Against]
     """A single step of the whole radius, at the quartiles of p*."""
     scanned: int

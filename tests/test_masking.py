@@ -103,7 +103,7 @@ def test_a_loss_that_rounds_to_zero_has_no_gradient():
 
 @pytest.mark.parametrize("search", ["reference", "fast"])
 def test_a_gradient_that_is_no_number_is_named(search):
-    """An attack that steps by NaN never succeeds, so such a p* looks perfect: on every image here."""
+    """The sign of NaN is 0, so no step moves an image, and such a p* looks perfect: on every image here."""
     model, images, labels, _ = linear_case(4, count=30)
     masked = Through(model, images=lambda pixels: pixels + 0 * (pixels - pixels.detach()).sqrt())
     found = estimated(masked, images, labels, search=search)
@@ -114,7 +114,7 @@ def test_a_gradient_that_is_no_number_is_named(search):
 
 
 def test_an_attack_that_loses_its_way_later_is_named():
-    """Finite at the image, and not finite after a step: the attacked images of the scan show it."""
+    """Finite at the image, and not finite after a step: where the attacks of the scan end, it shows."""
     model, images, labels, _ = linear_case(5, count=30)
 
     def broken(pixels):
