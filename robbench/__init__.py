@@ -7,6 +7,7 @@ from robbench import recipes
 from robbench.errors import RobbenchError
 from robbench.spec import (
     PGD,
+    Audit,
     Checkpoint,
     Dataset,
     EarlyStopping,
@@ -25,6 +26,7 @@ from robbench.spec import (
 
 __all__ = [
     "PGD",
+    "Audit",
     "Checkpoint",
     "Dataset",
     "EarlyStopping",

@@ -33,6 +33,7 @@ from robbench.environment import environment
 from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
 from robbench.final_test import attack_accuracies
+from robbench.masking import audit_search, check_audit
 from robbench.models import Network, blocks, load_weights, parameter_count, weights
 from robbench.record import (
     WRONG,
@@ -130,13 +131,14 @@ def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: 
 def run_estimate(
     model: Model, estimate: Estimate, workplace: Workplace, *, suite: str, under_test: bool = True
 ) -> Record:
-    """Estimate p* of a model on its test images, and run its final test on the same ones.
+    """Estimate p* of a model on its test images; run its final test and the audit on the same ones.
 
     The model is trained first where the store does not have it.
 
     Raises:
         RobbenchError: as :func:`run_training`, and logits that are not finite.
     """
+    check_audit(estimate.audit)
     trained = run_training(model, workplace, suite=suite, under_test=False)
     digest = model.estimate_digest(estimate)
     with _stage(workplace, digest, f"{model.id} (robustness)"):
@@ -280,6 +282,15 @@ def _estimate(
             state=state,
             on_progress=keep,
         )
+    robustness = Robustness(
+        grid=list(estimate.grid.values),
+        attack=describe(estimate.attack),
+        search=estimate.search,
+        images=chosen,
+        pstar=search.pstar.tolist(),
+        forward=search.forward,
+        backward=search.backward,
+    )
     with stopwatch.region("validation"):
         attacks = attack_accuracies(
             network,
@@ -288,6 +299,15 @@ def _estimate(
             search.pstar != WRONG,
             estimate.final_test,
             on_progress=lambda done, total: workplace.show(f"final test of {model.id}", done, total),
+        )
+        audit = estimate.audit and audit_search(
+            network,
+            test.images,
+            test.labels,
+            robustness,
+            estimate.attack,
+            estimate.audit,
+            on_progress=lambda done, total: workplace.show(f"audit of {model.id}", done, total),
         )
     spec = {"model": describe(model), "estimate": describe(estimate)}
     used = msgspec.structs.replace(trained.data, test=len(test), test_limit=model.dataset.test)
@@ -301,16 +321,7 @@ def _estimate(
         workplace,
         stage="robustness",
         notes=search.notes,
-        robustness=Robustness(
-            grid=list(estimate.grid.values),
-            attack=describe(estimate.attack),
-            search=estimate.search,
-            images=chosen,
-            pstar=search.pstar.tolist(),
-            forward=search.forward,
-            backward=search.backward,
-            attacks=attacks,
-        ),
+        robustness=msgspec.structs.replace(robustness, attacks=attacks, audit=audit),
     )
     adversarials = search.adversarials
     if adversarials is not None:

@@ -162,6 +162,45 @@ class AttackAccuracy(_Struct, frozen=True, kw_only=True):
     robust: Counts
 
 
+class Against(_Struct, frozen=True, kw_only=True):
+    """An attack at one radius against the search, on the same images; the search has fooled one where p* ≤ epsilon."""
+
+    epsilon: float
+    images: int
+    both: int
+    """Images that both fooled."""
+    attack_alone: int
+    search_alone: int
+
+
+class Audit(_Struct, frozen=True, kw_only=True):
+    """Whether the attack could be trusted: what was found on a sample of the correctly classified images."""
+
+    images: int
+    zero_gradient: int
+    """Images at which the gradient of the cross-entropy is exactly zero, at nine tenths of the pixels or at all."""
+    not_finite: int
+    """Images whose gradient is not finite, there or where the scan's attack ended."""
+    one_step: list[Against]
+    """A single step of the whole radius, at the quartiles of p*."""
+    scanned: int
+    """Images attacked at several radii of the grid, with the estimate's attack."""
+    probes: int
+    """Attacks of all of them together."""
+    not_monotone: int
+    """Scanned images that the attack fooled at some radius, and not at some larger one."""
+    below: int
+    """Scanned images that it fooled at a radius below their p*: the search disagrees with a linear scan."""
+    square: Against | None = None
+    """Square, without gradients, at the median p*."""
+    square_queries: int = 0
+    forward: int
+    """Images passed forward and backward by the audit alone, Square not counted."""
+    backward: int
+    warnings: list[str] = []
+    """One sentence for each reason not to trust p*."""
+
+
 class Robustness(_Struct, frozen=True, kw_only=True):
     """The robustness distribution of a model on test images.
 
@@ -180,6 +219,8 @@ class Robustness(_Struct, frozen=True, kw_only=True):
     """Images passed forward and backward by search and confirmation."""
     attacks: list[AttackAccuracy] = []
     """Robust accuracies of the final test (FGSM and PGD at fixed radii), where the study asks for them."""
+    audit: Audit | None = None
+    """None: not audited."""
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.pstar) or not self.grid:

@@ -34,6 +34,15 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
     return str(tabulate(rows, headers=headers, disable_numparse=True, colalign=aligned))
 
 
+def warnings(records: Sequence[Record]) -> list[str]:
+    """A line for every model whose p* cannot be trusted: what its audit found."""
+    return [
+        f"{record.case}: p* cannot be trusted: {'; '.join(record.robustness.audit.warnings)}"
+        for record in records
+        if record.robustness and record.robustness.audit and record.robustness.audit.warnings
+    ]
+
+
 def _marks(verdicts: Sequence[Verdict], case: str) -> str:
     """``accuracy = · median p* - · seconds =``, the worst first."""
     order = ["error", "-", "missing", "x", "~", "+", "=", "new", "quick"]

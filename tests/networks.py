@@ -26,6 +26,32 @@ def linear_case(seed, count=12, low=0.45, high=0.55):
     return linear(weight, bias), images, labels, (score + bias).abs() / weight.abs().sum()
 
 
+class Through(nn.Module):
+    """A model behind a function of its images, or before one of its logits."""
+
+    def __init__(self, model, images=lambda images: images, logits=lambda logits: logits):
+        super().__init__()
+        self.model, self.images, self.logits = model, images, logits
+
+    def forward(self, images):
+        """The logits after both functions."""
+        return self.logits(self.model(self.images(images)))
+
+
+class Cramped(nn.Module):
+    """Runs out of memory on more images than it holds."""
+
+    def __init__(self, model, holds):
+        super().__init__()
+        self.model, self.holds = model, holds
+
+    def forward(self, images):
+        """Logits of the model inside."""
+        if len(images) > self.holds:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return self.model(images)
+
+
 class Counting(nn.Module):
     """Counts the images that pass forward and backward, and the largest batch."""
 

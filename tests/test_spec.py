@@ -14,6 +14,7 @@ from robbench.errors import RobbenchError
 from robbench.recipes import with_protocol
 from robbench.spec import (
     PGD,
+    Audit,
     Checkpoint,
     Dataset,
     EarlyStopping,
@@ -494,7 +495,8 @@ CHANGES = {
     MultiStepLR: {"milestones": (1, 3), "gamma": 0.1},
     OneCycle: {"warm_up": 0.2},
     Estimate: {"grid": EpsilonGrid(stop=0.3, step=0.1), "attack": PGD(steps=3, random_start=False)}
-    | {"images": 1, "search": ..., "seed": 1, "final_test": FINAL_TEST},
+    | {"images": 1, "search": ..., "seed": 1, "final_test": FINAL_TEST, "audit": None},
+    Audit: {"images": 7, "share": 0.2, "radii": 4, "square_queries": 10, "seed": 1},
     EpsilonGrid: {"stop": 0.3, "step": 0.05},
 }
 """Another value for every field; ``...`` where there is none without changing another field too."""
@@ -515,6 +517,7 @@ def test_a_digest_changes_with_every_field(kind):
         MultiStepLR: MultiStepLR(milestones=(1, 2), gamma=0.2),
         OneCycle: OneCycle(),
         Estimate: ESTIMATE,
+        Audit: Audit(),
         EpsilonGrid: EpsilonGrid(stop=0.2, step=0.1),
     }[kind]
     changed = {
@@ -580,6 +583,37 @@ def test_an_estimate_without_a_final_test_is_described_as_before_there_was_one()
     """Its digest stays: what lies in stores and baselines is still comparable."""
     assert "final_test" not in describe(ESTIMATE)
     assert [attack["steps"] for attack in describe(replace(ESTIMATE, final_test=FINAL_TEST))["final_test"]] == [1, 40]
+
+
+def test_the_default_audit_is_no_part_of_a_digest():
+    """So estimates from before there was one are found again; another audit, or none, has another digest."""
+    assert "audit" not in describe(ESTIMATE)
+    assert describe(replace(ESTIMATE, audit=None))["audit"] is None
+    assert describe(replace(ESTIMATE, audit=Audit(square_queries=9)))["audit"]["square_queries"] == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": 0}, "audit images: expected an integer ≥ 1, got 0"),
+        ({"share": 0.0}, "audit share: expected a share in (0, 1], got 0.0"),
+        ({"radii": 1}, "audit radii: expected an integer ≥ 2 (below and above p*), got 1"),
+        ({"square_queries": -1}, "audit square_queries: expected an integer ≥ 0, got -1"),
+    ],
+)
+def test_an_audit_that_could_show_nothing_is_refused(changes, message):
+    """When it is written down."""
+    with pytest.raises(RobbenchError) as caught:
+        Audit(**changes)
+    assert str(caught.value) == message
+
+
+def test_quick_asks_square_little():
+    """A dozen queries at most, where it is asked at all."""
+    for queries, quick in ((0, 0), (5_000, 12)):
+        study = make_study(estimate=replace(ESTIMATE, audit=Audit(square_queries=queries)))
+        assert study.shrunk().estimate.audit == Audit(square_queries=quick)
+    assert make_study(estimate=replace(ESTIMATE, audit=None)).shrunk().estimate.audit is None
 
 
 def test_quick_shrinks_the_final_test():

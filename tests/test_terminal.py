@@ -5,7 +5,8 @@ import pytest
 from factories import both_records, make_facts, robustness_record, training_record
 
 from robbench.compare import Verdict
-from robbench.terminal import progress_line, table
+from robbench.record import Audit
+from robbench.terminal import progress_line, table, warnings
 
 
 def verdict(case, figure, mark, stage="robustness"):
@@ -76,3 +77,18 @@ def test_marks_without_a_baseline_are_shown(mark):
 def test_the_progress_line(done, total, seconds, line):
     """Share done and time left at the pace so far; no guess before one per cent."""
     assert progress_line("training x", done, total, seconds) == line
+
+
+def test_a_model_whose_gradients_look_masked_has_a_line_below_the_table():
+    """With every reason; sound models, and those that were not audited, have none."""
+    counts = dict.fromkeys(("zero_gradient", "not_finite", "not_monotone", "below"), 0)
+    audit = Audit(images=9, one_step=[], scanned=5, probes=9, forward=9, backward=9, warnings=["one", "two"], **counts)
+    record = robustness_record(make_facts(), [1])
+
+    def found(audit):
+        return warnings(
+            [msgspec.structs.replace(record, robustness=msgspec.structs.replace(record.robustness, audit=audit))]
+        )
+
+    assert found(audit) == ["cnn7-mnist-pgd: p* cannot be trusted: one; two"]
+    assert found(msgspec.structs.replace(audit, warnings=[])) == found(None) == []

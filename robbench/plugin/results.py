@@ -13,7 +13,7 @@ from robbench.compare import Verdict
 from robbench.errors import RobbenchError
 from robbench.plugin.session import Session
 from robbench.record import Record, as_case
-from robbench.terminal import table
+from robbench.terminal import table, warnings
 
 if TYPE_CHECKING:
     from robbench.report import Bundle
@@ -79,6 +79,8 @@ class Results:
             terminalreporter.write_line(table(bundle.records, bundle.verdicts))
             failing = sum(verdict.fails for verdict in bundle.verdicts)
             terminalreporter.write_line("")
+            for warning in warnings(bundle.records):
+                terminalreporter.write_line(warning, yellow=True)
             if failing:
                 terminalreporter.write_line(f"{failing} figures fail, see above", red=True)
             terminalreporter.write_line(f"report: {path}", bold=True)

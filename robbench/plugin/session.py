@@ -116,12 +116,14 @@ class Session:
             if self.preflights[study]:
                 raise RobbenchError(f"not run: {self.preflights[study].partition(';')[0]}")
             return
+        from robbench.masking import check_audit
         from robbench.pipeline import check
 
         settings = self.settings
         try:
             for folder in (settings.report, *([settings.baselines] if settings.update else [])):
                 check_writable(folder)
+            check_audit(self.studies[study].estimate.audit)
             for model in self.selected.get(study, []):
                 check(model, self.workplace)
         except RobbenchError as error:

@@ -14,6 +14,7 @@ from robbench.report.remarks import ablation_section, ranking_remark
 from robbench.report.rows import Group
 from robbench.report.sentences import answer_section
 from robbench.report.tables import attack_table, not_beside, study_table, views_table
+from robbench.report.trust import audit_remark, suspect_section
 
 _GLOSSARY = (
     ("ε", "L∞ radius of a perturbation, in pixel units of images in [0, 1]"),
@@ -86,7 +87,12 @@ def report_text(
 ) -> str:
     """The whole of ``report.md``: a section per study, answers first."""
     records = [record for group in groups for row in group.all_rows for record in (row.trained, row.tested) if record]
-    parts = [f"# {escape(title)}", f"**{headline(verdicts)}**", *_changed_specification(verdicts)]
+    parts = [
+        f"# {escape(title)}",
+        f"**{headline(verdicts)}**",
+        *suspect_section(groups),
+        *_changed_specification(verdicts),
+    ]
     parts += [_verdict_table(verdicts)] if _worth_showing(verdicts) else []
     for suite, found in studies(groups):
         parts += _study(suite, found, pictures, missing)
@@ -128,6 +134,8 @@ def _architecture(group: Group, images: Sequence[Picture]) -> list[str]:
     """Tables, remarks and pictures of one architecture."""
     parts = [f"### {escape(group.architecture)}, model by model"]
     parts += [study_table(group)] if group.rows else []
+    audit = audit_remark(group)
+    parts += [audit] if audit else []
     beside = not_beside(group)
     parts += (
         [f"Published seconds span validation and I/O, on one NVIDIA L4: they stand beside our seconds in all. {beside}"]

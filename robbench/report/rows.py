@@ -46,6 +46,11 @@ class Row:
         return self.tested.robustness if self.tested else None
 
     @property
+    def suspect(self) -> bool:
+        """Whether the audit of its p* has a warning."""
+        return bool(self.robustness and self.robustness.audit and self.robustness.audit.warnings)
+
+    @property
     def record(self) -> Record:
         """The robustness record, else the training record."""
         record = self.tested or self.trained

@@ -25,6 +25,7 @@ from robbench.report.radii import fixed_epsilons, robust_share
 from robbench.report.ranking import common_medians
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, Spread, models_of, spread
+from robbench.report.trust import SUSPECT
 
 _Column = tuple[str, list[str]]
 
@@ -45,8 +46,12 @@ def study_table(group: Group) -> str:
 
 
 def _table(models: Sequence[Model], columns: Sequence[_Column]) -> str:
-    lines = [[escape(model.label), *(cells[at] for _, cells in columns)] for at, model in enumerate(models)]
+    lines = [[_named(model), *(cells[at] for _, cells in columns)] for at, model in enumerate(models)]
     return table(["Model", *(header for header, _ in columns)], lines)
+
+
+def _named(model: Model) -> str:
+    return escape(model.label) + f" {SUSPECT}" * any(row.suspect for row in model.rows)
 
 
 def _beside(

@@ -8,6 +8,7 @@ from robbench.spec.canonical import describe, differences, digest_of
 from robbench.spec.model import (
     ESTIMATION_VERSION,
     TRAINING_VERSION,
+    Audit,
     Checkpoint,
     EpsilonGrid,
     Estimate,
@@ -27,6 +28,7 @@ __all__ = [
     "PGD",
     "PROTOCOL_FIELDS",
     "TRAINING_VERSION",
+    "Audit",
     "Checkpoint",
     "Dataset",
     "EarlyStopping",

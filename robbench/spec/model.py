@@ -109,6 +109,36 @@ class EpsilonGrid(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Audit(Checked):
+    """A look at whether the attack can be trusted, on a seeded sample of the correctly classified images."""
+
+    images: int = 100
+    """At most this many: is their gradient usable, and does one step, or Square, find what the search did not."""
+    share: float = 0.1
+    """Of the search's passes that it may take, Square not counted; what the gradients leave pays for the scan."""
+    radii: int = 8
+    """Grid values at most at which each scanned image is attacked, half of them below its p*, half above."""
+    square_queries: int = 0
+    """Queries of Square, an attack without gradients, for each image; needs torchattacks. 0: it is not run."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive_int("audit images", self.images)
+        number("audit share", self.share, "a share in (0, 1]", low=0.0, high=1.0)
+        require(
+            isinstance(self.radii, int) and self.radii >= 2,
+            "audit radii",
+            "an integer ≥ 2 (below and above p*)",
+            self.radii,
+        )
+        for name in ("square_queries", "seed"):
+            value = getattr(self, name)
+            good = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            require(good, f"audit {name}", "an integer ≥ 0", value)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate(Checked):
     """How robustness is measured: p* over which radii, with which attack, by which search, on how many test images."""
 
@@ -121,6 +151,8 @@ class Estimate(Checked):
     seed: int = 0
     final_test: tuple[PGD, ...] = field(default=(), metadata=WHERE_GIVEN)
     """Attacks at fixed radii, for robust accuracy on the same images; one step of the whole radius is FGSM."""
+    audit: Audit | None = field(default=Audit(), metadata=WHERE_GIVEN)
+    """Whether gradients are masked, so that p* cannot be trusted; None: not looked at."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

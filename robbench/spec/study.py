@@ -15,6 +15,9 @@ from robbench.spec.training import PGD, Dataset, Recipe
 
 _PARAMETERLESS = frozenset({"avg_pool"})
 
+_QUICK_QUERIES = 12
+"""Of Square at quick scale, at most."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quick(Checked):
@@ -255,12 +258,17 @@ class Study(Checked):
         oracle = attack(self.estimate.attack)
         assert oracle is not None
         final = tuple(dict.fromkeys(cut for spec in self.estimate.final_test if (cut := attack(spec))))
+        audit = self.estimate.audit
         small = self.with_recipes(recipe).with_datasets(dataset)
         return replace(
             small,
             name=f"{self.name}-quick",
             estimate=replace(
-                self.estimate, attack=oracle, images=min(self.estimate.images, quick.images), final_test=final
+                self.estimate,
+                attack=oracle,
+                images=min(self.estimate.images, quick.images),
+                final_test=final,
+                audit=audit and replace(audit, square_queries=min(audit.square_queries, _QUICK_QUERIES)),
             ),
         )
 

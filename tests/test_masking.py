@@ -1,0 +1,352 @@
+"""The audit of p*: silent about sound networks, and loud about those that hide their gradients."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import Counting, Cramped, Through, linear_case
+
+import robbench.masking
+from robbench.errors import RobbenchError
+from robbench.estimation import estimate_pstar
+from robbench.masking import audit_search, check_audit, monotone, warnings
+from robbench.pipeline import Workplace, run_estimate, run_training
+from robbench.record import Against, Audit, Record, Robustness
+from robbench.spec import PGD, EpsilonGrid
+from robbench.spec import Audit as AuditSpec
+from robbench.store import Store
+
+GRID = EpsilonGrid(stop=0.16, step=0.005).values
+ATTACK = PGD(steps=4, random_start=False)
+ALL = AuditSpec(images=1000, share=1.0, radii=16)
+SEEDS = st.integers(0, 10_000)
+CLEAN = Audit(
+    images=100, zero_gradient=0, not_finite=0, one_step=[], scanned=20, probes=160, not_monotone=0, below=0,
+    forward=1, backward=1,
+)  # fmt: skip
+
+
+def estimated(model, images, labels, *, search="reference", attack=ATTACK, **options):
+    """p* of a model's images as a record has it."""
+    state = estimate_pstar(model, images, labels, GRID, attack, search=search, **options)
+    return Robustness(
+        grid=list(GRID),
+        attack={},
+        search=search,
+        images=list(range(len(images))),
+        pstar=state.pstar.tolist(),
+        forward=state.forward,
+        backward=state.backward,
+    )
+
+
+def audited(model, images, labels, *, search="reference", attack=ATTACK, audit=ALL, **options):
+    """The audit of a model's p*."""
+    found = estimated(model, images, labels, search=search, attack=attack)
+    return audit_search(model, images, labels, found, attack, audit, **options)
+
+
+# --- sound networks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+@settings(max_examples=4, deadline=None)
+@given(seed=SEEDS)
+def test_nothing_is_found_in_a_linear_model(search, seed):
+    """Its gradient is exact, so one step is as good as forty, and success is monotone, whatever the search."""
+    result = audited(*linear_case(seed, count=20)[:3], search=search)
+    assert result.warnings == []
+    assert (result.zero_gradient, result.not_finite, result.not_monotone, result.below) == (0, 0, 0, 0)
+    assert all(against.attack_alone == against.search_alone == 0 for against in result.one_step)
+    assert result.images == 20
+    assert result.scanned >= 5
+
+
+def test_without_a_correct_image_there_is_nothing_to_look_at():
+    """And nothing to warn of."""
+    model, images, labels, _ = linear_case(1)
+    result = audited(model, images, 1 - labels)
+    assert (result.images, result.scanned, result.probes, result.warnings) == (0, 0, 0, [])
+    assert (result.forward, result.backward) == (0, 0)
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_staircase_has_no_gradient():
+    """Rounded pixels: the search fools no image, and the audit says that it could not."""
+    model, images, labels, _ = linear_case(2, count=40)
+    masked = Through(model, images=lambda pixels: (pixels * 1000).round() / 1000)
+    found = estimated(masked, images, labels)
+    assert found.median == float("inf")
+    result = audit_search(masked, images, labels, found, ATTACK, ALL)
+    assert result.zero_gradient == found.clean.correct >= 35
+    assert result.warnings == [
+        f"gradients are exactly zero (on 90% of the pixels or more) on {result.images} of {result.images} images: steps "
+        "do not move them"
+    ]
+
+
+def test_a_loss_that_rounds_to_zero_has_no_gradient():
+    """Logits so large that the softmax is exactly one."""
+    model, images, labels, _ = linear_case(3, count=40)
+    masked = Through(model, logits=lambda logits: 1e9 * logits)
+    assert audited(masked, images, labels).zero_gradient >= 35
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+def test_a_gradient_that_is_no_number_is_named(search):
+    """The sign of NaN is 0, so no step moves an image, and such a p* looks perfect: on every image here."""
+    model, images, labels, _ = linear_case(4, count=30)
+    masked = Through(model, images=lambda pixels: pixels + 0 * (pixels - pixels.detach()).sqrt())
+    found = estimated(masked, images, labels, search=search)
+    assert found.median == float("inf")
+    result = audit_search(masked, images, labels, found, ATTACK, ALL)
+    assert result.not_finite == result.images == 30
+    assert result.warnings[0].startswith("gradients are not finite on 30 of 30 images")
+
+
+def test_an_attack_that_loses_its_way_later_is_named():
+    """Finite at the image, and not finite after a step: where the attacks of the scan end, it shows."""
+    model, images, labels, _ = linear_case(5, count=30)
+
+    def broken(pixels):
+        moved = bool((pixels.detach() - 0.5).abs().max() > 0.05)  # the images themselves lie within
+        return pixels + 0 * (pixels - pixels.detach()).sqrt() if moved else pixels
+
+    result = audited(Through(model, images=broken), images, labels)
+    assert result.not_finite == result.scanned >= 5
+
+
+def test_success_that_comes_and_goes_with_the_radius_is_found():
+    """Classes in stripes: one step of a larger radius crosses the next stripe, and is right again."""
+    model, images, *_ = linear_case(6, count=60)
+    right = model(images)[:, 0].detach()
+    stripes = Through(model, logits=lambda logits: torch.cos(1.5 * logits) * torch.tensor([1.0, 0.0]).to(logits))
+    own = (torch.cos(1.5 * right) < 0).long()
+    result = audited(stripes, images, own, attack=PGD(steps=1, random_start=False))
+    assert result.not_monotone > result.scanned / 2
+    assert any("not monotone" in warning for warning in result.warnings)
+
+
+def test_a_search_that_missed_smaller_radii_is_found():
+    """p* put too high by hand: the scan fools every image below it, and one step fools more than the search did."""
+    model, images, labels, _ = linear_case(7, count=40)
+    found = estimated(model, images, labels)
+    missed = msgspec.structs.replace(found, pstar=[len(GRID)] * 40)
+    result = audit_search(model, images, labels, missed, ATTACK, ALL)
+    assert result.below == result.scanned >= 5
+    assert [warning.split(":")[0] for warning in result.warnings] == [
+        "one step fools more images than the search with all its steps",
+        f"a linear scan disagrees with the search on {result.below} of {result.scanned} scanned images",
+    ]
+    fooled = sum(place < len(GRID) for place in found.pstar)
+    assert result.one_step == [Against(epsilon=0.16, images=40, both=0, attack_alone=fooled, search_alone=0)]
+
+
+# --- thresholds -------------------------------------------------------------------------------------------------------
+
+
+def test_thresholds():
+    """What the exact tests let pass, and what they do not, on the default's hundred images and ten scanned ones."""
+    ten = msgspec.structs.replace(CLEAN, scanned=10)
+
+    def warned(**changes):
+        return len(warnings(msgspec.structs.replace(ten, **changes)))
+
+    assert [warned(zero_gradient=count) for count in (0, 5, 6, 100)] == [0, 0, 1, 1]
+    assert [warned(not_finite=count) for count in (0, 1)] == [0, 1]
+    assert [warned(not_monotone=count) for count in (0, 4, 5)] == [0, 0, 1]
+    assert [warned(below=count) for count in (0, 4, 5)] == [0, 0, 1]
+
+    def beaten(alone, search):
+        against = Against(epsilon=0.1, images=100, both=9, attack_alone=alone, search_alone=search)
+        return warned(one_step=[against]), warned(square=against, square_queries=10)
+
+    assert [beaten(*counts) for counts in ((0, 0), (9, 0), (10, 0), (30, 10), (31, 10), (10, 50))] == [
+        (0, 0), (0, 0), (1, 1), (0, 0), (1, 1), (0, 0),
+    ]  # fmt: skip
+
+
+def test_five_scanned_images_can_show_something():
+    """The fewest there are: four of five are a warning."""
+    five = msgspec.structs.replace(CLEAN, scanned=5)
+    assert [len(warnings(msgspec.structs.replace(five, below=count))) for count in (3, 4)] == [0, 1]
+
+
+@given(st.dictionaries(st.integers(0, 9), st.booleans()))
+def test_monotone_is_no_failure_above_a_success(success):
+    """Checked pair by pair."""
+    pairs = [(low, high) for low in success for high in success if low < high < 8]
+    assert monotone(success, 8) == all(success[high] or not success[low] for low, high in pairs)
+
+
+# --- cost -------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS, st.integers(1, 12), st.sampled_from([0.1, 0.5]))
+def test_passes_are_counted_and_stay_within_the_share(seed, batch_size, share):
+    """What the network really saw; the share holds wherever it pays for more than the fewest images."""
+    model, images, labels, _ = linear_case(seed, count=60)
+    found = estimated(model, images, labels)
+    counting = Counting(model)
+    result = audit_search(
+        counting, images, labels, found, ATTACK, replace(AuditSpec(), share=share), batch_size=batch_size
+    )
+    assert (result.forward, result.backward) == (counting.forwards, counting.backwards)
+    assert counting.largest <= batch_size
+    if result.scanned > robbench.masking.FEWEST and result.images > robbench.masking.FEWEST:
+        assert result.forward + result.backward <= share * (found.forward + found.backward)
+
+
+def test_batches_and_memory_change_nothing():
+    """One batch, batches of seven, and a network that holds three images at most: the same counts."""
+    model, images, labels, _ = linear_case(8, count=30)
+    found = estimated(model, images, labels)
+
+    def look(network, size):
+        return audit_search(network, images, labels, found, ATTACK, ALL, batch_size=size)
+
+    whole = look(model, 1000)
+    assert look(model, 7) == whole
+    assert look(Cramped(model, 3), 1000) == whole
+
+
+def test_the_mode_of_the_network_and_its_flags_come_back():
+    """And no gradient is left in its parameters."""
+    model, images, labels, _ = linear_case(9)
+    model.train()
+    audited(model, images, labels)
+    assert model.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+# --- Square -----------------------------------------------------------------------------------------------------------
+
+
+def test_square_without_its_library_is_refused_before_training(monkeypatch, tmp_path, demonstration):
+    """One sentence that says what to install."""
+    monkeypatch.setattr(robbench.masking, "find_spec", lambda name: None)
+    message = (
+        r"expected torchattacks to be installed for 50 queries of Square, got none; pip install --no-deps torchattacks"
+    )
+    with pytest.raises(RobbenchError, match=message):
+        check_audit(AuditSpec(square_queries=50))
+    check_audit(AuditSpec())
+    check_audit(None)
+    workplace = Workplace(store=Store(tmp_path, "run"), data=tmp_path, device=torch.device("cpu"))
+    spec = demonstration.model("plain", demonstration.STANDARD)
+    with pytest.raises(RobbenchError, match=message):
+        run_estimate(spec, demonstration.estimate("reference", 50), workplace, suite="masking")
+    assert not list(tmp_path.iterdir())
+
+
+def test_square_sees_through_a_staircase():
+    """It finds counterexamples where no gradient does, leaves the random numbers alone, and none in a constant network."""
+    model, images, labels, exact = linear_case(2, count=40)
+    masked = Through(model, images=lambda pixels: (pixels * 1000).round() / 1000)
+    state = torch.get_rng_state()
+    result = audited(masked, images.float().double(), labels, audit=replace(ALL, square_queries=300))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert result.square.epsilon == 0.16
+    assert 10 <= result.square.attack_alone <= int((exact < 0.161).sum())
+    assert result.warnings[-1].startswith("an attack without gradients (Square, 300 queries) fools more images")
+    sound = audited(model, images, labels, audit=replace(ALL, square_queries=300))
+    assert sound.warnings == []
+    assert sound.square.attack_alone == 0
+
+
+# --- trained networks, records ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demonstration():
+    """The module of the networks that are built to mask."""
+    root = str(Path(__file__).parents[1])
+    sys.path.insert(0, root)
+    try:
+        import suites.masking
+
+        yield suites.masking
+    finally:
+        sys.path.remove(root)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """One store for the trained networks."""
+    folder = tmp_path_factory.mktemp("masking")
+    return Workplace(store=Store(folder, "run"), data=folder, device=torch.device("cpu"))
+
+
+def record_of(demonstration, workplace, name, recipe=None, search="reference", **changes):
+    """The record of a small estimate of one of the demonstration's networks, trained on fewer images."""
+    spec = demonstration.model(name, recipe or demonstration.STANDARD)
+    spec = replace(spec, dataset=replace(spec.dataset, train=600, test=60))
+    estimate = replace(
+        demonstration.estimate(search, 0), images=40, attack=PGD(steps=10, random_start=False), **changes
+    )
+    return run_estimate(spec, estimate, workplace, suite="masking")
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"),
+    [
+        ("quantised", "gradients are exactly zero"),
+        ("saturating", "gradients are exactly zero"),
+        ("steep", "gradients are exactly zero"),
+        ("sharpened", "gradients are exactly zero"),
+        ("shattered", "one step fools more images"),
+        ("rooted", "gradients are not finite"),
+    ],
+)
+def test_a_trained_network_that_masks_is_recognised(demonstration, workplace, name, sign):
+    """Its p* looks larger than the same network's without the mask, and the record says why not to believe it."""
+    record = record_of(demonstration, workplace, name)
+    assert any(warning.startswith(sign) for warning in record.robustness.audit.warnings)
+    sound = record_of(demonstration, workplace, "plain")
+    assert record.robustness.median > sound.robustness.median
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+@pytest.mark.parametrize("recipe", ["STANDARD", "ADVERSARIAL"])
+def test_a_trained_network_that_does_not_is_not_suspected(demonstration, workplace, recipe, search):
+    """Conventionally and adversarially trained, with both searches."""
+    record = record_of(demonstration, workplace, "plain", getattr(demonstration, recipe), search)
+    assert record.robustness.audit.warnings == []
+    assert record.robustness.audit.scanned >= 5
+
+
+def test_the_audit_changes_no_figure_and_no_digest(demonstration, workplace):
+    """Its passes and its seconds are not the search's; without it, a record says that it was not audited."""
+    with_audit = record_of(demonstration, workplace, "plain")
+    without = record_of(demonstration, workplace, "plain", audit=None)
+    assert without.robustness.audit is None
+    assert without.robustness == msgspec.structs.replace(with_audit.robustness, audit=None)
+    assert without.seconds.validation < 0.01 < with_audit.seconds.validation
+    assert "audit" not in with_audit.spec["estimate"]
+    assert with_audit.digest != without.digest
+
+
+def test_a_record_from_before_there_was_an_audit_is_read(demonstration, workplace):
+    """As not audited."""
+    record = record_of(demonstration, workplace, "plain")
+    values = msgspec.to_builtins(record)
+    del values["robustness"]["audit"]
+    assert msgspec.convert(values, Record).robustness.audit is None
+    assert msgspec.convert(msgspec.to_builtins(record), Record) == record
+
+
+def test_training_is_shared(demonstration, workplace):
+    """The weights do not depend on the audit."""
+    spec = demonstration.model("plain", demonstration.STANDARD)
+    spec = replace(spec, dataset=replace(spec.dataset, train=600, test=60))
+    assert run_training(spec, workplace, suite="masking", under_test=False).digest == spec.digest
