@@ -568,7 +568,7 @@ def test_an_estimates_digest_depends_on_model_and_estimate():
         *(replace(ESTIMATE, **{name: value}) for name, value in CHANGES[Estimate].items() if value is not ...),
     ]
     digests = {model.estimate_digest(estimate) for model in (SOURCE, TARGET) for estimate in estimates}
-    assert len(digests) == 2 * 6
+    assert len(digests) == 2 * 7
     assert SOURCE.digest not in digests
 
 
