@@ -307,10 +307,12 @@ class _Attacks:
         while start < len(chosen):
             index = torch.from_numpy(chosen[start : start + self._size]).to(device)
             epsilon = torch.from_numpy(epsilons[start : start + self._size]).to(device)
+            before = self.forward, self.backward
             try:
                 found = look(pixels(self._images[index]), self._labels[index], epsilon)
             except (RuntimeError, MemoryError) as error:
                 self._size = halved(self._size, error, device)
+                self.forward, self.backward = before
                 continue
             rows[start : start + len(index)] = found.cpu().numpy()
             start += len(index)
