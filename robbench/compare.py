@@ -97,6 +97,12 @@ class Verdict(_Struct, frozen=True, kw_only=True):
         return self.mark in ("-", "missing", "error") or (self.mark == "x" and self.figure != "seconds")
 
 
+def plain_verdict(suite: str, name: str, mark: Mark, message: str) -> Verdict:
+    """A verdict on a stage, ``case.stage``, that there are no two figures of."""
+    case, _, stage = name.rpartition(".")
+    return Verdict(suite=suite, case=case, stage=stage, figure="result", mark=mark, message=message)
+
+
 def compare(record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
     """Verdicts on every figure that a record and its baseline share."""
     changes = differences(baseline.spec, record.spec)
