@@ -24,7 +24,7 @@ import msgspec
 from robbench.baselines import Baseline, baseline_of
 from robbench.compare import Tolerances, Verdict, compare, plain_verdict
 from robbench.errors import RobbenchError
-from robbench.record import Record
+from robbench.record import Record, check_writable
 from robbench.report import read_bundle
 
 OWN_OPTIONS = ("data", "store", "report", "baselines", "update", "resume")
@@ -74,7 +74,8 @@ def against_base(
         say: gets a line whenever something was done.
 
     Raises:
-        RobbenchError: no repository, an unknown revision, options that are set here, or a suite that does not run.
+        RobbenchError: no repository, an unknown revision, options that are set here, a folder to keep bundles in that
+            cannot be written, or a suite that does not run.
     """
     if rounds < 1:
         raise RobbenchError(f"compare --rounds: expected at least 1, got {rounds}")
@@ -83,6 +84,8 @@ def against_base(
         top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", wanted=f"a commit, got {revision!r}"
     )
     _check_arguments(arguments, top)
+    if keep is not None:
+        check_writable(keep)
     within = Path.cwd().resolve().relative_to(top.resolve())
     with (
         _interruptible(),

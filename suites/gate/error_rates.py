@@ -162,7 +162,7 @@ def losses() -> list[Loss]:
         *((f"{loss:.0%} of median p*", lambda record, loss=loss: lose_pstar(record, loss)) for loss in PSTAR_LOSSES),
         *(
             (
-                f"{points * 100:g} point{'s' * (points > 0.01)} of accuracy",
+                f"{_points(points)} of accuracy",
                 lambda record, p=points: lose_accuracy(record, p),
             )
             for points in ACCURACY_LOSSES
@@ -342,7 +342,7 @@ def crying_wolf(others: Grid, reruns: Grid) -> list[str]:
         _table(["figure", "tolerance", "another seed", "the same seed, run again"], rows, "llrr"),
         "**Crying wolf, per run of the suite.** How often any figure of a run with another seed fails; rows: tolerance of "
         "median p\\*, columns: tolerance of both accuracies.",
-        _table(["", *(f"{accuracy * 100:g} points" for accuracy in ACCURACY)], whole, "l" + "r" * len(ACCURACY)),
+        _table(["", *map(_points, ACCURACY)], whole, "l" + "r" * len(ACCURACY)),
     ]
 
 
@@ -368,7 +368,7 @@ def seeing(
             rates = (at_home.model, at_home.every, abroad.model, abroad.every, abroad.single)
             rows.append(
                 [
-                    f"{name}: {gate.pstar:.0%}, {gate.accuracy * 100:g} points",
+                    f"{name}: {gate.pstar:.0%}, {_points(gate.accuracy)}",
                     loss.replace("*", "\\*"),
                     *map(str, rates),
                 ]
@@ -401,7 +401,11 @@ def seconds(found: Sequence[tuple[Run, Run]]) -> list[str]:
 
 
 def _tolerance(figure: str, value: float) -> str:
-    return f"{value:.0%}" if figure == "median p*" else f"{value * 100:g} points"
+    return f"{value:.0%}" if figure == "median p*" else _points(value)
+
+
+def _points(share: float) -> str:
+    return "1 point" if share == 0.01 else f"{share * 100:g} points"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
