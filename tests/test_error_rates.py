@@ -206,7 +206,7 @@ def test_the_tables_are_printed_and_put_between_the_markers(written, tmp_path, c
     assert pages[0].startswith(f"before\n\n{error_rates.BEGIN}\n\n2 runs of 2 stages, seeds 0, 1: 2 ordered pairs")
     assert pages[0].endswith(f"{error_rates.END}\n\nafter\n")
     assert "old" not in pages[0]
-    assert "| declared: 20%, 4 points | 20% of median p\\* | 100.0% (2 of 2) |" in printed
+    assert "| default: 5%, 1 point | 20% of median p\\* | 100.0% (2 of 2) |" in printed
     assert (
         "Smallest tolerances that alarm in at most 5% of the runs with another seed: pstar=0.05, accuracy=0.01"
         in printed
