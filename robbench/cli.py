@@ -7,18 +7,28 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robbench.errors import RobbenchError, unknown
 
+if TYPE_CHECKING:
+    from robbench.compare import Tolerances, Verdict
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; returns the exit status: 0, 1 where a comparison or a proof fails, 2 for bad input."""
+    """Run a subcommand; returns the exit status.
+
+    0; 1 where a comparison or a proof fails, 2 for bad input, 130 after Ctrl-C.
+    """
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
     except RobbenchError as error:
         print(f"robbench: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("robbench: interrupted", file=sys.stderr)
+        return 130
     return status
 
 
@@ -41,9 +51,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(run=_report)
 
-    compare = commands.add_parser("compare", help="hold records to baselines; exit status 1 on a regression")
-    compare.add_argument("bundle", type=Path, metavar="RECORDS", help="a bundle's records.json or folder")
-    compare.add_argument("--baselines", type=Path, default=Path("baselines"), metavar="DIR", help="default: baselines")
+    compare = commands.add_parser(
+        "compare",
+        help="hold records to baselines, or the working tree to a revision; exit status 1 on a regression",
+        usage="%(prog)s [TOLERANCES] [--all] RECORDS [--baselines DIR]\n"
+        "       %(prog)s [TOLERANCES] [--all] --base REV [--rounds N] [--data DIR] [-o DIR] [-- PYTEST_ARGUMENT ...]",
+        description="Hold a bundle's records to committed baselines; or, with --base, run `pytest -m suite` at a "
+        "revision and in the working tree, in turns on this machine, and compare accuracy, p* and seconds.",
+    )
+    compare.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="RECORDS | PYTEST_ARGUMENT",
+        help="a bundle's records.json or folder; with --base, what pytest gets: -- suites/test_mine.py -k TL3",
+    )
+    compare.add_argument("--baselines", type=Path, metavar="DIR", help="default: baselines")
+    compare.add_argument("--base", metavar="REV", help="the git revision to hold the working tree to")
+    compare.add_argument(
+        "--rounds", type=int, metavar="N", help="runs of each side, the least seconds of which count (default: 2)"
+    )
+    compare.add_argument("--data", type=Path, metavar="DIR", help="of both sides (default: .robbench/data)")
+    compare.add_argument("-o", "--output", type=Path, metavar="DIR", help="keep both sides' report bundles there")
     for name, text in (
         ("pstar", "share of the median p*"),
         ("accuracy", "share"),
@@ -123,39 +151,20 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from robbench.baselines import read_baseline
-    from robbench.compare import Tolerances, compare
-    from robbench.report import read_bundle
+    from robbench.compare import Tolerances
 
     given = {name: getattr(options, name) for name in ("pstar", "accuracy", "seconds", "seconds_floor")}
     tolerances = Tolerances.of({name: value for name, value in given.items() if value is not None})
-    records = read_bundle(options.bundle).records
-    if not records:
-        raise RobbenchError(f"compare: expected a bundle with records, {options.bundle} has none")
-    if not options.baselines.is_dir():
-        raise RobbenchError(f"compare: expected a folder of baselines, {options.baselines} is none; see --baselines")
-    lines, failing = [], 0
-    for record in records:
-        name = f"{record.suite}/{record.name}"
-        baseline = read_baseline(options.baselines, record.suite, record.case, record.stage)
-        if baseline is None:
-            lines.append((True, "missing", f"{name}: no baseline in {options.baselines}"))
-            continue
-        verdicts = compare(record, baseline, tolerances)
-        lines += [(verdict.fails, verdict.mark, f"{name}: {verdict.message}") for verdict in verdicts]
-    measured = {(record.suite, f"{record.name}.json") for record in records}
-    for suite in sorted({record.suite for record in records}):
-        lines += [
-            (True, "error", f"{suite}/{path.stem}: has a baseline, but no record in {options.bundle}")
-            for path in sorted((options.baselines / suite).glob("*.json"))
-            if (suite, path.name) not in measured
-        ]
-    for fails, mark, text in sorted(lines, key=lambda line: not line[0]):
-        failing += fails
-        if fails or options.all or mark != "=":
-            print(f"{mark:7}  {text}")
-    equal = sum(mark == "=" for _, mark, _ in lines)
-    print(f"{failing} of {len(lines)} figures fail" if failing else f"no regression: {equal} of {len(lines)} as before")
+    verdicts = _against_baselines(options, tolerances) if options.base is None else _against_base(options, tolerances)
+    failing = sum(verdict.fails for verdict in verdicts)
+    for verdict in sorted(verdicts, key=lambda verdict: not verdict.fails):
+        if verdict.fails or options.all or verdict.mark != "=":
+            print(f"{verdict.mark:7}  {verdict.suite}/{verdict.case}.{verdict.stage}: {verdict.message}")
+    equal = sum(verdict.mark == "=" for verdict in verdicts)
+    if failing:
+        print(f"{failing} of {len(verdicts)} figures fail")
+    else:
+        print(f"no regression: {equal} of {len(verdicts)} as before")
     return 1 if failing else 0
 
 
@@ -180,6 +189,57 @@ def _verify(options: argparse.Namespace) -> int:
     parts += [f"{marks['remark']} remarks"] if marks["remark"] else []
     print(", ".join([*parts, f"{marks['problem']} problems"]))
     return 1 if marks["problem"] else 0
+
+
+def _against_base(options: argparse.Namespace, tolerances: Tolerances) -> list[Verdict]:
+    from robbench.revisions import against_base
+
+    if options.baselines is not None:
+        raise RobbenchError("compare: expected --base or --baselines, got both")
+    return against_base(
+        options.base,
+        options.arguments,
+        tolerances=tolerances,
+        rounds=2 if options.rounds is None else options.rounds,
+        data=options.data or Path(".robbench/data"),
+        keep=options.output,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+def _against_baselines(options: argparse.Namespace, tolerances: Tolerances) -> list[Verdict]:
+    from robbench.baselines import read_baseline
+    from robbench.compare import compare, plain_verdict
+    from robbench.report import read_bundle
+
+    for name in ("rounds", "data", "output"):
+        if getattr(options, name) is not None:
+            raise RobbenchError(f"compare: expected --{name} with --base only")
+    if len(options.arguments) != 1:
+        raise RobbenchError(
+            f"compare: expected one bundle, or --base REV, got {' '.join(options.arguments) or 'neither'}"
+        )
+    bundle, folder = Path(options.arguments[0]), options.baselines or Path("baselines")
+    records = read_bundle(bundle).records
+    if not records:
+        raise RobbenchError(f"compare: expected a bundle with records, {bundle} has none")
+    if not folder.is_dir():
+        raise RobbenchError(f"compare: expected a folder of baselines, {folder} is none; see --baselines")
+    verdicts = []
+    for record in records:
+        baseline = read_baseline(folder, record.suite, record.case, record.stage)
+        if baseline is None:
+            verdicts.append(plain_verdict(record.suite, record.name, "missing", f"no baseline in {folder}"))
+        else:
+            verdicts += compare(record, baseline, tolerances)
+    measured = {(record.suite, record.name) for record in records}
+    for suite in sorted({record.suite for record in records}):
+        verdicts += [
+            plain_verdict(suite, path.stem, "error", f"has a baseline, but no record in {bundle}")
+            for path in sorted((folder / suite).glob("*.json"))
+            if (suite, path.stem) not in measured
+        ]
+    return verdicts
 
 
 def _plan(options: argparse.Namespace) -> int:

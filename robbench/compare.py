@@ -7,7 +7,9 @@ losses fail. Seconds are compared on the same machine and digest only.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -93,6 +95,12 @@ class Verdict(_Struct, frozen=True, kw_only=True):
     def fails(self) -> bool:
         """Whether this verdict fails its item."""
         return self.mark in ("-", "missing", "error") or (self.mark == "x" and self.figure != "seconds")
+
+
+def plain_verdict(suite: str, name: str, mark: Mark, message: str) -> Verdict:
+    """A verdict on a stage, ``case.stage``, that there are no two figures of."""
+    case, _, stage = name.rpartition(".")
+    return Verdict(suite=suite, case=case, stage=stage, figure="result", mark=mark, message=message)
 
 
 def compare(record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
@@ -231,13 +239,20 @@ def bootstrap_medians(counts: NDArray[np.int64], *, seed: int = 0) -> NDArray[np
     """(RESAMPLES,) medians, in grid steps, of images resampled with replacement; the censored lie one past the grid.
 
     Resampling images of a distribution over grid values is drawing multinomial counts (Efron and Tibshirani 1993,
-    chapter 6), so nothing depends on the number of images.
+    chapter 6), so nothing depends on the number of images. The same counts give the same array, which is read-only.
     """
-    total = int(counts.sum())
-    draws = np.random.default_rng(seed).multinomial(total, counts / total, size=RESAMPLES).cumsum(axis=1)
+    return _resampled(tuple(counts.tolist()), seed)
+
+
+@lru_cache(maxsize=1024)  # one run is compared many times where error rates are measured; 16 kB each
+def _resampled(counts: Sequence[int], seed: int) -> NDArray[np.float64]:
+    total = sum(counts)
+    draws = np.random.default_rng(seed).multinomial(total, np.asarray(counts) / total, size=RESAMPLES).cumsum(axis=1)
     low = (draws <= (total - 1) // 2).sum(axis=1)
     high = (draws <= total // 2).sum(axis=1)
-    return np.asarray((low + high) / 2.0, dtype=np.float64)
+    medians = np.asarray((low + high) / 2.0, dtype=np.float64)
+    medians.flags.writeable = False
+    return medians
 
 
 def median_change_interval(old: NDArray[np.int64], new: NDArray[np.int64]) -> tuple[float, float]:

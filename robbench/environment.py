@@ -10,6 +10,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import msgspec
 import torch
 
 from robbench.errors import RobbenchError, unknown
@@ -32,9 +33,24 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-@cache
 def environment(device: torch.device) -> Environment:
-    """Everything about this machine and these versions that a reader of a figure may ask."""
+    """Everything about this machine, these versions and torch's switches that a reader of a figure may ask."""
+    cuda = device.type == "cuda"
+    lasting, deterministic = _lasting(device), torch.are_deterministic_algorithms_enabled()
+    return msgspec.structs.replace(
+        lasting,
+        slug=f"{lasting.slug}-deterministic" if deterministic else lasting.slug,
+        threads=torch.get_num_threads(),
+        tf32=torch.backends.cudnn.allow_tf32 if cuda else None,
+        deterministic=deterministic,
+        matmul_precision=torch.get_float32_matmul_precision(),
+        cudnn_benchmark=torch.backends.cudnn.benchmark if cuda else None,
+    )
+
+
+@cache
+def _lasting(device: torch.device) -> Environment:
+    """What stays the same in this process, whatever is switched on or off."""
     cuda = device.type == "cuda"
     cpu, cores = _cpu_name(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = torch.cuda.get_device_name(device) if cuda else cpu
@@ -52,7 +68,6 @@ def environment(device: torch.device) -> Environment:
         cuda=torch.version.cuda if cuda else None,
         cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
         driver=_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
-        tf32=torch.backends.cudnn.allow_tf32 if cuda else None,
         commit=_output("git", "rev-parse", "HEAD"),
         dirty=_dirty(),
     )

@@ -52,13 +52,19 @@ def _saved_bytes(model: nn.Module, images: Tensor) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device, or that its caches would give up, in bytes."""
+    """Memory that is free on a device, or that its caches would give up, in bytes.
+
+    Where only deterministic algorithms are allowed, all of the device's: what is free changes from run to run, and
+    with it the batches, and with them the rounding.
+    """
+    whole = torch.are_deterministic_algorithms_enabled()
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free, total = torch.cuda.mem_get_info(device)
+        return total if whole else free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        field = "MemTotal:" if whole else "MemAvailable:"
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
     except (OSError, ValueError, StopIteration):  # a system that does not say
         return 2**33
 

@@ -29,6 +29,7 @@ from robbench.assembly import (
 )
 from robbench.checkpoints import load_search, load_training, save_search, save_training
 from robbench.data import Data, Images, pixels
+from robbench.determinism import explained
 from robbench.environment import environment
 from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
@@ -359,8 +360,11 @@ def _stage(workplace: Workplace, digest: str, name: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            workplace.failed[digest] = str(error)
-            raise
+            fault = explained(error)
+            workplace.failed[digest] = str(fault)
+            if fault is error:
+                raise
+            raise fault from error
 
 
 def _named(record: Record, model: Model, suite: str) -> Record:
@@ -369,11 +373,16 @@ def _named(record: Record, model: Model, suite: str) -> Record:
 
 
 def _reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) -> Record | None:
-    """The finished stage's record, where it may stand for a new run: same digest, same images, its sources' too."""
+    """The finished stage's record, where it may stand for a new run: same digest, same images, its sources' too.
+
+    A run that asks for determinism takes nothing that was made without.
+    """
     finished = workplace.store.finished(digest)
     if finished is None or finished.record.data.sha256 != workplace.images(model.dataset).sha256:
         return None
     if finished.inputs is not None and finished.inputs != _inputs(model, workplace):
+        return None
+    if torch.are_deterministic_algorithms_enabled() and not finished.record.environment.deterministic:
         return None
     if under_test and not workplace.resume and finished.run != workplace.store.run:
         return None

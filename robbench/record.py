@@ -83,6 +83,12 @@ class Environment(_Struct, frozen=True, kw_only=True):
     tf32: bool | None = None
     commit: str | None = None
     dirty: bool | None = None
+    deterministic: bool | None = None
+    """Whether only deterministic kernels were allowed; None here and below: made before it was recorded."""
+    matmul_precision: str | None = None
+    """torch's precision of float32 matrix products outside training: highest, high or medium."""
+    cudnn_benchmark: bool | None = None
+    """Whether cuDNN chose its kernels by timing them; None without CUDA, too."""
 
 
 class DataUsed(_Struct, frozen=True, kw_only=True, omit_defaults=True):

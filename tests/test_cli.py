@@ -238,7 +238,7 @@ def test_data_that_is_not_there(name, expected, tmp_path, capsys):
 
 def test_a_wrong_command_line_exits_with_2(capsys):
     """As argparse does it."""
-    for arguments in ([], ["reprot"], ["compare"]):
+    for arguments in ([], ["reprot"]):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2

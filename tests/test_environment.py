@@ -17,9 +17,9 @@ from robbench.errors import RobbenchError
 @pytest.fixture
 def afresh():
     """Environments found out anew before and after the test, which changes what they find."""
-    environment.cache_clear()
+    robbench.environment._lasting.cache_clear()
     yield
-    environment.cache_clear()
+    robbench.environment._lasting.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_outside_a_repository_there_is_no_commit(afresh, monkeypatch, tmp_path):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     found = environment(torch.device("cpu"))
     assert (found.commit, found.dirty) == (None, None)
-    environment.cache_clear()
+    robbench.environment._lasting.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
     found = environment(torch.device("cpu"))
     assert (found.commit, found.dirty) == (None, None)

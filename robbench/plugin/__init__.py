@@ -14,6 +14,7 @@ import pytest
 
 from robbench.adapt import names
 from robbench.clock import Clock
+from robbench.determinism import cublas_workspace
 from robbench.errors import RobbenchError, unknown
 from robbench.plugin.perf import perf as perf
 from robbench.plugin.results import Results
@@ -45,8 +46,16 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", {})
     session = Session(config, settings, run=worker.get("testrunuid") or uuid.uuid4().hex)
     config.stash[SESSION] = session
+    if settings.deterministic:
+        session.switches.enter_context(cublas_workspace())
     if not worker:
         config.pluginmanager.register(Results(session), "robbench-results")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Put back what the run switched on."""
+    if (session := config.stash.get(SESSION, None)) is not None:
+        session.switches.close()
 
 
 @pytest.hookimpl(wrapper=True)

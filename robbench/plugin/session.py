@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -41,18 +41,23 @@ class Session:
     """What is wrong with each study that was looked at; empty where nothing is."""
     said: list[str] = field(default_factory=list)
     """What stages had to say beside their results, since the last one's end."""
+    switches: ExitStack = field(default_factory=ExitStack)
+    """What the run switched on, and its end puts back."""
     shown: float = 0.0
     began: tuple[str, float] = ("", 0.0)
 
     @cached_property
     def workplace(self) -> Workplace:
         """Where stages run; made when the first one does, since it needs torch."""
+        from robbench.determinism import deterministic_algorithms
         from robbench.environment import choose_device
         from robbench.memory import keep_pages
         from robbench.pipeline import Workplace
         from robbench.store import Store
 
         keep_pages()
+        if self.settings.deterministic:
+            self.switches.enter_context(deterministic_algorithms())
         return Workplace(
             store=Store(self.settings.store, self.run),
             data=self.settings.data,

@@ -22,6 +22,7 @@ OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         {},
     ),
     ("download", "let torchvision download data sets that are not on disk", {}),
+    ("deterministic", "allow torch only what gives the same bits every time on the same machine; slower on CUDA", {}),
     ("report", "folder for report bundles, one per study (default: reports)", {"metavar": "DIR", "default": "reports"}),
     ("baselines", "folder of the baselines (default: baselines)", {"metavar": "DIR", "default": "baselines"}),
     ("data", "folder of the data sets (default: .robbench/data)", {"metavar": "DIR", "default": ".robbench/data"}),
@@ -39,7 +40,7 @@ OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("seeds", "run every study with seeds 0 to N-1", {"metavar": "N", "type": int}),
     ("protocol", "sound, or thesis: as the published code did it", {"metavar": "NAME"}),
 )
-_FLAGS = frozenset({"quick", "update", "resume", "keep_adversarials", "download"})
+_FLAGS = frozenset({"quick", "update", "resume", "keep_adversarials", "download", "deterministic"})
 _FOLDERS = frozenset({"report", "baselines", "data", "store"})
 
 
@@ -52,6 +53,7 @@ class Settings:
     resume: bool
     keep_adversarials: bool
     download: bool
+    deterministic: bool
     report: Path
     baselines: Path
     data: Path

@@ -1,10 +1,13 @@
 """Options and their ini twins: where each value comes from, what is refused, and what it reaches."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
 import robbench.assembly
+import robbench.pipeline
 from robbench.plugin.session import SESSION
 from robbench.plugin.settings import OPTIONS, Settings
 from robbench.report import read_bundle
@@ -15,6 +18,7 @@ NAMES = [
     "resume",
     "keep_adversarials",
     "download",
+    "deterministic",
     "report",
     "baselines",
     "data",
@@ -50,7 +54,8 @@ def test_every_option_is_in_the_help_with_its_ini_twin(pytester):
 def test_without_options_nothing_is_changed(settings, pytester):
     """The defaults."""
     found = settings()
-    assert (found.quick, found.update, found.resume, found.keep_adversarials, found.download) == (False,) * 5
+    flags = (found.quick, found.update, found.resume, found.keep_adversarials, found.download, found.deterministic)
+    assert flags == (False,) * 6
     assert (found.report, found.baselines) == (pytester.path / "reports", pytester.path / "baselines")
     assert (found.data, found.store) == (pytester.path / ".robbench" / "data", pytester.path / ".robbench" / "store")
     assert (found.device, found.datasets, found.seeds, found.protocol) == ("auto", {}, None, None)
@@ -65,6 +70,7 @@ def test_without_options_nothing_is_changed(settings, pytester):
         ("resume", ["--robbench-resume"], "true", True, False),
         ("keep_adversarials", ["--robbench-keep-adversarials"], "true", True, False),
         ("download", ["--robbench-download"], "true", True, False),
+        ("deterministic", ["--robbench-deterministic"], "true", True, False),
         ("device", ["--robbench-device", "cpu"], "cpu", "cpu", False),
         ("dataset", ["--robbench-dataset=a=b", "--robbench-dataset=c=d"], "a=b\n  c=d", {"a": "b", "c": "d"}, True),
         ("seeds", ["--robbench-seeds", "3"], "3", 3, True),
@@ -166,6 +172,27 @@ def test_quick_runs_every_stage_small_and_compares_nothing(tiny, stages, pyteste
     sizes = {(record.data.train, record.data.validation) for record in bundle.records}
     assert sizes == {(24, 6)}
     assert {len(record.robustness.pstar) for record in bundle.records if record.robustness} == {8}
+
+
+def test_deterministic_reaches_torch_and_ends_with_the_run(one, pytester, monkeypatch):
+    """While the stages run, in their records, and no longer."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    ran = []
+    train = robbench.pipeline._train
+
+    def spy(*arguments):
+        ran.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+        return train(*arguments)
+
+    monkeypatch.setattr(robbench.pipeline, "_train", spy)
+    one("--robbench-deterministic", "--robbench-update").assert_outcomes(passed=2, deselected=8)
+    assert ran == [(True, ":4096:8")]
+    records = read_bundle(pytester.path / "reports" / "tiny").records
+    assert [record.environment.deterministic for record in records] == [True, True]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    one("--robbench-update").assert_outcomes(passed=2, deselected=8)
+    assert ran[1:] == [(False, None)]
 
 
 def test_folders_are_used(one, pytester):

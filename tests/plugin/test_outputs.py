@@ -1,5 +1,6 @@
 """What a run leaves behind: bundle, terminal table, pytest-benchmark's JSON, JUnit XML; alone and with workers."""
 
+import hashlib
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -7,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import msgspec
 
 from robbench.report import read_bundle
+from robbench.store import Store
 
 ONE = "net.mlp-glyphs10-standard"
 
@@ -182,6 +184,25 @@ def test_workers_of_xdist_give_the_same(tiny, pytester, errors):
     assert [(v.case, v.figure, v.mark) for v in after.verdicts] == [(v.case, v.figure, v.mark) for v in before.verdicts]
     assert after.notes == before.notes == ["5 of this run's 10 stages come from the store, same digest"]
     errors(result)
+
+
+def test_workers_of_xdist_train_the_same_bits(tiny, pytester, errors):
+    """From empty stores: weights, histories and p* of a source and its transfer, whoever trained them."""
+    part = ("-k", "glyphs10-pgd or TL1", "--robbench-update")
+
+    def made(result, name):
+        result.assert_outcomes(passed=4, **({} if name == "many" else {"deselected": 6}))
+        records = read_bundle(pytester.path / "reports" / "tiny").records
+        store = Store(pytester.path / name, "")
+        sums = {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in store.folder.rglob("w*rs")}
+        return sums, [comparable(record) for record in records]
+
+    alone = made(tiny(*part, "--robbench-store=alone"), "alone")
+    pytester.makeconftest("import robbench.report.bundle\nrobbench.report.bundle.draw = lambda group: []")
+    many = pytester.runpytest_subprocess("-n", "2", *part, "--robbench-store=many")
+    assert made(many, "many") == alone
+    assert len(alone[0]) == 2
+    errors(many)
 
 
 def test_an_ablation_runs_its_variants_and_says_which_they_are(write_suite, pytester, stages):
