@@ -24,6 +24,7 @@ def save_training(store: Store, digest: str, state: Progress, *, inputs: str, se
         "history": msgspec.to_builtins(state.history),
         "forward": state.forward,
         "backward": state.backward,
+        "notes": state.notes,
         "seconds": msgspec.to_builtins(seconds),
     }
     store.save_checkpoint(digest, tensors, values)
@@ -44,6 +45,7 @@ def load_training(store: Store, digest: str, *, inputs: str) -> tuple[Progress, 
         history=msgspec.convert(values["history"], list[Epoch]),
         forward=values["forward"],
         backward=values["backward"],
+        notes=values.get("notes", []),
         **parts,
     )
     return progress, msgspec.convert(values["seconds"], Seconds)
