@@ -99,7 +99,7 @@ def check(model: Model, workplace: Workplace) -> None:
         except RobbenchError as error:
             raise RobbenchError(f"{model.id}: {error}") from error
         if model.checkpoint is not None:
-            read_checkpoint(network, model.checkpoint.path)
+            read_checkpoint(network, model.checkpoint)
         workplace.checked[kind] = len(blocks(network))
     if model.transfer is not None and model.transfer.k > workplace.checked[kind]:
         raise RobbenchError(f"k: expected 1…{workplace.checked[kind]} for {model.architecture}, got {model.transfer.k}")
@@ -180,7 +180,7 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
         else:
             network = build_network(model, data)
             if model.checkpoint is not None:
-                read_checkpoint(network, model.checkpoint.path)
+                read_checkpoint(network, model.checkpoint)
         network = placed(network, device)
     if recipe is None:
         result = _untrained(network, validation, notes)
