@@ -10,7 +10,17 @@ from typing import Any
 import msgspec
 
 from robbench.errors import RobbenchError
-from robbench.record import Counts, DataUsed, Duration, Environment, Record, Stage, _Struct, write_atomically
+from robbench.record import (
+    UNREADABLE,
+    Counts,
+    DataUsed,
+    Duration,
+    Environment,
+    Record,
+    Stage,
+    _Struct,
+    write_atomically,
+)
 
 SCHEMA = "robbench.baseline/1"
 
@@ -32,8 +42,8 @@ class Distribution(_Struct, frozen=True, kw_only=True):
 class Baseline(_Struct, frozen=True, kw_only=True):
     """What a stage of a case is held to.
 
-    There is no checksum: version control has one, and people merge these files. Instead every figure that a verdict
-    rests on, but seconds, stands in two places, and a file that contradicts itself is refused.
+    There is no checksum: version control has one, and people merge these files. Instead a robustness stage's accuracy
+    and p* stand in two places each, and a file that contradicts itself is refused.
     """
 
     schema: str = SCHEMA
@@ -118,7 +128,7 @@ def read_baseline(folder: Path, suite: str, case: str, stage: str) -> Baseline |
         raise RobbenchError(f"baseline {str(path)!r} cannot be read: {error.strerror or error}") from error
     try:
         baseline = msgspec.json.decode(data, type=Baseline)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except UNREADABLE as error:
         raise RobbenchError(
             f"baseline {str(path)!r}: expected a file of schema {SCHEMA!r} ({error}); "
             "restore it from version control, or remove it and write it anew with --robbench-update"

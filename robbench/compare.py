@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from scipy.stats import fisher_exact
 
 from robbench.baselines import Baseline
 from robbench.errors import require, unknown
-from robbench.record import Counts, Record, _Struct, median_pstar
+from robbench.record import Counts, Record, Stage, _Struct, median_pstar
 from robbench.spec import differences
 
 Mark = Literal["=", "+", "-", "~", "x", "missing", "error", "new", "quick"]
@@ -88,6 +88,10 @@ class Verdict(_Struct, frozen=True, kw_only=True):
     """None where there is none, or the median is censored (see the message)."""
     current: float | None = None
     message: str
+
+    def __post_init__(self) -> None:
+        if self.mark not in MARKS or self.stage not in get_args(Stage):
+            raise ValueError(f"expected a mark of a stage, got {self.mark!r} of {self.stage!r}")
 
     @property
     def fails(self) -> bool:

@@ -24,6 +24,9 @@ WRONG = -1
 
 Stage = Literal["training", "robustness"]
 
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding raises of bytes that are not what is expected."""
+
 Number = Annotated[int, msgspec.Meta(ge=0)]
 """How many of something."""
 

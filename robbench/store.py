@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from robbench.errors import RobbenchError
-from robbench.record import Record, _Struct, check_writable, write_atomically
+from robbench.record import UNREADABLE, Record, _Struct, check_writable, write_atomically
 
 SCHEMA = "robbench.store/1"
 
@@ -87,7 +87,7 @@ class Store:
         try:
             stage = msgspec.json.decode(data, type=Finished)
             values = msgspec.json.decode(data)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except UNREADABLE as error:
             raise damaged(path, error) from error
         if stage.schema != SCHEMA or stage.record.digest != digest:
             raise damaged(path, f"schema {stage.schema!r}, digest {stage.record.digest[:12]}")
@@ -158,7 +158,7 @@ class Store:
             intact = metadata.get("sha256") in (None, _sha256_with(tensors, metadata["state"]))
             if not isinstance(values, dict) or not intact:
                 raise ValueError("its SHA-256 is not the one that was written")
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (SafetensorError, OSError, *UNREADABLE, KeyError, TypeError, AttributeError) as error:
             raise damaged(path, error) from error
         return tensors, values
 
