@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robbench.attacks import evaluating, full_precision, is_counterexample, pgd
-from robbench.data import pixels
+from robbench.data import check_pixels, pixels
 from robbench.descent import descend
 from robbench.errors import RobbenchError, require
 from robbench.graphs import Loop
@@ -82,7 +82,7 @@ def estimate_pstar(
         on_progress: called after every batch.
 
     Raises:
-        RobbenchError: no image, mismatched labels, a grid that does not ascend, logits that are not finite,
+        RobbenchError: no image, pixels outside [0, 1], mismatched labels, a grid that does not ascend, logits that are not finite,
             or not even one image fits into memory.
     """
     require(len(images) > 0 and len(labels) == len(images), "labels", f"{len(images)} (at least one)", len(labels))
@@ -92,6 +92,7 @@ def estimate_pstar(
         "ascending radii ≥ 0",
         grid,
     )
+    check_pixels(images)
     radii = torch.tensor(grid, dtype=torch.float64)
     with evaluating(model), full_precision(images.device):
         size = batch_size or attack_batch(model, pixels(images[:1]))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robbench.attacks import evaluating, full_precision, is_counterexample, pgd
-from robbench.data import pixels
+from robbench.data import check_pixels, pixels
 from robbench.errors import require
 from robbench.memory import Batches, attack_batch
 from robbench.record import AttackAccuracy, Counts
@@ -42,10 +42,11 @@ def attack_accuracies(
         on_progress: gets the images attacked so far, and all that will be, over all attacks.
 
     Raises:
-        RobbenchError: labels or ``correct`` do not match the images, or an attack has no radius or a random start.
+        RobbenchError: pixels are outside [0, 1], labels or ``correct`` do not match the images, or an attack has no radius or a random start.
     """
     for name, value in (("labels", labels), ("correct", correct)):
         require(value.shape == images.shape[:1], name, f"shape {tuple(images.shape[:1])}", tuple(value.shape))
+    check_pixels(images)
     for attack in attacks:
         require(attack.epsilon is not None and not attack.random_start, "attack", "a radius, no random start", attack)
     chosen = correct.nonzero().flatten().to(images.device)
