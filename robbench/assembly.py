@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as load_tensors
 
 from robbench.data import Data, Images, load, split
 from robbench.errors import RobbenchError
 from robbench.models import Network, build, load_weights
 from robbench.models.network import sizes
-from robbench.spec import Dataset, Model
+from robbench.spec import Checkpoint, Dataset, Model
 from robbench.transfer import Transferred, transfer
 
 
@@ -86,16 +87,20 @@ def placed(network: Network, device: torch.device) -> Network:
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def read_checkpoint(network: Network, path: str) -> None:
+def read_checkpoint(network: Network, checkpoint: Checkpoint) -> None:
     """Read a user's safetensors file into a network.
 
     Raises:
-        RobbenchError: the file cannot be read, or its tensors do not fit.
+        RobbenchError: the file cannot be read, is no longer the one that the digest was taken of, or does not fit.
     """
+    path = checkpoint.path
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
+        data = Path(path).read_bytes()
+        tensors = load_tensors(data)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise RobbenchError(f"checkpoint {path!r}: expected a safetensors file ({error})") from error
+    if hashlib.sha256(data).hexdigest() != checkpoint.sha256:
+        raise RobbenchError(f"checkpoint {path!r}: the file has changed since this run began; run again")
     load_weights(network, tensors, f"checkpoint {path!r}")
 
 

@@ -67,6 +67,7 @@ def pgd(
     random_start: bool = True,
     box: tuple[float, float] = (0.0, 1.0),
     generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
     loop: Loop | None = None,
 ) -> Tensor:
     """Projected gradient descent on the cross-entropy loss in the L∞ ball (Madry et al. 2018, eq. 2.11 of the thesis).
@@ -84,6 +85,7 @@ def pgd(
         random_start: start uniformly in the ball instead of at the image.
         box: range of valid pixels.
         generator: source of the random start, on the images' device.
+        noise: of :func:`start_noise`, drawn before; None draws it here.
         loop: repeats the steps; one that lives as long as the network replays them on a GPU.
 
     Returns:
@@ -100,8 +102,8 @@ def pgd(
     upper = (images + radius).clamp_(max=box[1])
     adversarial = images.detach()
     if random_start:
-        noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
-        adversarial = torch.addcmul(images, noise.mul_(2).sub_(1), radius).clamp_(lower, upper)
+        noise = start_noise(images, generator) if noise is None else noise
+        adversarial = torch.addcmul(images, noise, radius).clamp_(lower, upper)
 
     def ascend(state: Tensors, constants: Tensors) -> Tensors:
         (iterate,), (labels, step, lower, upper) = state, constants
@@ -114,6 +116,12 @@ def pgd(
     with without_parameter_gradients(model):
         (adversarial,) = (loop or repeat)(ascend, (adversarial,), (labels, step, lower, upper), steps)
     return adversarial.detach()
+
+
+def start_noise(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Where in its ball each image starts, in radii: uniform in [-1, 1), in the images' shape and dtype."""
+    noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+    return noise.mul_(2).sub_(1)
 
 
 def _per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:

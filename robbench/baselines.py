@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from robbench.errors import RobbenchError
-from robbench.record import Counts, DataUsed, Environment, Record, Stage, _Struct, write_atomically
+from robbench.record import (
+    UNREADABLE,
+    Counts,
+    DataUsed,
+    Duration,
+    Environment,
+    Record,
+    Stage,
+    _Struct,
+    write_atomically,
+)
 
 SCHEMA = "robbench.baseline/1"
 
@@ -24,10 +35,16 @@ class Distribution(_Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if len(self.counts) != len(self.grid) + 1 or min(self.counts) < 0:
             raise ValueError("expected one count ≥ 0 per grid value, and one for the censored images")
+        if not self.grid or self.grid[0] < 0 or not all(low < high for low, high in pairwise(self.grid)):
+            raise ValueError("expected ascending radii ≥ 0 in grid")
 
 
 class Baseline(_Struct, frozen=True, kw_only=True):
-    """What a stage of a case is held to."""
+    """What a stage of a case is held to.
+
+    There is no checksum: version control has one, and people merge these files. Instead a robustness stage's accuracy
+    and p* stand in two places each, and a file that contradicts itself is refused.
+    """
 
     schema: str = SCHEMA
     suite: str
@@ -40,7 +57,7 @@ class Baseline(_Struct, frozen=True, kw_only=True):
     accuracy: Counts | None = None
     """Test accuracy of a robustness stage, validation accuracy of a training stage."""
     distribution: Distribution | None = None
-    seconds: dict[str, float]
+    seconds: dict[str, Duration]
     """Measured seconds per machine slug, all of this digest."""
     environment: Environment
     """Where accuracy and robustness were last measured."""
@@ -48,6 +65,15 @@ class Baseline(_Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ValueError(f"expected schema {SCHEMA!r}, got {self.schema!r}")
+        images = self.data.test if self.stage == "robustness" else self.data.validation
+        if self.accuracy is not None and self.accuracy.total != images:
+            raise ValueError(f"expected accuracy of the {images} images of data, got {self.accuracy.total}")
+        if (self.distribution is not None) != (self.stage == "robustness"):
+            raise ValueError(f"expected a distribution of p* of a robustness stage alone, this is {self.stage}")
+        if self.distribution is not None:
+            counted, right = sum(self.distribution.counts), self.accuracy and self.accuracy.correct
+            if counted != right:
+                raise ValueError(f"expected a p* of the {right} correct images, got {counted}")
 
 
 def baseline_path(folder: Path, suite: str, case: str, stage: str) -> Path:
@@ -102,7 +128,7 @@ def read_baseline(folder: Path, suite: str, case: str, stage: str) -> Baseline |
         raise RobbenchError(f"baseline {str(path)!r} cannot be read: {error.strerror or error}") from error
     try:
         baseline = msgspec.json.decode(data, type=Baseline)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except UNREADABLE as error:
         raise RobbenchError(
             f"baseline {str(path)!r}: expected a file of schema {SCHEMA!r} ({error}); "
             "restore it from version control, or remove it and write it anew with --robbench-update"

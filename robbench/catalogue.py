@@ -52,6 +52,12 @@ DATASETS: dict[str, DatasetFacts] = {
 }
 """Datasets known by name; any other name is a prepared array ``<data dir>/<name>.npz``."""
 
+
+def plain_name(name: str) -> bool:
+    """Whether a dataset's name is a plain file name that leads into no other folder."""
+    return re.fullmatch(r"\w[\w.+-]*", name) is not None and ".." not in name
+
+
 EMNIST_CLASSES = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")
 """The 47 classes of EMNIST balanced, in label order (Cohen et al. 2017)."""
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import msgspec
+import torch
 from torch import Tensor
 
 from robbench.estimation import Search
 from robbench.record import Epoch, Seconds
-from robbench.store import Store
+from robbench.store import Store, damaged
 from robbench.training import Progress
 
 
@@ -24,29 +28,37 @@ def save_training(store: Store, digest: str, state: Progress, *, inputs: str, se
         "history": msgspec.to_builtins(state.history),
         "forward": state.forward,
         "backward": state.backward,
+        "notes": state.notes,
         "seconds": msgspec.to_builtins(seconds),
     }
     store.save_checkpoint(digest, tensors, values)
 
 
 def load_training(store: Store, digest: str, *, inputs: str) -> tuple[Progress, Seconds] | None:
-    """The run to go on with and its seconds so far; None where there is none, or it was made with other images."""
+    """The run to go on with and its seconds so far; None where there is none, or it was made with other images.
+
+    Raises:
+        RobbenchError: the checkpoint is damaged.
+    """
     found = store.load_checkpoint(digest)
     if found is None or found[1].get("inputs") != inputs:
         return None
     tensors, values = found
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimiser": {}}
-    for key, tensor in tensors.items():
-        part, _, name = key.partition("/")
-        parts[part][name] = tensor
+    with _as_written(store, digest):
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = tensor
     parts["best"] = parts["best"] or parts["weights"]
-    progress = Progress(
-        history=msgspec.convert(values["history"], list[Epoch]),
-        forward=values["forward"],
-        backward=values["backward"],
-        **parts,
-    )
-    return progress, msgspec.convert(values["seconds"], Seconds)
+    with _as_written(store, digest):
+        progress = Progress(
+            history=msgspec.convert(values["history"], list[Epoch]),
+            forward=values["forward"],
+            backward=values["backward"],
+            notes=values.get("notes", []),
+            **parts,
+        )
+        return progress, msgspec.convert(values["seconds"], Seconds)
 
 
 def save_search(store: Store, digest: str, state: Search, *, inputs: str, seconds: Seconds) -> None:
@@ -68,13 +80,26 @@ def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Seco
     if found is None or found[1].get("inputs") != inputs:
         return None
     tensors, values = found
-    search = Search(
-        first=tensors["first"],
-        last=tensors["last"],
-        pstar=tensors["pstar"],
-        forward=values["forward"],
-        backward=values["backward"],
-        notes=values["notes"],
-        adversarials=tensors.get("adversarials"),
-    )
-    return search, msgspec.convert(values["seconds"], Seconds)
+    with _as_written(store, digest):
+        search = Search(
+            first=tensors["first"],
+            last=tensors["last"],
+            pstar=tensors["pstar"],
+            forward=values["forward"],
+            backward=values["backward"],
+            notes=values["notes"],
+            adversarials=tensors.get("adversarials"),
+        )
+        brackets = (search.first, search.last, search.pstar)
+        if not all(tensor.dtype == torch.int64 and tensor.shape == search.pstar.shape for tensor in brackets):
+            raise ValueError("expected one bracket per image")
+        return search, msgspec.convert(values["seconds"], Seconds)
+
+
+@contextmanager
+def _as_written(store: Store, digest: str) -> Iterator[None]:
+    """A checkpoint whose checksum is right, or missing, but that lacks something is damaged all the same."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, msgspec.MsgspecError) as error:
+        raise damaged(store.checkpoint_path(digest), f"{type(error).__name__}: {error}") from error

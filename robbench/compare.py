@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from scipy.stats import fisher_exact
 
 from robbench.baselines import Baseline
 from robbench.errors import require, unknown
-from robbench.record import Counts, Record, _Struct, median_pstar
+from robbench.record import Counts, Record, Stage, _Struct, median_pstar
 from robbench.spec import differences
 
 Mark = Literal["=", "+", "-", "~", "x", "missing", "error", "new", "quick"]
@@ -90,6 +90,10 @@ class Verdict(_Struct, frozen=True, kw_only=True):
     """None where there is none, or the median is censored (see the message)."""
     current: float | None = None
     message: str
+
+    def __post_init__(self) -> None:
+        if self.mark not in MARKS or self.stage not in get_args(Stage):
+            raise ValueError(f"expected a mark of a stage, got {self.mark!r} of {self.stage!r}")
 
     @property
     def fails(self) -> bool:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from robbench.attacks import evaluating, full_precision, is_counterexample, pgd
-from robbench.data import pixels
+from robbench.data import check_pixels, pixels
 from robbench.descent import descend
 from robbench.errors import RobbenchError, require
 from robbench.graphs import Loop
-from robbench.memory import attack_batch, halved
+from robbench.memory import Batches, attack_batch, halved
 from robbench.record import WRONG
 from robbench.spec import PGD
 
@@ -94,7 +94,8 @@ def estimate_pstar(
         on_progress: called after every batch.
 
     Raises:
-        RobbenchError: no image, mismatched labels, a grid that does not ascend, logits that are not finite.
+        RobbenchError: no image, pixels outside [0, 1], mismatched labels, a grid that does not ascend, logits that are not finite,
+            or not even one image fits into memory.
     """
     require(len(images) > 0 and len(labels) == len(images), "labels", f"{len(images)} (at least one)", len(labels))
     require(
@@ -103,11 +104,14 @@ def estimate_pstar(
         "ascending radii ≥ 0",
         grid,
     )
+    check_pixels(images)
     radii = torch.tensor(grid, dtype=torch.float64)
     with evaluating(model), full_precision(images.device):
         size = batch_size or attack_batch(model, pixels(images[:1]))
         if state is None:
-            state = _start(model, images, labels, len(grid), size)
+            batches = Batches("p*", size)
+            state = _start(model, images, labels, len(grid), batches)
+            size = batches.size
             if keep_adversarials:
                 state.adversarials = torch.zeros_like(pixels(images[:1]), device="cpu").repeat(len(images), 1, 1, 1)
         for stage in (_descend, _bisect) if search == "fast" else (_bisect,):
@@ -121,15 +125,18 @@ def estimate_pstar(
     return state
 
 
-def _start(model: nn.Module, images: Tensor, labels: Tensor, values: int, size: int) -> Search:
+def _start(model: nn.Module, images: Tensor, labels: Tensor, values: int, batches: Batches) -> Search:
     """A search in which the correctly classified images have the whole grid before them."""
     correct = []
+
+    def judge(part: slice) -> None:
+        logits = model(pixels(images[part]))
+        if not torch.isfinite(logits).all():
+            raise RobbenchError("the network's logits are not finite on unperturbed test images; was it trained?")
+        correct.append(logits.argmax(dim=1) == labels[part])
+
     with torch.no_grad():
-        for start in range(0, len(images), size):
-            logits = model(pixels(images[start : start + size]))
-            if not torch.isfinite(logits).all():
-                raise RobbenchError("the network's logits are not finite on unperturbed test images; was it trained?")
-            correct.append(logits.argmax(dim=1) == labels[start : start + size])
+        batches.over(len(images), images.device, judge)
     right = torch.cat(correct).cpu()
     last = torch.where(right, values - 1, -1)
     return Search(
@@ -137,6 +144,7 @@ def _start(model: nn.Module, images: Tensor, labels: Tensor, values: int, size: 
         last=last,
         pstar=torch.where(right, values, WRONG),
         forward=len(images),
+        notes=batches.notes,
     )
 
 

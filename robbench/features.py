@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robbench.data import Images, pixels
-from robbench.memory import free_bytes
+from robbench.memory import Batches, free_bytes
 from robbench.models import Network
 
 MEMORY_SHARE = 0.25
@@ -66,14 +66,18 @@ def worth_keeping(part: nn.Module, images: int, example: Tensor) -> bool:
     return bool(needed <= MEMORY_SHARE * free_bytes(example.device))
 
 
-def extract(part: nn.Module, images: Images, batch_size: int) -> Features:
+def extract(part: nn.Module, images: Images, batches: Batches) -> Features:
     """The features of all images, by the frozen layers in eval mode."""
     features: Tensor | None = None
+
+    def keep(chosen: slice) -> None:
+        nonlocal features
+        found = part(pixels(images.images[chosen]))
+        if features is None:  # at once, not joined at the end: memory for one set of features was asked for
+            features = found.new_empty(len(images), *found.shape[1:])
+        features[chosen] = found
+
     with torch.no_grad():
-        for start in range(0, len(images), batch_size):
-            found = part(pixels(images.images[start : start + batch_size]))
-            if features is None:  # at once, not joined at the end: memory for one set of features was asked for
-                features = found.new_empty(len(images), *found.shape[1:])
-            features[start : start + len(found)] = found
+        batches.over(len(images), images.images.device, keep)
     assert features is not None
     return Features(features, images.labels)

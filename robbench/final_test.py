@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from robbench.attacks import evaluating, full_precision, is_counterexample, pgd
-from robbench.data import pixels
+from robbench.data import check_pixels, pixels
 from robbench.errors import require
-from robbench.memory import attack_batch, halved
+from robbench.memory import Batches, attack_batch
 from robbench.record import AttackAccuracy, Counts
 from robbench.spec import PGD
 
@@ -23,6 +23,7 @@ def attack_accuracies(
     attacks: Sequence[PGD],
     *,
     batch_size: int | None = None,
+    notes: list[str] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[AttackAccuracy]:
     """Robust accuracy under each attack: images right unperturbed and still right under the attack, of all images.
@@ -37,30 +38,32 @@ def attack_accuracies(
         correct: (N,) bool, which images the model classifies correctly unperturbed.
         attacks: with a radius and without a random start.
         batch_size: images attacked at once, halved when memory runs out; None for what device and free memory allow.
+        notes: gets a line where it was halved.
         on_progress: gets the images attacked so far, and all that will be, over all attacks.
 
     Raises:
-        RobbenchError: labels or ``correct`` do not match the images, or an attack has no radius or a random start.
+        RobbenchError: pixels are outside [0, 1], labels or ``correct`` do not match the images, or an attack has no radius or a random start.
     """
     for name, value in (("labels", labels), ("correct", correct)):
         require(value.shape == images.shape[:1], name, f"shape {tuple(images.shape[:1])}", tuple(value.shape))
+    check_pixels(images)
     for attack in attacks:
         require(attack.epsilon is not None and not attack.random_start, "attack", "a radius, no random start", attack)
     chosen = correct.nonzero().flatten().to(images.device)
     accuracies = []
     with evaluating(model), full_precision(images.device):
         size = batch_size or attack_batch(model, pixels(images[:1]))
+        batches = Batches("the final test", size, [] if notes is None else notes)
         for number, attack in enumerate(attacks):
-            fooled, start = 0, 0
-            while start < len(chosen):
-                batch = chosen[start : start + size]
-                try:
-                    fooled += _fooled(model, images[batch], labels[batch], attack)
-                except (RuntimeError, MemoryError) as error:
-                    size = halved(size, error, images.device)
-                    continue
-                start += len(batch)
-                on_progress(number * len(chosen) + start, len(attacks) * len(chosen))
+            fooled = 0
+
+            def count(part: slice, number: int = number, attack: PGD = attack) -> None:
+                nonlocal fooled
+                batch = chosen[part]
+                fooled += _fooled(model, images[batch], labels[batch], attack)
+                on_progress(number * len(chosen) + part.stop, len(attacks) * len(chosen))
+
+            batches.over(len(chosen), images.device, count)
             accuracies.append(_accuracy(attack, len(chosen) - fooled, len(images)))
     return accuracies
 

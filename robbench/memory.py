@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from robbench.errors import RobbenchError
 
 LARGEST_BATCH = {"cpu": 256, "cuda": 4096}
 """Images attacked at once where memory does not say less. On the CPU measured; on CUDA a guess that fills any device."""
@@ -80,13 +85,64 @@ def halved(size: int, error: Exception, device: torch.device) -> int:
     """Half the batch after memory ran out.
 
     Raises:
-        Exception: the error itself, where it says something else, or a batch of one image did not fit.
+        RobbenchError: not even a batch of one image fits.
+        Exception: the error itself, where it says something else.
     """
-    if size == 1 or not ran_out(error):
+    if not ran_out(error):
         raise error
+    if size == 1:
+        raise RobbenchError(
+            f"out of memory: not even one image at a time fits on {device.type}; free memory there, or use another "
+            "device (--robbench-device)"
+        ) from error
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return size // 2
+
+
+@dataclass
+class Batches:
+    """Batches whose size changes no result: half as large from where memory runs out, with a note for the record."""
+
+    what: str
+    """What is done in them, for the note."""
+    size: int
+    """Images in one, at most."""
+    notes: list[str] = field(default_factory=list)
+
+    def over(self, images: int, device: torch.device, work: Callable[[slice], None]) -> None:
+        """Call ``work`` for consecutive parts of so many images; one that runs out of memory must leave nothing behind.
+
+        Raises:
+            RobbenchError: not even one image fits.
+        """
+        start = 0
+        while start < images:
+            end = min(start + self.size, images)
+            try:
+                work(slice(start, end))
+            except (RuntimeError, MemoryError) as error:
+                self.size = halved(end - start, error, device)
+                note = f"out of memory: {self.what} went on with batches of {self.size} images"
+                if note not in self.notes:
+                    self.notes.append(note)
+                continue
+            start = end
+
+
+@contextmanager
+def indivisible(what: str, remedy: str) -> Iterator[None]:
+    """Work that would have another result in smaller batches: where memory runs out, one sentence says what to do.
+
+    Raises:
+        RobbenchError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise RobbenchError(f"out of memory: {what}; {remedy}") from error
 
 
 def keep_pages() -> bool:

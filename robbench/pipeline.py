@@ -27,6 +27,7 @@ from robbench.assembly import (
     training_parts,
     transferred_network,
 )
+from robbench.attacks import evaluating
 from robbench.checkpoints import load_search, load_training, save_search, save_training
 from robbench.data import Data, Images, pixels
 from robbench.determinism import explained
@@ -35,6 +36,7 @@ from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
 from robbench.final_test import attack_accuracies
 from robbench.masking import audit_search, check_audit
+from robbench.memory import Batches, indivisible
 from robbench.models import Network, blocks, load_weights, parameter_count, weights
 from robbench.record import (
     WRONG,
@@ -51,7 +53,7 @@ from robbench.record import (
 from robbench.spec import Dataset, Estimate, Model, describe, digest_of
 from robbench.store import Store
 from robbench.timing import Stopwatch
-from robbench.training import kept_epoch, train
+from robbench.training import VALIDATION_BATCH, kept_epoch, train
 from robbench.transfer import parameter_groups
 
 CHECKPOINT_SECONDS = 30.0
@@ -103,7 +105,7 @@ def check(model: Model, workplace: Workplace) -> None:
         except RobbenchError as error:
             raise RobbenchError(f"{model.id}: {error}") from error
         if model.checkpoint is not None:
-            read_checkpoint(network, model.checkpoint.path)
+            read_checkpoint(network, model.checkpoint)
         workplace.checked[kind] = len(blocks(network))
     if model.transfer is not None and model.transfer.k > workplace.checked[kind]:
         raise RobbenchError(f"k: expected 1…{workplace.checked[kind]} for {model.architecture}, got {model.transfer.k}")
@@ -173,6 +175,7 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
         source = load_network(model.source, workplace)
     held: tuple[nn.Module, ...] = ()
     groups = None
+    notes: list[str] = []
     with stopwatch.region("io"):
         training, validation = training_parts(model.dataset, data, device)
         if model.transfer is not None:
@@ -184,10 +187,10 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
         else:
             network = build_network(model, data)
             if model.checkpoint is not None:
-                read_checkpoint(network, model.checkpoint.path)
+                read_checkpoint(network, model.checkpoint)
         network = placed(network, device)
     if recipe is None:
-        result = _untrained(network, validation)
+        result = _untrained(network, validation, notes)
     else:
         inputs, progress = _inputs(model, workplace), None
         if workplace.resume and (found := load_training(workplace.store, model.digest, inputs=inputs)):
@@ -211,6 +214,7 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
                 f"training {model.id}", (epoch - 1) + (update - 1) / updates, recipe.epochs
             ),
         )
+        notes = outcome.notes
         best = kept_epoch(recipe, outcome.history)
         kept = outcome.history[best - 1]
         result = Training(
@@ -239,6 +243,7 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
         stopwatch.seconds,
         workplace,
         stage="training",
+        notes=notes,
         training=result,
     )
     workplace.store.finish(record, weights(network), inputs=_inputs(model, workplace) if model.source else None)
@@ -299,6 +304,7 @@ def _estimate(
             test.labels,
             search.pstar != WRONG,
             estimate.final_test,
+            notes=search.notes,
             on_progress=lambda done, total: workplace.show(f"final test of {model.id}", done, total),
         )
         audit = estimate.audit and audit_search(
@@ -331,13 +337,16 @@ def _estimate(
     return record
 
 
-def _untrained(network: Network, validation: Images) -> Training:
+def _untrained(network: Network, validation: Images, notes: list[str]) -> Training:
     """What is known of a user's checkpoint without any training: its validation accuracy."""
     right = 0
-    with torch.no_grad():
-        for start in range(0, len(validation), 256):
-            part = validation.take(torch.arange(start, min(start + 256, len(validation))))
-            right += int((network.eval()(pixels(part.images)).argmax(1) == part.labels).sum())
+
+    def judge(part: slice) -> None:
+        nonlocal right
+        right += int((network(pixels(validation.images[part])).argmax(1) == validation.labels[part]).sum())
+
+    with evaluating(network), torch.no_grad():
+        Batches("validation", VALIDATION_BATCH, notes).over(len(validation), validation.images.device, judge)
     return Training(
         epochs=[],
         best=0,
@@ -358,7 +367,10 @@ def _stage(workplace: Workplace, digest: str, name: str) -> Iterator[None]:
         raise RobbenchError(f"{name} failed before: {workplace.failed[digest]}")
     with workplace.store.lock(digest):
         try:
-            yield
+            with indivisible(
+                f"{name} does not fit on {workplace.device.type}", "free memory there, or use another device"
+            ):
+                yield
         except Exception as error:
             fault = explained(error)
             workplace.failed[digest] = str(fault)

@@ -7,8 +7,9 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -23,6 +24,18 @@ WRONG = -1
 
 Stage = Literal["training", "robustness"]
 
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding raises of bytes that are not what is expected."""
+
+Number = Annotated[int, msgspec.Meta(ge=0)]
+"""How many of something."""
+
+Duration = Annotated[float, msgspec.Meta(ge=0)]
+"""Seconds that something took."""
+
+Radius = Annotated[float, msgspec.Meta(ge=0)]
+"""In pixel units."""
+
 
 class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Immutable; equality by value; strict JSON."""
@@ -34,6 +47,10 @@ class Counts(_Struct, frozen=True, kw_only=True):
     correct: int
     total: int
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.total:
+            raise ValueError(f"expected a count from 0 to {self.total}, got {self.correct}")
+
     @property
     def share(self) -> float:
         """Correct ÷ total; NaN of no images."""
@@ -43,14 +60,14 @@ class Counts(_Struct, frozen=True, kw_only=True):
 class Seconds(_Struct, frozen=True, kw_only=True):
     """Durations of a stage by purpose, in seconds. The regression gate and pytest-benchmark see ``measured``."""
 
-    training: float = 0.0
+    training: Duration = 0.0
     """Updates of the weights, adversarial images included."""
-    validation: float = 0.0
-    estimation: float = 0.0
+    validation: Duration = 0.0
+    estimation: Duration = 0.0
     """The p* search and its confirmation."""
-    warm_up: float = 0.0
+    warm_up: Duration = 0.0
     """Discarded runs before the clock starts."""
-    io: float = 0.0
+    io: Duration = 0.0
     """Reading data and writing checkpoints."""
 
     @property
@@ -95,9 +112,9 @@ class DataUsed(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The images a stage really used."""
 
     name: str
-    train: int
-    validation: int
-    test: int
+    train: Number
+    validation: Number
+    test: Number
     sha256: str
     """Over images, labels and class names of the whole set."""
     test_limit: int | None = None
@@ -116,21 +133,21 @@ class ModelFacts(_Struct, frozen=True, kw_only=True):
     source_case: str | None = None
     source_method: str | None = None
     """Method of the source model: pgd, standard or checkpoint."""
-    k: int | None = None
-    blocks: int
+    k: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    blocks: Number
     head: str = "linear"
     kept: str | None = None
-    seed: int = 0
+    seed: Number = 0
     variant: str | None = None
     """The one field of the thesis protocol that an ablation's model follows; None: as its study declares."""
-    parameters: int
-    trainable: int
+    parameters: Number
+    trainable: Number
 
 
 class Epoch(_Struct, frozen=True, kw_only=True):
     """One epoch of a training history."""
 
-    epoch: int
+    epoch: Number
     loss: float
     learning_rate: float
     train: Counts
@@ -138,8 +155,8 @@ class Epoch(_Struct, frozen=True, kw_only=True):
     validation: Counts
     robust: Counts | None = None
     """Validation images still right under the validation attack."""
-    seconds: float
-    validation_seconds: float
+    seconds: Duration
+    validation_seconds: Duration
 
 
 class Training(_Struct, frozen=True, kw_only=True):
@@ -152,18 +169,28 @@ class Training(_Struct, frozen=True, kw_only=True):
     validation: Counts
     """Of the kept epoch."""
     robust: Counts | None = None
-    forward: int
+    forward: Number
     """Images passed forward, all purposes."""
-    backward: int
+    backward: Number
+
+    def __post_init__(self) -> None:
+        numbers = [epoch.epoch for epoch in self.epochs]
+        if numbers != list(range(1, len(numbers) + 1)):
+            raise ValueError(f"expected epochs from 1 on, got {numbers}")
+        if not (self.best in numbers or (self.best == 0 and not numbers)):
+            raise ValueError(f"expected the best of {len(numbers)} epochs, got {self.best}")
+        kept = self.epochs[self.best - 1] if numbers else self
+        if (kept.validation, kept.robust) != (self.validation, self.robust):
+            raise ValueError("expected the validation figures of the best epoch")
 
 
 class AttackAccuracy(_Struct, frozen=True, kw_only=True):
     """Robust accuracy under one attack at one radius: images right unperturbed and attacked, of all test images."""
 
     attack: Literal["fgsm", "pgd"]
-    epsilon: float
-    steps: int
-    step_size: float
+    epsilon: Radius
+    steps: Number
+    step_size: Radius
     """Pixel units, as ``epsilon``."""
     robust: Counts
 
@@ -220,8 +247,8 @@ class Robustness(_Struct, frozen=True, kw_only=True):
     images: list[int]
     """Indices into the test set, ascending."""
     pstar: list[int]
-    forward: int
-    backward: int
+    forward: Number
+    backward: Number
     """Images passed forward and backward by search and confirmation."""
     attacks: list[AttackAccuracy] = []
     """Robust accuracies of the final test (FGSM and PGD at fixed radii), where the study asks for them."""
@@ -233,6 +260,13 @@ class Robustness(_Struct, frozen=True, kw_only=True):
             raise ValueError(f"expected one p* per image, got {len(self.pstar)} for {len(self.images)} images")
         if any(not WRONG <= place <= len(self.grid) for place in self.pstar):
             raise ValueError(f"expected places from {WRONG} to {len(self.grid)} in pstar")
+        if self.grid[0] < 0 or not all(low < high for low, high in pairwise(self.grid)):
+            raise ValueError("expected ascending radii ≥ 0 in grid")
+        if self.images and (self.images[0] < 0 or not all(low < high for low, high in pairwise(self.images))):
+            raise ValueError("expected ascending indices ≥ 0 in images")
+        right = self.clean
+        if any(tested.robust.total != right.total or tested.robust.correct > right.correct for tested in self.attacks):
+            raise ValueError(f"expected robust images of the {right.correct} correct ones in attacks")
 
     @property
     def clean(self) -> Counts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -50,7 +50,8 @@ def _shape(path: Path, array: str) -> tuple[int, ...]:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape: tuple[int, ...] = read(file)[0]
-    except (BadZipFile, KeyError, OSError, ValueError) as error:
+    # As in reading the whole file: which byte is wrong decides what is raised.
+    except Exception as error:
         raise RobbenchError(f"{path}: expected a prepared file, see `robbench data` ({error})") from error
     if len(shape) not in (3, 4):
         raise RobbenchError(f"{path}: expected images (N, H, W) or (N, H, W, C), got shape {shape}")

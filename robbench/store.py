@@ -1,7 +1,8 @@
 """Trained models, finished stages and checkpoints on disk: safetensors and JSON, never a pickle.
 
 One folder per digest. ``stage.json`` is written last, so a stage is finished exactly when it is there. Every write goes
-to a temporary name, is flushed, and renamed; a lock per digest lets several processes share a store.
+to a temporary name, is flushed, and renamed; a lock per digest lets several processes share a store. Every file is
+covered by a SHA-256, so that what is read is what was written. A checksum is no signature: it finds damage, not forgery.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
 from robbench.errors import RobbenchError
-from robbench.record import Record, _Struct, check_writable, write_atomically
+from robbench.record import UNREADABLE, Record, _Struct, check_writable, write_atomically
 
 SCHEMA = "robbench.store/1"
 
@@ -36,6 +38,8 @@ class Finished(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """None where the counterexamples were not kept."""
     inputs: str | None = None
     """Over the images of the stage and of all its sources; None without a source, where the record says all."""
+    sha256: str | None = None
+    """Over all of the above, as canonical JSON; None in files from before it existed."""
 
 
 class Store:
@@ -58,9 +62,16 @@ class Store:
     def lock(self, digest: str) -> Iterator[None]:
         """Hold a digest's stage, so that no two processes make it at once."""
         path = self._folder(digest)
-        path.mkdir(parents=True, exist_ok=True)
-        with FileLock(path / "lock"):
+        lock = FileLock(path / "lock")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
+            raise RobbenchError(f"store {str(path)!r} cannot be locked: {_reason(error)}") from error
+        try:
             yield
+        finally:
+            lock.release()
 
     def finished(self, digest: str) -> Finished | None:
         """The finished stage of a digest, or None.
@@ -74,13 +85,16 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise RobbenchError(f"{path} cannot be read: {error.strerror or error}") from error
+            raise RobbenchError(f"{path} cannot be read: {_reason(error)}") from error
         try:
             stage = msgspec.json.decode(data, type=Finished)
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise _damaged(path, error) from error
+            values = msgspec.json.decode(data)
+        except UNREADABLE as error:
+            raise damaged(path, error) from error
         if stage.schema != SCHEMA or stage.record.digest != digest:
-            raise _damaged(path, f"schema {stage.schema!r}, digest {stage.record.digest[:12]}")
+            raise damaged(path, f"schema {stage.schema!r}, digest {stage.record.digest[:12]}")
+        if stage.sha256 is not None and stage.sha256 != _sha256_of(values):
+            raise damaged(path, "its SHA-256 is not the one that was written")
         return stage
 
     def weights(self, digest: str) -> dict[str, Tensor]:
@@ -105,7 +119,7 @@ class Store:
             return None
         tensors = self._tensors(digest, "adversarials", stage.adversarials_sha256)
         if set(tensors) != {"adversarials"}:
-            raise _damaged(self._folder(digest) / "adversarials.safetensors", f"it holds {sorted(tensors)}")
+            raise damaged(self._folder(digest) / "adversarials.safetensors", f"it holds {sorted(tensors)}")
         return tensors["adversarials"]
 
     def finish(
@@ -116,10 +130,14 @@ class Store:
         adversarials: Tensor | None = None,
         inputs: str | None = None,
     ) -> None:
-        """Keep a finished stage, and drop its checkpoint; ``adversarials`` as :meth:`adversarials` returns them."""
+        """Keep a finished stage, and drop its checkpoint; ``adversarials`` as :meth:`adversarials` returns them.
+
+        Raises:
+            RobbenchError: it cannot be written; then no stage is finished, and the checkpoint stays.
+        """
         folder = self._folder(record.digest)
         # Without this, a kill between the writes below would leave old facts beside new tensors.
-        (folder / "stage.json").unlink(missing_ok=True)
+        _remove(folder / "stage.json")
         stage = Finished(
             schema=SCHEMA,
             run=self.run,
@@ -130,12 +148,15 @@ class Store:
             ),
             inputs=inputs,
         )
-        write_atomically(folder / "stage.json", msgspec.json.format(msgspec.json.encode(stage), indent=1))
-        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        values = msgspec.json.decode(msgspec.json.encode(stage))
+        values["sha256"] = _sha256_of(values)
+        write_atomically(folder / "stage.json", msgspec.json.format(msgspec.json.encode(values), indent=1))
+        _remove(folder / "checkpoint.safetensors")
 
     def save_checkpoint(self, digest: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Keep the state of an unfinished stage: tensors by name, and plain JSON values."""
-        data = save(dict(tensors), metadata={"state": json.dumps(values)})
+        state = json.dumps(values)
+        data = save(dict(tensors), metadata={"state": state, "sha256": _sha256_with(tensors, state)})
         write_atomically(self._folder(digest) / "checkpoint.safetensors", data)
 
     def load_checkpoint(self, digest: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -144,28 +165,38 @@ class Store:
         Raises:
             RobbenchError: the file is damaged.
         """
-        path = self._folder(digest) / "checkpoint.safetensors"
+        path = self.checkpoint_path(digest)
         if not path.exists():
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                values = json.loads(file.metadata()["state"])
-                return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise _damaged(path, error) from error
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            values = json.loads(metadata["state"])
+            # A checkpoint from before there were checksums has none.
+            intact = metadata.get("sha256") in (None, _sha256_with(tensors, metadata["state"]))
+            if not isinstance(values, dict) or not intact:
+                raise ValueError("its SHA-256 is not the one that was written")
+        except (SafetensorError, OSError, *UNREADABLE, KeyError, TypeError, AttributeError) as error:
+            raise damaged(path, error) from error
+        return tensors, values
+
+    def checkpoint_path(self, digest: str) -> Path:
+        """Where the state of an unfinished stage lies."""
+        return self._folder(digest) / "checkpoint.safetensors"
 
     def _tensors(self, digest: str, name: str, checksum: str | None) -> dict[str, Tensor]:
         path = self._folder(digest) / f"{name}.safetensors"
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise _damaged(path, error.strerror or error) from error
+            raise damaged(path, _reason(error)) from error
         if hashlib.sha256(data).hexdigest() != checksum:
-            raise _damaged(path, "its SHA-256 is not the one recorded")
+            raise damaged(path, "its SHA-256 is not the one recorded")
         try:
             return load(data)
-        except SafetensorError as error:
-            raise _damaged(path, error) from error
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise damaged(path, error) from error
 
     def _folder(self, digest: str) -> Path:
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
@@ -176,12 +207,39 @@ class Store:
 def _write(path: Path, tensors: Mapping[str, Tensor] | None) -> str | None:
     """Write tensors and return the file's SHA-256; without any, there is no file either."""
     if tensors is None:
-        path.unlink(missing_ok=True)
+        _remove(path)
         return None
     data = save(dict(tensors))
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
 
 
-def _damaged(path: Path, why: object) -> RobbenchError:
+def damaged(path: Path, why: object) -> RobbenchError:
+    """The error for a file of the store that is not what was written."""
     return RobbenchError(f"{path} is damaged ({why}); remove its folder {path.parent} and run again")
+
+
+def _sha256_of(values: dict[str, Any]) -> str:
+    """Of a stage's plain values but the checksum itself: as they stand in the file, whatever fields it has."""
+    rest = {name: value for name, value in values.items() if name != "sha256"}
+    return hashlib.sha256(msgspec.json.encode(rest, order="sorted")).hexdigest()
+
+
+def _sha256_with(tensors: Mapping[str, Tensor], state: str) -> str:
+    """Of a checkpoint's values and of its tensors with their names, dtypes and shapes."""
+    digest = hashlib.sha256(state.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RobbenchError(f"{path} cannot be removed: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)

@@ -12,15 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.attacks import evaluating, pgd, tensor_cores
+from robbench.attacks import evaluating, pgd, start_noise, tensor_cores
 from robbench.data import Images, augment, batches, pixels
 from robbench.errors import RobbenchError
 from robbench.features import Features, extract, frozen_part, worth_keeping
 from robbench.graphs import Loop
+from robbench.memory import Batches, indivisible
 from robbench.record import Counts, Epoch
 from robbench.spec import PGD, EarlyStopping, MultiStepLR, OneCycle, Recipe, StepLR
 from robbench.timing import Stopwatch
 from robbench.transfer import training_mode
+
+VALIDATION_BATCH = 256
+"""Images that validation judges at once, where memory allows it."""
 
 
 @dataclass
@@ -39,6 +43,8 @@ class Progress:
     forward: int = 0
     backward: int = 0
     """Images passed so far."""
+    notes: list[str] = field(default_factory=list)
+    """Batches that were halved because memory ran out."""
 
 
 def train(
@@ -61,7 +67,8 @@ def train(
     Adversarial images are made with the network in eval mode, and the update step runs in training mode (unless the
     recipe says ``running``). No update waits for results of the device, only the end of an epoch does. Where conventional retraining without
     augmentation holds the first blocks, their features are computed once, as far as memory allows: the same function,
-    to float rounding; the passes counted are then those of the other blocks.
+    to float rounding; the passes counted are then those of the other blocks. When memory runs out, the batches of
+    validation and of those features are halved, which changes no result; an update is never made smaller.
 
     Args:
         network: (N, C, H, W) float32 in [0, 1] -> (N, classes), on the device of the images.
@@ -79,7 +86,7 @@ def train(
         on_update: called before every update with epoch, update and updates per epoch, without any result.
 
     Raises:
-        RobbenchError: a loss is not finite; names epoch and batch.
+        RobbenchError: a loss is not finite; names epoch and batch. Or an update does not fit into memory.
     """
     device = training.images.device
     held = tuple(held)
@@ -88,11 +95,17 @@ def train(
     if state.history:
         network.load_state_dict(state.weights)
         _restore(optimiser, state.optimiser)
-    loop = Loop(device)
+    loop, judging = Loop(device), Batches("validation", VALIDATION_BATCH, state.notes)
+    whole = (
+        f"an update of {min(recipe.batch_size, len(training))} images does not fit on {device.type}, and a smaller one "
+        "would change the result",
+        "set a smaller batch_size in the recipe, or use another device (--robbench-device); finished epochs stay, and "
+        "--robbench-resume goes on from them",
+    )
     with stopwatch.region("training"), tensor_cores():
-        learner, inputs, checks = _learner(network, recipe, training, validation, held, augmentation)
+        learner, inputs, checks = _learner(network, recipe, training, validation, held, augmentation, state.notes)
     updates = sum(1 for _ in batches(len(training), recipe.batch_size, generator=None, device=torch.device("cpu")))
-    with stopwatch.region("warm_up"):
+    with stopwatch.region("warm_up"), indivisible(*whole):
         _warm_up(learner, recipe, inputs, held)
     for epoch in range(len(state.history) + 1, recipe.epochs + 1):
         if stops(recipe, state.history):
@@ -101,7 +114,12 @@ def train(
         order = torch.Generator().manual_seed(_seed(seed, epoch))
         before = stopwatch.seconds
         losses, correct = [], torch.zeros((), dtype=torch.int64, device=device)
-        with stopwatch.region("training"), tensor_cores(), torch.random.fork_rng(devices=_cuda(device)):
+        with (
+            stopwatch.region("training"),
+            tensor_cores(),
+            torch.random.fork_rng(devices=_cuda(device)),
+            indivisible(*whole),
+        ):
             torch.manual_seed(_seed(seed, epoch))
             for number, chosen in enumerate(
                 batches(len(training), recipe.batch_size, generator=order, device=device), start=1
@@ -122,7 +140,7 @@ def train(
             values = torch.stack(losses).tolist()
         _check_finite(values, epoch, updates)
         with stopwatch.region("validation"), tensor_cores():
-            clean, robust = validate(learner, recipe, checks, seed=_seed(seed, epoch), loop=loop)
+            clean, robust = validate(learner, recipe, checks, seed=_seed(seed, epoch), loop=loop, judging=judging)
         steps = recipe.attack.steps if recipe.attack else 0
         judged = (recipe.validation_attack or recipe.attack or PGD(steps=1)).steps + 1 if recipe.attack else 0
         state.forward += len(training) * (steps + 1) + len(validation) * (judged + 1)
@@ -159,6 +177,7 @@ def attacked(
     generator: torch.Generator | None,
     scale: float = 1.0,
     loop: Loop | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Adversarial images of a training attack whose radius and step are multiplied by ``scale``; network in eval mode.
 
@@ -176,26 +195,53 @@ def attacked(
             random_start=attack.random_start,
             box=attack.box,
             generator=generator,
+            noise=noise,
             loop=loop,
         )
 
 
 def validate(
-    network: nn.Module, recipe: Recipe, validation: Images | Features, *, seed: int, loop: Loop | None = None
+    network: nn.Module,
+    recipe: Recipe,
+    validation: Images | Features,
+    *,
+    seed: int,
+    loop: Loop | None = None,
+    judging: Batches | None = None,
 ) -> tuple[Counts, Counts | None]:
-    """Clean accuracy and, where the recipe is adversarial, robust accuracy on the validation images, in eval mode."""
-    attack = recipe.validation_attack or recipe.attack
-    generator = torch.Generator(validation.images.device).manual_seed(seed)
-    clean = torch.zeros((), dtype=torch.int64, device=validation.images.device)
+    """Clean accuracy and, where the recipe is adversarial, robust accuracy on the validation images, in eval mode.
+
+    Random starts are drawn for ``VALIDATION_BATCH`` images at a time, however many of them ``judging`` then takes at
+    once, so that running out of memory does not change them.
+    """
+    attack, device = recipe.validation_attack or recipe.attack, validation.images.device
+    judging = judging or Batches("validation", VALIDATION_BATCH)
+    generator = torch.Generator(device).manual_seed(seed)
+    clean = torch.zeros((), dtype=torch.int64, device=device)
     robust = clean.clone()
     with evaluating(network):
-        for chosen in batches(len(validation), 256, generator=None, device=validation.images.device):
-            images, labels = pixels(validation.images[chosen]), validation.labels[chosen]
-            right = _right(network, recipe, images, labels)
-            clean += right.sum()
-            if attack is not None:
-                adversarial = attacked(network, attack, recipe.precision, images, labels, generator, loop=loop)
-                robust += (right & _right(network, recipe, adversarial, labels)).sum()
+        for start in range(0, len(validation), VALIDATION_BATCH):
+            images = pixels(validation.images[start : start + VALIDATION_BATCH])
+            labels = validation.labels[start : start + VALIDATION_BATCH]
+            noise = start_noise(images, generator) if attack is not None and attack.random_start else None
+
+            def judge(
+                part: slice, images: Tensor = images, labels: Tensor = labels, noise: Tensor | None = noise
+            ) -> None:
+                some, theirs = images[part], labels[part]
+                right = _right(network, recipe, some, theirs)
+                safe = right
+                if attack is not None:
+                    noisy = None if noise is None else noise[part]
+                    adversarial = attacked(
+                        network, attack, recipe.precision, some, theirs, None, loop=loop, noise=noisy
+                    )
+                    safe = right & _right(network, recipe, adversarial, theirs)
+                counted = torch.stack([right.sum(), safe.sum()])
+                clean.add_(counted[0])
+                robust.add_(counted[1])
+
+            judging.over(len(labels), device, judge)
     right_clean, right_robust = torch.stack([clean, robust]).tolist()
     total = len(validation)
     return (
@@ -257,6 +303,7 @@ def _learner(
     validation: Images,
     held: tuple[nn.Module, ...],
     augmentation: str,
+    notes: list[str],
 ) -> tuple[nn.Module, Images | Features, Images | Features]:
     """What an epoch runs: the network on its images, or its last layers on the features of the first ones."""
     whole = network, training, validation
@@ -267,7 +314,7 @@ def _learner(
     with evaluating(frozen), _autocast(recipe.precision, training.images.device):
         if not worth_keeping(frozen, len(training) + len(validation), training.images[:1]):
             return whole
-        size = recipe.batch_size
+        size = Batches("the frozen blocks' features", recipe.batch_size, notes)
         return learner, extract(frozen, training, size), extract(frozen, validation, size)
 
 

@@ -50,7 +50,7 @@ def case_name(facts: ModelFacts) -> str:
     return "-".join(parts + ([f"seed{facts.seed}"] if facts.seed else []))
 
 
-def _record(facts: ModelFacts, stage: str, seconds: Seconds, **changes: Any) -> Record:
+def _record(facts: ModelFacts, stage: str, seconds: Seconds, test: int = 10, **changes: Any) -> Record:
     values: dict[str, Any] = {
         "suite": "demo",
         "case": case_name(facts),
@@ -58,7 +58,7 @@ def _record(facts: ModelFacts, stage: str, seconds: Seconds, **changes: Any) -> 
         "digest": "0" * 64,
         "spec": {"model": {"recipe": {"attack": {"epsilon": 0.3} if facts.method == "pgd" else None}}},
         "model": facts,
-        "data": DataUsed(name=facts.dataset, train=80, validation=20, test=10, sha256=facts.dataset.ljust(64, "0")),
+        "data": DataUsed(name=facts.dataset, train=400, validation=100, test=test, sha256=facts.dataset.ljust(64, "0")),
         "seconds": seconds,
         "environment": ENVIRONMENT,
         "created": "2025-01-01T00:00:00Z",
@@ -99,7 +99,7 @@ def robustness_record(facts: ModelFacts, places: Sequence[int], grid: Sequence[f
         forward=1_000,
         backward=900,
     )
-    return _record(facts, "robustness", Seconds(estimation=1.0), **({"robustness": robustness} | changes))
+    return _record(facts, "robustness", Seconds(estimation=1.0), len(places), **({"robustness": robustness} | changes))
 
 
 def both_records(facts: ModelFacts, places: Sequence[int], seconds: float = 10.0, **changes: Any) -> list[Record]:

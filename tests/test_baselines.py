@@ -85,7 +85,7 @@ def test_seconds_of_other_machines_stay_while_the_digest_does(tmp_path):
 def test_a_checkpoint_without_validation_images_has_no_accuracy():
     """None of none is no figure."""
     record = training_record(FACTS)
-    empty = msgspec.structs.replace(record.training, validation=Counts(correct=0, total=0))
+    empty = msgspec.structs.replace(record.training, epochs=[], best=0, validation=Counts(correct=0, total=0))
     assert baseline_of(msgspec.structs.replace(record, training=empty)).accuracy is None
 
 

@@ -196,9 +196,8 @@ def test_the_tolerance_of_accuracy_is_a_share():
 def test_a_training_stage_is_held_to_its_validation_accuracy():
     """Not to a test accuracy that it does not have."""
     old = training_record(FACTS)
-    worse = msgspec.structs.replace(
-        old, training=msgspec.structs.replace(old.training, validation=Counts(correct=10, total=100))
-    )
+    bad = msgspec.structs.replace(old.training, epochs=[], best=0, validation=Counts(correct=10, total=100))
+    worse = msgspec.structs.replace(old, training=bad)
     found = verdicts(old, worse)
     assert found.keys() == {"validation accuracy", "seconds"}
     assert found["validation accuracy"].mark == "-"

@@ -1,6 +1,6 @@
 """Images as tensors: torchvision's datasets, prepared arrays and drawn characters, and how they become batches."""
 
-from robbench.data.batches import AUGMENTATIONS, augment, batches, pixels, split
+from robbench.data.batches import AUGMENTATIONS, augment, batches, check_pixels, pixels, split
 from robbench.data.glyphs import GLYPHS, draw
 from robbench.data.images import Data, Images
 from robbench.data.loading import ORIENTATIONS, load, prepare
@@ -14,6 +14,7 @@ __all__ = [
     "Images",
     "augment",
     "batches",
+    "check_pixels",
     "draw",
     "load",
     "pixels",

@@ -77,6 +77,14 @@ def pixels(images: Tensor) -> Tensor:
     return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
 
 
+def check_pixels(images: Tensor) -> None:
+    """Raise a RobbenchError unless float images are finite and in [0, 1]; bytes always are."""
+    if images.dtype == torch.uint8 or not images.numel():
+        return
+    low, high = (float(extreme) for extreme in images.aminmax())  # NaN where any pixel is
+    require(0 <= low <= high <= 1, "images", "pixels in [0, 1]", (low, high))
+
+
 def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     """Augment a batch of training images, each one in its own way.
 

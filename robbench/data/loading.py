@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from robbench.catalogue import DATASETS
+from robbench.catalogue import DATASETS, plain_name
 from robbench.data import glyphs, torchvision_sets
 from robbench.data.images import Data, Images
 from robbench.data.prepared import LAYOUT, read_npz, write_npz
@@ -116,8 +115,7 @@ def _not_on_disk(name: str, folder: Path) -> RobbenchError:
 
 
 def _check_name(name: str) -> None:
-    plain = re.fullmatch(r"\w[\w.+-]*", name) is not None and ".." not in name
-    require(plain, "dataset", "a plain file name without folder and ending", name)
+    require(plain_name(name), "dataset", "a plain file name without folder and ending", name)
 
 
 def _part(images: Images, count: int | None, seed: int, transposed: bool) -> Images:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from robbench.compare import Verdict
 from robbench.errors import RobbenchError
-from robbench.record import Record, _Struct, write_atomically
+from robbench.record import UNREADABLE, Record, _Struct, write_atomically
 from robbench.report.drawing import Picture
 from robbench.report.figures import draw, draw_study
 from robbench.report.files import pstar_csv_gz, results_csv
@@ -103,7 +105,10 @@ def _pictures(folder: Path) -> set[str]:
 
 
 def encode_bundle(bundle: Bundle) -> bytes:
-    """A bundle as JSON for people and diffs: sorted keys, one verdict and one record a line, sorted by name."""
+    """A bundle as JSON for people and diffs: sorted keys, one verdict and one record a line, sorted by name.
+
+    The last line is a SHA-256 over all others, by which :func:`read_bundle` knows that no figure was changed since.
+    """
     verdicts = sorted(bundle.verdicts, key=lambda verdict: (verdict.suite, verdict.case, verdict.stage, verdict.figure))
     records = sorted(bundle.records, key=lambda record: (record.suite, record.name))
 
@@ -122,14 +127,20 @@ def encode_bundle(bundle: Bundle) -> bytes:
         "records": lines(records),
         **({"missing": lines(bundle.missing)} if bundle.missing else {}),
     }
+    fields["sha256"] = one_line(_sha256_of({name: msgspec.json.decode(data) for name, data in fields.items()}))
     return b"{\n" + b",\n".join(f'"{name}": '.encode() + data for name, data in fields.items()) + b"\n}\n"
+
+
+def _sha256_of(values: Mapping[str, Any]) -> str:
+    """Of a bundle's plain values, whatever their order and layout."""
+    return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()
 
 
 def read_bundle(path: Path) -> Bundle:
     """The bundle in a folder, or in its ``records.json``.
 
     Raises:
-        RobbenchError: there is none, it is damaged, or of another schema.
+        RobbenchError: there is none, it was altered or damaged since it was written, or is of another schema.
     """
     path = Path(path)
     file = path / "records.json" if path.is_dir() else path
@@ -139,9 +150,17 @@ def read_bundle(path: Path) -> Bundle:
     except OSError as error:
         raise RobbenchError(f"{str(file)!r} cannot be read ({error.strerror or error}); {expected}") from error
     try:
-        return msgspec.json.decode(data, type=Bundle)
-    except (msgspec.MsgspecError, ValueError) as error:
+        values = msgspec.json.decode(data, type=dict[str, Any])
+        written = values.pop("sha256", None)  # none in a file from before there were checksums
+        bundle = msgspec.convert(values, Bundle)
+    except UNREADABLE as error:
         raise RobbenchError(f"{str(file)!r}: {expected}, as `robbench report` writes it: {error}") from error
+    if written is not None and written != _sha256_of(values):
+        raise RobbenchError(
+            f"{str(file)!r} was altered after it was written: its SHA-256 is another one; restore the file, or remove "
+            'its line "sha256" if the change is meant'
+        )
+    return bundle
 
 
 def merge(bundles: Sequence[Bundle]) -> Bundle:

@@ -45,7 +45,7 @@ def draw_ecdf(group: Group) -> bytes:
             for model, shade in zip(shown, np.linspace(0.0, 0.92, max(len(shown), 2)), strict=False):
                 _ecdf(panel, model, colormaps["viridis"](shade), "-", 1.4)
             panel.axhline(0.5, color="#777777", linewidth=0.9, linestyle=":", label="half of them: the median")
-            panel.set(xlim=(0, 1.02 * end), ylim=(0, 1.02), title=line or "trained from scratch")
+            panel.set(xlim=(0, 1.02 * end or 1), ylim=(0, 1.02), title=line or "trained from scratch")
             panel.xaxis.set_tick_params(labelbottom=True)
             panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
             panel.set_xlabel("perturbation radius ε (L∞, pixel units)")
@@ -188,7 +188,7 @@ def _frame(axes: Axes, models: Sequence[Model], past: float) -> None:
         ticks = pstar_ticks(end)
         ticks = [tick for tick in ticks if tick < 0.97 * end]
         axes.set_yticks([*ticks, past], [*(f"{tick:.4g}" for tick in ticks), "never\nfooled"])
-        axes.set_ylim(0, 1.12 * end)
+        axes.set_ylim(0, 1.12 * end or 1)
     else:
         axes.set_ylim(0, max(1.06 * axes.get_ylim()[1], 1e-3))
     axes.margins(x=0.08)

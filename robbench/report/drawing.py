@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,8 +74,14 @@ def lighter(ink: str) -> str:
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure of so many inches, in matplotlib's own style whatever the user's settings."""
-    with matplotlib.style.context("default", after_reset=True):
+    """An empty figure of so many inches, in matplotlib's own style whatever the user's settings.
+
+    Text is drawn as it stands: a name from a record with dollar signs in it is no formula, and letters that the font
+    lacks are boxes.
+    """
+    style = matplotlib.style.context(["default", {"text.parse_math": False}], after_reset=True)
+    with style, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure

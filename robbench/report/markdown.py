@@ -20,6 +20,11 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\g<0>", plain).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def code(name: str) -> str:
+    """A word as a code span, in a table too: what would end one of them becomes a question mark."""
+    return f"`{re.sub(r'[^0-9A-Za-z_.+-]', '?', name)}`"
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, first column to the left, the others to the right; cells are Markdown already."""
     lines = [[*row] for row in rows]

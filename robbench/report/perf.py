@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from robbench.errors import RobbenchError
-from robbench.record import Environment, write_atomically
+from robbench.record import UNREADABLE, Environment, write_atomically
 from robbench.report.markdown import NOTHING, escape, percent, table
 from robbench.report.perf_figures import growth_png, quality_png
 
@@ -96,7 +96,7 @@ def read_performance(path: Path) -> Performance | None:
     """
     try:
         content = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return None
     if not isinstance(content, dict) or not ({"benchmarks", "measurements"} & content.keys()):
         return None
@@ -108,7 +108,7 @@ def read_performance(path: Path) -> Performance | None:
         }
     try:
         return msgspec.convert(content, Performance)
-    except msgspec.ValidationError as error:
+    except UNREADABLE as error:
         raise RobbenchError(f"performance results {str(path)!r}: {error}") from error
 
 

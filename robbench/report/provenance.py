@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from robbench.record import Record
-from robbench.report.markdown import NOTHING, escape, table, text_table
+from robbench.report.markdown import NOTHING, code, escape, table, text_table
 from robbench.report.rows import Group
 
 
@@ -17,7 +17,7 @@ def data_table(records: Iterable[Record]) -> str:
         key = data.name, data.train, data.validation, data.sha256
         tested[key] = max(tested.get(key, 0), data.test if record.robustness else 0)
     lines = [
-        [escape(name), f"{train:,}", f"{validation:,}", f"{test:,}" if test else NOTHING, f"`{sha256[:12]}`"]
+        [escape(name), f"{train:,}", f"{validation:,}", f"{test:,}" if test else NOTHING, code(sha256[:12])]
         for (name, train, validation, sha256), test in sorted(tested.items())
     ]
     return table(["Dataset", "training images", "validation images", "test images", "SHA-256"], lines)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from robbench.compare import CONFIDENCE
 from robbench.report.ablation import Effect, effects, fields_that_move
 from robbench.report.answers import Change
-from robbench.report.markdown import NOTHING, escape, percent, pstar, pstar_digits, seconds, signed, table
+from robbench.report.markdown import NOTHING, code, escape, percent, pstar, pstar_digits, seconds, signed, table
 from robbench.report.ranking import ROBUST, Swap, ranking_epsilon, swaps
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model
@@ -59,7 +59,7 @@ def ablation_section(group: Group) -> list[str]:
         return []
     moving = fields_that_move(found)
     said = [_field_text(field, moved) for field, moved in moving.items() if moved]
-    still = [f"`{field}`" for field, moved in moving.items() if not moved]
+    still = [code(field) for field, moved in moving.items() if not moved]
     parts = [
         "Each model below follows the published code in one field and the study in all others; its change is against "
         f"the same model of the study, on the same images. {CONFIDENCE:.0%} intervals are over images drawn alike for "
@@ -70,7 +70,7 @@ def ablation_section(group: Group) -> list[str]:
     tables = []
     for field in moving:
         own = [effect for effect in found if effect.field == field]
-        tables += [f"`{field}`:", _ablation_table(own)]
+        tables += [f"{code(field)}:", _ablation_table(own)]
     return [" ".join(part for part in parts if part), *tables]
 
 
@@ -80,7 +80,7 @@ def _field_text(field: str, moved: Sequence[Effect]) -> str:
         for effect in moved[:_SHOWN]
     )
     more = f"; and {len(moved) - _SHOWN} more" if len(moved) > _SHOWN else ""
-    return f"**`{field}` moves figures beyond noise**: {told}{more}."
+    return f"**{code(field)} moves figures beyond noise**: {told}{more}."
 
 
 def _moved_text(effect: Effect, figure: str) -> str:

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Literal
 
-from robbench.catalogue import DATASETS
+from robbench.catalogue import DATASETS, plain_name
 from robbench.errors import require
 from robbench.spec.canonical import UNDESCRIBED
 from robbench.spec.checks import Checked, choice, number, positive_int
@@ -37,7 +37,7 @@ class Dataset(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            isinstance(self.name, str) and self.name != "" and not set(self.name) & set("/\\ :"),
+            plain_name(self.name),
             "dataset name",
             "a plain name such as 'mnist'",
             self.name,

@@ -16,7 +16,7 @@ def cells(text: str) -> list[list[str]]:
 def test_data_and_environment_are_listed_once() -> None:
     """Two stages on one set and one machine make one line and one column."""
     records = both_records(TL1, [1])
-    assert cells(data_table(records))[1:] == [["emnist", "80", "20", "10", "`emnist000000`"]]
+    assert cells(data_table(records))[1:] == [["emnist", "400", "100", "1", "`emnist000000`"]]
     table = cells(environment_table(records))
     assert table[0] == ["Property", "cpu-2core"]
     assert ["cuda", "–"] in table

@@ -1,0 +1,380 @@
+"""Single flipped bits and cut files, anywhere in anything that robbench reads: refused by name, or without effect."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from factories import both_records, make_facts, robustness_record, training_record
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import robbench.report.bundle
+from robbench.baselines import baseline_of, read_baseline, write_baseline
+from robbench.checkpoints import load_search, load_training, save_search, save_training
+from robbench.compare import Tolerances, Verdict, compare
+from robbench.data import read_npz
+from robbench.errors import RobbenchError
+from robbench.estimation import Search
+from robbench.record import Counts, Epoch, Seconds
+from robbench.report import Bundle, read_bundle
+from robbench.report.bundle import encode_bundle
+from robbench.sizes import sizes
+from robbench.store import Store
+from robbench.training import Progress
+
+DIGEST = "ab" * 32
+PLACES = st.floats(0, 1, exclude_max=True), st.integers(0, 7)
+"""Where in a file, and which bit."""
+
+
+def flipped(data: bytes, at: float, bit: int) -> bytes:
+    """The same with one bit turned over."""
+    changed = bytearray(data)
+    changed[int(at * len(data))] ^= 1 << bit
+    return bytes(changed)
+
+
+def check(path: Path, data: bytes, read: Callable[[], object], expected: object) -> None:
+    """With these bytes, reading is an error that names the file, or gives what was written."""
+    path.write_bytes(data)
+    fault, found = attempt(read)
+    assert str(path) in fault if fault else found == expected
+
+
+def attempt(read: Callable[[], object]) -> tuple[str, Any]:
+    """The message of the error that reading raised, or what was read."""
+    try:
+        return "", read()
+    except RobbenchError as error:
+        return str(error), None
+
+
+def plain(tensors: dict[str, torch.Tensor]) -> dict[str, object]:
+    """Tensors as values that can be compared bit by bit."""
+    return {
+        name: (tensor.dtype, tuple(tensor.shape), tensor.contiguous().reshape(-1).view(torch.uint8).tolist())
+        for name, tensor in tensors.items()
+    }
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    """A matrix, a counter, half precision and nothing."""
+    return {
+        "weights/a": torch.randn(4, 3, generator=torch.Generator().manual_seed(0)),
+        "weights/n": torch.tensor(7),
+        "weights/h": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+        "weights/none": torch.zeros(0, 4),
+    }
+
+
+# --- the store --------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def stored() -> dict[str, bytes]:
+    """The files of a finished stage and of an unfinished one."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        store = Store(Path(name), "run")
+        store.finish(training_record(make_facts(), digest=DIGEST), tensors(), inputs="11" * 32)
+        store.save_checkpoint(DIGEST, tensors(), {"history": [1, 2.5], "inputs": "22" * 32})
+        return {path.name: path.read_bytes() for path in Path(name).rglob("*.*")}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store to damage: every example writes the file that it damages, and the others are whole."""
+    made = Store(tmp_path_factory.mktemp("damaged"), "run")
+    folder = made.folder / DIGEST[:2] / DIGEST
+    folder.mkdir(parents=True)
+    for name, data in stored().items():
+        (folder / name).write_bytes(data)
+    return made
+
+
+def read_all(store: Store) -> object:
+    """Everything that the store says of the stage."""
+    found = store.load_checkpoint(DIGEST)
+    assert found is not None
+    return store.finished(DIGEST), plain(store.weights(DIGEST)), plain(found[0]), found[1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(["stage.json", "weights.safetensors", "checkpoint.safetensors"]), *PLACES)
+def test_a_flipped_bit_in_the_store_is_never_used(store: Store, name: str, at: float, bit: int) -> None:
+    """In a record, in weights, in a checkpoint, in their headers and checksums."""
+    path = store.folder / DIGEST[:2] / DIGEST / name
+    whole = stored()[name]
+    path.write_bytes(whole)
+    expected = read_all(store)
+    check(path, flipped(whole, at, bit), lambda: read_all(store), expected)
+    path.write_bytes(whole)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["stage.json", "weights.safetensors", "checkpoint.safetensors"]), PLACES[0])
+def test_a_cut_file_in_the_store_is_refused(store: Store, name: str, share: float) -> None:
+    """Wherever it ends."""
+    path = store.folder / DIGEST[:2] / DIGEST / name
+    whole = stored()[name]
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(RobbenchError, match=r"is damaged .*; remove its folder") as caught:
+        read_all(store)
+    assert str(path) in str(caught.value)
+    path.write_bytes(whole)
+
+
+def test_a_changed_figure_of_a_finished_stage_is_refused(store: Store) -> None:
+    """Valid JSON of the right schema, with another number of seconds: only the checksum can tell."""
+    path = store.folder / DIGEST[:2] / DIGEST / "stage.json"
+    values = json.loads(path.read_text())
+    values["record"]["seconds"]["training"] = 1.0
+    path.write_text(json.dumps(values))
+    with pytest.raises(RobbenchError, match=r"stage\.json is damaged \(its SHA-256 is not the one that was written\)"):
+        store.finished(DIGEST)
+    path.write_bytes(stored()["stage.json"])
+
+
+def test_layout_and_order_of_a_stage_do_not_matter(store: Store) -> None:
+    """The checksum is over what the file says, not over how it is written down."""
+    path = store.folder / DIGEST[:2] / DIGEST / "stage.json"
+    before = store.finished(DIGEST)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(values.items())), indent=7))
+    assert store.finished(DIGEST) == before
+    path.write_bytes(stored()["stage.json"])
+
+
+def test_files_from_before_there_were_checksums_are_read(store: Store) -> None:
+    """A stage and a checkpoint without one."""
+    folder = store.folder / DIGEST[:2] / DIGEST
+    before = read_all(store)
+    values = json.loads((folder / "stage.json").read_text())
+    del values["sha256"]
+    (folder / "stage.json").write_text(json.dumps(values))
+    from safetensors.torch import save
+
+    old = save(tensors(), metadata={"state": json.dumps({"history": [1, 2.5], "inputs": "22" * 32})})
+    (folder / "checkpoint.safetensors").write_bytes(old)
+    found = read_all(store)
+    assert msgspec.structs.replace(found[0], sha256=before[0].sha256) == before[0]
+    assert found[1:] == before[1:]
+    for name, data in stored().items():
+        (folder / name).write_bytes(data)
+
+
+EPOCH = Epoch(
+    epoch=1,
+    loss=1.0,
+    learning_rate=0.1,
+    train=Counts(correct=1, total=2),
+    validation=Counts(correct=1, total=2),
+    seconds=1.0,
+    validation_seconds=0.5,
+)
+NOTHING = {"inputs": "x", "history": [], "forward": 0, "backward": 0, "seconds": {}, "notes": []}
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"history": [{"epoch": "one"}]}, {}),
+        ({"history": 7}, {}),
+        ({"seconds": {"training": -1.0}}, {}),
+        ({"seconds": None}, {}),
+        ({"forward": None}, {"other/a": torch.ones(1)}),
+    ],
+)
+def test_a_checkpoint_that_lacks_something_is_refused(tmp_path: Path, change: dict, parts: dict) -> None:
+    """Its checksum is right, its content is not: another program wrote it."""
+    store = Store(tmp_path, "run")
+    store.save_checkpoint(DIGEST, parts, NOTHING | change)
+    with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
+        load_training(store, DIGEST, inputs="x")
+
+
+def test_brackets_of_another_number_of_images_are_refused(tmp_path: Path) -> None:
+    """And a search without one of its tensors."""
+    store, places = Store(tmp_path, "run"), torch.tensor([1, 2, 3])
+    search = Search(first=places, last=places.clone(), pstar=places.clone())
+    save_search(store, DIGEST, search, inputs="x", seconds=Seconds())
+    found = load_search(store, DIGEST, inputs="x")
+    assert found is not None
+    assert torch.equal(found[0].pstar, places)
+    for bad in ({"first": places[:2].clone(), "last": places, "pstar": places.clone()}, {"first": places}):
+        store.save_checkpoint(DIGEST, bad, NOTHING)
+        with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
+            load_search(store, DIGEST, inputs="x")
+
+
+def test_notes_of_a_training_run_survive_an_interruption(tmp_path: Path) -> None:
+    """They are part of its checkpoint; one without them, from before, has none."""
+    store = Store(tmp_path, "run")
+    save_training(store, DIGEST, Progress(history=[EPOCH], notes=["halved"]), inputs="x", seconds=Seconds())
+    found = load_training(store, DIGEST, inputs="x")
+    assert found is not None
+    assert (found[0].notes, found[0].history) == (["halved"], [EPOCH])
+    store.save_checkpoint(DIGEST, {}, {name: value for name, value in NOTHING.items() if name != "notes"})
+    found = load_training(store, DIGEST, inputs="x")
+    assert found is not None
+    assert found[0].notes == []
+
+
+# --- baselines --------------------------------------------------------------------------------------------------------
+
+TESTED = robustness_record(make_facts("transfer", "emnist", 3), [1, 2, 2, 3, 3, 3, 4, 5, -1, -1] * 10)
+TRAINED = training_record(make_facts("transfer", "emnist", 3))
+
+
+@settings(max_examples=400, deadline=None)
+@given(*PLACES)
+def test_a_flipped_bit_in_a_baseline_never_moves_pstar_unseen(tmp_path_factory, at: float, bit: int) -> None:
+    """It is refused by name, or accuracy and p* are held to the same figures as before, or declared not comparable.
+
+    Seconds, and the validation accuracy of a training stage, have no second place in the file: a flipped digit of
+    theirs is seen in version control alone.
+    """
+    folder = tmp_path_factory.mktemp("baselines")
+    path = write_baseline(folder, TESTED)
+    before = baseline_of(TESTED)
+    path.write_bytes(flipped(path.read_bytes(), at, bit))
+    fault, found = attempt(lambda: read_baseline(folder, TESTED.suite, TESTED.case, TESTED.stage))
+    if fault:
+        assert str(path) in fault
+        return
+    compared = {verdict.figure: verdict.mark for verdict in compare(TESTED, found, Tolerances())}
+    if compared.get("median p*") != "x":
+        assert compared["accuracy"] == compared["median p*"] == "="
+        assert (found.accuracy, found.distribution) == (before.accuracy, before.distribution)
+
+
+@pytest.mark.parametrize(
+    ("record", "change", "message"),
+    [
+        (TESTED, {"accuracy": {"correct": 81, "total": 100}}, "expected a p. of the 81 correct images, got 80"),
+        (TESTED, {"accuracy": {"correct": 80, "total": 99}}, "expected accuracy of the 100 images of data, got 99"),
+        (TESTED, {"accuracy": {"correct": 101, "total": 100}}, "expected a count from 0 to 100, got 101"),
+        (TESTED, {"accuracy": None}, "expected a p. of the None correct images, got 80"),
+        (TESTED, {"distribution": None}, "expected a distribution of p. of a robustness stage alone"),
+        (TESTED, {"distribution": {"grid": [], "counts": [80]}}, "expected ascending radii"),
+        (TESTED, {"distribution": {"grid": [0.2, 0.1], "counts": [0, 0, 80]}}, "expected ascending radii"),
+        (TESTED, {"seconds": {"cpu-2core": -1.0}}, "Expected `float` >= 0"),
+        (TRAINED, {"accuracy": {"correct": 50, "total": 101}}, "expected accuracy of the 100 images of data, got 101"),
+    ],
+)
+def test_a_baseline_that_contradicts_itself_is_refused(tmp_path: Path, record, change, message) -> None:
+    """A figure that was changed in one of its two places."""
+    path = write_baseline(tmp_path, record)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RobbenchError, match=message) as caught:
+        read_baseline(tmp_path, record.suite, record.case, record.stage)
+    assert str(path) in str(caught.value)
+    assert "restore it from version control, or remove it and write it anew with --robbench-update" in str(caught.value)
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def bundle() -> Bundle:
+    """Both stages of a model, with a verdict."""
+    verdict = Verdict(suite="demo", case="c", stage="robustness", figure="accuracy", mark="=", message="m")
+    return Bundle(title="t", command="c", verdicts=[verdict], records=both_records(make_facts(), [1, 2, -1]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(*PLACES)
+def test_a_flipped_bit_in_records_is_never_used(tmp_path_factory, at: float, bit: int) -> None:
+    """Any figure, name or bracket of ``records.json``."""
+    path = tmp_path_factory.mktemp("bundle") / "records.json"
+    path.write_bytes(encode_bundle(bundle()))
+    expected = read_bundle(path)
+    check(path, flipped(path.read_bytes(), at, bit), lambda: read_bundle(path), expected)
+
+
+def test_an_altered_record_is_named_with_what_to_do(tmp_path: Path) -> None:
+    """A better p* written by hand; without the checksum's line it counts, as in files from before there was one."""
+    path = tmp_path / "records.json"
+    path.write_bytes(encode_bundle(bundle()))
+    text = path.read_text().replace('"pstar":[1,2,-1]', '"pstar":[4,4,-1]')
+    path.write_text(text)
+    with pytest.raises(RobbenchError, match=r"records\.json' was altered after it was written: .* remove its line"):
+        read_bundle(path)
+    values = json.loads(text)
+    assert list(values)[-1] == "sha256"
+    del values["sha256"]
+    path.write_text(json.dumps(values))
+    tested = next(record for record in read_bundle(path).records if record.robustness)
+    assert tested.robustness.pstar == [4, 4, -1]
+
+
+@pytest.mark.parametrize("part", ["record", "training"])
+@pytest.mark.parametrize("name", sorted(["robustness", "training"]))
+def test_a_record_round_trips_through_the_store_with_any_floats(tmp_path: Path, part: str, name: str) -> None:
+    """Integers where floats are expected, tiny and huge numbers: the checksum is over what was written."""
+    trained, tested = both_records(
+        make_facts(), [1, 2, -1], digest=DIGEST, spec={"a": 1, "b": 1e-300, "c": [1.0, 1e22]}
+    )
+    record = msgspec.structs.replace(trained if name == "training" else tested, seconds=Seconds(io=1, warm_up=1e-17))
+    store = Store(tmp_path, part)
+    store.finish(record)
+    finished = store.finished(DIGEST)
+    assert finished is not None
+    assert finished.record == record
+
+
+# --- prepared data ----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def prepared() -> bytes:
+    """A small prepared file."""
+    images, labels = np.arange(6 * 36, dtype=np.uint8).reshape(6, 6, 6), np.arange(6) % 3
+    buffer = io.BytesIO()
+    names = np.array(["a", "b", "c"])
+    np.savez(buffer, x_train=images, y_train=labels, x_test=images[::-1], y_test=labels[::-1], classes=names)
+    return buffer.getvalue()
+
+
+@settings(max_examples=400, deadline=None)
+@given(*PLACES)
+def test_a_flipped_bit_in_prepared_data_is_never_used(tmp_path_factory, at: float, bit: int) -> None:
+    """The archive's own CRC-32 covers pixels, labels, names and shapes; what lies between them says nothing."""
+    path = tmp_path_factory.mktemp("data") / "mine.npz"
+    path.write_bytes(prepared())
+    expected = read_npz(path, "mine").sha256
+    check(path, flipped(prepared(), at, bit), lambda: read_npz(path, "mine").sha256, expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(*PLACES, st.booleans())
+def test_planning_with_damaged_data_is_an_error_or_an_answer(tmp_path_factory, at: float, bit: int, cut: bool) -> None:
+    """``robbench plan`` reads shapes alone, without the images that the checksum is over."""
+    path = tmp_path_factory.mktemp("data") / "mine.npz"
+    path.write_bytes(prepared()[: int(at * len(prepared()))] if cut else flipped(prepared(), at, bit))
+    fault, found = attempt(lambda: sizes("mine", path.parent))
+    if fault:
+        assert str(path) in fault
+    else:
+        assert not cut
+        assert min(found.train, found.test) >= 0
+
+
+def test_the_pictures_of_a_bundle_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a bundle has beside its records is made from them: damage there is mended by making it again."""
+    monkeypatch.setattr(robbench.report.bundle, "draw", lambda group: [])
+    robbench.report.bundle.write_bundle(tmp_path, bundle())
+    whole = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for name in ("report.md", "results.csv", "pstar.csv.gz"):
+        (tmp_path / name).write_bytes(b"\xff damaged")
+    robbench.report.bundle.write_bundle(tmp_path, read_bundle(tmp_path))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == whole
