@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
+
 import msgspec
 from torch import Tensor
 
+from robbench.descent import Descent, Slots
 from robbench.estimation import Search
+from robbench.final_test import Testing
 from robbench.record import Epoch, Seconds
 from robbench.store import Store
 from robbench.training import Progress
@@ -49,24 +53,37 @@ def load_training(store: Store, digest: str, *, inputs: str) -> tuple[Progress, 
     return progress, msgspec.convert(values["seconds"], Seconds)
 
 
-def save_search(store: Store, digest: str, state: Search, *, inputs: str, seconds: Seconds) -> None:
-    """Keep a p* search as it is after a batch."""
+def save_search(
+    store: Store, digest: str, state: Search, *, inputs: str, seconds: Seconds, testing: Testing | None = None
+) -> None:
+    """Keep a p* search as it is after a batch, and the final test that follows it."""
+    tensors = {"first": state.first, "last": state.last, "pstar": state.pstar}
+    if state.descent is not None:
+        tensors["waiting"] = state.descent.waiting
+        for field in fields(Slots) if state.descent.slots is not None else ():
+            tensors[f"slots/{field.name}"] = getattr(state.descent.slots, field.name)
     values = {
         "inputs": inputs,
         "forward": state.forward,
         "backward": state.backward,
         "notes": state.notes,
+        "size": state.size,
+        "testing": asdict(testing or Testing()),
         "seconds": msgspec.to_builtins(seconds),
     }
-    store.save_checkpoint(digest, {"first": state.first, "last": state.last, "pstar": state.pstar}, values)
+    store.save_checkpoint(digest, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, values)
 
 
-def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Seconds] | None:
-    """The search to go on with and its seconds so far; None as of :func:`load_training`."""
+def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Testing, Seconds] | None:
+    """The search and final test to go on with and their seconds so far; None as of :func:`load_training`."""
     found = store.load_checkpoint(digest)
     if found is None or found[1].get("inputs") != inputs:
         return None
     tensors, values = found
+    slots = {key.removeprefix("slots/"): tensor for key, tensor in tensors.items() if key.startswith("slots/")}
+    descent = None
+    if "waiting" in tensors:
+        descent = Descent(waiting=tensors["waiting"], slots=Slots(**slots) if slots else None)
     search = Search(
         first=tensors["first"],
         last=tensors["last"],
@@ -74,5 +91,7 @@ def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Seco
         forward=values["forward"],
         backward=values["backward"],
         notes=values["notes"],
+        size=values.get("size", 0),
+        descent=descent,
     )
-    return search, msgspec.convert(values["seconds"], Seconds)
+    return search, Testing(**values.get("testing", {})), msgspec.convert(values["seconds"], Seconds)

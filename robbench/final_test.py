@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,16 @@ from robbench.record import AttackAccuracy, Counts
 from robbench.spec import PGD
 
 
+@dataclass
+class Testing:
+    """How far a final test is: enough to go on after an interruption."""
+
+    fooled: list[int] = field(default_factory=list)
+    """Images fooled by each attack that was begun."""
+    start: int = 0
+    """Images that the last of these attacks has done."""
+
+
 def attack_accuracies(
     model: nn.Module,
     images: Tensor,
@@ -23,6 +34,7 @@ def attack_accuracies(
     attacks: Sequence[PGD],
     *,
     batch_size: int | None = None,
+    state: Testing | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[AttackAccuracy]:
     """Robust accuracy under each attack: images right unperturbed and still right under the attack, of all images.
@@ -37,6 +49,7 @@ def attack_accuracies(
         correct: (N,) bool, which images the model classifies correctly unperturbed.
         attacks: with a radius and without a random start.
         batch_size: images attacked at once, halved when memory runs out; None for what device and free memory allow.
+        state: an interrupted test to go on with; kept up to date.
         on_progress: gets the images attacked so far, and all that will be, over all attacks.
 
     Raises:
@@ -47,22 +60,26 @@ def attack_accuracies(
     for attack in attacks:
         require(attack.epsilon is not None and not attack.random_start, "attack", "a radius, no random start", attack)
     chosen = correct.nonzero().flatten().to(images.device)
-    accuracies = []
+    state = state or Testing()
     with evaluating(model), full_precision(images.device):
         size = batch_size or attack_batch(model, pixels(images[:1]))
         for number, attack in enumerate(attacks):
-            fooled, start = 0, 0
-            while start < len(chosen):
-                batch = chosen[start : start + size]
+            if number == len(state.fooled):
+                state.fooled.append(0)
+                state.start = 0
+            while number == len(state.fooled) - 1 and state.start < len(chosen):
+                batch = chosen[state.start : state.start + size]
                 try:
-                    fooled += _fooled(model, images[batch], labels[batch], attack)
+                    state.fooled[number] += _fooled(model, images[batch], labels[batch], attack)
                 except (RuntimeError, MemoryError) as error:
                     size = halved(size, error, images.device)
                     continue
-                start += len(batch)
-                on_progress(number * len(chosen) + start, len(attacks) * len(chosen))
-            accuracies.append(_accuracy(attack, len(chosen) - fooled, len(images)))
-    return accuracies
+                state.start += len(batch)
+                on_progress(number * len(chosen) + state.start, len(attacks) * len(chosen))
+    return [
+        _accuracy(attack, len(chosen) - fooled, len(images))
+        for attack, fooled in zip(attacks, state.fooled, strict=True)
+    ]
 
 
 def _fooled(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD) -> int:

@@ -32,7 +32,7 @@ from robbench.data import Data, Images, pixels
 from robbench.environment import environment
 from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
-from robbench.final_test import attack_accuracies
+from robbench.final_test import Testing, attack_accuracies
 from robbench.models import Network, blocks, load_weights, parameter_count, weights
 from robbench.record import (
     WRONG,
@@ -53,7 +53,7 @@ from robbench.training import kept_epoch, train
 from robbench.transfer import parameter_groups
 
 CHECKPOINT_SECONDS = 30.0
-"""Least time between two checkpoints of a p* search; training writes one every epoch."""
+"""Least time between two checkpoints of a p* search and its final test; training writes one every epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,19 +242,25 @@ def _estimate(
         chosen = choose_images(len(data.test), estimate.images, estimate.seed)
         test = data.test.take(torch.tensor(chosen)).to(device)
         inputs = _inputs(model, workplace)
-        state = None
+        state, testing = None, Testing()
         if workplace.resume and (found := load_search(workplace.store, digest, inputs=inputs)):
-            state, before = found
+            state, testing, before = found
             stopwatch.add(before)
     saved = time.monotonic()
 
     def keep(search: Search) -> None:
         nonlocal saved
-        open_images = len(search.undecided)
-        workplace.show(f"p* of {model.id}", len(test) - open_images, len(test))
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            save_search(workplace.store, digest, search, inputs=inputs, seconds=stopwatch.seconds, testing=testing)
             saved = time.monotonic()
-            save_search(workplace.store, digest, search, inputs=inputs, seconds=stopwatch.seconds)
+
+    def searching(search: Search) -> None:
+        workplace.show(f"p* of {model.id}", len(test) - len(search.undecided), len(test))
+        keep(search)
+
+    def tested(done: int, total: int) -> None:
+        workplace.show(f"final test of {model.id}", done, total)
+        keep(search)
 
     with stopwatch.region("estimation"):
         search = estimate_pstar(
@@ -265,7 +271,7 @@ def _estimate(
             estimate.attack,
             search=estimate.search,
             state=state,
-            on_progress=keep,
+            on_progress=searching,
         )
     with stopwatch.region("validation"):
         attacks = attack_accuracies(
@@ -274,7 +280,9 @@ def _estimate(
             test.labels,
             search.pstar != WRONG,
             estimate.final_test,
-            on_progress=lambda done, total: workplace.show(f"final test of {model.id}", done, total),
+            batch_size=search.size,
+            state=testing,
+            on_progress=tested,
         )
     spec = {"model": describe(model), "estimate": describe(estimate)}
     used = msgspec.structs.replace(trained.data, test=len(test))

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import robbench.assembly
+import robbench.estimation
 import robbench.pipeline
 from robbench.data import load
 from robbench.errors import RobbenchError
@@ -548,19 +549,44 @@ def test_a_checkpoint_of_other_images_is_not_used(place):
     assert min(shown) == 0.0
 
 
-@pytest.mark.parametrize("call", [2, 4])
-def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path, monkeypatch, call):
-    """With a checkpoint after every batch, the resumed search finds the same p* with as many passes in all."""
+TESTED = replace(ESTIMATE, final_test=tuple(PGD(epsilon=e, steps=2, random_start=False) for e in (0.02, 0.1)))
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+@pytest.mark.parametrize(("word", "call"), [("p*", 2), ("p*", 4), ("p*", 22), ("final", 2), ("final", 4)])
+def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path, monkeypatch, search, word, call):
+    """With a checkpoint after every batch: the same p*, robust accuracies and numbers of passes, in both searches."""
     monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
-    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 4)
+    estimate = replace(TESTED, search=search)
 
     def job(workplace):
-        return run_estimate(source(), ESTIMATE, workplace, suite="demo")
+        return run_estimate(source(), estimate, workplace, suite="demo")
 
-    expected = job(place(folder=tmp_path / "other"))
-    first, _, record = run_killed(place, "p*", call, job)
+    shown = []
+    expected = job(place(folder=tmp_path / "other", show=lambda what, *_: shown.append(what)))
+    call = min(call, sum(what.startswith(word) for what in shown))
+    first, second, record = run_killed(place, word, call, job)
     assert comparable(record) == comparable(expected)
     assert first.store.load_checkpoint(record.digest) is None
+
+
+def test_a_resumed_search_keeps_its_batch(place, monkeypatch):
+    """Where more memory is free than before the kill, the search goes on with as many images as before: other numbers round otherwise."""
+    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 4)
+    with pytest.raises(Killed):
+        run_estimate(source(), ESTIMATE, place(show=killer("p*", 3)), suite="demo")
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 256)
+    sizes, probe = [], robbench.estimation._probe
+
+    def spy(model, images, labels, radii, attack, state, batch, loop):
+        sizes.append(len(batch))
+        probe(model, images, labels, radii, attack, state, batch, loop)
+
+    monkeypatch.setattr(robbench.estimation, "_probe", spy)
+    run_estimate(source(), ESTIMATE, place(resume=True), suite="demo")
+    assert max(sizes) == 4
 
 
 def test_a_resumed_estimate_counts_the_seconds_before_it(place, monkeypatch):
