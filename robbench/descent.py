@@ -141,9 +141,7 @@ def descend(
     state.slots = None
 
 
-def _fill(
-    images: Callable[[Tensor], tuple[Tensor, Tensor]], index: Tensor, values: int, device: torch.device
-) -> Slots:
+def _fill(images: Callable[[Tensor], tuple[Tensor, Tensor]], index: Tensor, values: int, device: torch.device) -> Slots:
     originals, labels = images(index)
     return Slots(
         adversarial=originals.clone(),

@@ -47,7 +47,7 @@ from robbench.record import (
     choose_images,
 )
 from robbench.spec import Dataset, Estimate, Model, describe, digest_of
-from robbench.store import Store
+from robbench.store import Finished, Store
 from robbench.timing import Stopwatch
 from robbench.training import kept_epoch, train
 from robbench.transfer import parameter_groups
@@ -70,6 +70,8 @@ class Workplace:
     """Gets progress: what runs, how much of it is done, of how much."""
     failed: dict[str, str] = field(default_factory=dict)
     """Messages of stages that failed in this session, by digest: they are not tried twice."""
+    began: float = field(default_factory=time.time)
+    """When the session began, in seconds since 1970: what finished later is not made again."""
     checked: dict[Hashable, int] = field(default_factory=dict)
     """Number of blocks of every combination of architecture, images and checkpoint that was found sound."""
 
@@ -108,8 +110,9 @@ def check(model: Model, workplace: Workplace) -> None:
 def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: bool = True) -> Record:
     """Train a model, or transfer and retrain it, or take a user's checkpoint; its weights go to the store.
 
-    The stage under test always runs, unless it finished in this very session or resuming was asked for; what is only
-    needed by another stage comes from the store where it is there.
+    The stage under test always runs, unless it finished since this session began (here, in another worker, or in another
+    run of the same code on the same machine) or resuming was asked for; what is only needed by another stage comes from
+    the store where it is there.
 
     Raises:
         RobbenchError: bad input, a diverging loss, or a source model that failed before.
@@ -356,8 +359,20 @@ def _reusable(workplace: Workplace, digest: str, model: Model, under_test: bool)
         return None
     if finished.inputs is not None and finished.inputs != _inputs(model, workplace):
         return None
-    fresh = under_test and not workplace.resume and finished.run != workplace.store.run
-    return None if fresh else finished.record
+    again = under_test and not workplace.resume and not _of_this_session(finished, workplace)
+    return None if again else finished.record
+
+
+def _of_this_session(finished: Finished, workplace: Workplace) -> bool:
+    """Whether a stage was made by this run, or since it began by another one of the same code in the same surroundings."""
+    if finished.run == workplace.store.run:
+        return True
+    # Whether the tree is dirty changes while a run writes its baselines.
+    there, here = (
+        msgspec.structs.replace(surroundings, dirty=None)
+        for surroundings in (finished.record.environment, environment(workplace.device))
+    )
+    return finished.finished >= workplace.began and there == here
 
 
 def _inputs(model: Model, workplace: Workplace) -> str:

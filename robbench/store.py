@@ -1,17 +1,20 @@
 """Trained models, finished stages and checkpoints on disk: safetensors and JSON, never a pickle.
 
 One folder per digest. ``stage.json`` is written last, so a stage is finished exactly when it is there. Every write goes
-to a temporary name, is flushed, and renamed; a lock per digest lets several processes share a store.
+to a temporary name, is flushed, and renamed; a lock per digest lets several processes share a store. A stage that is made
+again puts its weights beside the old ones: until ``stage.json`` names them the old stage stands, for readers that hold no
+lock as well as after a kill.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 from filelock import FileLock
@@ -20,9 +23,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from robbench.errors import RobbenchError
+from robbench.interruption import postponed
 from robbench.record import Record, _Struct, check_writable, write_atomically
 
 SCHEMA = "robbench.store/1"
+
+_Weights = Literal["weights.safetensors", "weights-2.safetensors"]
 
 
 class Finished(_Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -34,6 +40,10 @@ class Finished(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     weights_sha256: str | None = None
     inputs: str | None = None
     """Over the images of the stage and of all its sources; None without a source, where the record says all."""
+    weights: _Weights = "weights.safetensors"
+    """The file that holds them."""
+    finished: float = 0.0
+    """When, in seconds since 1970; 0 where an older version did not say."""
 
 
 class Store:
@@ -88,28 +98,49 @@ class Store:
             RobbenchError: there are none, or the file is not the one that was written.
         """
         stage = self.finished(digest)
-        path = self._folder(digest) / "weights.safetensors"
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise _damaged(path, error.strerror or error) from error
-        if stage is None or hashlib.sha256(data).hexdigest() != stage.weights_sha256:
-            raise _damaged(path, "its SHA-256 is not the one recorded")
-        return load(data)
+        while True:
+            path = self._folder(digest) / (stage.weights if stage is not None else "weights.safetensors")
+            fault = "its SHA-256 is not the one recorded"
+            try:
+                data = path.read_bytes()
+                if stage is not None and hashlib.sha256(data).hexdigest() == stage.weights_sha256:
+                    return load(data)
+            except OSError as error:
+                fault = error.strerror or str(error)
+            before, stage = stage, self.finished(digest)
+            if stage == before:  # otherwise another process made the stage again between the two files
+                raise _damaged(path, fault)
 
     def finish(self, record: Record, weights: Mapping[str, Tensor] | None = None, *, inputs: str | None = None) -> None:
-        """Keep a finished stage, and drop its checkpoint."""
+        """Keep a finished stage in place of an older one, and drop its checkpoint."""
         folder = self._folder(record.digest)
-        checksum = None
-        # Without this, a kill between the two writes below would leave old facts beside new weights.
-        (folder / "stage.json").unlink(missing_ok=True)
-        if weights is not None:
-            data = save(dict(weights))
-            checksum = hashlib.sha256(data).hexdigest()
-            write_atomically(folder / "weights.safetensors", data)
-        stage = Finished(schema=SCHEMA, run=self.run, record=record, weights_sha256=checksum, inputs=inputs)
-        write_atomically(folder / "stage.json", msgspec.json.format(msgspec.json.encode(stage), indent=1))
-        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        files: tuple[_Weights, ...] = get_args(_Weights)
+        name, checksum = next(name for name in files if name != self._weights_file(record.digest)), None
+        with postponed():
+            if weights is not None:
+                data = save(dict(weights))
+                checksum = hashlib.sha256(data).hexdigest()
+                write_atomically(folder / name, data)
+            stage = Finished(
+                schema=SCHEMA,
+                run=self.run,
+                record=record,
+                weights_sha256=checksum,
+                inputs=inputs,
+                weights=name,
+                finished=time.time(),
+            )
+            write_atomically(folder / "stage.json", msgspec.json.format(msgspec.json.encode(stage), indent=1))
+            for old in (*(file for file in files if file != name), "checkpoint.safetensors"):
+                (folder / old).unlink(missing_ok=True)
+
+    def _weights_file(self, digest: str) -> str | None:
+        """Name of the weights that a finished stage refers to; None where there is no such stage, or a damaged one."""
+        try:
+            stage = self.finished(digest)
+        except RobbenchError:
+            return None
+        return stage.weights if stage is not None and stage.weights_sha256 is not None else None
 
     def save_checkpoint(self, digest: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Keep the state of an unfinished stage: tensors by name, and plain JSON values."""

@@ -566,7 +566,7 @@ def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path,
     shown = []
     expected = job(place(folder=tmp_path / "other", show=lambda what, *_: shown.append(what)))
     call = min(call, sum(what.startswith(word) for what in shown))
-    first, second, record = run_killed(place, word, call, job)
+    first, _, record = run_killed(place, word, call, job)
     assert comparable(record) == comparable(expected)
     assert first.store.load_checkpoint(record.digest) is None
 
