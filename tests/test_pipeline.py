@@ -235,6 +235,38 @@ def test_workers_of_one_session_share_their_stages(place, ran):
     assert ran == ["train", "estimate"]
 
 
+def test_what_another_run_finished_meanwhile_is_not_made_again(place, ran):
+    """Two runs that began before either had a result: each stage runs once. A third one that begins later makes its own."""
+    one, two = place(), place()
+    assert run_estimate(source(), ESTIMATE, one, suite="demo") == run_estimate(source(), ESTIMATE, two, suite="demo")
+    assert ran == ["train", "estimate"]
+    run_training(source(), place(), suite="demo")
+    assert ran == ["train", "estimate", "train"]
+
+
+@pytest.mark.parametrize(("field", "other"), [("slug", "elsewhere"), ("commit", "0" * 40), ("threads", 99)])
+def test_what_a_run_elsewhere_finished_meanwhile_is_made_again(place, ran, monkeypatch, field, other):
+    """Another machine's, another commit's and another number of threads' result is no result of this run."""
+    one, two = place(), place()
+    here = robbench.pipeline.environment(one.device)
+    run_training(source(), one, suite="demo")
+    changed = msgspec.structs.replace(here, **{field: other})
+    monkeypatch.setattr(robbench.pipeline, "environment", lambda device: changed)
+    run_training(source(), two, suite="demo")
+    assert ran == ["train", "train"]
+
+
+def test_a_tree_that_became_dirty_meanwhile_changes_nothing(place, ran, monkeypatch):
+    """Writing the first baseline makes it so."""
+    one, two = place(), place()
+    here = robbench.pipeline.environment(one.device)
+    run_training(source(), one, suite="demo")
+    changed = msgspec.structs.replace(here, dirty=not here.dirty)
+    monkeypatch.setattr(robbench.pipeline, "environment", lambda device: changed)
+    run_training(source(), two, suite="demo")
+    assert ran == ["train"]
+
+
 def test_what_only_another_stage_needs_comes_from_the_store(place, ran):
     """In a new session an estimate under test runs again, with the model that is there; a transfer with its source."""
     run_estimate(source(), ESTIMATE, place(), suite="demo")
