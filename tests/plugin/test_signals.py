@@ -51,7 +51,8 @@ def folder(pytester, write_suite):
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 2), ("SIGTERM", 128 + signal.SIGTERM)])
 def test_a_signal_ends_a_run_in_order(folder, name, status):
     """While the second model's stage is being written: that write is finished, table and report hold what is finished, and
-    one line says how to go on; going on makes the rest."""
+    one line says how to go on; going on makes the rest.
+    """
     conftest = INTERRUPT.format(file="stage.json", word="glyphs47-standard", name=name)
     (folder / "conftest.py").write_text(conftest)
     found, text = run(folder, "-k", "standard")
