@@ -15,6 +15,7 @@ import project
 
 INTERRUPT = """
 import os
+import pathlib
 import signal
 
 import robbench.record
@@ -23,7 +24,7 @@ write = robbench.record.os.replace
 
 
 def replace(source, target):
-    if str(target).endswith("{file}") and "{word}" in open(source, "rb").read(10**6).decode("latin1"):
+    if str(target).endswith("{file}") and b"{word}" in pathlib.Path(source).read_bytes():
         os.kill(os.getpid(), signal.{name})
     write(source, target)
 

@@ -51,10 +51,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30, metavar="N", help="at least so many (default: 30)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=5, help="of every training (default: 5)")
+    parser.add_argument("--images", type=int, default=400, help="to train on (default: 400)")
     options = parser.parse_args()
     numbers, kills, faults = random.Random(options.seed), collections.Counter[str](), 0
     with tempfile.TemporaryDirectory() as name:
-        alone = project.write(Path(name) / "alone")
+        size = {"epochs": options.epochs, "images": options.images, "steps": 4, "attacked": 24, "drawn": False}
+        alone = project.write(Path(name) / "alone", **size)
         begun = time.monotonic()
         process = project.start(alone)
         process.join()
@@ -65,7 +68,7 @@ def main() -> int:
         while kills.total() < options.kills:
             number += 1
             print(f"round {number}", flush=True)
-            folder = project.write(Path(name) / f"round{number}")
+            folder = project.write(Path(name) / f"round{number}", **size)
             kills.update(round_of_kills(folder, numbers, seconds / 4, lambda line: print(line, flush=True)))
             found = project.differences(expected, project.stages(folder))
             faults += len(found)

@@ -95,13 +95,14 @@ import pathlib
 
 import robbench.memory
 import robbench.pipeline
+import robbench.report.bundle
 
 
 def noted(make, stage):
     def run(model, *rest):
         pathlib.Path("made").mkdir(exist_ok=True)
         number = len(os.listdir("made"))
-        pathlib.Path(f"made/{model.id}.{stage} {os.getpid()} {number}").touch()
+        pathlib.Path(f"made/{{model.id}}.{{stage}} {{os.getpid()}} {{number}}").touch()
         return make(model, *rest)
 
     return run
@@ -109,6 +110,8 @@ def noted(make, stage):
 
 robbench.pipeline._train = noted(robbench.pipeline._train, "training")
 robbench.pipeline._estimate = noted(robbench.pipeline._estimate, "robustness")
+if not {drawn}:
+    robbench.report.bundle.draw = robbench.report.bundle.draw_study = lambda *rest: []
 robbench.pipeline.CHECKPOINT_SECONDS = 0.1
 robbench.memory.LARGEST_BATCH["cpu"] = 16
 
@@ -134,11 +137,12 @@ def write(
     images: int = 800,
     steps: int = 10,
     attacked: int = 40,
+    drawn: bool = True,
 ) -> Path:
-    """A project of a study for each search, which share their models; returns its folder."""
+    """A project of a study for each search, which share their models, and whose reports have pictures; its folder."""
     folder.mkdir(parents=True)
     (folder / "net.py").write_text(NETWORK)
-    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "conftest.py").write_text(CONFTEST.format(drawn=drawn))
     (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:hypothesispytest -p no:anyio -p no:cacheprovider\n")
     for search in searches:
         text = SUITE.format(search=search, epochs=epochs, steps=steps, attacked=attacked)

@@ -13,7 +13,7 @@ import crowd
 import kill
 import project
 
-SMALL = {"epochs": 2, "images": 120, "steps": 3, "attacked": 12}
+SMALL = {"epochs": 2, "images": 120, "steps": 3, "attacked": 12, "drawn": False}
 
 
 @pytest.fixture(scope="module")
