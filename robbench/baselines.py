@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from robbench.errors import RobbenchError
+from robbench.locks import locked
 from robbench.record import (
     UNREADABLE,
     Counts,
@@ -148,9 +149,10 @@ def write_baseline(folder: Path, record: Record) -> Path:
         RobbenchError: a file of that name is not ours, or the folder cannot be written.
     """
     path = baseline_path(folder, record.suite, record.case, record.stage)
-    previous = read_baseline(folder, record.suite, record.case, record.stage)
-    values = msgspec.to_builtins(baseline_of(record, previous))
-    write_atomically(path, _readable(values).encode())
+    with locked(path.parent):  # another process may be about to add the seconds of another machine
+        previous = read_baseline(folder, record.suite, record.case, record.stage)
+        values = msgspec.to_builtins(baseline_of(record, previous))
+        write_atomically(path, _readable(values).encode())
     return path
 
 

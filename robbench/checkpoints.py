@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 
 import msgspec
 import torch
 from torch import Tensor
 
+from robbench.descent import Descent, Slots
 from robbench.estimation import Search
+from robbench.final_test import Testing
 from robbench.record import Epoch, Seconds
 from robbench.store import Store, damaged
 from robbench.training import Progress
@@ -61,25 +64,36 @@ def load_training(store: Store, digest: str, *, inputs: str) -> tuple[Progress, 
         return progress, msgspec.convert(values["seconds"], Seconds)
 
 
-def save_search(store: Store, digest: str, state: Search, *, inputs: str, seconds: Seconds) -> None:
-    """Keep a p* search as it is after a batch."""
+def save_search(
+    store: Store, digest: str, state: Search, *, inputs: str, seconds: Seconds, testing: Testing | None = None
+) -> None:
+    """Keep a p* search as it is after a batch, and the final test that follows it."""
+    tensors = {"first": state.first, "last": state.last, "pstar": state.pstar}
+    if state.descent is not None:
+        tensors["waiting"] = state.descent.waiting
+        for field in fields(Slots) if state.descent.slots is not None else ():
+            tensors[f"slots/{field.name}"] = getattr(state.descent.slots, field.name)
     values = {
         "inputs": inputs,
         "forward": state.forward,
         "backward": state.backward,
         "notes": state.notes,
+        "size": state.size,
+        "testing": asdict(testing or Testing()),
         "seconds": msgspec.to_builtins(seconds),
     }
-    tensors = {name: getattr(state, name) for name in ("first", "last", "pstar", "adversarials")}
-    store.save_checkpoint(digest, {name: value for name, value in tensors.items() if value is not None}, values)
+    if state.adversarials is not None:
+        tensors["adversarials"] = state.adversarials
+    store.save_checkpoint(digest, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, values)
 
 
-def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Seconds] | None:
-    """The search to go on with and its seconds so far; None as of :func:`load_training`."""
+def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Testing, Seconds] | None:
+    """The search and final test to go on with and their seconds so far; None as of :func:`load_training`."""
     found = store.load_checkpoint(digest)
     if found is None or found[1].get("inputs") != inputs:
         return None
     tensors, values = found
+    slots = {key.removeprefix("slots/"): tensor for key, tensor in tensors.items() if key.startswith("slots/")}
     with _as_written(store, digest):
         search = Search(
             first=tensors["first"],
@@ -89,11 +103,13 @@ def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Seco
             backward=values["backward"],
             notes=values["notes"],
             adversarials=tensors.get("adversarials"),
+            size=values.get("size", 0),
+            descent=Descent(tensors["waiting"], Slots(**slots) if slots else None) if "waiting" in tensors else None,
         )
         brackets = (search.first, search.last, search.pstar)
         if not all(tensor.dtype == torch.int64 and tensor.shape == search.pstar.shape for tensor in brackets):
             raise ValueError("expected one bracket per image")
-        return search, msgspec.convert(values["seconds"], Seconds)
+        return search, Testing(**values.get("testing", {})), msgspec.convert(values["seconds"], Seconds)
 
 
 @contextmanager

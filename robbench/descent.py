@@ -29,7 +29,7 @@ _DENSE = {"cpu": 0.75, "cuda": 0.5}
 
 
 @dataclass
-class _Slots:
+class Slots:
     """Images under attack, one a row; the fields are all that a step reads and writes."""
 
     adversarial: Tensor
@@ -42,22 +42,43 @@ class _Slots:
     originals: Tensor
     labels: Tensor
     index: Tensor
-    """(B,) int64: which image this is."""
+    """(B,) int64: which image this is; -1 where the row's image is settled and no other took its place."""
 
-    def rows(self, chosen: Tensor) -> _Slots:
+    def rows(self, chosen: Tensor) -> Slots:
         """Some of the rows."""
-        return _Slots(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+        return Slots(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
-    def replace(self, rows: Tensor, new: _Slots) -> None:
+    def replace(self, rows: Tensor, new: Slots) -> None:
         """Put other images in some of the rows."""
         for field in fields(self):
             getattr(self, field.name)[rows] = getattr(new, field.name)
+
+    def to(self, device: torch.device) -> Slots:
+        """The same rows on a device."""
+        return Slots(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+@dataclass
+class Descent:
+    """Where a descent stands between two steps: enough to go on after an interruption, bit for bit on the CPU."""
+
+    waiting: Tensor
+    """(M,) int64 on the CPU: images that it has not begun with, all of them classified correctly."""
+    slots: Slots | None = None
+    """The images under attack; None before the first step and after the last."""
+
+    def put_back(self) -> None:
+        """Let the images under attack wait again, from the start."""
+        if self.slots is not None:
+            index = self.slots.index.cpu()
+            self.waiting = torch.cat([index[index >= 0], self.waiting])
+            self.slots = None
 
 
 def descend(
     model: nn.Module,
     images: Callable[[Tensor], tuple[Tensor, Tensor]],
-    waiting: Tensor,
+    state: Descent,
     radii: Tensor,
     *,
     box: tuple[float, float],
@@ -79,49 +100,51 @@ def descend(
     Args:
         model: in eval mode.
         images: takes (B,) indices; the (B, C, H, W) float images and their (B,) labels, on the device.
-        waiting: (N,) int64 indices of the images to attack, on the CPU; all of them classified correctly.
+        state: the images to attack, or an interrupted descent to go on with; what is yet to be done, at every yield.
         radii: (K,) ascending float64 grid in pixel units, on the device.
         box: range of valid pixels.
-        size: places in the batch.
+        size: places in the batch; the images of an interrupted descent that had more of them begin again.
         device: of the model.
         on_step: called with the number of images in every step, forward and backward.
 
     Yields:
-        Indices of settled images and the grid index of their p*, (B,) int64 on the CPU; ``len(radii)`` where no
-        counterexample was found or confirmed. Then their counterexamples, (B, C, H, W) on the device; anything where
-        there is none.
+        After every step, indices of the images that it settled and the grid index of their p*, (B,) int64 on the CPU;
+        ``len(radii)`` where no counterexample was found or confirmed. Then their counterexamples, (B, C, H, W) on the
+        device; anything where there is none.
     """
     loop, steps = Loop(device), 1 if device.type == "cpu" else _STEPS_BETWEEN_LOOKS
-    slots, after = _fill(images, waiting[:size], len(radii), device), size
+    if state.slots is not None and len(state.slots.index) > size:
+        state.put_back()
+    if state.slots is None:
+        state.slots = _fill(images, state.waiting[:size], len(radii), device)
+        state.waiting = state.waiting[size:]
+    slots = state.slots = state.slots.to(device)
 
-    def step(state: Tensors, constants: Tensors) -> Tensors:
-        return _step(model, state, constants, radii, box)
+    def step(tensors: Tensors, constants: Tensors) -> Tensors:
+        return _step(model, tensors, constants, radii, box)
 
-    while len(slots.index):
-        state: Tensors = (slots.adversarial, slots.best_image, slots.best, slots.age)
+    while (busy := slots.index >= 0).any():
+        if int(busy.sum()) < _DENSE.get(device.type, 0.75) * len(busy):
+            slots = state.slots = slots.rows(busy.nonzero().flatten())
+        tensors: Tensors = (slots.adversarial, slots.best_image, slots.best, slots.age)
         with without_parameter_gradients(model):
-            state = loop(step, state, (slots.originals, slots.labels), steps)
-        slots.adversarial, slots.best_image, slots.best, slots.age = state
+            tensors = loop(step, tensors, (slots.originals, slots.labels), steps)
+        slots.adversarial, slots.best_image, slots.best, slots.age = tensors
         on_step(len(slots.index) * steps)
         settled = (_settled(slots.best, slots.age, radii) & (slots.index >= 0)).nonzero().flatten()
-        if not len(settled):
-            continue
-        yield _confirm(model, slots.rows(settled), radii, box)
-        new = waiting[after : after + len(settled)]
+        found = _confirm(model, slots.rows(settled), radii, box)
+        new = state.waiting[: len(settled)]
         if len(new):
             slots.replace(settled[: len(new)], _fill(images, new, len(radii), device))
-            after += len(new)
+            state.waiting = state.waiting[len(new) :]
         slots.index[settled[len(new) :]] = -1
-        busy = slots.index >= 0
-        if int(busy.sum()) < max(1, _DENSE.get(device.type, 0.75) * len(busy)):
-            slots = slots.rows(busy.nonzero().flatten())
+        yield found
+    state.slots = None
 
 
-def _fill(
-    images: Callable[[Tensor], tuple[Tensor, Tensor]], index: Tensor, values: int, device: torch.device
-) -> _Slots:
+def _fill(images: Callable[[Tensor], tuple[Tensor, Tensor]], index: Tensor, values: int, device: torch.device) -> Slots:
     originals, labels = images(index)
-    return _Slots(
+    return Slots(
         adversarial=originals.clone(),
         best_image=originals.clone(),
         best=torch.full_like(labels, values),
@@ -167,8 +190,10 @@ def _settled(best: Tensor, age: Tensor, radii: Tensor) -> Tensor:
     return held | (best == 0) | (~searching & (radii[(best - 1).clamp(0, len(radii) - 1)] <= 0))
 
 
-def _confirm(model: nn.Module, slots: _Slots, radii: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
+def _confirm(model: nn.Module, slots: Slots, radii: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
     """Index, p* and counterexample of settled rows, where float32 inference has confirmed it."""
+    if not len(slots.index):
+        return slots.index.cpu(), slots.best.cpu(), slots.best_image
     found = slots.best < len(radii)
     radius = radii[slots.best.clamp(max=len(radii) - 1)]
     confirmed = is_counterexample(model, slots.best_image, slots.originals, slots.labels, radius, box=box)

@@ -19,8 +19,10 @@ from robbench.record import Environment
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, worker: int = 0) -> torch.device:
     """The device of ``--robbench-device``: auto takes CUDA where there is one.
+
+    Of several CUDA devices the workers of a run take one each in turn, which becomes the current one of the process.
 
     Raises:
         RobbenchError: the name is unknown, or CUDA was asked for and is not there.
@@ -30,7 +32,11 @@ def choose_device(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise RobbenchError("device: expected a CUDA device for --robbench-device cuda, this machine has none")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if not available or name == "cpu":
+        return torch.device("cpu")
+    device = torch.device("cuda", worker % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def environment(device: torch.device) -> Environment:

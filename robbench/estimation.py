@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robbench.attacks import evaluating, full_precision, is_counterexample, pgd
 from robbench.data import check_pixels, pixels
-from robbench.descent import descend
+from robbench.descent import Descent, descend
 from robbench.errors import RobbenchError, require
 from robbench.graphs import Loop
 from robbench.memory import Batches, attack_batch, halved
@@ -39,6 +39,10 @@ class Search:
     adversarials: Tensor | None = None
     """(N, C, H, W) on the CPU, as the network saw them: the confirmed counterexample at ``pstar`` of every image that
     has one, zeros of the others; None where they are not kept."""
+    size: int = 0
+    """Images attacked at once: another number rounds otherwise. 0 before the first batch."""
+    descent: Descent | None = None
+    """Of the fast search: what it has in hand."""
 
     @property
     def undecided(self) -> Tensor:
@@ -91,7 +95,7 @@ def estimate_pstar(
         batch_size: images attacked at once; None for what device and free memory allow.
         keep_adversarials: keep the counterexamples that p* rests on; an interrupted search goes on as it began.
         state: an interrupted search to go on with.
-        on_progress: called after every batch.
+        on_progress: called after every batch, and every step of the fast search; the state is then one to go on from.
 
     Raises:
         RobbenchError: no image, pixels outside [0, 1], mismatched labels, a grid that does not ascend, logits that are not finite,
@@ -114,13 +118,16 @@ def estimate_pstar(
             size = batches.size
             if keep_adversarials:
                 state.adversarials = torch.zeros_like(pixels(images[:1]), device="cpu").repeat(len(images), 1, 1, 1)
+        elif batch_size is None and state.size:
+            size = min(size, state.size)
+        state.size = size
         for stage in (_descend, _bisect) if search == "fast" else (_bisect,):
             while True:
                 try:
                     stage(model, images, labels, radii, attack, state, size, on_progress)
                     break
                 except (RuntimeError, MemoryError) as error:
-                    size = halved(size, error, images.device)
+                    state.size = size = halved(size, error, images.device)
                 state.notes.append(f"out of memory: p* went on with batches of {size} images")
     return state
 
@@ -168,11 +175,18 @@ def _descend(
         state.forward += attacked
         state.backward += attacked
 
-    untouched = ((state.first == 0) & (state.last == len(radii) - 1)).nonzero().flatten()
-    found = descend(
-        model, take, untouched, radii.to(images.device), box=attack.box, size=size, device=images.device, on_step=count
-    )
-    for index, place, adversarial in found:
+    if state.descent is None:
+        state.descent = Descent(waiting=((state.first == 0) & (state.last == len(radii) - 1)).nonzero().flatten())
+    for index, place, adversarial in descend(
+        model,
+        take,
+        state.descent,
+        radii.to(images.device),
+        box=attack.box,
+        size=size,
+        device=images.device,
+        on_step=count,
+    ):
         state.forward += len(index)
         fooled = place < len(radii)
         index, place = index[fooled], place[fooled]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,16 @@ from robbench.record import AttackAccuracy, Counts
 from robbench.spec import PGD
 
 
+@dataclass
+class Testing:
+    """How far a final test is: enough to go on after an interruption."""
+
+    fooled: list[int] = field(default_factory=list)
+    """Images fooled by each attack that was begun."""
+    start: int = 0
+    """Images that the last of these attacks has done."""
+
+
 def attack_accuracies(
     model: nn.Module,
     images: Tensor,
@@ -24,6 +35,7 @@ def attack_accuracies(
     *,
     batch_size: int | None = None,
     notes: list[str] | None = None,
+    state: Testing | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[AttackAccuracy]:
     """Robust accuracy under each attack: images right unperturbed and still right under the attack, of all images.
@@ -39,6 +51,7 @@ def attack_accuracies(
         attacks: with a radius and without a random start.
         batch_size: images attacked at once, halved when memory runs out; None for what device and free memory allow.
         notes: gets a line where it was halved.
+        state: an interrupted test to go on with; kept up to date.
         on_progress: gets the images attacked so far, and all that will be, over all attacks.
 
     Raises:
@@ -50,22 +63,28 @@ def attack_accuracies(
     for attack in attacks:
         require(attack.epsilon is not None and not attack.random_start, "attack", "a radius, no random start", attack)
     chosen = correct.nonzero().flatten().to(images.device)
-    accuracies = []
+    state = state or Testing()
     with evaluating(model), full_precision(images.device):
         size = batch_size or attack_batch(model, pixels(images[:1]))
         batches = Batches("the final test", size, [] if notes is None else notes)
         for number, attack in enumerate(attacks):
-            fooled = 0
+            if number == len(state.fooled):
+                state.fooled.append(0)
+                state.start = 0
+            elif number < len(state.fooled) - 1:
+                continue
 
             def count(part: slice, number: int = number, attack: PGD = attack) -> None:
-                nonlocal fooled
                 batch = chosen[part]
-                fooled += _fooled(model, images[batch], labels[batch], attack)
+                state.fooled[number] += _fooled(model, images[batch], labels[batch], attack)
+                state.start = part.stop
                 on_progress(number * len(chosen) + part.stop, len(attacks) * len(chosen))
 
-            batches.over(len(chosen), images.device, count)
-            accuracies.append(_accuracy(attack, len(chosen) - fooled, len(images)))
-    return accuracies
+            batches.over(len(chosen), images.device, count, start=state.start)
+    return [
+        _accuracy(attack, len(chosen) - fooled, len(images))
+        for attack, fooled in zip(attacks, state.fooled, strict=True)
+    ]
 
 
 def _fooled(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD) -> int:

@@ -110,13 +110,12 @@ class Batches:
     """Images in one, at most."""
     notes: list[str] = field(default_factory=list)
 
-    def over(self, images: int, device: torch.device, work: Callable[[slice], None]) -> None:
+    def over(self, images: int, device: torch.device, work: Callable[[slice], None], start: int = 0) -> None:
         """Call ``work`` for consecutive parts of so many images; one that runs out of memory must leave nothing behind.
 
         Raises:
             RobbenchError: not even one image fits.
         """
-        start = 0
         while start < images:
             end = min(start + self.size, images)
             try:

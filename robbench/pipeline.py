@@ -34,7 +34,7 @@ from robbench.determinism import explained
 from robbench.environment import environment
 from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
-from robbench.final_test import attack_accuracies
+from robbench.final_test import Testing, attack_accuracies
 from robbench.masking import audit_search, check_audit
 from robbench.memory import Batches, indivisible
 from robbench.models import Network, blocks, load_weights, parameter_count, weights
@@ -51,13 +51,13 @@ from robbench.record import (
     choose_images,
 )
 from robbench.spec import Dataset, Estimate, Model, describe, digest_of
-from robbench.store import Store
+from robbench.store import Finished, Store
 from robbench.timing import Stopwatch
 from robbench.training import VALIDATION_BATCH, kept_epoch, train
 from robbench.transfer import parameter_groups
 
 CHECKPOINT_SECONDS = 30.0
-"""Least time between two checkpoints of a p* search; training writes one every epoch."""
+"""Least time between two checkpoints of a p* search and its final test; training writes one every epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,8 @@ class Workplace:
     """Gets what a user should know of a stage beside its result, a sentence each."""
     failed: dict[str, str] = field(default_factory=dict)
     """Messages of stages that failed in this session, by digest: they are not tried twice."""
+    began: float = field(default_factory=time.time)
+    """When the session began, in seconds since 1970: what finished later is not made again."""
     checked: dict[Hashable, int] = field(default_factory=dict)
     """Number of blocks of every combination of architecture, images and checkpoint that was found sound."""
 
@@ -116,8 +118,9 @@ def check(model: Model, workplace: Workplace) -> None:
 def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: bool = True) -> Record:
     """Train a model, or transfer and retrain it, or take a user's checkpoint; its weights go to the store.
 
-    The stage under test always runs, unless it finished in this very session or resuming was asked for; what is only
-    needed by another stage comes from the store where it is there.
+    The stage under test always runs, unless it finished since this session began (here, in another worker, or in another
+    run of the same code on the same machine) or resuming was asked for; what is only needed by another stage comes from
+    the store where it is there.
 
     Raises:
         RobbenchError: bad input, a diverging loss, or a source model that failed before.
@@ -259,22 +262,28 @@ def _estimate(
         chosen = choose_images(len(data.test), estimate.images, estimate.seed)
         test = data.test.take(torch.tensor(chosen)).to(device)
         inputs = _inputs(model, workplace)
-        state = None
+        state, testing = None, Testing()
         if workplace.resume and (found := load_search(workplace.store, digest, inputs=inputs)):
             if workplace.keep_adversarials and found[0].adversarials is None:
                 workplace.say(f"{model.id}: p* is estimated from the start, its checkpoint kept no counterexamples")
             else:
-                state, before = found
+                state, testing, before = found
                 stopwatch.add(before)
     saved = time.monotonic()
 
     def keep(search: Search) -> None:
         nonlocal saved
-        open_images = len(search.undecided)
-        workplace.show(f"p* of {model.id}", len(test) - open_images, len(test))
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            save_search(workplace.store, digest, search, inputs=inputs, seconds=stopwatch.seconds, testing=testing)
             saved = time.monotonic()
-            save_search(workplace.store, digest, search, inputs=inputs, seconds=stopwatch.seconds)
+
+    def searching(search: Search) -> None:
+        workplace.show(f"p* of {model.id}", len(test) - len(search.undecided), len(test))
+        keep(search)
+
+    def tested(done: int, total: int) -> None:
+        workplace.show(f"final test of {model.id}", done, total)
+        keep(search)
 
     with stopwatch.region("estimation"):
         search = estimate_pstar(
@@ -286,7 +295,7 @@ def _estimate(
             search=estimate.search,
             keep_adversarials=workplace.keep_adversarials,
             state=state,
-            on_progress=keep,
+            on_progress=searching,
         )
     robustness = Robustness(
         grid=list(estimate.grid.values),
@@ -304,8 +313,10 @@ def _estimate(
             test.labels,
             search.pstar != WRONG,
             estimate.final_test,
+            batch_size=search.size,
+            state=testing,
             notes=search.notes,
-            on_progress=lambda done, total: workplace.show(f"final test of {model.id}", done, total),
+            on_progress=tested,
         )
         audit = estimate.audit and audit_search(
             network,
@@ -396,12 +407,24 @@ def _reusable(workplace: Workplace, digest: str, model: Model, under_test: bool)
         return None
     if torch.are_deterministic_algorithms_enabled() and not finished.record.environment.deterministic:
         return None
-    if under_test and not workplace.resume and finished.run != workplace.store.run:
+    if under_test and not workplace.resume and not _of_this_session(finished, workplace):
         return None
     if workplace.keep_adversarials and finished.record.robustness and finished.adversarials_sha256 is None:
         workplace.say(f"{model.id}: p* is estimated again, the finished stage kept no counterexamples")
         return None
     return finished.record
+
+
+def _of_this_session(finished: Finished, workplace: Workplace) -> bool:
+    """Whether a stage was made by this run, or since it began by another one of the same code in the same surroundings."""
+    if finished.run == workplace.store.run:
+        return True
+    # Whether the tree is dirty changes while a run writes its baselines.
+    there, here = (
+        msgspec.structs.replace(surroundings, dirty=None)
+        for surroundings in (finished.record.environment, environment(workplace.device))
+    )
+    return finished.finished >= workplace.began and there == here
 
 
 def _inputs(model: Model, workplace: Workplace) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.errors import RobbenchError
+from robbench.interruption import postponed
 
 SCHEMA = "robbench.record/1"
 
@@ -367,23 +368,24 @@ def check_writable(folder: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: temporary name beside it, flush to disk, rename.
+    """Write a file whole or not at all: temporary name beside it, flush to disk, rename; SIGINT and SIGTERM wait.
 
     Raises:
         RobbenchError: the folder cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with postponed():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(temporary, 0o644)
+                os.replace(temporary, path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise RobbenchError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error

@@ -1,18 +1,21 @@
 """Trained models, finished stages and checkpoints on disk: safetensors and JSON, never a pickle.
 
 One folder per digest. ``stage.json`` is written last, so a stage is finished exactly when it is there. Every write goes
-to a temporary name, is flushed, and renamed; a lock per digest lets several processes share a store. Every file is
-covered by a SHA-256, so that what is read is what was written. A checksum is no signature: it finds damage, not forgery.
+to a temporary name, is flushed, and renamed; a lock per digest lets several processes share a store. A stage that is made
+again puts its tensors beside the old ones: until ``stage.json`` names them the old stage stands, for readers that hold no
+lock as well as after a kill. Every file is covered by a SHA-256, so that what is read is what was written. A checksum is
+no signature: it finds damage, not forgery.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -22,9 +25,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from robbench.errors import RobbenchError
+from robbench.interruption import postponed
 from robbench.record import UNREADABLE, Record, _Struct, check_writable, write_atomically
 
 SCHEMA = "robbench.store/1"
+
+_Weights = Literal["weights.safetensors", "weights-2.safetensors"]
 
 
 class Finished(_Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,6 +44,10 @@ class Finished(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """None where the counterexamples were not kept."""
     inputs: str | None = None
     """Over the images of the stage and of all its sources; None without a source, where the record says all."""
+    ending: Literal["", "-2"] = ""
+    """Of the names of its files of tensors: those of a stage that takes another's place differ from the old ones."""
+    finished: float = 0.0
+    """When, in seconds since 1970; 0 where an older version did not say."""
     sha256: str | None = None
     """Over all of the above, as canonical JSON; None in files from before it existed."""
 
@@ -103,8 +113,7 @@ class Store:
         Raises:
             RobbenchError: there are none, or the file is not the one that was written.
         """
-        stage = self.finished(digest)
-        return self._tensors(digest, "weights", stage.weights_sha256 if stage else None)
+        return self._tensors(digest, "weights", self.finished(digest))
 
     def adversarials(self, digest: str) -> Tensor | None:
         """The counterexamples of a finished robustness stage, (M, C, H, W) on the CPU; None where it kept none.
@@ -117,7 +126,7 @@ class Store:
         stage = self.finished(digest)
         if stage is None or stage.adversarials_sha256 is None:
             return None
-        tensors = self._tensors(digest, "adversarials", stage.adversarials_sha256)
+        tensors = self._tensors(digest, "adversarials", stage)
         if set(tensors) != {"adversarials"}:
             raise damaged(self._folder(digest) / "adversarials.safetensors", f"it holds {sorted(tensors)}")
         return tensors["adversarials"]
@@ -130,28 +139,43 @@ class Store:
         adversarials: Tensor | None = None,
         inputs: str | None = None,
     ) -> None:
-        """Keep a finished stage, and drop its checkpoint; ``adversarials`` as :meth:`adversarials` returns them.
+        """Keep a finished stage in place of an older one, and drop its checkpoint.
+
+        ``adversarials`` are as :meth:`adversarials` returns them.
 
         Raises:
-            RobbenchError: it cannot be written; then no stage is finished, and the checkpoint stays.
+            RobbenchError: it cannot be written; then an older stage stands, and the checkpoint stays.
         """
         folder = self._folder(record.digest)
-        # Without this, a kill between the writes below would leave old facts beside new tensors.
-        _remove(folder / "stage.json")
-        stage = Finished(
-            schema=SCHEMA,
-            run=self.run,
-            record=record,
-            weights_sha256=_write(folder / "weights.safetensors", weights),
-            adversarials_sha256=_write(
-                folder / "adversarials.safetensors", None if adversarials is None else {"adversarials": adversarials}
-            ),
-            inputs=inputs,
-        )
-        values = msgspec.json.decode(msgspec.json.encode(stage))
-        values["sha256"] = _sha256_of(values)
-        write_atomically(folder / "stage.json", msgspec.json.format(msgspec.json.encode(values), indent=1))
-        _remove(folder / "checkpoint.safetensors")
+        ending: Literal["", "-2"] = "-2" if self._ending(record.digest) == "" else ""
+        with postponed():
+            stage = Finished(
+                schema=SCHEMA,
+                run=self.run,
+                record=record,
+                weights_sha256=_write(folder / f"weights{ending}.safetensors", weights),
+                adversarials_sha256=_write(
+                    folder / f"adversarials{ending}.safetensors",
+                    None if adversarials is None else {"adversarials": adversarials},
+                ),
+                inputs=inputs,
+                ending=ending,
+                finished=time.time(),
+            )
+            values = msgspec.json.decode(msgspec.json.encode(stage))
+            values["sha256"] = _sha256_of(values)
+            write_atomically(folder / "stage.json", msgspec.json.format(msgspec.json.encode(values), indent=1))
+            other = "" if ending else "-2"
+            for name in (f"weights{other}", f"adversarials{other}", "checkpoint"):
+                _remove(folder / f"{name}.safetensors")
+
+    def _ending(self, digest: str) -> str | None:
+        """Ending of the files that a finished stage refers to; None where there is no such stage, or a damaged one."""
+        try:
+            stage = self.finished(digest)
+        except RobbenchError:
+            return None
+        return None if stage is None else stage.ending
 
     def save_checkpoint(self, digest: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Keep the state of an unfinished stage: tensors by name, and plain JSON values."""
@@ -185,18 +209,27 @@ class Store:
         """Where the state of an unfinished stage lies."""
         return self._folder(digest) / "checkpoint.safetensors"
 
-    def _tensors(self, digest: str, name: str, checksum: str | None) -> dict[str, Tensor]:
-        path = self._folder(digest) / f"{name}.safetensors"
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise damaged(path, _reason(error)) from error
-        if hashlib.sha256(data).hexdigest() != checksum:
-            raise damaged(path, "its SHA-256 is not the one recorded")
-        try:
-            return load(data)
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise damaged(path, error) from error
+    def _tensors(
+        self, digest: str, kind: Literal["weights", "adversarials"], stage: Finished | None
+    ) -> dict[str, Tensor]:
+        """What a finished stage kept, or the stage that another process put in its place meanwhile."""
+        while True:
+            path = self._folder(digest) / f"{kind}{stage.ending if stage else ''}.safetensors"
+            fault = "its SHA-256 is not the one recorded"
+            try:
+                data = path.read_bytes()
+                checksum = hashlib.sha256(data).hexdigest()
+                if stage is not None and checksum == (
+                    stage.weights_sha256 if kind == "weights" else stage.adversarials_sha256
+                ):
+                    return load(data)
+            except OSError as error:
+                fault = _reason(error)
+            except (SafetensorError, ValueError, KeyError) as error:
+                raise damaged(path, error) from error
+            before, stage = stage, self.finished(digest)
+            if stage == before:
+                raise damaged(path, fault)
 
     def _folder(self, digest: str) -> Path:
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):

@@ -25,17 +25,43 @@ def afresh():
 @pytest.mark.parametrize(
     ("name", "available", "chosen"),
     [
-        ("auto", True, "cuda"),
+        ("auto", True, "cuda:0"),
         ("auto", False, "cpu"),
         ("cpu", True, "cpu"),
         ("cpu", False, "cpu"),
-        ("cuda", True, "cuda"),
+        ("cuda", True, "cuda:0"),
     ],
 )
 def test_auto_takes_cuda_where_there_is_one(monkeypatch, name, available, chosen):
     """Each option gives its device, and auto the best there is."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    mock_devices(monkeypatch, count=int(available))
     assert choose_device(name) == torch.device(chosen)
+
+
+def mock_devices(monkeypatch, count):
+    """So many CUDA devices; returns those that were made the current one."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    return current
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(1, [0, 0, 0, 0, 0]), (2, [0, 1, 0, 1, 0]), (8, [0, 1, 2, 3, 4])])
+def test_every_worker_takes_a_device_of_its_own(monkeypatch, count, chosen):
+    """In turn, where there are fewer devices than workers; the process works on its own, whatever does not say where."""
+    current = mock_devices(monkeypatch, count)
+    devices = [choose_device("auto", worker) for worker in range(5)]
+    assert devices == current == [torch.device("cuda", index) for index in chosen]
+    assert choose_device("cpu", 3) == torch.device("cpu")
+
+
+def test_the_slug_does_not_say_which_of_several_devices(afresh, monkeypatch):
+    """Seconds of two workers on two GPUs of one kind compare."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    first, second = (environment(torch.device("cuda", index)) for index in (0, 1))
+    assert first.slug == "nvidia-h200"
+    assert first == second
 
 
 def test_a_missing_gpu_and_an_unknown_device_are_errors(monkeypatch):

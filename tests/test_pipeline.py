@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import robbench.assembly
+import robbench.estimation
 import robbench.pipeline
 from robbench.data import load
 from robbench.errors import RobbenchError
@@ -234,6 +235,38 @@ def test_workers_of_one_session_share_their_stages(place, ran):
     run_estimate(source(), ESTIMATE, place(run="shared"), suite="demo")
     run_estimate(source(), ESTIMATE, place(run="shared"), suite="demo")
     assert ran == ["train", "estimate"]
+
+
+def test_what_another_run_finished_meanwhile_is_not_made_again(place, ran):
+    """Two runs that began before either had a result: each stage runs once. A third one that begins later makes its own."""
+    one, two = place(), place()
+    assert run_estimate(source(), ESTIMATE, one, suite="demo") == run_estimate(source(), ESTIMATE, two, suite="demo")
+    assert ran == ["train", "estimate"]
+    run_training(source(), place(), suite="demo")
+    assert ran == ["train", "estimate", "train"]
+
+
+@pytest.mark.parametrize(("field", "other"), [("slug", "elsewhere"), ("commit", "0" * 40), ("threads", 99)])
+def test_what_a_run_elsewhere_finished_meanwhile_is_made_again(place, ran, monkeypatch, field, other):
+    """Another machine's, another commit's and another number of threads' result is no result of this run."""
+    one, two = place(), place()
+    here = robbench.pipeline.environment(one.device)
+    run_training(source(), one, suite="demo")
+    changed = msgspec.structs.replace(here, **{field: other})
+    monkeypatch.setattr(robbench.pipeline, "environment", lambda device: changed)
+    run_training(source(), two, suite="demo")
+    assert ran == ["train", "train"]
+
+
+def test_a_tree_that_became_dirty_meanwhile_changes_nothing(place, ran, monkeypatch):
+    """Writing the first baseline makes it so."""
+    one, two = place(), place()
+    here = robbench.pipeline.environment(one.device)
+    run_training(source(), one, suite="demo")
+    changed = msgspec.structs.replace(here, dirty=not here.dirty)
+    monkeypatch.setattr(robbench.pipeline, "environment", lambda device: changed)
+    run_training(source(), two, suite="demo")
+    assert ran == ["train"]
 
 
 def test_what_only_another_stage_needs_comes_from_the_store(place, ran):
@@ -587,17 +620,24 @@ def test_a_checkpoint_of_other_images_is_not_used(place):
     assert min(shown) == 0.0
 
 
-@pytest.mark.parametrize("call", [2, 4])
-def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path, monkeypatch, call):
-    """With a checkpoint after every batch, the resumed search finds the same p* with as many passes in all."""
+TESTED = replace(ESTIMATE, final_test=tuple(PGD(epsilon=e, steps=2, random_start=False) for e in (0.02, 0.1)))
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+@pytest.mark.parametrize(("word", "call"), [("p*", 2), ("p*", 4), ("p*", 22), ("final", 2), ("final", 4)])
+def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path, monkeypatch, search, word, call):
+    """With a checkpoint after every batch: the same p*, robust accuracies and numbers of passes, in both searches."""
     monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
-    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 4)
+    estimate = replace(TESTED, search=search)
 
     def job(workplace):
-        return run_estimate(source(), ESTIMATE, workplace, suite="demo")
+        return run_estimate(source(), estimate, workplace, suite="demo")
 
-    expected = job(place(folder=tmp_path / "other"))
-    first, _, record = run_killed(place, "p*", call, job)
+    shown = []
+    expected = job(place(folder=tmp_path / "other", show=lambda what, *_: shown.append(what)))
+    call = min(call, sum(what.startswith(word) for what in shown))
+    first, _, record = run_killed(place, word, call, job)
     assert comparable(record) == comparable(expected)
     assert first.store.load_checkpoint(record.digest) is None
 
@@ -639,6 +679,24 @@ def test_a_checkpoint_without_counterexamples_is_not_enough_for_one_with(place, 
         assert len(kept) == sum(0 <= p < len(record.robustness.grid) for p in record.robustness.pstar) > 2
         assert said == text
         assert kept.flatten(1).amax(1).all()
+
+
+def test_a_resumed_search_keeps_its_batch(place, monkeypatch):
+    """Where more memory is free than before the kill, the search goes on with as many images as before: other numbers round otherwise."""
+    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 4)
+    with pytest.raises(Killed):
+        run_estimate(source(), ESTIMATE, place(show=killer("p*", 3)), suite="demo")
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 256)
+    sizes, probe = [], robbench.estimation._probe
+
+    def spy(model, images, labels, radii, attack, state, batch, loop):
+        sizes.append(len(batch))
+        probe(model, images, labels, radii, attack, state, batch, loop)
+
+    monkeypatch.setattr(robbench.estimation, "_probe", spy)
+    run_estimate(source(), ESTIMATE, place(resume=True), suite="demo")
+    assert max(sizes) == 4
 
 
 def test_a_resumed_estimate_counts_the_seconds_before_it(place, monkeypatch):

@@ -141,6 +141,74 @@ def test_a_stage_made_again_replaces_the_first(store):
     assert same(store.weights(DIGEST), changed)
 
 
+def again(store, value=1.0):
+    """Finish the digest once more, with other weights."""
+    Store(store.folder, run="second").finish(record(), {"w": torch.full((2,), value)})
+
+
+@pytest.mark.parametrize("point", ["weights", "stage.json"])
+def test_a_stage_that_is_made_again_stands_until_the_new_one_is_whole(store, monkeypatch, point):
+    """Whatever fails on the way: the old record and the old weights are still there, and the next try replaces both."""
+    import robbench.record
+
+    store.finish(record(), tensors())
+    replace = robbench.record.os.replace
+
+    def crash(source, target):
+        if point in target.name:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(robbench.record.os, "replace", crash)
+        with pytest.raises(RobbenchError, match="No space left"):
+            again(store)
+    assert store.finished(DIGEST).run == "first"
+    assert same(store.weights(DIGEST), tensors())
+    for value in (2.0, 3.0):
+        again(store, value)
+        assert store.finished(DIGEST).run == "second"
+        assert same(store.weights(DIGEST), {"w": torch.full((2,), value)})
+        assert len(files(store)) == 2
+
+
+def test_a_reader_without_the_lock_gets_one_stage_or_the_other(store, monkeypatch):
+    """Where another process makes the stage again between its reading of stage.json and of the weights, it gets the new."""
+    store.finish(record(), tensors())
+    finished, calls = Store.finished, []
+
+    def overtaken(self, digest):
+        stage = finished(self, digest)
+        calls.append(stage)
+        if len(calls) == 1:
+            again(store)
+        return stage
+
+    monkeypatch.setattr(Store, "finished", overtaken)
+    assert same(store.weights(DIGEST), {"w": torch.ones(2)})
+
+
+def test_a_store_of_an_older_version_is_read(store):
+    """A stage.json that says neither when it was finished nor where its weights are."""
+    store.finish(record(), tensors())
+    path = files(store)["stage.json"]
+    values = json.loads(path.read_text())
+    del values["finished"]
+    assert "weights" not in values
+    path.write_text(json.dumps(values))
+    assert store.finished(DIGEST).finished == 0
+    assert same(store.weights(DIGEST), tensors())
+
+
+def test_weights_elsewhere_are_refused(store):
+    """A stage.json that names another file as its weights is damaged."""
+    store.finish(record(), tensors())
+    path = files(store)["stage.json"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": "../../other.safetensors"}))
+    with pytest.raises(RobbenchError, match=r"stage\.json is damaged"):
+        store.weights(DIGEST)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

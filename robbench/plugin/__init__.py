@@ -6,6 +6,7 @@ The only package that knows pytest. Nothing that needs torch is imported before 
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from robbench.plugin.perf import perf as perf
 from robbench.plugin.results import Results
 from robbench.plugin.session import SESSION, Session, marked
 from robbench.plugin.settings import Settings, add_options
+from robbench.plugin.signals import end_orderly
 from robbench.plugin.stage import Robbench
 
 if TYPE_CHECKING:
@@ -44,10 +46,16 @@ def pytest_configure(config: pytest.Config) -> None:
     except RobbenchError as error:
         raise pytest.UsageError(str(error)) from error
     worker = getattr(config, "workerinput", {})
-    session = Session(config, settings, run=worker.get("testrunuid") or uuid.uuid4().hex)
+    session = Session(
+        config,
+        settings,
+        run=worker.get("testrunuid") or uuid.uuid4().hex,
+        began=worker.get("robbench_began") or time.time(),
+    )
     config.stash[SESSION] = session
     if settings.deterministic:
         session.switches.enter_context(cublas_workspace())
+    config.add_cleanup(end_orderly(session))
     if not worker:
         config.pluginmanager.register(Results(session), "robbench-results")
 
@@ -56,6 +64,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Put back what the run switched on."""
     if (session := config.stash.get(SESSION, None)) is not None:
         session.switches.close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist when the run began."""
+    node.workerinput["robbench_began"] = node.config.stash[SESSION].began
 
 
 @pytest.hookimpl(wrapper=True)
@@ -158,11 +172,14 @@ def robbench(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Rob
     return Robbench(request, benchmark)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Let a worker of pytest-xdist tell the controller which studies it collected."""
-    output = getattr(session.config, "workeroutput", None)
-    if output is not None:
-        output["robbench_plans"] = session.config.stash[SESSION].plans()
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let the first report of a study carry its plan: a controller of pytest-xdist collects nothing itself."""
+    report = yield
+    session, found = item.config.stash[SESSION], marked(item)
+    if report.when == "setup" and found is not None:
+        report.robbench_plans = session.plan(session.study(found[0]))  # type: ignore[attr-defined]
+    return report
 
 
 # --- pytest-benchmark -------------------------------------------------------------------------------------------------

@@ -11,7 +11,10 @@ import pytest
 
 from robbench.compare import Verdict
 from robbench.errors import RobbenchError
+from robbench.interruption import postponed
+from robbench.locks import locked
 from robbench.plugin.session import Session
+from robbench.plugin.signals import TERMINATED, Terminated
 from robbench.record import Record, as_case
 from robbench.terminal import table, warnings
 
@@ -26,14 +29,15 @@ class Results:
         self._session = session
         self._digests: dict[tuple[str, str], str] = {}
         """Of every stage that ran, by study and ``case.stage``; empty where it failed before it had a result."""
-        self._plans: dict[str, dict[str, Any]] = {}
         self._verdicts: list[Verdict] = []
         self._bundles: list[tuple[Bundle, Path]] = []
         self._said: list[str] = []
         self._faults: list[str] = []
+        self._terminated = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Collect what a stage sent in its properties."""
+        """Collect what a stage sent in its properties, and the plan of its study."""
+        self._session.plans |= getattr(report, "robbench_plans", {})
         properties = dict(report.user_properties)
         if report.when != "call" or "robbench_stage" not in properties:
             return
@@ -49,28 +53,30 @@ class Results:
         if "robbench_verdicts" in properties:
             self._verdicts += msgspec.json.decode(str(properties["robbench_verdicts"]), type=list[Verdict])
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """Take the studies that a worker of pytest-xdist collected: the controller itself collects nothing."""
-        self._plans |= getattr(node, "workeroutput", {}).get("robbench_plans", {})
-
-    def pytest_keyboard_interrupt(self) -> None:
-        """Say how to go on after Ctrl-C."""
-        if self._session.studies:
-            self._faults.append("interrupted: --robbench-resume goes on from what is finished and the last checkpoint")
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Say how to go on after SIGINT or SIGTERM."""
+        self._terminated = isinstance(excinfo.value, Terminated)
+        if self._session.plans or self._session.studies:
+            arguments = [*map(str, self._session.config.invocation_params.args)]
+            arguments += ["--robbench-resume"] if "--robbench-resume" not in arguments else []
+            self._faults.append(
+                f"interrupted; this goes on from the last checkpoint: {shlex.join(['pytest', *arguments])}"
+            )
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write a bundle for every study of which a stage ran."""
+        """Write a bundle for every study of which a stage ran; signals change nothing any more."""
+        if self._terminated:
+            session.exitstatus = TERMINATED
         ran = {study for (study, _), digest in self._digests.items() if digest}
-        self._plans |= self._session.plans()
-        for name in sorted(ran & self._plans.keys()):
-            try:
-                self._bundles.append(self._write(name, self._plans[name]))
-            except RobbenchError as error:
-                self._faults.append(f"no report of study {name!r}: {error}")
-                if session.exitstatus == pytest.ExitCode.OK:
-                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        with postponed(dropped=True):
+            for name in sorted(ran & self._session.plans.keys()):
+                try:
+                    self._bundles.append(self._write(name, self._session.plans[name]))
+                except RobbenchError as error:
+                    self._faults.append(f"no report of study {name!r}: {error}")
+                    if session.exitstatus == pytest.ExitCode.OK:
+                        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print a table per study, what fails, and where the bundle lies."""
@@ -90,6 +96,11 @@ class Results:
             terminalreporter.write_line(fault, red=True)
 
     def _write(self, study: str, plan: dict[str, Any]) -> tuple[Bundle, Path]:
+        """Gather a study's records and write its bundle, while no other run does: the last to write knows of all stages."""
+        with locked(self._session.settings.report / study):
+            return self._write_alone(study, plan)
+
+    def _write_alone(self, study: str, plan: dict[str, Any]) -> tuple[Bundle, Path]:
         from robbench.report import Bundle, write_bundle
 
         settings = self._session.settings

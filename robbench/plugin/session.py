@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -30,6 +31,10 @@ class Session:
     settings: Settings
     run: str
     """Identifies the run; the same in all its workers."""
+    began: float
+    """When the run began, in seconds since 1970; the same in all its workers."""
+    plans: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What every study of which a test was set up consists of: notes, and stages by case, stage, digest, source, variant."""
     studies: dict[str, Study] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
     """Data-set names that a replacement found."""
@@ -44,7 +49,8 @@ class Session:
     switches: ExitStack = field(default_factory=ExitStack)
     """What the run switched on, and its end puts back."""
     shown: float = 0.0
-    began: tuple[str, float] = ("", 0.0)
+    showing: tuple[str, float] = ("", 0.0)
+    """What the progress line is about, and since when."""
 
     @cached_property
     def workplace(self) -> Workplace:
@@ -61,13 +67,20 @@ class Session:
         return Workplace(
             store=Store(self.settings.store, self.run),
             data=self.settings.data,
-            device=choose_device(self.settings.device),
+            device=choose_device(self.settings.device, self._worker),
             download=self.settings.download,
             resume=self.settings.resume,
             keep_adversarials=self.settings.keep_adversarials,
             show=self.show,
             say=self.said.append,
+            began=self.began,
         )
+
+    @property
+    def _worker(self) -> int:
+        """Number of the pytest-xdist worker that this is: 3 in gw3; 0 without."""
+        digits = re.search(r"\d+$", getattr(self.config, "workerinput", {}).get("workerid", ""))
+        return int(digits[0]) if digits else 0
 
     def show(self, what: str, done: float, total: float) -> None:
         """Draw a progress line, five times a second at most, and only on a terminal."""
@@ -75,10 +88,10 @@ class Session:
         now = time.monotonic()
         if reporter is None or not reporter.isatty or now - self.shown < 0.2:
             return
-        if self.began[0] != what:
-            self.began = (what, now)
+        if self.showing[0] != what:
+            self.showing = (what, now)
         self.shown = now
-        self._draw(reporter, f"  {progress_line(what, done, total, now - self.began[1])}")
+        self._draw(reporter, f"  {progress_line(what, done, total, now - self.showing[1])}")
 
     def clear(self) -> None:
         """Wipe the progress line, if one was drawn."""
@@ -136,29 +149,24 @@ class Session:
             raise
         self.preflights[study] = ""
 
-    def plans(self) -> dict[str, dict[str, Any]]:
-        """Every study's notes and stages (case, stage, digest, source, variant) as plain values, which workers can send.
+    def plan(self, study: Study) -> dict[str, dict[str, Any]]:
+        """A study's plan by its name, as plain values, which workers can send; nothing where it was given before.
 
-        A study whose digests cannot be taken (a checkpoint is missing) is left out: none of its stages has a result.
+        A study whose digests cannot be taken (a checkpoint is missing) has none: none of its stages has a result.
         """
-        plans = {}
-        for name, study in self.studies.items():
-            try:
-                plans[name] = {
-                    "protocol": study.protocol,
-                    "notes": list(study.notes()),
-                    "stages": [
-                        (model.id, stage, digest, model.source.id if model.source else "", model.variant or "")
-                        for model in study.models()
-                        for stage, digest in (
-                            ("training", model.digest),
-                            ("robustness", model.estimate_digest(study.estimate)),
-                        )
-                    ],
-                }
-            except RobbenchError:
-                continue
-        return plans
+        if study.name in self.plans:
+            return {}
+        try:
+            stages = [
+                (model.id, stage, digest, model.source.id if model.source else "", model.variant or "")
+                for model in study.models()
+                for stage, digest in (("training", model.digest), ("robustness", model.estimate_digest(study.estimate)))
+            ]
+        except RobbenchError:
+            return {}
+        plan = {"protocol": study.protocol, "notes": list(study.notes()), "stages": stages}
+        self.plans[study.name] = plan
+        return {study.name: plan}
 
 
 SESSION = pytest.StashKey[Session]()

@@ -13,6 +13,8 @@ import msgspec
 
 from robbench.compare import Verdict
 from robbench.errors import RobbenchError
+from robbench.interruption import postponed
+from robbench.locks import locked
 from robbench.record import UNREADABLE, Record, _Struct, write_atomically
 from robbench.report.drawing import Picture
 from robbench.report.figures import draw, draw_study
@@ -47,7 +49,8 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
     """Write or renew a bundle; returns the path of its ``report.md``.
 
     Everything is rendered and laid down beside the old files first, so an error leaves an old bundle whole. The same
-    bundle always gives the same bytes. Files that are not a bundle's own stay.
+    bundle always gives the same bytes. Files that are not a bundle's own stay. One process at a time lays its files down,
+    and no SIGINT or SIGTERM stops it half way.
 
     Raises:
         RobbenchError: the folder cannot be written.
@@ -55,16 +58,16 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
     files = render(bundle)
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stale = _pictures(folder) - files.keys()
-        with tempfile.TemporaryDirectory(prefix=".robbench-", dir=folder) as name:
-            for path, data in files.items():
-                write_atomically(Path(name) / path, data)
-            (folder / "figures").mkdir(exist_ok=True)
-            for path in files:
-                os.replace(Path(name) / path, folder / path)
-        for path in stale:
-            (folder / path).unlink(missing_ok=True)
+        with locked(folder), postponed():
+            stale = _pictures(folder) - files.keys()
+            with tempfile.TemporaryDirectory(prefix=".robbench-", dir=folder) as name:
+                for path, data in files.items():
+                    write_atomically(Path(name) / path, data)
+                (folder / "figures").mkdir(exist_ok=True)
+                for path in files:
+                    os.replace(Path(name) / path, folder / path)
+            for path in stale:
+                (folder / path).unlink(missing_ok=True)
     except OSError as error:
         raise RobbenchError(f"bundle {str(folder)!r} cannot be written: {error.strerror or error}") from error
     return folder / "report.md"

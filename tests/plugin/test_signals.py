@@ -1,0 +1,92 @@
+"""SIGINT and SIGTERM in the middle of a suite: an orderly end, a line that says how to go on, and nothing lost."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from robbench.report import read_bundle
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "stress"))
+import project
+
+INTERRUPT = """
+import os
+import pathlib
+import signal
+
+import robbench.record
+
+write = robbench.record.os.replace
+
+
+def replace(source, target):
+    if str(target).endswith("{file}") and b"{word}" in pathlib.Path(source).read_bytes():
+        os.kill(os.getpid(), signal.{name})
+    write(source, target)
+
+
+robbench.record.os.replace = replace
+"""
+
+
+def run(folder, *options):
+    """Run the tiny suite in a process of its own; exit status and output."""
+    (folder / "log.txt").unlink(missing_ok=True)
+    process = project.start(folder, *options)
+    process.join()
+    return process.exitcode, (folder / "log.txt").read_text()
+
+
+@pytest.fixture
+def folder(pytester, write_suite):
+    """A folder with the tiny suite."""
+    write_suite()
+    pytester.makeini("[pytest]\naddopts = -p no:cacheprovider")
+    return pytester.path
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 2), ("SIGTERM", 128 + signal.SIGTERM)])
+def test_a_signal_ends_a_run_in_order(folder, name, status):
+    """While the second model's stage is being written: that write is finished, table and report hold what is finished, and
+    one line says how to go on; going on makes the rest.
+    """
+    conftest = INTERRUPT.format(file="stage.json", word="glyphs47-standard", name=name)
+    (folder / "conftest.py").write_text(conftest)
+    found, text = run(folder, "-k", "standard")
+    assert found == status
+    assert "Traceback" not in text
+    assert "KeyboardInterrupt" in text if name == "SIGINT" else "Terminated" in text
+    line = "interrupted; this goes on from the last checkpoint: pytest --robbench-update -k standard --robbench-resume"
+    assert line in text.splitlines()
+    assert "net.mlp-glyphs10-standard" in text
+    # What was being written when the signal came is whole, although no test reported it.
+    assert sorted(record.name for record in read_bundle(folder / "reports" / "tiny").records) == [
+        "net.mlp-glyphs10-standard.training",
+        "net.mlp-glyphs47-standard.training",
+    ]
+    (folder / "conftest.py").unlink()
+    found, text = run(folder, "-k", "standard", "--robbench-resume")
+    assert found == 0
+    assert "interrupted" not in text
+    assert len(read_bundle(folder / "reports" / "tiny").records) == 4
+
+
+def test_a_run_without_a_suite_dies_of_sigterm_as_always(pytester):
+    """The plugin is there in every run, and changes nothing in those of others."""
+    pytester.makeini("[pytest]\naddopts = -p no:cacheprovider")
+    pytester.makepyfile("import os\nimport signal\n\n\ndef test_it():\n    os.kill(os.getpid(), signal.SIGTERM)\n")
+    assert run(pytester.path)[0] == -signal.SIGTERM
+
+
+def test_a_signal_while_the_report_is_written_changes_nothing(folder):
+    """The run is at its end: it ends as it would have."""
+    (folder / "conftest.py").write_text(INTERRUPT.format(file="report.md", word="", name="SIGTERM"))
+    found, text = run(folder, "-k", "glyphs10-standard")
+    assert found == 0
+    assert "interrupted" not in text
+    assert "Traceback" not in text
+    assert (folder / "reports" / "tiny" / "report.md").exists()

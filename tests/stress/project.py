@@ -1,0 +1,252 @@
+"""What the kill test and the crowd test run: a small project, the processes that run it, and what is compared of them.
+
+Processes are forked, since importing torch takes longer than the whole suite: a caller imports what ``pytest`` needs, and
+computes nothing itself.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+import torch._dynamo  # by the first optimiser
+
+import robbench.pipeline
+from robbench.data import load
+from robbench.data.prepared import write_npz
+from robbench.report import read_bundle
+from robbench.store import Store
+
+ROOT = Path(robbench.__file__).resolve().parents[1]
+
+NETWORK = """
+from torch import nn
+
+
+def small(classes, shape):
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1), nn.Flatten(),
+        nn.Linear(8 * 144, 64), nn.ReLU(), nn.Linear(64, classes),
+    )
+"""
+
+SUITE = """
+import math
+
+import pytest
+
+from robbench import PGD, Dataset, EpsilonGrid, Estimate, Recipe, Study, Transfers
+
+STANDARD = Recipe(optimiser="adam", learning_rate=0.003, weight_decay=0, batch_size=50, epochs={epochs})
+ADVERSARIAL = Recipe(
+    optimiser="sgd", momentum=0.9, learning_rate=0.1, weight_decay=1e-4, batch_size=50, epochs={epochs},
+    attack=PGD(epsilon=0.05, steps=3),
+)
+STUDY = Study(
+    name="{search}",
+    source=Dataset(name="digits"),
+    target=Dataset(name="letters"),
+    architectures=("net:small",),
+    standard=STANDARD,
+    adversarial=ADVERSARIAL,
+    transfers=(Transfers(recipe=STANDARD, k=(1,)), Transfers(recipe=ADVERSARIAL, k=(2,))),
+    estimate=Estimate(
+        grid=EpsilonGrid(stop=0.5, step=0.005), attack=PGD(steps={steps}, random_start=False), images={attacked},
+        search="{search}", final_test=(PGD(epsilon=0.1, steps={steps}, random_start=False),),
+    ),
+)
+
+pytestmark = pytest.mark.suite(STUDY, seconds=math.inf)
+
+
+def test_training(model, robbench):
+    robbench.train(model)
+
+
+def test_robustness(model, robbench):
+    robbench.estimate(model)
+"""
+
+CONFTEST = """
+import sys
+import types
+
+if "torch" not in sys.modules:  # in a worker of pytest-xdist: the first optimiser imports for seconds what none uses
+    stub = types.ModuleType("torch._dynamo")
+    stub.disable = lambda function, *rest, **options: function
+    sys.modules["torch._dynamo"] = stub
+
+import os
+import pathlib
+
+import robbench.memory
+import robbench.pipeline
+import robbench.report.bundle
+
+
+def noted(make, stage):
+    def run(model, *rest):
+        pathlib.Path("made").mkdir(exist_ok=True)
+        number = len(os.listdir("made"))
+        pathlib.Path(f"made/{{model.id}}.{{stage}} {{os.getpid()}} {{number}}").touch()
+        return make(model, *rest)
+
+    return run
+
+
+robbench.pipeline._train = noted(robbench.pipeline._train, "training")
+robbench.pipeline._estimate = noted(robbench.pipeline._estimate, "robustness")
+if not {drawn}:
+    robbench.report.bundle.draw = robbench.report.bundle.draw_study = lambda *rest: []
+robbench.pipeline.CHECKPOINT_SECONDS = 0.1
+robbench.memory.LARGEST_BATCH["cpu"] = 16
+
+
+def pytest_runtest_logstart(nodeid):
+    pathlib.Path("item.txt").write_text(nodeid)
+
+
+def pytest_sessionfinish():
+    pathlib.Path("item.txt").write_text("the report")
+"""
+
+SEARCHES = ("reference", "fast")
+NOT_COMPARED = {"seconds", "validation_seconds", "created", "finished", "run", "environment"}
+"""Fields of JSON that no two runs share, at whatever depth."""
+
+
+def write(
+    folder: Path,
+    *,
+    searches: Sequence[str] = SEARCHES,
+    epochs: int = 5,
+    images: int = 800,
+    steps: int = 10,
+    attacked: int = 40,
+    drawn: bool = True,
+) -> Path:
+    """A project of a study for each search, which share their models, and whose reports have pictures; its folder."""
+    folder.mkdir(parents=True)
+    (folder / "net.py").write_text(NETWORK)
+    (folder / "conftest.py").write_text(CONFTEST.format(drawn=drawn))
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:hypothesispytest -p no:anyio -p no:cacheprovider\n")
+    for search in searches:
+        text = SUITE.format(search=search, epochs=epochs, steps=steps, attacked=attacked)
+        (folder / f"test_{search}.py").write_text(text)
+    for name, drawn in (("digits", "glyphs10"), ("letters", "glyphs47")):  # on disk: drawing takes seconds in every run
+        data = load(drawn, folder=folder, train=images, test=attacked)
+        write_npz(folder / ".robbench" / "data" / f"{name}.npz", replace(data, name=name))
+    return folder
+
+
+def start(folder: Path, *options: str, log: str = "log.txt") -> BaseProcess:
+    """Run pytest with some options in a folder, as a process of its own whose output goes to a file there."""
+    process = multiprocessing.get_context("fork").Process(target=_pytest, args=(folder, options, log))
+    process.start()
+    return process
+
+
+def _pytest(folder: Path, options: tuple[str, ...], log: str) -> None:
+    os.chdir(folder)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for number in (1, 2):
+        os.dup2(handle, number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Workers of pytest-xdist import robbench anew, from where this file is.
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "PYTEST_ADDOPTS": ""}
+    os.environ.pop("PYTEST_XDIST_WORKER", None)
+    sys.path[:0] = [str(ROOT), str(folder)]
+    torch.set_num_threads(1)
+    status = pytest.main(["--robbench-update", *options])
+    sys.stdout.flush()
+    os._exit(int(status))
+
+
+def stages(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every finished stage of a project's store by its name: the SHA-256 of its weights, and what stage.json compares."""
+    found = {}
+    for path in sorted((folder / ".robbench" / "store").glob("*/*/stage.json")):
+        values = json.loads(path.read_bytes())
+        record = values["record"]
+        name = f"{record['case']}.{record['stage']}" + (
+            f" {record['robustness']['search']}" if record["stage"] == "robustness" else ""
+        )
+        weights = ""
+        if record["stage"] == "training":
+            weights = hashlib.sha256(
+                (path.parent / values.get("weights", "weights.safetensors")).read_bytes()
+            ).hexdigest()
+            assert weights == values["weights_sha256"], path
+            Store(folder / ".robbench" / "store", "").weights(record["digest"])
+        found[name] = {"weights": weights, "record": plain(record)}
+    return found
+
+
+def plain(values: Any) -> Any:
+    """JSON without what no two runs share."""
+    if isinstance(values, dict):
+        return {name: plain(value) for name, value in values.items() if name not in NOT_COMPARED}
+    return [plain(value) for value in values] if isinstance(values, list) else values
+
+
+def shown(folder: Path, log: str = "log.txt") -> list[list[str]]:
+    """The rows of the tables that a run printed, without their seconds."""
+    lines = (folder / log).read_text().splitlines()
+    rows = []
+    for start in (number for number, line in enumerate(lines) if line.startswith("model  ")):
+        for line in lines[start + 2 : lines.index("", start)]:
+            cells = re.split(r"  +", line.strip())
+            rows.append([*cells[:3], cells[4], cells[6]])
+    return rows
+
+
+def bundles(folder: Path) -> dict[str, Any]:
+    """What is compared of the bundles: names of all files, and contents of those that hold no seconds."""
+    found: dict[str, Any] = {}
+    for path in sorted((folder / "reports").rglob("*")):
+        name = str(path.relative_to(folder))
+        found[name] = ""
+        if path.name == "pstar.csv.gz":
+            found[name] = gzip.decompress(path.read_bytes()).decode()
+        elif path.name == "results.csv":
+            header, *rows = (line.split(",") for line in path.read_text().splitlines())
+            timed = {number for number, field in enumerate(header) if "seconds" in field or "speed" in field}
+            found[name] = [[cell for number, cell in enumerate(row) if number not in timed] for row in rows]
+        elif path.name == "records.json":
+            bundle = msgspec.to_builtins(read_bundle(path))
+            del bundle["command"]
+            found[name] = plain(bundle)
+        elif path.suffix == ".png" and "seconds" not in path.name:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Where two JSON values differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [
+            found
+            for key in sorted({*one, *other})
+            for found in differences(one.get(key), other.get(key), f"{where}/{key}")
+        ]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [
+            found for n, pair in enumerate(zip(one, other, strict=True)) for found in differences(*pair, f"{where}/{n}")
+        ]
+    return [] if one == other else [f"{where}: {str(one)[:60]} is not {str(other)[:60]}"]

@@ -1,0 +1,57 @@
+"""The kill test and the crowd test, small."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import crowd
+import kill
+import project
+
+SMALL = {"epochs": 2, "images": 120, "steps": 3, "attacked": 12, "drawn": False}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Folder of a run that nothing disturbed."""
+    folder = project.write(tmp_path_factory.mktemp("alone") / "project", **SMALL)
+    process = project.start(folder)
+    process.join()
+    assert process.exitcode == 0
+    return folder
+
+
+def test_a_suite_that_is_killed_twice_ends_as_if_it_had_not_been(alone, tmp_path):
+    """Weights, histories, p*, robust accuracies and passes of every stage are those of the undisturbed run."""
+    folder, expected = project.write(tmp_path / "killed", **SMALL), project.stages(alone)
+    said = []
+    kills = kill.round_of_kills(folder, random.Random(0), 0.5, said.append, at_most=2)
+    assert len(kills) == 2
+    assert said[-1] == "  done, exit status 0"
+    assert len(expected) == 18
+    assert project.differences(expected, project.stages(folder)) == []
+
+
+def test_three_processes_on_the_same_folders_do_what_one_does(alone, tmp_path):
+    """Every stage made once, the same tables and report files, and no lock or temporary file left behind."""
+    folder = project.write(tmp_path / "crowd", **SMALL)
+    processes = [project.start(folder, log=str(log)) for log in range(3)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    expected = crowd.results(alone, ["log.txt"])
+    assert len(expected["made"]) == 18
+    assert expected["left behind"] == expected["other tables"] == []
+    assert project.differences(expected, crowd.results(folder, ["0", "1", "2"])) == []
+
+
+def test_differences_are_found():
+    """Wherever two results differ, and nowhere else."""
+    assert project.differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}) == []
+    assert project.differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}) == ["/a/1/b: 2 is not 3"]
+    assert len(project.differences({"a": [1], "b": 0}, {"a": [1, 2], "c": 0})) == 3
