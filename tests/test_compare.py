@@ -151,6 +151,8 @@ def test_a_changed_specification_is_named_beside_a_loss():
     assert message.endswith("; the specification changed: model.recipe.attack.epsilon: 0.2 → 0.02")
     many = robust([10] * 50, spec={"a": 1, "b": 2, "c": 3, "d": 4, "model": old.spec["model"]})
     assert verdicts(old, many)["accuracy"].message.endswith("c: null → 3, …")
+    three = robust([10] * 50, spec={"a": 1, "b": 2, "c": 3} | old.spec)
+    assert verdicts(old, three)["accuracy"].message.endswith("c: null → 3")
     assert "specification" not in verdicts(old, old)["median p*"].message
 
 
@@ -205,6 +207,15 @@ def test_a_training_stage_is_held_to_its_validation_accuracy():
     assert found["validation accuracy"].message.startswith("validation accuracy 50.0% → 10.0% (-40.0 points of 100 ")
 
 
+def test_a_training_stage_without_validation_images_has_no_accuracy_to_hold():
+    """None of none is no accuracy: its seconds alone are compared."""
+    old = training_record(FACTS)
+    none = msgspec.structs.replace(
+        old, training=msgspec.structs.replace(old.training, validation=Counts(correct=0, total=0))
+    )
+    assert verdicts(old, none).keys() == {"seconds"}
+
+
 # --- seconds ----------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +232,10 @@ def test_a_training_stage_is_held_to_its_validation_accuracy():
         (3.1, 1.0, "+"),
         (0.0, 1.0, "="),
         (0.0, 2.5, "-"),
+        (1.0, 3.0, "="),  # the floor itself
+        (20.0, 25.0, "="),  # the factor itself
+        (20.0, 16.0, "="),
+        (20.0, 15.9, "+"),
     ],
 )
 def test_seconds_count_beyond_factor_and_floor(old, new, mark):
@@ -356,6 +371,17 @@ def test_the_median_of_counts_is_that_of_the_images(counts):
     low, high = values[(len(values) - 1) // 2], values[len(values) // 2]
     assert median_of_counts(np.array(counts), grid) == pytest.approx(high if low == high else (low + high) / 2)
     assert median_of_counts(np.zeros(len(counts), dtype=np.int64), grid) is None
+
+
+def test_the_interval_has_99_percent_and_as_much_on_either_side():
+    """Half a percent of the resampled changes lie below it, and half a percent above; the same every time."""
+    generator = np.random.default_rng(0)
+    old, new = (np.bincount(generator.integers(0, 5000, 400), minlength=5000) for _ in range(2))
+    low, high = median_change_interval(old, new)
+    changes = bootstrap_medians(new, seed=11) - bootstrap_medians(old, seed=12)
+    assert np.mean(changes < low) == pytest.approx(0.005, abs=0.004)
+    assert np.mean(changes > high) == pytest.approx(0.005, abs=0.004)
+    assert median_change_interval(old, new) == (low, high)
 
 
 def test_the_interval_is_centred_and_narrows_with_images():

@@ -16,6 +16,7 @@ import robbench.descent
 from robbench.attacks import BALL_TOLERANCE
 from robbench.data import draw
 from robbench.descent import APPROACH, descend
+from robbench.errors import RobbenchError
 from robbench.estimation import estimate_pstar
 from robbench.record import WRONG
 from robbench.spec import PGD, EpsilonGrid
@@ -192,6 +193,24 @@ def test_steps_shorten_from_a_fifth_of_the_radius_to_a_fiftieth(best, age, lengt
     radii = torch.tensor([0.0, 0.1, 0.3], dtype=torch.float64)
     moved, *_ = robbench.descent._step(model, state, (images, torch.tensor([0])), radii, BOX)
     torch.testing.assert_close(images - moved, torch.full_like(images, length), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_images_too_coarse_for_the_grid_are_settled_all_the_same(dtype):
+    """Rounding takes an iterate out of a ball of 0.05 by more than its tolerance: the ball cannot shrink, and holds."""
+    model = linear(torch.ones(36, dtype=torch.float64), bias=-18.0).to(dtype)
+    images, labels = torch.full((1, 1, 6, 6), 0.552, dtype=dtype), torch.tensor([0])
+    (place,), _ = run_descent(model, images, labels)
+    assert 0.052 <= GRID[place] <= 0.07
+
+
+def test_a_search_that_settles_nothing_is_an_error(monkeypatch):
+    """More steps than any image can take are a fault of the search, which must not go on for ever."""
+    monkeypatch.setattr(robbench.descent, "_settled", lambda best, age, radii: torch.zeros_like(best, dtype=torch.bool))
+    model = linear(torch.ones(36, dtype=torch.float64), bias=-18.0)
+    images, labels = torch.full((1, 1, 6, 6), 0.552, dtype=torch.float64), torch.tensor([0])
+    with pytest.raises(RobbenchError, match=r"to be settled within 104 steps, got none; use search 'reference'"):
+        run_descent(model, images, labels, [0.0, 0.05, 0.1])
 
 
 # --- a convolutional network ------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ import sys
 import threading
 
 import pytest
+import safetensors.torch
 import torch
 from factories import make_facts, robustness_record, training_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import robbench.store
 from robbench.errors import RobbenchError
 from robbench.store import Store
 
@@ -104,6 +106,36 @@ def test_a_crash_between_weights_and_stage_leaves_the_stage_unfinished(store, mo
     assert set(files(store)) == {"weights.safetensors", "checkpoint.safetensors"}
 
 
+def test_a_crash_while_a_stage_is_made_again_leaves_it_unfinished(store, monkeypatch):
+    """The old record never stands beside new weights: it is gone before they are written."""
+    store.finish(record(), tensors())
+    monkeypatch.setattr(robbench.store, "write_atomically", lambda *_: pytest.fail("full"))
+    with pytest.raises(pytest.fail.Exception, match="full"):
+        store.finish(record(), {"w": torch.ones(2)})
+    assert store.finished(DIGEST) is None
+    with pytest.raises(RobbenchError, match=r"weights\.safetensors is damaged"):
+        store.weights(DIGEST)
+
+
+def test_a_finished_stage_knows_its_inputs(store):
+    """What they were, or that there was no source."""
+    store.finish(record(), inputs="these")
+    store.finish(record(OTHER))
+    assert store.finished(DIGEST).inputs == "these"
+    assert store.finished(OTHER).inputs is None
+
+
+def test_the_places_of_files_stay_the_same(store):
+    """Stores that exist are found again by later versions: a folder per digest under its first two characters."""
+    store.finish(record(), tensors())
+    store.save_checkpoint(OTHER, tensors(), {})
+    assert {str(path.relative_to(store.folder)) for path in files(store).values()} == {
+        f"ab/{DIGEST}/stage.json",
+        f"ab/{DIGEST}/weights.safetensors",
+        f"0c/{OTHER}/checkpoint.safetensors",
+    }
+
+
 def test_a_stage_made_again_replaces_the_first(store):
     """Finishing a digest a second time replaces record, run and weights together."""
     store.finish(record(), tensors())
@@ -182,6 +214,37 @@ def test_a_damaged_checkpoint_names_its_file(store, damage):
     damage(files(store)["checkpoint.safetensors"])
     with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
         store.load_checkpoint(DIGEST)
+
+
+@pytest.mark.parametrize("metadata", [None, {"other": "{}"}, {"state": "{"}], ids=["none", "another", "cut"])
+def test_a_checkpoint_without_its_values_is_damaged(store, metadata):
+    """A safetensors file that somebody else wrote, or one with other metadata, is no checkpoint."""
+    store.save_checkpoint(DIGEST, tensors(), {"epoch": 1})
+    path = files(store)["checkpoint.safetensors"]
+    path.write_bytes(safetensors.torch.save(tensors(), metadata=metadata))
+    with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
+        store.load_checkpoint(DIGEST)
+
+
+@pytest.mark.parametrize("name", ["stage.json", "weights.safetensors", "checkpoint.safetensors"])
+def test_a_folder_in_a_files_place_is_named(store, name):
+    """What cannot be read is an error that names it, whatever the reason."""
+    store.finish(record(), tensors())
+    path = files(store)["stage.json"].parent / name
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    read = {"stage.json": store.finished, "weights.safetensors": store.weights}.get(name, store.load_checkpoint)
+    with pytest.raises(RobbenchError) as caught:
+        read(DIGEST)
+    assert str(path) in str(caught.value)
+
+
+def test_weights_without_their_stage_are_not_used(store):
+    """A checksum is in stage.json: without it, nothing says that the weights are whole."""
+    store.finish(record(), tensors())
+    files(store)["stage.json"].unlink()
+    with pytest.raises(RobbenchError, match=r"weights\.safetensors is damaged"):
+        store.weights(DIGEST)
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,32 @@ def test_the_ramp_scales_radius_and_step_of_every_update(monkeypatch):
     assert [s for _, s in updates] == pytest.approx([0.06 * share for share in shares])
 
 
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (None, [0.1, 0.1, 0.1]),
+        (StepLR(step=2, gamma=0.5), [0.1, 0.1, 0.05]),
+        (MultiStepLR(milestones=(1,), gamma=0.1), [0.1, 0.01, 0.01]),
+        (OneCycle(warm_up=0.5), [0.1 * 1 / 6.5, 0.1 * 5 / 6.5, 0.1 * 4 / 6.5]),  # updates 1, 5 and 9 of 12
+    ],
+)
+def test_the_history_has_the_rate_of_every_epochs_first_update(schedule, rates):
+    """Four updates an epoch, of which the first is the one that the record shows."""
+    progress = run(network(), recipe(schedule=schedule))
+    assert [epoch.learning_rate for epoch in progress.history] == pytest.approx(rates)
+    assert [epoch.epoch for epoch in progress.history] == [1, 2, 3]
+
+
+def test_an_epochs_loss_is_the_mean_of_its_batches():
+    """Of equal images, at a rate of almost nothing, every batch has the loss of one image: so has the epoch of four."""
+    one = problem(1)
+    images = Images(one.images.expand(27, -1, -1, -1).contiguous(), one.labels.expand(27).contiguous())
+    model = network(dropout=0.0).eval()
+    loss = nn.functional.cross_entropy(model(one.images.float() / 255), one.labels).item()
+    progress = run(model, recipe(epochs=1, learning_rate=1e-12, statistics="running"), images)
+    assert progress.history[0].loss == pytest.approx(loss, rel=1e-5)
+
+
 # --- early stopping and the kept epoch --------------------------------------------------------------------------------
 
 
