@@ -79,6 +79,8 @@ def pstar_mark(old, new, **tolerances):
         ([WRONG] * 400, [20] * 400, "+"),
         ([WRONG] * 400, [WRONG] * 400, "="),
         ([WRONG] * 100 + around(20, 300), around(20, 400), "="),  # accuracy is another figure
+        ([20] * 100, [20] * 47 + [24] * 53, "~"),  # the interval ends at no change
+        ([20] * 100, [20] * 47 + [16] * 53, "~"),
     ],
 )
 def test_a_change_of_robustness_counts_when_large_and_significant(old, new, mark):
@@ -133,6 +135,31 @@ def test_another_grid_is_not_comparable_and_fails():
     assert "another grid" in verdict.message
 
 
+def test_the_grid_step_is_the_distance_of_its_values():
+    """Of a grid that begins at 0.1, has two values, or one."""
+    for grid, step in (([0.1, 0.15, 0.2], "0.05"), ([0.0, 0.1], "0.1"), ([0.3], "0")):
+        record = robustness_record(FACTS, [0] * 50, grid)
+        verdict = verdicts(record, record)["median p*"]
+        assert verdict.mark == "="
+        assert verdict.message.endswith(f"; tolerance 5% and one grid step of {step})")
+    grid = [0.1, 0.2, 0.3]
+    old, new = (robustness_record(FACTS, [place] * 50, grid) for place in (2, 0))
+    assert verdicts(old, new, pstar=0.1)["median p*"].mark == "-"
+
+
+def test_a_baseline_without_a_figure_cannot_hold_it():
+    """One of a stage that had no accuracy and no distribution: p* is not comparable and fails, accuracy is left out."""
+    record = robust([20] * 50)
+    bare = msgspec.structs.replace(baseline_of(record), accuracy=None, distribution=None, seconds={})
+    found = {verdict.figure: verdict for verdict in compare(record, bare, Tolerances())}
+    assert found.keys() == {"median p*", "seconds"}
+    assert (found["median p*"].mark, found["median p*"].fails) == ("x", True)
+    assert found["seconds"].message == "seconds not comparable: no baseline on cpu-2core (there is: none)"
+    trained = training_record(FACTS)
+    bare = msgspec.structs.replace(baseline_of(trained), accuracy=None)
+    assert [verdict.figure for verdict in compare(trained, bare, Tolerances())] == ["seconds"]
+
+
 def test_other_images_are_not_comparable_and_fail():
     """Told by the SHA-256 of the data, since names repeat."""
     old = robust([20] * 50)
@@ -141,6 +168,10 @@ def test_other_images_are_not_comparable_and_fail():
     assert (verdict.mark, verdict.fails) == ("x", True)
     assert "other images of 'mnist'" in verdict.message
     assert "accuracy" not in verdicts(old, new)
+    trained = training_record(FACTS)
+    found = verdicts(trained, msgspec.structs.replace(trained, data=new.data))
+    assert {figure: verdict.mark for figure, verdict in found.items()} == {"validation accuracy": "x", "seconds": "="}
+    assert found["validation accuracy"].message.startswith("validation accuracy cannot be compared")
 
 
 def test_a_changed_specification_is_named_beside_a_loss():
@@ -326,6 +357,13 @@ def test_impossible_tolerances_are_refused(given_, message):
 def test_the_default_tolerances():
     """5 % of median p*, one point of accuracy, a quarter more seconds and two at least."""
     assert Tolerances.of({}) == Tolerances(pstar=0.05, accuracy=0.01, seconds=1.25, seconds_floor=2.0)
+
+
+def test_the_least_tolerances():
+    """None at all, and for seconds infinitely much, are tolerances."""
+    least = {"pstar": 0, "accuracy": 0.0, "seconds": 1.0, "seconds_floor": 0}
+    assert Tolerances.of(least) == Tolerances(**least)
+    assert Tolerances.of({"seconds": math.inf}).seconds == math.inf
 
 
 # --- bootstrap --------------------------------------------------------------------------------------------------------

@@ -497,6 +497,54 @@ def test_gradients_are_clipped_to_the_norm(bound):
     assert lengths[bound] == pytest.approx(min(bound, lengths[None]), rel=1e-3)
 
 
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_updates_are_those_of_torchs_optimiser(optimiser):
+    """Five updates with momentum and weight decay end where torch's own optimiser of these settings does."""
+    drawn = problem(8)
+    images = drawn.images.float() / 255
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    twin = copy.deepcopy(model)
+    settings = {"lr": 0.01, "weight_decay": 0.3} | ({} if optimiser == "adam" else {"momentum": 0.8})
+    reference = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimiser](twin.parameters(), **settings)
+    for _ in range(5):
+        reference.zero_grad()
+        nn.functional.cross_entropy(twin(images), drawn.labels).backward()
+        reference.step()
+    spec = recipe(optimiser=optimiser, learning_rate=0.01, momentum=0.8, weight_decay=0.3, epochs=5, checkpoint="last")
+    run(model, spec, drawn)
+    for name, value in parameters(twin).items():
+        torch.testing.assert_close(parameters(model)[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:PGD. . steps of 0.05 cannot reach")
+def test_a_training_attack_is_made_as_the_recipe_says():
+    """In its own box, from its own start, with its own number of steps and its own generator."""
+    straight = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    with torch.no_grad():
+        straight[1].weight.copy_(torch.stack([torch.ones(36), torch.zeros(36)]))
+    images, labels = torch.full((2, 1, 6, 6), 0.9), torch.ones(2, dtype=torch.int64)  # away from class 1 is brighter
+
+    def moved(seed=0, scale=1.0, **changes):
+        attack = PGD(**({"epsilon": 0.3, "steps": 2, "random_start": False} | changes))
+        generator = torch.Generator().manual_seed(seed)
+        return attacked(straight, attack, "float32", images, labels, generator, scale) - images
+
+    def all_are(value):
+        return pytest.approx([value] * 72, abs=1e-6)
+
+    assert moved().flatten().tolist() == all_are(0.1)
+    assert moved(box=(-2.5, 2.5)).flatten().tolist() == all_are(0.3)
+    assert moved(box=(-2.5, 2.5), step_size=0.05).flatten().tolist() == all_are(0.1)
+    assert moved(box=(-2.5, 2.5), step_size=0.05, steps=3).flatten().tolist() == all_are(0.15)
+    assert moved(box=(-2.5, 2.5), step_size=0.05, scale=0.5).flatten().tolist() == all_are(0.05)
+    assert moved(box=(-2.5, 2.5), scale=0.5).flatten().tolist() == all_are(0.15)
+    somewhere = [moved(seed, random_start=True, step_size=0.01) for seed in (0, 0, 1)]
+    assert torch.equal(somewhere[0], somewhere[1])
+    assert not torch.equal(somewhere[0], somewhere[2])
+
+
 def test_fine_tuned_groups_learn_at_their_scale():
     """With scale 0.01 a group moves a hundredth as far in a step of SGD, in whatever epoch of a schedule."""
     moved = {}
@@ -619,6 +667,40 @@ def test_seconds_go_to_training_validation_and_warm_up():
     assert sum(epoch.validation_seconds for epoch in progress.history) == pytest.approx(measured.validation, abs=1e-5)
     assert min(measured.training, measured.validation, measured.warm_up, measured.io) > 0
     assert measured.estimation == 0
+
+
+def test_one_update_more_than_announced_is_made_for_the_warm_up(monkeypatch):
+    """On a copy, with as many images and, where the recipe attacks, attacked ones."""
+    made, update = [], robbench.training.update
+
+    def spy(model, spec, optimiser, images, *rest):
+        made.append((model, images.clone()))
+        return update(model, spec, optimiser, images, *rest)
+
+    monkeypatch.setattr(robbench.training, "update", spy)
+    training, model = problem(16), network()
+    for attack in (None, PGD(epsilon=0.1, steps=1, random_start=False)):
+        made.clear()
+        run(model, recipe(attack=attack, epochs=2), training)
+        assert [used is model for used, _ in made] == [False, True, True, True, True]
+        plain = training.images[:8].float() / 255
+        assert torch.equal(made[0][1], plain) == (attack is None)
+        assert made[0][1].shape == plain.shape
+
+
+def test_a_checkpoint_is_not_changed_by_later_updates():
+    """What was handed out after an epoch stays what it was while training goes on."""
+    handed = []
+
+    def keep(state):
+        parts = (state.weights, state.best, state.optimiser)
+        handed.append((parts, copy.deepcopy(parts)))
+
+    run(network(), recipe(momentum=0.9, weight_decay=1e-3), on_epoch=keep)
+    assert len(handed) == 3
+    for parts, copies in handed:
+        assert all(same(part, copied) for part, copied in zip(parts, copies, strict=True))
+        assert all(parts)
 
 
 def test_the_warm_up_changes_nothing():
