@@ -277,10 +277,8 @@ def check(module: str, chosen: list[Mutation], judged: dict[tuple[str, ...], str
         for mutation in chosen:
             (scratch / "robbench" / f"{module}.py").write_bytes(mutation.source)
             caught = run_tests(scratch, TESTS[module], limit)
-            if mutation.key in judged:
-                outcome = f"equivalent: {judged[mutation.key]}" + (f" BUT caught by {caught}" if caught else "")
-            else:
-                outcome = f"caught by {caught}" if caught else "SURVIVED"
+            missed = f"equivalent: {judged[mutation.key]}" if mutation.key in judged else "SURVIVED"
+            outcome = f"caught by {caught}" if caught else missed
             outcomes[outcome.split()[0].rstrip(":")] += 1
             print(f"{module}.py:{mutation.line} in {mutation.function or 'the module'}: {outcome}")
             print(f"  - {mutation.before}\n  + {mutation.after}", flush=True)
