@@ -194,9 +194,9 @@ def mutations(module: str) -> list[Mutation]:
 def replaced(source: bytes, node: ast.AST, other: ast.AST) -> bytes:
     """The source with one node written anew; the head of a statement alone, not its body."""
     if isinstance(node, ast.If | ast.While):
-        node, other = node.test, other.test  # type: ignore[attr-defined]
+        node, other = node.test, other.test
     if isinstance(node, ast.ExceptHandler):
-        node, other = node.type, other.type  # type: ignore[attr-defined,assignment]
+        node, other = node.type, other.type
     if isinstance(node, ast.comprehension):
         first, last, text = node.ifs[0], node.ifs[-1], "True"
     else:
@@ -206,8 +206,8 @@ def replaced(source: bytes, node: ast.AST, other: ast.AST) -> bytes:
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
-    begin = starts[first.lineno - 1] + first.col_offset  # type: ignore[attr-defined]
-    end = starts[last.end_lineno - 1] + last.end_col_offset  # type: ignore[attr-defined]
+    begin = starts[first.lineno - 1] + first.col_offset
+    end = starts[last.end_lineno - 1] + last.end_col_offset
     return source[:begin] + text.encode() + source[end:]
 
 
