@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robbench.attacks import BALL_TOLERANCE, is_counterexample, without_parameter_gradients
+from robbench.errors import RobbenchError
 from robbench.graphs import Loop, Tensors
 
 APPROACH = 20
@@ -111,7 +112,12 @@ def descend(
         After every step, indices of the images that it settled and the grid index of their p*, (B,) int64 on the CPU;
         ``len(radii)`` where no counterexample was found or confirmed. Then their counterexamples, (B, C, H, W) on the
         device; anything where there is none.
+
+    Raises:
+        RobbenchError: no image was settled in more steps than any can take.
     """
+    # An approach, and at every radius its patience: a ball that neither shrinks nor ages would keep its image for ever.
+    longest, waited = 2 * APPROACH + 1 + len(radii) * (PATIENCE + 1), 0
     loop, steps = Loop(device), 1 if device.type == "cpu" else _STEPS_BETWEEN_LOOKS
     if state.slots is not None and len(state.slots.index) > size:
         state.put_back()
@@ -132,6 +138,11 @@ def descend(
         slots.adversarial, slots.best_image, slots.best, slots.age = tensors
         on_step(len(slots.index) * steps)
         settled = (_settled(slots.best, slots.age, radii) & (slots.index >= 0)).nonzero().flatten()
+        waited = 0 if len(settled) else waited + steps
+        if waited > longest:
+            raise RobbenchError(
+                f"the fast search: expected an image to be settled within {longest} steps, got none; use search 'reference'"
+            )
         found = _confirm(model, slots.rows(settled), radii, box)
         new = state.waiting[: len(settled)]
         if len(new):
@@ -169,11 +180,12 @@ def _step(model: nn.Module, state: Tensors, constants: Tensors, radii: Tensor, b
     distance = (adversarial - originals).abs().flatten(1).amax(dim=1)
     place = torch.searchsorted(radii, distance.to(radii.dtype) - BALL_TOLERANCE)
     place = torch.where(radii[0] > 0, place, place.clamp(min=1))  # at ε = 0 there is no attack
-    best_image = torch.where(fooled.view(spread), adversarial, best_image)
-    best = torch.where(fooled, torch.minimum(place, best), best)
-    age = torch.where(fooled, 0, age)
+    shrunk = fooled & (place < best)  # not where images are so coarse that an iterate rounds out of its ball
+    best_image = torch.where(shrunk.view(spread), adversarial, best_image)
+    best = torch.where(shrunk, place, best)
+    age = torch.where(shrunk, 0, age)
     searching = best == len(radii)
-    radius = torch.where(searching, radii[-1], radii[(best - 1).clamp(0, len(radii) - 1)])
+    radius = torch.where(searching, radii[-1], radii[(best - 1).clamp(min=0)])
     first, final = STEP_SHARES
     share = first + (final - first) * (age / PATIENCE).clamp(max=1)
     length = torch.where(searching, radii[-1] / APPROACH, radius * share).to(originals.dtype).view(spread)
@@ -187,14 +199,13 @@ def _settled(best: Tensor, age: Tensor, radii: Tensor) -> Tensor:
     """Which rows are: their ball holds or cannot shrink, or no counterexample was found at all."""
     searching = best == len(radii)
     held = age > torch.where(searching, 2 * APPROACH, PATIENCE)
-    return held | (best == 0) | (~searching & (radii[(best - 1).clamp(0, len(radii) - 1)] <= 0))
+    return held | (best == 0) | (~searching & (radii[(best - 1).clamp(min=0)] <= 0))
 
 
 def _confirm(model: nn.Module, slots: Slots, radii: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
     """Index, p* and counterexample of settled rows, where float32 inference has confirmed it."""
     if not len(slots.index):
         return slots.index.cpu(), slots.best.cpu(), slots.best_image
-    found = slots.best < len(radii)
     radius = radii[slots.best.clamp(max=len(radii) - 1)]
     confirmed = is_counterexample(model, slots.best_image, slots.originals, slots.labels, radius, box=box)
-    return slots.index.cpu(), torch.where(found & confirmed, slots.best, len(radii)).cpu(), slots.best_image
+    return slots.index.cpu(), torch.where(confirmed, slots.best, len(radii)).cpu(), slots.best_image

@@ -142,7 +142,8 @@ def train(
         with stopwatch.region("validation"), tensor_cores():
             clean, robust = validate(learner, recipe, checks, seed=_seed(seed, epoch), loop=loop, judging=judging)
         steps = recipe.attack.steps if recipe.attack else 0
-        judged = (recipe.validation_attack or recipe.attack or PGD(steps=1)).steps + 1 if recipe.attack else 0
+        judge = recipe.validation_attack or recipe.attack
+        judged = judge.steps + 1 if judge else 0
         state.forward += len(training) * (steps + 1) + len(validation) * (judged + 1)
         state.backward += len(training) * (steps + 1) + len(validation) * max(0, judged - 1)
         after = stopwatch.seconds

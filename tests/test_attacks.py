@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from networks import linear
 from torch import nn
 
-from robbench.attacks import BALL_TOLERANCE, evaluating, fgsm, full_precision, is_counterexample, pgd
+from robbench.attacks import (
+    BALL_TOLERANCE,
+    evaluating,
+    fgsm,
+    full_precision,
+    is_counterexample,
+    pgd,
+    tensor_cores,
+    without_parameter_gradients,
+)
 from robbench.errors import RobbenchError
 
 SHAPE = (1, 4, 4)
@@ -197,6 +206,42 @@ def test_an_attack_leaves_the_model_as_it_was(raises):
     assert not images.requires_grad
 
 
+def test_a_backward_pass_of_an_attack_computes_the_images_gradient_alone():
+    """Inside, no parameter requires a gradient, which would cost time and memory; afterwards those do that did."""
+    model, seen = Moody(), []
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    model.register_forward_pre_hook(lambda *_: seen.append([p.requires_grad for p in model.parameters()]))
+    pgd(model, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), 0.1, steps=2)
+    assert seen == [[False] * len(before)] * 2
+    with suppress(RuntimeError), without_parameter_gradients(model):
+        raise RuntimeError("no more")
+    assert [parameter.requires_grad for parameter in model.parameters()] == before
+
+
+def test_fgsm_keeps_to_the_box_it_is_given():
+    """From grey, a step of 0.4 ends at the box, at the default one of pixels, or in the ball."""
+    grey, labels = torch.full((1, *SHAPE), 0.75, dtype=torch.float64), torch.tensor([1])
+    straight = linear(torch.ones(16, dtype=torch.float64))
+    for options, reached in (({}, 1.0), ({"box": (0.0, 0.8)}, 0.8), ({"box": (-2.5, 2.5)}, 1.15)):
+        moved = fgsm(straight, grey, labels, 0.4, **options)
+        torch.testing.assert_close(moved, torch.full_like(grey, reached), rtol=0, atol=1e-12)
+    down = fgsm(straight, 1 - grey, torch.tensor([0]), 0.4)
+    assert torch.equal(down, torch.zeros_like(grey))
+
+
+def test_a_radius_of_zero_and_one_number_for_all_images_are_radii():
+    """ε = 0 leaves every image where it is; a tensor of one number is that number."""
+    images, labels = random_images(3, 1)
+    model = small_cnn()
+    for zero in (0, 0.0, torch.tensor(0.0), torch.zeros(3)):
+        assert torch.equal(pgd(model, images, labels, zero, steps=2), images)
+    number = pgd(model, images, labels, 0.5, steps=2, random_start=False)
+    one = pgd(model, images, labels, torch.tensor(0.5), steps=2, random_start=False)
+    assert torch.equal(number, one)
+    stay = pgd(model, images, labels, 0.5, step_size=0.0, steps=2, random_start=False)
+    assert torch.equal(stay, images)
+
+
 def test_evaluating_restores_mixed_modes_even_after_an_error():
     """Inside, every module is in eval mode; afterwards each is in the mode it had."""
     model = Moody()
@@ -259,14 +304,63 @@ def test_a_counterexample_must_be_wrong_and_inside_ball_and_box():
     assert is_counterexample(model, found, images, labels, epsilon, box=(-1.0, 2.0)).tolist()[4] is False
 
 
-@pytest.mark.parametrize(("beyond", "counts"), [(BALL_TOLERANCE / 2, True), (BALL_TOLERANCE * 3, False)])
+@pytest.mark.parametrize(("beyond", "counts"), [(-1e-3, True), (0.9e-6, True), (1.1e-6, False), (3e-6, False)])
 def test_a_ball_ends_at_its_tolerance(beyond, counts):
-    """Half the tolerance beyond ε still counts as inside, three times the tolerance does not, for a radius per image."""
+    """A millionth beyond ε, and no more, still counts as inside, for a radius per image."""
     model = linear(-torch.ones(16, dtype=torch.float64))
     images = torch.full((2, *SHAPE), 0.5, dtype=torch.float64)
     labels, epsilon = torch.tensor([0, 0]), torch.tensor([0.1, 0.3], dtype=torch.float64)
     found = images + (epsilon + beyond).view(-1, 1, 1, 1)
     assert is_counterexample(model, found, images, labels, epsilon).tolist() == [counts, counts]
+
+
+@pytest.mark.parametrize(
+    ("pixel", "value", "counts"),
+    [
+        (0, 0.75, True),
+        (0, 1.0, True),
+        (0, 0.0, True),
+        (0, 1.000_001, False),
+        (15, 1.5, False),
+        (15, -0.000_001, False),
+        (15, -0.5, False),
+    ],
+)
+def test_one_pixel_outside_the_box_is_too_many(pixel, value, counts):
+    """The box has its borders, by default 0 and 1; all the other pixels of a fooling image are far inside."""
+    model = linear(-torch.ones(16, dtype=torch.float64))
+    images = torch.full((1, *SHAPE), 0.5, dtype=torch.float64)
+    found = images.clone()
+    found.view(-1)[pixel] = value
+    result = is_counterexample(model, found, images, torch.tensor([0]), torch.tensor([2.0]))
+    assert result.tolist() == [counts]
+
+
+def test_one_pixel_outside_the_ball_is_too_many():
+    """Of two images that fool, one has moved by 0.1 everywhere, and the other by 0.3 in one pixel alone."""
+    model = linear(-torch.ones(16, dtype=torch.float64))
+    images = torch.full((2, *SHAPE), 0.5, dtype=torch.float64)
+    found = images.clone()
+    found[0] += 0.1
+    found[1, 0, 2, 2] += 0.3
+    result = is_counterexample(model, found, images, torch.tensor([0, 0]), torch.tensor([0.2, 0.2]))
+    assert result.tolist() == [True, False]
+
+
+def test_tensor_cores_are_switched_on_for_as_long_as_asked():
+    """Both switches are on inside, off where not allowed, and afterwards as they were."""
+
+    def switches():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = switches()
+    with suppress(RuntimeError), tensor_cores():
+        assert switches() == (True, True)
+        with tensor_cores(False):
+            assert switches() == (False, False)
+        assert switches() == (True, True)
+        raise RuntimeError
+    assert switches() == before
 
 
 def test_full_precision_leaves_autocast_and_restores_the_tf32_switches():
@@ -292,3 +386,12 @@ def test_what_is_not_finite_is_no_counterexample():
     images = torch.full((3, 1, 2, 2), 0.5)
     found = is_counterexample(network, images, images, torch.ones(3, dtype=torch.int64), torch.full((3,), 0.1))
     assert found.tolist() == [False] * 3
+
+
+def test_one_logit_that_is_not_finite_spoils_its_own_image_only():
+    """Of three images with one such logit each none counts, and the fourth beside them does."""
+    logits = torch.tensor([[torch.inf, 0.0], [0.0, -torch.inf], [torch.nan, 1.0], [1.0, 0.0]])
+    images = torch.full((4, 1, 2, 2), 0.5)
+    labels = torch.ones(4, dtype=torch.int64)
+    found = is_counterexample(lambda batch: logits, images, images, labels, torch.full((4,), 0.1))
+    assert found.tolist() == [False, False, False, True]

@@ -79,6 +79,8 @@ def pstar_mark(old, new, **tolerances):
         ([WRONG] * 400, [20] * 400, "+"),
         ([WRONG] * 400, [WRONG] * 400, "="),
         ([WRONG] * 100 + around(20, 300), around(20, 400), "="),  # accuracy is another figure
+        ([20] * 100, [20] * 47 + [24] * 53, "~"),  # the interval ends at no change
+        ([20] * 100, [20] * 47 + [16] * 53, "~"),
     ],
 )
 def test_a_change_of_robustness_counts_when_large_and_significant(old, new, mark):
@@ -133,6 +135,31 @@ def test_another_grid_is_not_comparable_and_fails():
     assert "another grid" in verdict.message
 
 
+def test_the_grid_step_is_the_distance_of_its_values():
+    """Of a grid that begins at 0.1, has two values, or one."""
+    for grid, step in (([0.1, 0.15, 0.2], "0.05"), ([0.0, 0.1], "0.1"), ([0.3], "0")):
+        record = robustness_record(FACTS, [0] * 50, grid)
+        verdict = verdicts(record, record)["median p*"]
+        assert verdict.mark == "="
+        assert verdict.message.endswith(f"; tolerance 5% and one grid step of {step})")
+    grid = [0.1, 0.2, 0.3]
+    old, new = (robustness_record(FACTS, [place] * 50, grid) for place in (2, 0))
+    assert verdicts(old, new, pstar=0.1)["median p*"].mark == "-"
+
+
+def test_a_baseline_without_a_figure_cannot_hold_it():
+    """One of a stage that had no accuracy and no distribution: p* is not comparable and fails, accuracy is left out."""
+    record = robust([20] * 50)
+    bare = msgspec.structs.replace(baseline_of(record), accuracy=None, distribution=None, seconds={})
+    found = {verdict.figure: verdict for verdict in compare(record, bare, Tolerances())}
+    assert found.keys() == {"median p*", "seconds"}
+    assert (found["median p*"].mark, found["median p*"].fails) == ("x", True)
+    assert found["seconds"].message == "seconds not comparable: no baseline on cpu-2core (there is: none)"
+    trained = training_record(FACTS)
+    bare = msgspec.structs.replace(baseline_of(trained), accuracy=None)
+    assert [verdict.figure for verdict in compare(trained, bare, Tolerances())] == ["seconds"]
+
+
 def test_other_images_are_not_comparable_and_fail():
     """Told by the SHA-256 of the data, since names repeat."""
     old = robust([20] * 50)
@@ -141,6 +168,10 @@ def test_other_images_are_not_comparable_and_fail():
     assert (verdict.mark, verdict.fails) == ("x", True)
     assert "other images of 'mnist'" in verdict.message
     assert "accuracy" not in verdicts(old, new)
+    trained = training_record(FACTS)
+    found = verdicts(trained, msgspec.structs.replace(trained, data=new.data))
+    assert {figure: verdict.mark for figure, verdict in found.items()} == {"validation accuracy": "x", "seconds": "="}
+    assert found["validation accuracy"].message.startswith("validation accuracy cannot be compared")
 
 
 def test_a_changed_specification_is_named_beside_a_loss():
@@ -151,6 +182,8 @@ def test_a_changed_specification_is_named_beside_a_loss():
     assert message.endswith("; the specification changed: model.recipe.attack.epsilon: 0.2 → 0.02")
     many = robust([10] * 50, spec={"a": 1, "b": 2, "c": 3, "d": 4, "model": old.spec["model"]})
     assert verdicts(old, many)["accuracy"].message.endswith("c: null → 3, …")
+    three = robust([10] * 50, spec={"a": 1, "b": 2, "c": 3} | old.spec)
+    assert verdicts(old, three)["accuracy"].message.endswith("c: null → 3")
     assert "specification" not in verdicts(old, old)["median p*"].message
 
 
@@ -204,6 +237,15 @@ def test_a_training_stage_is_held_to_its_validation_accuracy():
     assert found["validation accuracy"].message.startswith("validation accuracy 50.0% → 10.0% (-40.0 points of 100 ")
 
 
+def test_a_training_stage_without_validation_images_has_no_accuracy_to_hold():
+    """None of none is no accuracy: its seconds alone are compared."""
+    old = training_record(FACTS)
+    none = msgspec.structs.replace(
+        old, training=msgspec.structs.replace(old.training, validation=Counts(correct=0, total=0))
+    )
+    assert verdicts(old, none).keys() == {"seconds"}
+
+
 # --- seconds ----------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +262,10 @@ def test_a_training_stage_is_held_to_its_validation_accuracy():
         (3.1, 1.0, "+"),
         (0.0, 1.0, "="),
         (0.0, 2.5, "-"),
+        (1.0, 3.0, "="),  # the floor itself
+        (20.0, 25.0, "="),  # the factor itself
+        (20.0, 16.0, "="),
+        (20.0, 15.9, "+"),
     ],
 )
 def test_seconds_count_beyond_factor_and_floor(old, new, mark):
@@ -312,6 +358,13 @@ def test_the_default_tolerances():
     assert Tolerances.of({}) == Tolerances(pstar=0.05, accuracy=0.01, seconds=1.25, seconds_floor=2.0)
 
 
+def test_the_least_tolerances():
+    """None at all, and for seconds infinitely much, are tolerances."""
+    least = {"pstar": 0, "accuracy": 0.0, "seconds": 1.0, "seconds_floor": 0}
+    assert Tolerances.of(least) == Tolerances(**least)
+    assert Tolerances.of({"seconds": math.inf}).seconds == math.inf
+
+
 # --- bootstrap --------------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +408,17 @@ def test_the_median_of_counts_is_that_of_the_images(counts):
     low, high = values[(len(values) - 1) // 2], values[len(values) // 2]
     assert median_of_counts(np.array(counts), grid) == pytest.approx(high if low == high else (low + high) / 2)
     assert median_of_counts(np.zeros(len(counts), dtype=np.int64), grid) is None
+
+
+def test_the_interval_has_99_percent_and_as_much_on_either_side():
+    """Half a percent of the resampled changes lie below it, and half a percent above; the same every time."""
+    generator = np.random.default_rng(0)
+    old, new = (np.bincount(generator.integers(0, 5000, 400), minlength=5000) for _ in range(2))
+    low, high = median_change_interval(old, new)
+    changes = bootstrap_medians(new, seed=11) - bootstrap_medians(old, seed=12)
+    assert np.mean(changes < low) == pytest.approx(0.005, abs=0.004)
+    assert np.mean(changes > high) == pytest.approx(0.005, abs=0.004)
+    assert median_change_interval(old, new) == (low, high)
 
 
 def test_the_interval_is_centred_and_narrows_with_images():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import robbench.descent
 from robbench.attacks import BALL_TOLERANCE
 from robbench.data import draw
 from robbench.descent import APPROACH, Descent, descend
+from robbench.errors import RobbenchError
 from robbench.estimation import estimate_pstar
 from robbench.record import WRONG
 from robbench.spec import PGD, EpsilonGrid
@@ -194,6 +196,35 @@ def test_steps_shorten_from_a_fifth_of_the_radius_to_a_fiftieth(best, age, lengt
     torch.testing.assert_close(images - moved, torch.full_like(images, length), rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_images_too_coarse_for_the_grid_are_settled_all_the_same(dtype):
+    """Rounding takes an iterate out of a ball of 0.05 by more than its tolerance: the ball cannot shrink, and holds."""
+    model = linear(torch.ones(36, dtype=torch.float64), bias=-18.0).to(dtype)
+    images, labels = torch.full((1, 1, 6, 6), 0.552, dtype=dtype), torch.tensor([0])
+    (place,), _ = run_descent(model, images, labels)
+    assert 0.052 <= GRID[place] <= 0.07
+
+
+def test_a_search_that_settles_nothing_is_an_error(monkeypatch):
+    """More steps than any image can take are a fault of the search, which must not go on for ever."""
+    monkeypatch.setattr(robbench.descent, "_settled", lambda best, age, radii: torch.zeros_like(best, dtype=torch.bool))
+    model = linear(torch.ones(36, dtype=torch.float64), bias=-18.0)
+    model = Counting(model)
+    images, labels = torch.full((1, 1, 6, 6), 0.552, dtype=torch.float64), torch.tensor([0])
+    with pytest.raises(RobbenchError, match=r"to be settled within 104 steps, got none; use search 'reference'"):
+        run_descent(model, images, labels, [0.0, 0.05, 0.1])
+    assert model.forwards == 105
+
+
+def test_the_bound_on_steps_is_one_images_and_not_the_searchs():
+    """Four images one after the other, none of which is ever fooled, take more steps than one of them may."""
+    model = linear(torch.ones(36, dtype=torch.float64), bias=-18.0)
+    images, labels = torch.full((4, 1, 6, 6), 0.7, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
+    pstar, passes = run_descent(model, images, labels, [0.0, 0.001], size=1)
+    assert pstar == [2] * 4
+    assert passes == [1] * 4 * GIVING_UP
+
+
 # --- a convolutional network ------------------------------------------------------------------------------------------
 
 
@@ -252,6 +283,9 @@ def test_places_are_refilled_and_moved_together(glyphs):
     assert passes[0] == 8
     assert passes.count(8) > len(passes) / 2
     assert alone <= sum(passes) <= alone / 0.75
+    sizes = sorted(set(passes), reverse=True)
+    assert all(after < 0.75 * before for before, after in pairwise(sizes))
+    assert len(sizes) > 2
 
 
 @pytest.mark.parametrize("box", [BOX, (-0.1, 1.05)])

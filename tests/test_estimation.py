@@ -15,7 +15,7 @@ from torch import nn
 
 import robbench.estimation
 from robbench.errors import RobbenchError
-from robbench.estimation import estimate_pstar
+from robbench.estimation import Search, estimate_pstar
 from robbench.record import WRONG
 from robbench.spec import PGD, EpsilonGrid
 
@@ -209,6 +209,43 @@ def test_what_is_kept_proves_every_pstar(trained, search, box, batch_size):
         assert (model.eval()(adversarial).argmax(1) != labels[found]).all()
 
 
+@pytest.mark.parametrize("search", ["reference", "fast"])
+def test_what_an_interrupted_search_settled_is_not_done_again(trained, search):
+    """Taken up again, it passes only what was left, and adds that to what it had counted."""
+    images, labels = problem(24, seed=3)
+    images, saved = images.double() / 255, []
+    options = {"search": search, "batch_size": 8}
+
+    def note(state):
+        saved.append(copy.deepcopy(state))
+
+    whole = estimate_pstar(trained, images, labels, GRID, oracle(2), on_progress=note, **options)
+    half = saved[len(saved) // 2]
+    counting, before = Counting(trained), (half.forward, half.backward)
+    resumed = estimate_pstar(counting, images, labels, GRID, oracle(2), state=half, **options)
+    assert resumed is half
+    assert resumed.pstar.tolist() == whole.pstar.tolist()
+    assert (resumed.forward - before[0], resumed.backward - before[1]) == (counting.forwards, counting.backwards)
+    assert 0 < counting.backwards < whole.backward
+
+
+def test_a_grid_keeps_its_double_precision():
+    """A margin just below 0.7, which in float32 is smaller still: the radius 0.7 fools, and not only the next one."""
+    model = linear(torch.ones(36, dtype=torch.float64), bias=-18.0 + 36 * (0.7 - 5e-9))
+    images, labels = torch.full((1, *SHAPE), 0.5, dtype=torch.float64), torch.tensor([0])
+    wide = PGD(steps=1, random_start=False, box=(-2.5, 2.5))
+    assert estimate_pstar(model, images, labels, [0.0, 0.7, 1.0], wide).pstar.tolist() == [1]
+
+
+def test_a_search_begins_without_any_pass():
+    """What is given are the brackets alone."""
+    search = Search(first=torch.tensor([0, 3]), last=torch.tensor([2, 2]), pstar=torch.tensor([3, 3]))
+    assert (search.forward, search.backward, search.notes) == (0, 0, [])
+    assert search.undecided.tolist() == [0]
+    search.first[0] = 2
+    assert search.undecided.tolist() == [0]
+
+
 def test_a_constant_network_is_never_fooled_or_always_wrong():
     """Images of the class it names are censored, the others wrong, and the wrong ones are never attacked."""
     model = Counting(linear(torch.zeros(36, dtype=torch.float64), bias=1.0))
@@ -392,6 +429,16 @@ def test_logits_that_are_not_finite_are_an_error(value):
     model = linear(torch.full((36,), value, dtype=torch.float64))
     with pytest.raises(RobbenchError, match="logits are not finite"):
         estimate_pstar(model, torch.ones(2, *SHAPE, dtype=torch.float64), torch.tensor([0, 0]), GRID, oracle(1))
+
+
+def test_logits_that_are_not_finite_on_one_image_are_an_error():
+    """The others' p* would be right, but such a network is broken; the error comes before any attack."""
+    model = Counting(linear(torch.ones(36, dtype=torch.float64)))
+    images = torch.ones(5, *SHAPE, dtype=torch.float64)
+    images[3, 0, 0, 0] = math.inf
+    with pytest.raises(RobbenchError, match="logits are not finite"):
+        estimate_pstar(model, images, torch.zeros(5, dtype=torch.int64), GRID, oracle(1), batch_size=2)
+    assert model.backwards == 0
 
 
 @pytest.mark.parametrize(

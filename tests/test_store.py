@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
 
 import pytest
+import safetensors.torch
 import torch
 from factories import make_facts, robustness_record, training_record
 from hypothesis import given, settings
@@ -113,7 +115,7 @@ def test_counterexamples_come_back_as_they_were(store):
     for kept in (images, images[:0]):
         store.finish(robustness_record(make_facts(), [1, 2], digest=DIGEST), adversarials=kept)
         assert torch.equal(store.adversarials(DIGEST), kept)
-        assert set(files(store)) == {"stage.json", "adversarials.safetensors"}
+        assert sorted(re.sub("-2", "", name) for name in files(store)) == ["adversarials.safetensors", "stage.json"]
     store.finish(robustness_record(make_facts(), [1, 2], digest=DIGEST))
     assert store.adversarials(DIGEST) is None
     assert set(files(store)) == {"stage.json"}
@@ -124,10 +126,30 @@ def test_tensors_under_other_names_are_no_counterexamples(store):
     store.finish(robustness_record(make_facts(), [1, 2], digest=DIGEST), adversarials=torch.zeros(2, 1, 2, 2))
     save_file({"other": torch.zeros(1)}, files(store)["adversarials.safetensors"])
     values = json.loads(files(store)["stage.json"].read_text())
+    del values["sha256"]
     checksum = hashlib.sha256(files(store)["adversarials.safetensors"].read_bytes()).hexdigest()
     files(store)["stage.json"].write_text(json.dumps(values | {"adversarials_sha256": checksum}))
     with pytest.raises(RobbenchError, match=r"adversarials\.safetensors is damaged \(it holds \['other'\]\)"):
         store.adversarials(DIGEST)
+
+
+def test_a_finished_stage_knows_its_inputs(store):
+    """What they were, or that there was no source."""
+    store.finish(record(), inputs="these")
+    store.finish(record(OTHER))
+    assert store.finished(DIGEST).inputs == "these"
+    assert store.finished(OTHER).inputs is None
+
+
+def test_the_places_of_files_stay_the_same(store):
+    """Stores that exist are found again by later versions: a folder per digest under its first two characters."""
+    store.finish(record(), tensors())
+    store.save_checkpoint(OTHER, tensors(), {})
+    assert {str(path.relative_to(store.folder)) for path in files(store).values()} == {
+        f"ab/{DIGEST}/stage.json",
+        f"ab/{DIGEST}/weights.safetensors",
+        f"0c/{OTHER}/checkpoint.safetensors",
+    }
 
 
 def test_a_stage_made_again_replaces_the_first(store):
@@ -189,12 +211,12 @@ def test_a_reader_without_the_lock_gets_one_stage_or_the_other(store, monkeypatc
 
 
 def test_a_store_of_an_older_version_is_read(store):
-    """A stage.json that says neither when it was finished nor where its weights are."""
+    """A stage.json that says neither when it was finished nor where its weights are, and has no checksum."""
     store.finish(record(), tensors())
     path = files(store)["stage.json"]
     values = json.loads(path.read_text())
-    del values["finished"]
-    assert "weights" not in values
+    del values["finished"], values["sha256"]
+    assert "ending" not in values
     path.write_text(json.dumps(values))
     assert store.finished(DIGEST).finished == 0
     assert same(store.weights(DIGEST), tensors())
@@ -204,7 +226,9 @@ def test_weights_elsewhere_are_refused(store):
     """A stage.json that names another file as its weights is damaged."""
     store.finish(record(), tensors())
     path = files(store)["stage.json"]
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": "../../other.safetensors"}))
+    values = json.loads(path.read_text()) | {"ending": "/../../other"}
+    del values["sha256"]
+    path.write_text(json.dumps(values))
     with pytest.raises(RobbenchError, match=r"stage\.json is damaged"):
         store.weights(DIGEST)
 
@@ -287,6 +311,37 @@ def test_a_damaged_checkpoint_names_its_file(store, damage):
     damage(files(store)["checkpoint.safetensors"])
     with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
         store.load_checkpoint(DIGEST)
+
+
+@pytest.mark.parametrize("metadata", [None, {"other": "{}"}, {"state": "{"}], ids=["none", "another", "cut"])
+def test_a_checkpoint_without_its_values_is_damaged(store, metadata):
+    """A safetensors file that somebody else wrote, or one with other metadata, is no checkpoint."""
+    store.save_checkpoint(DIGEST, tensors(), {"epoch": 1})
+    path = files(store)["checkpoint.safetensors"]
+    path.write_bytes(safetensors.torch.save(tensors(), metadata=metadata))
+    with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
+        store.load_checkpoint(DIGEST)
+
+
+@pytest.mark.parametrize("name", ["stage.json", "weights.safetensors", "checkpoint.safetensors"])
+def test_a_folder_in_a_files_place_is_named(store, name):
+    """What cannot be read is an error that names it, whatever the reason."""
+    store.finish(record(), tensors())
+    path = files(store)["stage.json"].parent / name
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    read = {"stage.json": store.finished, "weights.safetensors": store.weights}.get(name, store.load_checkpoint)
+    with pytest.raises(RobbenchError) as caught:
+        read(DIGEST)
+    assert str(path) in str(caught.value)
+
+
+def test_weights_without_their_stage_are_not_used(store):
+    """A checksum is in stage.json: without it, nothing says that the weights are whole."""
+    store.finish(record(), tensors())
+    files(store)["stage.json"].unlink()
+    with pytest.raises(RobbenchError, match=r"weights\.safetensors is damaged"):
+        store.weights(DIGEST)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -16,10 +18,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import robbench.graphs
+import robbench.timing
 import robbench.training
 from robbench.data import Images
 from robbench.errors import RobbenchError
-from robbench.record import Counts, Epoch
+from robbench.record import Counts, Epoch, Seconds
 from robbench.spec import PGD, EarlyStopping, MultiStepLR, OneCycle, Recipe, StepLR
 from robbench.timing import Stopwatch
 from robbench.training import attacked, kept_epoch, learning_rate, ramp, stops, train, validate, watched
@@ -185,6 +188,32 @@ def test_the_ramp_scales_radius_and_step_of_every_update(monkeypatch):
     shares = [min(1.0, n / 8) for n in range(12)]
     assert [e for e, _ in updates] == pytest.approx([0.1 * share for share in shares])
     assert [s for _, s in updates] == pytest.approx([0.06 * share for share in shares])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (None, [0.1, 0.1, 0.1]),
+        (StepLR(step=2, gamma=0.5), [0.1, 0.1, 0.05]),
+        (MultiStepLR(milestones=(1,), gamma=0.1), [0.1, 0.01, 0.01]),
+        (OneCycle(warm_up=0.5), [0.1 * 1 / 6.5, 0.1 * 5 / 6.5, 0.1 * 4 / 6.5]),  # updates 1, 5 and 9 of 12
+    ],
+)
+def test_the_history_has_the_rate_of_every_epochs_first_update(schedule, rates):
+    """Four updates an epoch, of which the first is the one that the record shows."""
+    progress = run(network(), recipe(schedule=schedule))
+    assert [epoch.learning_rate for epoch in progress.history] == pytest.approx(rates)
+    assert [epoch.epoch for epoch in progress.history] == [1, 2, 3]
+
+
+def test_an_epochs_loss_is_the_mean_of_its_batches():
+    """Of equal images, at a rate of almost nothing, every batch has the loss of one image: so has the epoch of four."""
+    one = problem(1)
+    images = Images(one.images.expand(27, -1, -1, -1).contiguous(), one.labels.expand(27).contiguous())
+    model = network(dropout=0.0).eval()
+    loss = nn.functional.cross_entropy(model(one.images.float() / 255), one.labels).item()
+    progress = run(model, recipe(epochs=1, learning_rate=1e-12, statistics="running"), images)
+    assert progress.history[0].loss == pytest.approx(loss, rel=1e-5)
 
 
 # --- early stopping and the kept epoch --------------------------------------------------------------------------------
@@ -471,6 +500,54 @@ def test_gradients_are_clipped_to_the_norm(bound):
     assert lengths[bound] == pytest.approx(min(bound, lengths[None]), rel=1e-3)
 
 
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_updates_are_those_of_torchs_optimiser(optimiser):
+    """Five updates with momentum and weight decay end where torch's own optimiser of these settings does."""
+    drawn = problem(8)
+    images = drawn.images.float() / 255
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    twin = copy.deepcopy(model)
+    settings = {"lr": 0.01, "weight_decay": 0.3} | ({} if optimiser == "adam" else {"momentum": 0.8})
+    reference = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimiser](twin.parameters(), **settings)
+    for _ in range(5):
+        reference.zero_grad()
+        nn.functional.cross_entropy(twin(images), drawn.labels).backward()
+        reference.step()
+    spec = recipe(optimiser=optimiser, learning_rate=0.01, momentum=0.8, weight_decay=0.3, epochs=5, checkpoint="last")
+    run(model, spec, drawn)
+    for name, value in parameters(twin).items():
+        torch.testing.assert_close(parameters(model)[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:PGD. . steps of 0.05 cannot reach")
+def test_a_training_attack_is_made_as_the_recipe_says():
+    """In its own box, from its own start, with its own number of steps and its own generator."""
+    straight = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    with torch.no_grad():
+        straight[1].weight.copy_(torch.stack([torch.ones(36), torch.zeros(36)]))
+    images, labels = torch.full((2, 1, 6, 6), 0.9), torch.ones(2, dtype=torch.int64)  # away from class 1 is brighter
+
+    def moved(seed=0, scale=1.0, **changes):
+        attack = PGD(**({"epsilon": 0.3, "steps": 2, "random_start": False} | changes))
+        generator = torch.Generator().manual_seed(seed)
+        return attacked(straight, attack, "float32", images, labels, generator, scale) - images
+
+    def all_are(value):
+        return pytest.approx([value] * 72, abs=1e-6)
+
+    assert moved().flatten().tolist() == all_are(0.1)
+    assert moved(box=(-2.5, 2.5)).flatten().tolist() == all_are(0.3)
+    assert moved(box=(-2.5, 2.5), step_size=0.05).flatten().tolist() == all_are(0.1)
+    assert moved(box=(-2.5, 2.5), step_size=0.05, steps=3).flatten().tolist() == all_are(0.15)
+    assert moved(box=(-2.5, 2.5), step_size=0.05, scale=0.5).flatten().tolist() == all_are(0.05)
+    assert moved(box=(-2.5, 2.5), scale=0.5).flatten().tolist() == all_are(0.15)
+    somewhere = [moved(seed, random_start=True, step_size=0.05) for seed in (0, 0, 1)]
+    assert torch.equal(somewhere[0], somewhere[1])
+    assert not torch.equal(somewhere[0], somewhere[2])
+
+
 def test_fine_tuned_groups_learn_at_their_scale():
     """With scale 0.01 a group moves a hundredth as far in a step of SGD, in whatever epoch of a schedule."""
     moved = {}
@@ -584,15 +661,49 @@ def test_bf16_computes_in_bf16_and_stays_close_to_float32():
     assert losses["bf16"] != losses["float32"]
 
 
-def test_seconds_go_to_training_validation_and_warm_up():
-    """The history's seconds add up to the stopwatch's, and every region was entered."""
+def test_seconds_go_to_training_validation_and_warm_up(monkeypatch):
+    """By a clock whose every block takes a second: three epochs, and one more of training for what precedes them."""
+    ticks = SimpleNamespace(perf_counter=itertools.count().__next__)
+    monkeypatch.setattr(robbench.timing, "time", ticks)
     stopwatch = Stopwatch(torch.device("cpu"))
     progress = train(network(), recipe(), problem(27), problem(12), stopwatch=stopwatch)
-    measured = stopwatch.seconds
-    assert sum(epoch.seconds for epoch in progress.history) == pytest.approx(measured.training, abs=1e-3)
-    assert sum(epoch.validation_seconds for epoch in progress.history) == pytest.approx(measured.validation, abs=1e-5)
-    assert min(measured.training, measured.validation, measured.warm_up, measured.io) > 0
-    assert measured.estimation == 0
+    assert [epoch.seconds for epoch in progress.history] == [1, 1, 1]
+    assert [epoch.validation_seconds for epoch in progress.history] == [1, 1, 1]
+    assert stopwatch.seconds == Seconds(training=4, validation=3, warm_up=1, io=3)
+
+
+def test_one_update_more_than_announced_is_made_for_the_warm_up(monkeypatch):
+    """On a copy, with as many images and, where the recipe attacks, attacked ones."""
+    made, update = [], robbench.training.update
+
+    def spy(model, spec, optimiser, images, *rest):
+        made.append((model, images.clone()))
+        return update(model, spec, optimiser, images, *rest)
+
+    monkeypatch.setattr(robbench.training, "update", spy)
+    training, model = problem(16), network()
+    for attack in (None, PGD(epsilon=0.1, steps=1, random_start=False)):
+        made.clear()
+        run(model, recipe(attack=attack, epochs=2), training)
+        assert [used is model for used, _ in made] == [False, True, True, True, True]
+        plain = training.images[:8].float() / 255
+        assert torch.equal(made[0][1], plain) == (attack is None)
+        assert made[0][1].shape == plain.shape
+
+
+def test_a_checkpoint_is_not_changed_by_later_updates():
+    """What was handed out after an epoch stays what it was while training goes on."""
+    handed = []
+
+    def keep(state):
+        parts = (state.weights, state.best, state.optimiser)
+        handed.append((parts, copy.deepcopy(parts)))
+
+    run(network(), recipe(momentum=0.9, weight_decay=1e-3), on_epoch=keep)
+    assert len(handed) == 3
+    for parts, copies in handed:
+        assert all(same(part, copied) for part, copied in zip(parts, copies, strict=True))
+        assert all(parts)
 
 
 def test_the_warm_up_changes_nothing():

@@ -140,6 +140,23 @@ def test_the_normalisation_is_the_targets():
     assert transfer(source, k=1, classes=5, seed=0).network.normalise.mean is None
 
 
+def test_one_value_of_the_normalisation_is_for_all_channels():
+    """As for grey images, so for those of three channels."""
+    source = build("wrn10_1", classes=10, shape=(3, 8, 8))
+    network = transfer(source, k=1, classes=5, mean=(0.4,), std=(0.3,), seed=0).network
+    images = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(network.normalise(images), (images - 0.4) / 0.3)
+
+
+def test_gradients_of_the_source_stay_behind():
+    """A source that was just trained has some; the target begins without, and the source keeps its own."""
+    source = build("cnn3", classes=10, shape=(1, 28, 28))
+    source(torch.rand(2, 1, 28, 28)).sum().backward()
+    result = transfer(source, k=1, classes=5, kept="finetuned", seed=0)
+    assert [parameter.grad for parameter in result.network.parameters() if parameter.grad is not None] == []
+    assert all(parameter.grad is not None for parameter in source.parameters())
+
+
 def test_a_transferred_network_can_be_a_source():
     """Also with an MLP head, whose place the next head takes."""
     first = transfer(trained("cnn3"), k=1, classes=5, head="mlp2", seed=0).network

@@ -342,8 +342,8 @@ def test_a_stage_that_cannot_be_replaced_stays_as_it_was(place, monkeypatch: pyt
     """A finished stage in a store that became read-only is not touched by a new run of it."""
     record = run_training(source(), place(), suite="s")
     with monkeypatch.context() as patch:
-        full(patch, "stage.json", "unlink", errno.EROFS)
-        with pytest.raises(RobbenchError, match=r"stage\.json cannot be removed: Read-only file system"):
+        full(patch, "stage.json", "replace", errno.EROFS)
+        with pytest.raises(RobbenchError, match=r"stage\.json' cannot be written: Read-only file system"):
             place().store.finish(record)
     found = place().store.finished(source().digest)
     assert found is not None
