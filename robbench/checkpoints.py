@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robbench.descent import Descent, Slots
 from robbench.estimation import Search
-from robbench.final_test import Testing
+from robbench.final_test import FinalTest
 from robbench.record import Epoch, Seconds
 from robbench.store import Store, damaged
 from robbench.training import Progress
@@ -65,7 +65,7 @@ def load_training(store: Store, digest: str, *, inputs: str) -> tuple[Progress, 
 
 
 def save_search(
-    store: Store, digest: str, state: Search, *, inputs: str, seconds: Seconds, testing: Testing | None = None
+    store: Store, digest: str, state: Search, *, inputs: str, seconds: Seconds, testing: FinalTest | None = None
 ) -> None:
     """Keep a p* search as it is after a batch, and the final test that follows it."""
     tensors = {"first": state.first, "last": state.last, "pstar": state.pstar}
@@ -79,7 +79,7 @@ def save_search(
         "backward": state.backward,
         "notes": state.notes,
         "size": state.size,
-        "testing": asdict(testing or Testing()),
+        "testing": asdict(testing or FinalTest()),
         "seconds": msgspec.to_builtins(seconds),
     }
     if state.adversarials is not None:
@@ -87,7 +87,7 @@ def save_search(
     store.save_checkpoint(digest, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, values)
 
 
-def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Testing, Seconds] | None:
+def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, FinalTest, Seconds] | None:
     """The search and final test to go on with and their seconds so far; None as of :func:`load_training`."""
     found = store.load_checkpoint(digest)
     if found is None or found[1].get("inputs") != inputs:
@@ -109,7 +109,7 @@ def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Test
         brackets = (search.first, search.last, search.pstar)
         if not all(tensor.dtype == torch.int64 and tensor.shape == search.pstar.shape for tensor in brackets):
             raise ValueError("expected one bracket per image")
-        return search, Testing(**values.get("testing", {})), msgspec.convert(values["seconds"], Seconds)
+        return search, FinalTest(**values.get("testing", {})), msgspec.convert(values["seconds"], Seconds)
 
 
 @contextmanager

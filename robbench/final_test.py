@@ -17,7 +17,7 @@ from robbench.spec import PGD
 
 
 @dataclass
-class Testing:
+class FinalTest:
     """How far a final test is: enough to go on after an interruption."""
 
     fooled: list[int] = field(default_factory=list)
@@ -35,7 +35,7 @@ def attack_accuracies(
     *,
     batch_size: int | None = None,
     notes: list[str] | None = None,
-    state: Testing | None = None,
+    state: FinalTest | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[AttackAccuracy]:
     """Robust accuracy under each attack: images right unperturbed and still right under the attack, of all images.
@@ -63,7 +63,7 @@ def attack_accuracies(
     for attack in attacks:
         require(attack.epsilon is not None and not attack.random_start, "attack", "a radius, no random start", attack)
     chosen = correct.nonzero().flatten().to(images.device)
-    state = state or Testing()
+    state = state or FinalTest()
     with evaluating(model), full_precision(images.device):
         size = batch_size or attack_batch(model, pixels(images[:1]))
         batches = Batches("the final test", size, [] if notes is None else notes)

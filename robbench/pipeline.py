@@ -34,7 +34,7 @@ from robbench.determinism import explained
 from robbench.environment import environment
 from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
-from robbench.final_test import Testing, attack_accuracies
+from robbench.final_test import FinalTest, attack_accuracies
 from robbench.masking import audit_search, check_audit
 from robbench.memory import Batches, indivisible
 from robbench.models import Network, blocks, load_weights, parameter_count, weights
@@ -262,7 +262,7 @@ def _estimate(
         chosen = choose_images(len(data.test), estimate.images, estimate.seed)
         test = data.test.take(torch.tensor(chosen)).to(device)
         inputs = _inputs(model, workplace)
-        state, testing = None, Testing()
+        state, testing = None, FinalTest()
         if workplace.resume and (found := load_search(workplace.store, digest, inputs=inputs)):
             if workplace.keep_adversarials and found[0].adversarials is None:
                 workplace.say(f"{model.id}: p* is estimated from the start, its checkpoint kept no counterexamples")

@@ -10,6 +10,7 @@ from factories import make_facts, training_record
 
 from robbench.checkpoints import load_search, load_training, save_search, save_training
 from robbench.estimation import Search
+from robbench.final_test import FinalTest
 from robbench.record import Counts, Epoch, Seconds
 from robbench.store import Store
 from robbench.training import Progress
@@ -91,9 +92,10 @@ def test_best_weights_that_are_the_last_are_kept_once(store):
 
 
 def test_a_search_comes_back_as_it_was(store):
-    """Brackets, p*, passes, notes and seconds."""
-    save_search(store, DIGEST, search(), inputs="these", seconds=SECONDS)
-    loaded, seconds = load_search(store, DIGEST, inputs="these")
+    """Brackets, p*, passes, notes and seconds, and how far the final test is."""
+    save_search(store, DIGEST, search(), inputs="these", seconds=SECONDS, testing=FinalTest(fooled=[3, 1], start=8))
+    loaded, testing, seconds = load_search(store, DIGEST, inputs="these")
+    assert testing == FinalTest(fooled=[3, 1], start=8)
     assert plain(loaded) == plain(search())
     assert loaded.undecided.tolist() == [0]
     assert seconds == SECONDS

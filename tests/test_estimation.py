@@ -433,9 +433,10 @@ def test_logits_that_are_not_finite_are_an_error(value):
 
 def test_logits_that_are_not_finite_on_one_image_are_an_error():
     """The others' p* would be right, but such a network is broken; the error comes before any attack."""
-    model = Counting(linear(torch.ones(36, dtype=torch.float64)))
+    model = Counting(linear(torch.ones(36, dtype=torch.float64), bias=-35.5))
+    model.model.register_forward_hook(lambda layer, inputs, logits: logits / (inputs[0].flatten(1)[:, :1] > 0.5))
     images = torch.ones(5, *SHAPE, dtype=torch.float64)
-    images[3, 0, 0, 0] = math.inf
+    images[3, 0, 0, 0] = 0.0
     with pytest.raises(RobbenchError, match="logits are not finite"):
         estimate_pstar(model, images, torch.zeros(5, dtype=torch.int64), GRID, oracle(1), batch_size=2)
     assert model.backwards == 0
