@@ -10,7 +10,7 @@ from robbench.report.markdown import escape, fenced, text_table
 from robbench.report.missing import missing_section
 from robbench.report.overview import overview_table, studies, study_heading
 from robbench.report.provenance import data_table, environment_table, estimates, when
-from robbench.report.remarks import ablation_section, ranking_remark
+from robbench.report.remarks import ablation_section, few_images_remark, ranking_remark
 from robbench.report.rows import Group
 from robbench.report.sentences import answer_section
 from robbench.report.tables import attack_table, not_beside, study_table, views_table
@@ -145,8 +145,7 @@ def _architecture(group: Group, images: Sequence[Picture]) -> list[str]:
     views = views_table(group)
     if views:
         parts += ["Models misclassify different images, so robustness is shown three ways:", views]
-        remark = ranking_remark(group)
-        parts += [remark] if remark else []
+        parts += [remark for remark in (few_images_remark(group), ranking_remark(group)) if remark]
     final = attack_table(group)
     parts += (
         ["The final test, robust accuracy over all test images under attacks of fixed radius:", final] if final else []

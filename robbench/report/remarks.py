@@ -1,4 +1,4 @@
-"""Two remarks on an architecture: where the ranking depends on the view, and what the thesis protocol's fields move."""
+"""Remarks on an architecture: too few images, where the ranking depends on the view, what the thesis's fields move."""
 
 from __future__ import annotations
 
@@ -14,8 +14,24 @@ from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model
 from robbench.report.tables import spread_text
 
+FEW = 30
+"""Correct images below which a median is called out."""
+
 _SHOWN = 4
 """Pairs of models that a remark spells out."""
+
+
+def few_images_remark(group: Group) -> str | None:
+    """Models of which so few images are correct that their medians say little; None where there is none."""
+    tested = [(row.label, row.robustness.clean.correct) for row in group.rows if row.robustness is not None]
+    few: dict[str, int] = {}
+    for label, count in tested:
+        if count < FEW:
+            few[label] = min(count, few.get(label, FEW))  # of several seeds, the one with the fewest
+    if not few:
+        return None
+    named = ", ".join(f"{escape(label)} ({count})" for label, count in few.items())
+    return f"**Fewer than {FEW} correct images**: {named}. Their medians, and ratios of them, say little; see the intervals."
 
 
 def ranking_remark(group: Group) -> str | None:

@@ -4,6 +4,7 @@ from factories import both_records, make_facts
 
 from robbench.record import Record
 from robbench.report.ranking import COMMON, CORRECT, ROBUST, common_medians, ranking_epsilon, swaps
+from robbench.report.remarks import few_images_remark
 from robbench.report.rows import Group, group_records
 
 SOURCE = make_facts("pgd", "mnist")
@@ -32,6 +33,15 @@ def test_no_common_image_no_median() -> None:
     """Two models that are never right together have no median to share."""
     medians = common_medians(group(transfer(1, [1, -1]), transfer(2, [-1, 1])).rows)
     assert set(medians.values()) == {(None, 0)}
+
+
+def test_few_correct_images_are_called_out() -> None:
+    """Below thirty, with the fewest of a model's seeds; thirty are enough."""
+    enough, few = [1] * 30 + [-1] * 10, [1] * 29 + [-1] * 11
+    assert few_images_remark(group(transfer(1, enough))) is None
+    remark = few_images_remark(group(transfer(1, enough), transfer(2, few), transfer(2, [1] * 7 + [-1] * 33, seed=1)))
+    assert remark is not None
+    assert remark.startswith("**Fewer than 30 correct images**: TL#2 (7). Their medians")
 
 
 def test_common_images_are_a_seeds_own() -> None:
