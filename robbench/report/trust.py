@@ -20,7 +20,7 @@ def suspect_section(groups: Sequence[Group]) -> list[str]:
     several = len(rows) != 1
     return [
         f"**{SUSPECT} p\\* of {len(rows)} model{'s' * several} cannot be trusted: gradients look masked, and a better "
-        f"attack finds less robustness.** {'They are' if several else 'It is'} marked {SUSPECT} below.",
+        f"attack may find less robustness.** {'They are' if several else 'It is'} marked {SUSPECT} below.",
         "\n".join(f"- {escape(f'{row.suite}/{row.case}')}: {_said(row)}" for row in rows),
     ]
 
@@ -34,8 +34,7 @@ def audit_remark(group: Group) -> str | None:
     suspects = [row for row in rows if row.suspect]
     skipped = len(rows) - len(audits)
     found = (
-        f"**masked gradients suspected in {len(suspects)}**: {escape(model_ranges(row.label for row in suspects))} "
-        f"({SUSPECT})"
+        f"**masked gradients suspected in {len(suspects)}**: {escape(model_ranges(map(_name, suspects)))} ({SUSPECT})"
         if suspects
         else "no sign of masked gradients"
     )
@@ -43,6 +42,10 @@ def audit_remark(group: Group) -> str | None:
         f"Audit of p\\*, {len(audits)} model{'s' * (len(audits) != 1)}: {found}. Looked at: {_checks(audits)}."
         f"{f' Not audited: {skipped}.' if skipped else ''}"
     )
+
+
+def _name(row: Row) -> str:
+    return f"{row.label} ({row.facts.variant})" if row.facts.variant else row.label
 
 
 def _said(row: Row) -> str:

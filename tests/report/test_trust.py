@@ -55,6 +55,16 @@ def test_a_suspect_model_is_named_at_the_top_and_marked_in_the_tables() -> None:
     assert "Audit of p\\*, 2 models: **masked gradients suspected in 1**: TL#1 (⚠)." in found
 
 
+def test_a_suspect_variant_is_told_from_its_base() -> None:
+    """They share their label."""
+    records = model(SOUND, 1) + [
+        msgspec.structs.replace(record, model=msgspec.structs.replace(record.model, variant="box"), case="other")
+        for record in model(MASKED, 1)
+    ]
+    (group,) = group_records(records)
+    assert "suspected in 1**: TL#1 (box) (⚠)" in (audit_remark(group) or "").replace("\\", "")
+
+
 def test_an_audit_that_found_nothing_is_said_in_one_line() -> None:
     """With what it looked at, and the share of the linear scan that disagrees."""
     found = text(SOUND, SOUND)
