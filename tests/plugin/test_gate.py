@@ -9,9 +9,27 @@ from robbench.report import read_bundle
 ONE = "net.mlp-glyphs10-standard"
 
 
-def better(values):
-    """A baseline whose thousand images all withstand 0.95, and that has the run's accuracy."""
-    values["distribution"]["counts"] = [0] * 19 + [1000, 0, 0]
+def spread(values, counts):
+    """A baseline of a thousand correct images with these counts of p*, and the run's accuracy."""
+    accuracy = values["accuracy"]
+    images = sum(counts) * accuracy["total"] // accuracy["correct"]
+    values["distribution"]["counts"] = counts
+    values["accuracy"] = {"correct": sum(counts), "total": images}
+    values["data"]["test"] = images
+
+
+def validated(values, correct):
+    """A baseline of a training stage with so many of a thousand validation images correct."""
+    values["accuracy"] = {"correct": correct, "total": 1000}
+    values["data"]["validation"] = 1000
+
+
+def all_right(values):
+    """A baseline of a robustness stage with a hundred times the correct images, and no other."""
+    counts = [100 * count for count in values["distribution"]["counts"]]
+    values["distribution"]["counts"] = counts
+    values["accuracy"] = {"correct": sum(counts), "total": sum(counts)}
+    values["data"]["test"] = sum(counts)
 
 
 def test_a_missing_baseline_fails_and_names_the_option(one, pytester, errors):
@@ -41,7 +59,7 @@ def test_an_update_writes_what_the_next_run_passes(one, pytester):
 
 def test_a_loss_of_robustness_fails_its_item_alone(updated, doctor, errors, pytester):
     """One line with both medians; exit status 1; the mark in the table and the bundle."""
-    doctor("robustness", better)
+    doctor("robustness", lambda values: spread(values, [0] * 19 + [1000, 0, 0]))
     result = updated("--robbench-resume")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=1, failed=1, deselected=8)
@@ -59,8 +77,8 @@ def test_a_loss_of_robustness_fails_its_item_alone(updated, doctor, errors, pyte
 
 def test_a_gain_passes(updated, doctor):
     """It is shown with a plus."""
-    doctor("robustness", lambda values: values["distribution"].update(counts=[1000, *[0] * 21]))
-    doctor("training", lambda values: values.update(accuracy={"correct": 0, "total": 1000}))
+    doctor("robustness", lambda values: spread(values, [1000, *[0] * 21]))
+    doctor("training", lambda values: validated(values, 0))
     result = updated("--robbench-resume")
     result.assert_outcomes(passed=2, deselected=8)
     assert "validation accuracy +" in result.stdout.str()
@@ -68,8 +86,8 @@ def test_a_gain_passes(updated, doctor):
 
 def test_a_loss_of_accuracy_fails(updated, doctor, errors):
     """Validation accuracy of the training stage, test accuracy of the other."""
-    for stage in ("training", "robustness"):
-        doctor(stage, lambda values: values.update(accuracy={"correct": 1000, "total": 1000}))
+    doctor("training", lambda values: validated(values, 1000))
+    doctor("robustness", all_right)
     result = updated("--robbench-resume")
     result.assert_outcomes(failed=2, deselected=8)
     text = errors(result)
@@ -137,7 +155,7 @@ def test_a_changed_estimate_is_not_comparable_and_fails(updated, write_suite, py
 
 def test_a_changed_recipe_is_named_beside_the_loss(updated, write_suite, pytester, doctor, errors):
     """So that the reader sees the cause; seconds are not compared."""
-    doctor("robustness", better)
+    doctor("robustness", lambda values: spread(values, [0] * 19 + [1000, 0, 0]))
     write_suite(
         (
             'STANDARD = Recipe(optimiser="adam", learning_rate=0.01',
