@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from robbench.compare import Tolerances
 from robbench.errors import RobbenchError
-from robbench.record import WRONG, Counts
+from robbench.record import WRONG, AttackAccuracy, Counts
 from robbench.report import Bundle, bundle, write_bundle
 
 PATH = Path(__file__).parents[1] / "suites" / "gate" / "error_rates.py"
@@ -41,10 +41,10 @@ def stages(seed, places, *, method="pgd", seconds=10.0, right=90):
     """The two records of one model of one seed."""
     facts = make_facts(method, seed=seed)
     training = training_record(facts, seconds, spec=spec_of(seed))
-    validation = msgspec.structs.replace(training.training, validation=Counts(correct=right, total=100))
+    validated = error_rates.with_validation(training.training, Counts(correct=right, total=100))
     estimate = {"model": spec_of(seed), "estimate": {"kind": "Estimate", "seed": 0}}
     return [
-        msgspec.structs.replace(training, training=validation),
+        msgspec.structs.replace(training, training=validated),
         robustness_record(facts, places, grid=GRID, spec=estimate),
     ]
 
@@ -143,6 +143,19 @@ def test_a_planted_loss_of_accuracy_turns_correct_images_wrong(points, images):
     assert all(new in (old, WRONG) for old, new in zip(found, after.pstar, strict=True))
     training = error_rates.lose_accuracy(stages(0, found)[0], points).training
     assert training.validation == Counts(correct=90 - math.ceil(points * 100), total=100)
+    assert [epoch.validation.correct for epoch in training.epochs] == [50, training.validation.correct, 50]
+
+
+def test_a_planted_loss_of_accuracy_takes_robust_images_along():
+    """Under an attack no more images are right than without; one that has fewer already stays as it is."""
+    before = robustness_record(FACTS, places(1, count=200), grid=GRID)
+    attacks = [
+        AttackAccuracy(attack="fgsm", epsilon=0.1, steps=1, step_size=0.1, robust=Counts(correct=right, total=200))
+        for right in (200, 90)
+    ]
+    attacked = msgspec.structs.replace(before.robustness, attacks=attacks)
+    after = error_rates.lose_accuracy(msgspec.structs.replace(before, robustness=attacked), 0.02).robustness
+    assert [tested.robust.correct for tested in after.attacks] == [196, 90]
 
 
 # --- rates ------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import numpy as np
 from robbench.baselines import Baseline, baseline_of
 from robbench.compare import Tolerances, compare
 from robbench.errors import RobbenchError
-from robbench.record import WRONG, Counts, Record, write_atomically
+from robbench.record import WRONG, Counts, Record, Training, write_atomically
 from robbench.report import read_bundle
 from robbench.spec import digest_of
 
@@ -136,14 +136,31 @@ def lose_accuracy(record: Record, points: float) -> Record:
         right = np.flatnonzero(places != WRONG)
         count = min(len(right), math.ceil(points * len(places)))
         places[_generator(record).choice(right, count, replace=False)] = WRONG
-        changed = msgspec.structs.replace(robustness, pstar=places.tolist())
+        attacks = [
+            msgspec.structs.replace(tested, robust=_at_most(tested.robust, int(np.sum(places != WRONG))))
+            for tested in robustness.attacks
+        ]
+        changed = msgspec.structs.replace(robustness, pstar=places.tolist(), attacks=attacks)
         return msgspec.structs.replace(record, robustness=changed)
     training = record.training
     assert training is not None
-    total = training.validation.total
-    left = max(0, training.validation.correct - math.ceil(points * total))
-    validation = Counts(correct=left, total=total)
-    return msgspec.structs.replace(record, training=msgspec.structs.replace(training, validation=validation))
+    validation = training.validation
+    left = _at_most(validation, max(0, validation.correct - math.ceil(points * validation.total)))
+    return msgspec.structs.replace(record, training=with_validation(training, left))
+
+
+def with_validation(training: Training, validation: Counts) -> Training:
+    """A training stage with other validation counts, which its history says of the kept epoch, too."""
+    epochs = [
+        msgspec.structs.replace(epoch, validation=validation) if epoch.epoch == training.best else epoch
+        for epoch in training.epochs
+    ]
+    return msgspec.structs.replace(training, epochs=epochs, validation=validation)
+
+
+def _at_most(counts: Counts, correct: int) -> Counts:
+    """Of the same images, no more than so many."""
+    return msgspec.structs.replace(counts, correct=min(counts.correct, correct))
 
 
 def _generator(record: Record) -> np.random.Generator:
