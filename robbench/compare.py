@@ -208,7 +208,7 @@ def _seconds(record: Record, baseline: Baseline, tolerances: Tolerances) -> Verd
     if baseline.digest != record.digest:
         return _verdict(record, "seconds", "x", timed, new, "seconds not comparable: the specification changed")
     beyond = abs(new - timed) > tolerances.seconds_floor
-    factor = new / timed if timed else math.inf
+    factor = new / timed if timed else 1.0 if new == timed else math.inf
     slower, faster = factor > tolerances.seconds, factor < 1 / tolerances.seconds
     mark: Mark = "-" if slower and beyond else "+" if faster and beyond else "="
     limit = f"×{tolerances.seconds:g} and {tolerances.seconds_floor:g} s"
