@@ -1,9 +1,9 @@
 """Run a suite in a crowd, and compare what comes of it with a single process.
 
 Some runs have four workers of pytest-xdist, the others are two to four pytest processes on one store, one folder of
-baselines and one report folder, begun within the same second. Compared are every stage (weights, histories, p*, robust accuracies,
-passes), what every process printed in its table, and the report's files, all without seconds and dates; and no stage may
-have been made twice.
+baselines and one report folder, begun at nearly the same time: what is finished before a run begins is made again by it.
+Compared are every stage (weights, histories, p*, robust accuracies, passes), what every process printed in its table, and
+the report's files, all without seconds and dates; and no stage may have been made twice.
 
     python tests/stress/crowd.py --runs 20 --workers 4
 """
@@ -58,7 +58,7 @@ def main() -> int:
                 what, processes = f"{count} processes", []
                 for log in range(count):
                     processes.append(project.start(folder, log=str(log)))
-                    time.sleep(numbers.uniform(0, 0.3))
+                    time.sleep(numbers.uniform(0, 0.05))
             for process in processes:
                 process.join()
             logs = [str(log) for log in range(len(processes))]

@@ -2,8 +2,8 @@
 
 A round runs the project's two studies in an empty folder: conventional and adversarial training, two transfers, and both
 searches of p*. A SIGKILL ends it after a random time, --robbench-resume goes on, the next SIGKILL ends that, until a run
-gets to its end. The time counts from a run's first item on. Weights (bytes), training history, p*, robust accuracies and numbers of passes of every stage must be those
-of the run that was left alone.
+gets to its end. The time counts from a run's first item on. Weights (bytes), training history, p*, robust accuracies and
+numbers of passes of every stage must be those of the run that was left alone.
 
     python tests/stress/kill.py --kills 30
 """
