@@ -307,7 +307,13 @@ def test_nothing_stays_behind_after_a_signal(repository, tmp_path, monkeypatch, 
     monkeypatch.setenv("STARTED", str(started))
     (repository / "wait").touch()
     commit(repository, "waits")
-    process = subprocess.Popen(command("--base", "HEAD"), cwd=repository, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("--base", "HEAD"),
+        cwd=repository,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where these tests run under nohup, too
+    )
     deadline = time.monotonic() + 120
     while not started.exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -11,6 +11,9 @@ from robbench.report.ranking import beyond_noise, ranking_epsilon
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, Spread, models_of
 
+FEW = 30
+"""Correct images below which a median is called out, and no finding rests on it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
@@ -29,11 +32,16 @@ class Effect:
 
     @property
     def moved(self) -> tuple[str, ...]:
-        """The figures that changed beyond noise: a grid step of median p*, a point of a share, and the interval."""
+        """The figures that changed beyond noise: a grid step of median p*, a point of a share, and the interval.
+
+        A median over fewer than FEW correct images is none of them.
+        """
         grid = next((row.robustness.grid for row in self.varied.tested if row.robustness), [0.0])
         step = grid[1] - grid[0] if len(grid) > 1 else 0.0
+        tested = [row for model in (self.varied, self.base) if model is not None for row in model.tested]
+        enough = all(row.robustness.clean.correct >= FEW for row in tested if row.robustness)
         figures = (
-            ("median p*", self.median, step),
+            ("median p*", self.median if enough else None, step),
             ("clean accuracy", self.accuracy, 0.01),
             ("robust accuracy", self.robust, 0.01),
         )

@@ -206,8 +206,17 @@ def _effect(axes: Axes, place: float, effect: Effect) -> None:
     assert change is not None
     if math.isinf(change.value):
         edge, marker = (1.0, ">") if change.value > 0 else (0.0, "<")
-        across = axes.get_yaxis_transform()
-        axes.plot(edge, place, marker, color=ink, markersize=9, clip_on=False, transform=across)
+        fill = ink if "median p*" in effect.moved else "white"
+        axes.plot(
+            edge,
+            place,
+            marker,
+            color=ink,
+            markerfacecolor=fill,
+            markersize=9,
+            clip_on=False,
+            transform=axes.get_yaxis_transform(),
+        )
         return
     low, high = (end if math.isfinite(end) else change.value for end in (change.low, change.high))
     fill = ink if "median p*" in effect.moved else "white"

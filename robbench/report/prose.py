@@ -33,7 +33,11 @@ _GLOSSARY = (
     ),
     ("retention", "median p\\* of TL#k ÷ median p\\* of its source model; a bound where one of them is censored"),
     ("relative robustness", "median p\\* of TL#k ÷ that of the target model adversarially trained from scratch"),
-    ("speed-up", "training seconds of that from-scratch model ÷ training seconds of TL#k, on the same machine class"),
+    (
+        "speed-up",
+        "training seconds of that from-scratch model ÷ training seconds of TL#k, on the same machine class; of several "
+        "seeds the median of their ratios, as of all ratios and differences",
+    ),
     (
         "training seconds",
         "updates of the weights, adversarial images included; “in all” adds validation, warm-up and I/O",
@@ -120,6 +124,8 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
     parts += ["### The answers in figures"]
     for group in groups:
         parts += answer_section(group)
+        few = few_images_remark(group)
+        parts += [few] if few else []
         parts += [_shown(image) for image in pictures.get((suite, group.architecture), ()) if image.kind == ANSWERS]
     overview = overview_table(groups)
     parts += ["Every kind of transfer at its best k:", overview] if overview else []
@@ -145,7 +151,8 @@ def _architecture(group: Group, images: Sequence[Picture]) -> list[str]:
     views = views_table(group)
     if views:
         parts += ["Models misclassify different images, so robustness is shown three ways:", views]
-        parts += [remark for remark in (few_images_remark(group), ranking_remark(group)) if remark]
+        remark = ranking_remark(group)
+        parts += [remark] if remark else []
     final = attack_table(group)
     parts += (
         ["The final test, robust accuracy over all test images under attacks of fixed radius:", final] if final else []

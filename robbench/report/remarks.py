@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from robbench.compare import CONFIDENCE
-from robbench.report.ablation import Effect, effects, fields_that_move
+from robbench.report.ablation import FEW, Effect, effects, fields_that_move
 from robbench.report.answers import Change
 from robbench.report.markdown import NOTHING, code, escape, percent, pstar, pstar_digits, seconds, signed, table
 from robbench.report.ranking import ROBUST, Swap, ranking_epsilon, swaps
@@ -14,23 +14,21 @@ from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model
 from robbench.report.tables import spread_text
 
-FEW = 30
-"""Correct images below which a median is called out."""
-
 _SHOWN = 4
 """Pairs of models that a remark spells out."""
 
 
 def few_images_remark(group: Group) -> str | None:
     """Models of which so few images are correct that their medians say little; None where there is none."""
-    tested = [(row.label, row.robustness.clean.correct) for row in group.rows if row.robustness is not None]
     few: dict[str, int] = {}
-    for label, count in tested:
+    for row in group.all_rows:
+        count = row.robustness.clean.correct if row.robustness is not None else FEW
+        label = f"{row.label} ({row.facts.variant})" if row.facts.variant else row.label
         if count < FEW:
             few[label] = min(count, few.get(label, FEW))  # of several seeds, the one with the fewest
     if not few:
         return None
-    named = ", ".join(f"{escape(label)} ({count})" for label, count in few.items())
+    named = ", ".join(f"{escape(label)}: {count}" for label, count in few.items())
     return f"**Fewer than {FEW} correct images**: {named}. Their medians, and ratios of them, say little; see the intervals."
 
 

@@ -80,6 +80,14 @@ def test_a_censored_base_beside_a_variant_that_was_only_trained() -> None:
     assert "> 0.4 → –" in ablation_section(found)[-1]
 
 
+def test_no_finding_rests_on_few_images() -> None:
+    """A network that is right on 29 images has a median, shown, that is no finding; its accuracy is one."""
+    for right, expected in ((30, ("median p*", "clean accuracy")), (29, ("clean accuracy",))):
+        (effect,) = effects(group(transfer([3] * 200), transfer([1] * right + [-1] * (200 - right), "statistics")))
+        assert effect.median is not None
+        assert tuple(name for name in effect.moved if name != "robust accuracy") == expected
+
+
 def test_a_change_past_the_grids_end_is_in_the_picture() -> None:
     """Either way; a variant that was only trained is not."""
     seen, censored = transfer(BASE, "box"), [5] * 10

@@ -41,7 +41,7 @@ def test_few_correct_images_are_called_out() -> None:
     assert few_images_remark(group(transfer(1, enough))) is None
     remark = few_images_remark(group(transfer(1, enough), transfer(2, few), transfer(2, [1] * 7 + [-1] * 33, seed=1)))
     assert remark is not None
-    assert remark.startswith("**Fewer than 30 correct images**: TL#2 (7). Their medians")
+    assert remark.startswith("**Fewer than 30 correct images**: TL#2: 7. Their medians")
 
 
 def test_common_images_are_a_seeds_own() -> None:

@@ -19,6 +19,9 @@ from typing import Any
 
 import project
 
+OURS = {".robbench", ".benchmarks"}
+"""Hidden folders that may stay: the store and data, and pytest-benchmark's own."""
+
 
 def results(folder: Path, logs: list[str]) -> dict[str, Any]:
     """All that is compared of a run."""
@@ -30,7 +33,7 @@ def results(folder: Path, logs: list[str]) -> dict[str, Any]:
         "other tables": [table for table in tables if table != tables[0]],
         "bundles": project.bundles(folder),
         "made": [name.partition(" ")[0] for name in made],
-        "left behind": [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name != ".robbench"],
+        "left behind": [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name not in OURS],
     }
 
 
