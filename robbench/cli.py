@@ -174,6 +174,8 @@ def _verify(options: argparse.Namespace) -> int:
     from robbench.store import Store
     from robbench.verification import verify
 
+    if not options.store.is_dir():
+        raise RobbenchError(f"verify: expected the store that the run left, {options.store} is none; see --store")
     sys.path.append(str(Path.cwd()))  # where the user's own networks lie
     store = Store(options.store, run="")
     workplace = Workplace(store=store, data=options.data, device=choose_device(options.device))

@@ -251,6 +251,12 @@ def test_the_path_of_the_records_is_enough(place, verified, capsys):
     assert (captured.out, "records.json" in captured.err) == ("", True)
 
 
+def test_without_a_store_there_is_nothing_to_prove(place, capsys):
+    """One line, instead of one for every record."""
+    assert main(["verify", str(place.bundle), "--store", str(place.folder / "none")]) == 2
+    assert capsys.readouterr().err.startswith("robbench: verify: expected the store that the run left, ")
+
+
 def test_without_kept_counterexamples_the_rest_is_checked(place, verified):
     """The records that cannot be proven are named, with how to keep what is missing; other faults are still found."""
     place.stage(digest(), "adversarials.safetensors").unlink()
