@@ -243,6 +243,12 @@ def test_a_training_stage_without_validation_images_has_no_accuracy_to_hold():
 # --- seconds ----------------------------------------------------------------------------------------------------------
 
 
+def test_no_seconds_at_all_are_as_many():
+    """A user's checkpoint takes none to train, before and after."""
+    old = training_record(FACTS, seconds=0.0)
+    assert "(×1.00; " in verdicts(old, old)["seconds"].message
+
+
 @pytest.mark.parametrize(
     ("old", "new", "mark"),
     [
