@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from robbench.errors import RobbenchError
-from robbench.final_test import attack_accuracies
+from robbench.final_test import FinalTest, attack_accuracies
 from robbench.recipes import CIFAR_FINAL_TEST, MNIST_FINAL_TEST
 from robbench.spec import PGD
 
@@ -148,3 +148,26 @@ def test_the_published_final_test():
         (20, levels, 4) for levels in (2, 4, 8)
     ]
     assert [a.steps for a in MNIST_FINAL_TEST[:3] + CIFAR_FINAL_TEST[:3]] == [1] * 6
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_an_interrupted_test_counts_no_image_twice(after):
+    """Stopped after any batch, of the first attack or the second, it goes on to the same counts."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+    images, labels = torch.rand(12, 1, 4, 4), torch.zeros(12, dtype=torch.int64)
+    with torch.no_grad():
+        labels = model(images).argmax(dim=1)
+    attacks = [PGD(epsilon=epsilon, steps=2, random_start=False) for epsilon in (0.1, 0.3)]
+    correct, calls, state = torch.ones(12, dtype=torch.bool), [], FinalTest()
+
+    def stop(done, total):
+        calls.append(done)
+        if len(calls) == after:
+            raise KeyboardInterrupt
+
+    whole = attack_accuracies(model, images, labels, correct, attacks, batch_size=4)
+    with pytest.raises(KeyboardInterrupt):
+        attack_accuracies(model, images, labels, correct, attacks, batch_size=4, state=state, on_progress=stop)
+    assert attack_accuracies(model, images, labels, correct, attacks, batch_size=4, state=state) == whole
+    assert 0 < whole[1].robust.correct + whole[0].robust.correct < 24
