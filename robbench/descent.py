@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from robbench.attacks import BALL_TOLERANCE, is_counterexample, without_parameter_gradients
 from robbench.errors import RobbenchError
 from robbench.graphs import Loop, Tensors
-from robbench.models.image_conv import fits_in_halves
 
 APPROACH = 20
 """Steps of the whole grid's length in the first descent, which looks for any counterexample; twice as many at most."""
@@ -119,7 +118,7 @@ def descend(
     """
     # An approach, and at every radius its patience: a ball that neither shrinks nor ages would keep its image for ever.
     longest, waited = 2 * APPROACH + 1 + len(radii) * (PATIENCE + 1), 0
-    loop, steps = Loop(device, halves=fits_in_halves(model)), 1 if device.type == "cpu" else _STEPS_BETWEEN_LOOKS
+    loop, steps = Loop(device), 1 if device.type == "cpu" else _STEPS_BETWEEN_LOOKS
     if state.slots is not None and len(state.slots.index) > size:
         state.put_back()
     if state.slots is None:

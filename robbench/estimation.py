@@ -16,7 +16,6 @@ from robbench.descent import Descent, descend
 from robbench.errors import RobbenchError, require
 from robbench.graphs import Loop
 from robbench.memory import Batches, attack_batch, halved
-from robbench.models.image_conv import fits_in_halves
 from robbench.record import WRONG
 from robbench.spec import PGD
 
@@ -207,7 +206,7 @@ def _bisect(
     on_progress: Callable[[Search], None],
 ) -> None:
     """Halve all brackets until they are closed."""
-    loop = Loop(images.device, halves=fits_in_halves(model))
+    loop = Loop(images.device)
     while len(undecided := state.undecided):
         _probe(model, images, labels, radii, attack, state, undecided[:size], loop)
         on_progress(state)

@@ -1,12 +1,8 @@
-"""Steps that are repeated many times: plainly, captured as a CUDA graph and replayed, or for two halves of a batch at once."""
+"""Steps that are repeated many times: one after the other, or on a CUDA device captured as a graph and replayed."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
-from threading import Barrier
 from typing import Any
 
 import torch
@@ -20,9 +16,6 @@ Step = Callable[[Tensors, Tensors], Tensors]
 
 _EAGER_STEPS = 3
 """Steps of a new shape that run before one is captured: libraries choose their kernels and allocate in these."""
-
-_LEAST_IMAGES = 32
-"""Images of a batch that is worth two halves."""
 
 
 def repeat(step: Step, state: Tensors, constants: Tensors, times: int) -> Tensors:
@@ -39,31 +32,17 @@ class Loop:
     every shape run as they are, the next is captured as a CUDA graph, and the others replay it: the same kernels on
     the same values. Weights and buffers may change between calls where they are changed in place. All graphs share one
     pool of memory, and are freed with the loop. A network that cannot be captured (its forward asks for values) runs
-    as it is.
-
-    On the CPU the threads wait for each other after every layer, and all of them while Python finds the next. With
-    ``halves`` both halves of a batch take their steps side by side, each on half of the threads, so that one computes while
-    the other waits.
+    as it is. Elsewhere nothing is captured.
     """
 
-    def __init__(self, device: torch.device, *, halves: bool = False) -> None:
-        """A loop without graphs yet.
-
-        Args:
-            device: of the network and its images.
-            halves: whether on the CPU a batch may be halved: no image depends on the others of its batch (the network is
-                in eval mode), and a forward pass leaves nothing in its modules that another at the same time would read.
-        """
+    def __init__(self, device: torch.device) -> None:
         self._device = device
         self._captures = device.type == "cuda"
-        self._halves = halves and device.type == "cpu"
         self._graphs: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, Tensors, Tensors]] = {}
         self._pool: Any = None
 
     def __call__(self, step: Step, state: Tensors, constants: Tensors, times: int) -> Tensors:
         """As :func:`repeat`."""
-        if self._halves and len(state[0]) >= _LEAST_IMAGES and torch.get_num_threads() % 2 == 0:
-            return _side_by_side(step, state, constants, times)
         if not self._captures:
             return repeat(step, state, constants, times)
         key = tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in (*state, *constants))
@@ -100,40 +79,3 @@ class Loop:
             for target, value in zip(inner, step(inner, fixed), strict=True):
                 target.copy_(value)
         return graph, inner, fixed
-
-
-def _side_by_side(step: Step, state: Tensors, constants: Tensors, times: int) -> Tensors:
-    """As :func:`repeat`, for the two halves of a batch at the same time; constants of one row belong to all images."""
-    images, threads = len(state[0]), torch.get_num_threads()
-    precision, lowered = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")  # of this thread
-
-    def half(part: slice) -> Tensors:
-        def own(tensors: Tensors) -> Tensors:
-            return tuple(tensor[part] if len(tensor) == images else tensor for tensor in tensors)
-
-        with torch.autocast("cpu", precision, enabled=lowered):
-            return repeat(step, own(state), own(constants), times)
-
-    pool = _pool(os.getpid(), threads // 2)
-    halves = [pool.submit(half, part) for part in (slice(images // 2), slice(images // 2, images))]
-    try:
-        found = [each.result() for each in halves]
-    finally:
-        wait(halves)  # after an error or Ctrl-C, too: what comes next may change the network
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
-
-
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Two Python threads with so many of torch's threads each; a forked process needs its own."""
-    before, both = torch.get_num_threads(), Barrier(2)
-
-    def begin() -> None:
-        torch.get_num_threads()  # the first call in a thread takes over what the process has
-        torch.set_num_threads(threads)
-        both.wait()
-
-    pool = ThreadPoolExecutor(2, "robbench-half", initializer=begin)
-    wait([pool.submit(torch.get_num_threads) for _ in range(2)])
-    torch.set_num_threads(before)  # what threads of others start with
-    return pool

@@ -24,7 +24,6 @@ from robbench.data import pixels
 from robbench.errors import RobbenchError
 from robbench.graphs import Loop
 from robbench.memory import attack_batch, halved
-from robbench.models.image_conv import fits_in_halves
 from robbench.record import WRONG, Against, Audit, Robustness
 
 LEVEL = 0.001
@@ -244,7 +243,7 @@ class _Attacks:
 
     def probes(self, chosen: Sequence[int], radii: Sequence[float], steps: int) -> NDArray[np.bool_]:
         """(N, 2) of N pairs of image and radius: fooled by the search's attack, and its gradient finite in the end."""
-        loop = Loop(self._images.device, halves=fits_in_halves(self._model))
+        loop = Loop(self._images.device)
 
         def look(originals: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
             adversarial = pgd(

@@ -18,7 +18,6 @@ from robbench.errors import RobbenchError
 from robbench.features import Features, extract, frozen_part, worth_keeping
 from robbench.graphs import Loop
 from robbench.memory import Batches, indivisible
-from robbench.models.image_conv import fits_in_halves
 from robbench.record import Counts, Epoch
 from robbench.spec import PGD, EarlyStopping, MultiStepLR, OneCycle, Recipe, StepLR
 from robbench.timing import Stopwatch
@@ -96,7 +95,7 @@ def train(
     if state.history:
         network.load_state_dict(state.weights)
         _restore(optimiser, state.optimiser)
-    loop, judging = Loop(device, halves=fits_in_halves(network)), Batches("validation", VALIDATION_BATCH, state.notes)
+    loop, judging = Loop(device), Batches("validation", VALIDATION_BATCH, state.notes)
     whole = (
         f"an update of {min(recipe.batch_size, len(training))} images does not fit on {device.type}, and a smaller one "
         "would change the result",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
-import time
 
 import pytest
 import torch
@@ -15,8 +13,6 @@ from torch import nn
 from robbench.attacks import pgd
 from robbench.estimation import estimate_pstar
 from robbench.graphs import Loop
-from robbench.models import build
-from robbench.models.image_conv import fits_in_halves
 from robbench.spec import PGD
 
 CPU = torch.device("cpu")
@@ -201,115 +197,3 @@ def test_graphs_are_freed_with_their_loop():
     gc.collect()
     torch.cuda.empty_cache()
     assert torch.cuda.memory_allocated() == before
-
-
-@pytest.fixture
-def two_threads():
-    """Two threads for torch's operations."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-def seen_by(halves, count, times=3):
-    """What a loop gives for ``count`` rows, beside what its steps saw: rows, whether this thread, torch's threads."""
-    state, (factor, shift) = problem(CPU, count)
-    seen = set()
-
-    def step(state, constants):
-        seen.add((threading.current_thread().name, len(state[0]), torch.get_num_threads()))
-        return affine(state, constants)
-
-    found = Loop(CPU, halves=halves)(step, state, (factor, shift[:1]), times)
-    for mine, theirs in zip(found, repeated(state, (factor, shift[:1]), times), strict=True):
-        assert torch.equal(mine, theirs)
-    names, rows, threads = (set(column) for column in zip(*seen, strict=True))
-    return rows, names == {threading.current_thread().name}, threads
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_halves_of_a_batch_run_in_threads_of_their_own():
-    """Every row once, in its place, whatever the number of rows; a constant of one row belongs to both halves."""
-    assert seen_by(halves=True, count=64) == ({32}, False, {1})
-    assert seen_by(halves=True, count=33) == ({16, 17}, False, {1})
-    assert torch.get_num_threads() == 2
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_both_halves_are_under_way_at_the_same_time():
-    """Each waits for the other in every step."""
-    meeting = threading.Barrier(2)
-
-    def step(state, constants):
-        meeting.wait(timeout=20)
-        return state
-
-    Loop(CPU, halves=True)(step, (torch.rand(64),), (), 3)
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_a_batch_is_halved_only_on_request_and_where_it_is_large():
-    """Otherwise this thread takes all the steps."""
-    assert seen_by(halves=False, count=64) == ({64}, True, {2})
-    assert seen_by(halves=True, count=31) == ({31}, True, {2})
-    torch.set_num_threads(1)
-    assert seen_by(halves=True, count=64) == ({64}, True, {1})
-    torch.set_num_threads(3)
-    assert seen_by(halves=True, count=64) == ({64}, True, {3})
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_an_error_in_one_half_comes_out_after_the_other_has_ended():
-    """Nothing still computes with a network that the caller may change by then."""
-    ended = []
-
-    def step(state, constants):
-        (rows,) = state
-        if rows[0] == 0:
-            raise RuntimeError("first half")
-        time.sleep(0.05)
-        ended.append(1)
-        return state
-
-    with pytest.raises(RuntimeError, match="first half"):
-        Loop(CPU, halves=True)(step, (torch.arange(64),), (), 2)
-    assert len(ended) == 2
-
-
-@pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16])
-def test_halves_compute_under_the_callers_autocast(precision):
-    """Which is a thread's own."""
-    seen = set()
-
-    def step(state, constants):
-        seen.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
-        return state
-
-    with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
-        Loop(CPU, halves=True)(step, (torch.rand(64),), (), 1)
-    assert seen == {precision}
-
-
-@pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("architecture", ["cnn3", "cnn4", "cnn7", "cnn_dropout"])
-def test_an_attack_finds_the_same_in_halves(architecture):
-    """But for rounding, which may move single pixels by a step."""
-    network = build(architecture, classes=10, shape=(1, 28, 28)).eval()
-    generator = torch.Generator().manual_seed(0)
-    images, labels = torch.rand(33, 1, 28, 28, generator=generator), torch.randint(10, (33,), generator=generator)
-    radius = torch.linspace(0, 0.3, 33)
-    assert fits_in_halves(network)
-    found = [
-        pgd(network, images, labels, radius, steps=4, random_start=False, loop=Loop(CPU, halves=halves))
-        for halves in (False, True)
-    ]
-    assert (found[0] != found[1]).float().mean() < 1e-3
-
-
-def test_only_the_networks_on_grey_images_are_halved():
-    """Whatever keeps something of a forward pass in its modules would mix the halves."""
-    assert not fits_in_halves(build("resnet18", classes=3, shape=(3, 32, 32)))
-    assert not fits_in_halves(nn.Conv2d(1, 4, 3))
-    assert not fits_in_halves(lambda images: images.flatten(1))

@@ -61,14 +61,6 @@ class Flatten(nn.Flatten):
         return super().forward(dense(input))
 
 
-def fits_in_halves(model: object) -> bool:
-    """Whether attacks on a network are quicker for two halves of a batch side by side (:class:`robbench.graphs.Loop`).
-
-    That is so where layers are small, as in the networks on grey images; and their modules keep nothing of a forward pass.
-    """
-    return isinstance(model, nn.Module) and any(isinstance(module, ImageConv2d) for module in model.modules())
-
-
 def _has_blocked_layout() -> bool:
     """Whether oneDNN is there and in use, and no autocast would choose another dtype."""
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

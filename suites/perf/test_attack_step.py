@@ -4,7 +4,6 @@ import pytest
 
 from robbench.attacks import pgd
 from robbench.graphs import Loop
-from robbench.models.image_conv import fits_in_halves
 from robbench.plugin.perf import forward_flops
 from suites.perf.plain import as_written, peers, pgd_loop
 
@@ -19,7 +18,7 @@ EPSILON, STEP_SIZE = 0.3, 0.04
 )
 def test_attack_step(architecture, batch, steps, perf, fresh):
     network, images, labels = fresh(architecture, batch)
-    plain, loop = as_written(network), Loop(perf.device, halves=fits_in_halves(network))
+    plain, loop = as_written(network), Loop(perf.device)
     flops = 2 * forward_flops(plain, images[:1]) * batch * steps
     others = {"plain loop": pgd_loop_of(plain, images, labels, steps)}
     for name, attack in peers(EPSILON, STEP_SIZE, steps).items():

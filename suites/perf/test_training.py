@@ -10,7 +10,6 @@ from robbench import PGD, Recipe
 from robbench.attacks import tensor_cores
 from robbench.data import Images, pixels
 from robbench.graphs import Loop
-from robbench.models.image_conv import fits_in_halves
 from robbench.plugin.perf import forward_flops
 from robbench.timing import Stopwatch
 from robbench.training import attacked, new_optimiser, train, update
@@ -52,7 +51,7 @@ def test_adversarial_step(architecture, batch, steps, precision, perf, fresh):
     network, images, labels = fresh(architecture, batch)
     attack = replace(ATTACK, steps=steps, step_size=0.3 / steps)
     recipe = replace(RECIPE, batch_size=batch, attack=attack, precision=precision)
-    optimiser, loop = new_optimiser(network, recipe, None), Loop(perf.device, halves=fits_in_halves(network))
+    optimiser, loop = new_optimiser(network, recipe, None), Loop(perf.device)
     generator = torch.Generator(perf.device).manual_seed(0)
     flops = forward_flops(as_written(network), images[:1]) * batch * (2 * steps + 3)
 
