@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robbench.data import Images, pixels
 from robbench.memory import Batches, free_bytes
 from robbench.models import Network
+from robbench.models.image_conv import dense
 
 MEMORY_SHARE = 0.25
 """Of the device's free memory that features may take."""
@@ -61,7 +62,7 @@ def worth_keeping(part: nn.Module, images: int, example: Tensor) -> bool:
         example: (1, C, H, W), one of them.
     """
     with torch.no_grad():
-        one = part(pixels(example))
+        one = dense(part(pixels(example)))
     needed = images * one.numel() * one.element_size()
     return bool(needed <= MEMORY_SHARE * free_bytes(example.device))
 
@@ -72,7 +73,7 @@ def extract(part: nn.Module, images: Images, batches: Batches) -> Features:
 
     def keep(chosen: slice) -> None:
         nonlocal features
-        found = part(pixels(images.images[chosen]))
+        found = dense(part(pixels(images.images[chosen])))
         if features is None:  # at once, not joined at the end: memory for one set of features was asked for
             features = found.new_empty(len(images), *found.shape[1:])
         features[chosen] = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,11 +17,12 @@ _SIDE = 4
 class ImageConv2d(nn.Conv2d):
     """A square convolution of stride 1 over images of few channels; as :class:`torch.nn.Conv2d` in result and names.
 
-    An attack wants the gradient towards its input, a convolution with one output channel, for which CPU libraries
-    leave most of their vector lanes idle. Here the pixels of a 4 x 4 square are the output channels of one
-    convolution of stride 4, which does more arithmetic in a third of the time; values differ by float rounding only.
-    Used on the CPU, and only where the images require a gradient. In eval mode and float32 the result then has oneDNN's
-    own memory layout, which the layers that follow keep up to :class:`Flatten`: no layer has to reorder its input.
+    On the CPU in float32 its result has oneDNN's own memory layout, in which one input channel costs a fraction of what it
+    costs in torch's; the layers that follow keep it up to :class:`Flatten`, and none has to reorder its input.
+
+    An attack wants the gradient towards the images, a convolution with one output channel, for which CPU libraries leave
+    most of their vector lanes idle. Here the pixels of a 4 x 4 square are the output channels of one convolution of
+    stride 4, which does more arithmetic in a third of the time; values differ by float rounding only.
     """
 
     def __init__(self, channels: int, outputs: int, side: int, padding: int = 0) -> None:
@@ -28,12 +30,27 @@ class ImageConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Conv2d's name
         """(N, C, H, W) floats -> (N, out_channels, H', W')."""
-        apart = input.shape[-1] % _SIDE or input.shape[-2] % _SIDE or input.device.type != "cpu"
-        if apart or not input.requires_grad or not torch.is_grad_enabled():
+        if input.device.type != "cpu":
             return super().forward(input)
-        blocked = not self.training and input.dtype == torch.float32 and _has_blocked_layout()
-        convolved: Tensor = _Convolution.apply(input, self.weight, self.bias, int(self.padding[0]), blocked)
-        return convolved
+        blocked = input.dtype == self.weight.dtype == torch.float32 and _has_blocked_layout()
+        squares = not (input.shape[-1] % _SIDE or input.shape[-2] % _SIDE)
+        if squares and input.requires_grad and torch.is_grad_enabled():
+            convolved: Tensor = _Convolution.apply(input, self.weight, self.bias, int(self.padding[0]), blocked)
+            return convolved
+        return super().forward(input.to_mkldnn() if blocked else input)
+
+
+def dense(features: Tensor) -> Tensor:
+    """A tensor in a layout that every operation knows."""
+    return features.to_dense() if features.is_mkldnn else features
+
+
+class Dropout(nn.Dropout):
+    """As :class:`torch.nn.Dropout`, of any memory layout."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Dropout's name
+        """Floats of any shape -> the same shape."""
+        return super().forward(dense(input))
 
 
 class Flatten(nn.Flatten):
@@ -41,7 +58,7 @@ class Flatten(nn.Flatten):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Flatten's name
         """(N, C, H, W) floats -> (N, C · H · W)."""
-        return super().forward(input.to_dense() if input.is_mkldnn else input)
+        return super().forward(dense(input))
 
 
 def _has_blocked_layout() -> bool:
@@ -64,7 +81,8 @@ class _Convolution(torch.autograd.Function):
         towards_images = towards_weight = towards_bias = None
         if ctx.needs_input_grad[0]:
             towards_images = _image_gradient(gradient, weight.to(gradient.dtype), ctx.padding)
-        gradient = gradient.to_dense() if gradient.is_mkldnn else gradient
+        if any(ctx.needs_input_grad[1:3]):
+            gradient = dense(gradient)
         if ctx.needs_input_grad[1]:
             found: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
                 images.to(gradient.dtype), weight.shape, gradient, padding=ctx.padding
@@ -79,11 +97,19 @@ def _image_gradient(gradient: Tensor, weight: Tensor, padding: int) -> Tensor:
     """The gradient towards the images: a transposed convolution, as one of stride 4 and a shuffle of its channels."""
     outputs, channels, side, _ = weight.shape
     wide = side + _SIDE - 1
-    squares = weight.new_zeros(channels, _SIDE, _SIDE, outputs, wide, wide)
-    flipped = weight.flip(2, 3).transpose(0, 1)
+    flipped = weight.flip(2, 3).permute(1, 2, 3, 0).reshape(channels, side * side, outputs)
+    taps = F.pad(flipped, (0, 0, 0, 1))[:, _taps(side)]  # (channels, 16, wide², outputs)
+    kernel = taps.view(channels * _SIDE * _SIDE, wide, wide, outputs).permute(0, 3, 1, 2)
+    squared = F.conv2d(gradient, kernel, padding=side - 1 - padding, stride=_SIDE)
+    return F.pixel_shuffle(dense(squared), _SIDE)
+
+
+@cache
+def _taps(side: int) -> Tensor:
+    """(16, wide²) int64: which tap of the flipped kernel each pixel of a square takes where; side², none, elsewhere."""
+    wide = side + _SIDE - 1
+    taps = torch.full((_SIDE, _SIDE, wide, wide), side * side)
     for row in range(_SIDE):
         for column in range(_SIDE):
-            squares[:, row, column, :, row : row + side, column : column + side] = flipped
-    kernel = squares.view(-1, outputs, wide, wide).contiguous(memory_format=torch.channels_last)
-    squared = F.conv2d(gradient, kernel, padding=side - 1 - padding, stride=_SIDE)
-    return F.pixel_shuffle(squared.to_dense() if squared.is_mkldnn else squared, _SIDE)
+            taps[row, column, row : row + side, column : column + side] = torch.arange(side * side).view(side, side)
+    return taps.view(_SIDE * _SIDE, wide * wide)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from robbench.models.image_conv import Flatten, ImageConv2d
+from robbench.models.image_conv import Dropout, Flatten, ImageConv2d
 from robbench.models.network import layers
 
 
@@ -83,7 +83,7 @@ def cnn_dropout(classes: int) -> nn.Sequential:
         conv2=nn.Conv2d(32, 64, 3),
         pool1=nn.MaxPool2d(2),
         relu2=nn.ReLU(),
-        dropout1=nn.Dropout(0.25),
+        dropout1=Dropout(0.25),
         flatten=Flatten(),
         fc1=nn.Linear(9216, 128),
         relu3=nn.ReLU(inplace=True),

@@ -29,6 +29,7 @@ def test_attack_step(architecture, batch, steps, perf, fresh):
         images=batch,
         passes=steps,
         flops=flops,
+        rounds=5,
         group="attack step",
         case=f"{architecture}, batch {batch}, PGD-{steps}",
     )

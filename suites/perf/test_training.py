@@ -67,6 +67,7 @@ def test_adversarial_step(architecture, batch, steps, precision, perf, fresh):
         passes=steps + 1,
         flops=flops,
         precision="tf32" if perf.device.type == "cuda" and precision == "float32" else precision,
+        rounds=5,
         group="adversarial training step",
         case=f"{architecture}, batch {batch}, PGD-{steps}, {precision}",
     )

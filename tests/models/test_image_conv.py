@@ -50,14 +50,6 @@ def test_gradients_under_autocast_have_the_dtypes_of_their_tensors():
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.05 * other.abs().max().item())
 
 
-def test_without_a_gradient_towards_the_images_it_is_the_plain_layer():
-    """Bit for bit, in training and in inference."""
-    ours, plain = twins(1, 3, 0)
-    images = torch.rand(2, 1, 28, 28)
-    assert torch.equal(ours(images), plain(images))
-    assert type(ours(images).grad_fn) is type(plain(images).grad_fn)
-
-
 def test_pooling_before_the_relu_changes_neither_values_nor_gradients():
     """Also where whole windows tie, are negative, or are zero."""
     generator = torch.Generator().manual_seed(0)
@@ -88,11 +80,35 @@ def test_networks_give_the_same_in_the_blocked_layout(architecture, monkeypatch)
         torch.testing.assert_close(blocked, dense, rtol=1e-3, atol=1e-5)
 
 
-def test_the_blocked_layout_is_for_attacks_in_float32_only():
-    """Training updates, autocast and inference get what torch's layer gives."""
-    layer, images = ImageConv2d(1, 8, 3).eval(), torch.rand(2, 1, 28, 28)
-    assert not layer(images).is_mkldnn
-    images.requires_grad_()
-    assert not ImageConv2d(1, 8, 3).train()(images).is_mkldnn
+@pytest.mark.parametrize("architecture", ["cnn3", "cnn4", "cnn7", "cnn_dropout"])
+def test_an_update_is_the_same_in_the_blocked_layout(architecture, monkeypatch):
+    """Training mode, dropout included, with gradients towards the weights alone; and inference."""
+    torch.manual_seed(0)
+    network, images = build(architecture, classes=10, shape=(1, 28, 28)), torch.rand(4, 1, 28, 28)
+    found = []
+    for there in (True, False):
+        monkeypatch.setattr(image_conv, "_has_blocked_layout", lambda there=there: there)
+        torch.manual_seed(1)
+        logits = network(images)
+        weighting = torch.linspace(-1, 1, logits.numel()).view(logits.shape)
+        with torch.no_grad():
+            inferred = network.eval()(images)
+        network.train()
+        found.append([logits.detach(), inferred, *torch.autograd.grad((logits * weighting).sum(), network.parameters())])
+    for blocked, plain in zip(*found, strict=True):
+        torch.testing.assert_close(blocked, plain, rtol=1e-3, atol=1e-5)
+
+
+def test_the_blocked_layout_is_for_float32_only():
+    """Autocast and other dtypes get what torch's layer gives."""
+    layer, images = ImageConv2d(1, 8, 3), torch.rand(2, 1, 28, 28)
+    assert layer(images).is_mkldnn == torch.backends.mkldnn.is_available()
+    assert not layer.double()(images.double()).is_mkldnn
+    layer.float()
     with torch.autocast("cpu", torch.bfloat16):
         assert not layer(images).is_mkldnn
+
+
+def test_no_images_give_no_logits():
+    """An empty batch passes through every layer."""
+    assert build("cnn7", classes=10, shape=(1, 28, 28))(torch.rand(0, 1, 28, 28)).shape == (0, 10)
