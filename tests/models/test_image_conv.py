@@ -94,7 +94,9 @@ def test_an_update_is_the_same_in_the_blocked_layout(architecture, monkeypatch):
         with torch.no_grad():
             inferred = network.eval()(images)
         network.train()
-        found.append([logits.detach(), inferred, *torch.autograd.grad((logits * weighting).sum(), network.parameters())])
+        found.append(
+            [logits.detach(), inferred, *torch.autograd.grad((logits * weighting).sum(), network.parameters())]
+        )
     for blocked, plain in zip(*found, strict=True):
         torch.testing.assert_close(blocked, plain, rtol=1e-3, atol=1e-5)
 
