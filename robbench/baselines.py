@@ -13,6 +13,7 @@ from robbench.errors import RobbenchError
 from robbench.locks import locked
 from robbench.record import (
     UNREADABLE,
+    WRONG,
     Counts,
     DataUsed,
     Duration,
@@ -32,12 +33,20 @@ class Distribution(_Struct, frozen=True, kw_only=True):
     grid: list[float]
     counts: list[int]
     """One per grid value, then the censored."""
+    pstar: list[int] | None = None
+    """Per test image, as in :class:`robbench.record.Robustness`: what the same images are compared by, one by one. None
+    in files that were written without."""
 
     def __post_init__(self) -> None:
         if len(self.counts) != len(self.grid) + 1 or min(self.counts) < 0:
             raise ValueError("expected one count ≥ 0 per grid value, and one for the censored images")
         if not self.grid or self.grid[0] < 0 or not all(low < high for low, high in pairwise(self.grid)):
             raise ValueError("expected ascending radii ≥ 0 in grid")
+        if self.pstar is not None:
+            if not all(WRONG <= place < len(self.counts) for place in self.pstar):
+                raise ValueError(f"expected numbers from {WRONG} to {len(self.grid)} in pstar")
+            if [self.pstar.count(place) for place in range(len(self.counts))] != self.counts:
+                raise ValueError("expected as many images of every p* in pstar as in counts")
 
 
 class Baseline(_Struct, frozen=True, kw_only=True):
@@ -75,6 +84,8 @@ class Baseline(_Struct, frozen=True, kw_only=True):
             counted, right = sum(self.distribution.counts), self.accuracy and self.accuracy.correct
             if counted != right:
                 raise ValueError(f"expected a p* of the {right} correct images, got {counted}")
+            if self.distribution.pstar is not None and len(self.distribution.pstar) != images:
+                raise ValueError(f"expected a p* of {images} images, got {len(self.distribution.pstar)}")
 
 
 def baseline_path(folder: Path, suite: str, case: str, stage: str) -> Path:
@@ -96,7 +107,8 @@ def baseline_of(record: Record, previous: Baseline | None = None) -> Baseline:
     accuracy = distribution = None
     if robustness is not None:
         accuracy = robustness.clean
-        distribution = Distribution(grid=robustness.grid, counts=robustness.distribution().tolist())
+        counts = robustness.distribution().tolist()
+        distribution = Distribution(grid=robustness.grid, counts=counts, pstar=robustness.pstar)
     elif training is not None and training.validation.total:
         accuracy = training.validation
     return Baseline(

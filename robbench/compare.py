@@ -1,7 +1,9 @@
 """A record against its baseline: statistics and verdicts. No torch.
 
 A change of accuracy or robustness counts when it is larger than the tolerance *and* statistically significant; only
-losses fail. Seconds are compared on the same machine and digest only.
+losses fail. Both sides saw the same test images, so these are compared one by one (paired): an image that fares the
+same on both sides says nothing about the change. Validation accuracy, and baselines without every image's p*, know
+counts alone. Seconds are compared on the same machine and digest only.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import fisher_exact
+from scipy.stats import binomtest, fisher_exact
 
 from robbench.baselines import Baseline
 from robbench.errors import require, unknown
-from robbench.record import Counts, Record, Stage, _Struct, median_pstar
+from robbench.record import WRONG, Counts, Record, Stage, _Struct, median_pstar
 from robbench.spec import differences
 
 Mark = Literal["=", "+", "-", "~", "x", "missing", "error", "new", "quick"]
@@ -36,7 +38,7 @@ MARKS: dict[str, str] = {
 }
 
 CONFIDENCE = 0.99
-"""Of the bootstrap interval and of the two-proportion test."""
+"""Of the bootstrap interval and of the test of accuracies."""
 
 RESAMPLES = 2_000
 
@@ -119,9 +121,10 @@ def compare(record: Record, baseline: Baseline, tolerances: Tolerances) -> list[
     if record.training is not None and record.training.validation.total and baseline.accuracy is not None:
         verdicts.append(_accuracy(record, "validation accuracy", baseline.accuracy, tolerances, because))
     if record.robustness is not None:
+        pairs = paired(record, baseline)
         if baseline.accuracy is not None:
-            verdicts.append(_accuracy(record, "accuracy", baseline.accuracy, tolerances, because))
-        verdicts.append(_robustness(record, baseline, tolerances, because))
+            verdicts.append(_accuracy(record, "accuracy", baseline.accuracy, tolerances, because, pairs))
+        verdicts.append(_robustness(record, baseline, tolerances, because, pairs))
     verdicts.append(_seconds(record, baseline, tolerances))
     return verdicts
 
@@ -151,10 +154,15 @@ def _other_images(record: Record, baseline: Baseline) -> Verdict:
     return _verdict(record, figure, "x", None, None, message)
 
 
-def _accuracy(record: Record, figure: str, old: Counts, tolerances: Tolerances, because: str) -> Verdict:
+def _accuracy(
+    record: Record, figure: str, old: Counts, tolerances: Tolerances, because: str, pairs: Pairs | None = None
+) -> Verdict:
     new = record.robustness.clean if record.robustness else record.training.validation  # type: ignore[union-attr]
     change = new.share - old.share
-    _, p = fisher_exact([[old.correct, old.total - old.correct], [new.correct, new.total - new.correct]])
+    if pairs is None:
+        p = float(fisher_exact([[old.correct, old.total - old.correct], [new.correct, new.total - new.correct]])[1])
+    else:
+        p = mcnemar(*pairs)
     mark = _mark(change, abs(change) > tolerances.accuracy + 1e-12, p < 1 - CONFIDENCE)
     message = (
         f"{figure} {old.share:.1%} → {new.share:.1%} ({change * 100:+.1f} points of {new.total:,} images, "
@@ -163,7 +171,9 @@ def _accuracy(record: Record, figure: str, old: Counts, tolerances: Tolerances, 
     return _verdict(record, figure, mark, old.share, new.share, message)
 
 
-def _robustness(record: Record, baseline: Baseline, tolerances: Tolerances, because: str) -> Verdict:
+def _robustness(
+    record: Record, baseline: Baseline, tolerances: Tolerances, because: str, pairs: Pairs | None
+) -> Verdict:
     robustness, old = record.robustness, baseline.distribution
     assert robustness is not None
     asked, was = record.spec.get("estimate"), baseline.spec.get("estimate")
@@ -184,7 +194,7 @@ def _robustness(record: Record, baseline: Baseline, tolerances: Tolerances, beca
             f"median p* {show_pstar(old_median)} → {show_pstar(new_median)}: no image is classified correctly{because}"
         )
         return _verdict(record, figure, mark, old_median, new_median, message)
-    low, high = median_change_interval(old_counts, new_counts)
+    low, high = median_change_interval(old_counts, new_counts) if pairs is None else paired_change_interval(*pairs)
     step = robustness.grid[1] - robustness.grid[0] if len(robustness.grid) > 1 else 0.0
     change = 0.0 if old_median == new_median else new_median - old_median
     limit = max(tolerances.pstar * old_median, step) if math.isfinite(old_median) else 0.0
@@ -225,6 +235,59 @@ def _mark(change: float, beyond: bool, significant: bool) -> Mark:
     if not significant:
         return "~"
     return "+" if change > 0 else "-"
+
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""The (N,) p* of the same images in the baseline and now, as places in the grid; ``WRONG`` where misclassified."""
+
+
+def paired(record: Record, baseline: Baseline) -> Pairs | None:
+    """The p* of the images that both sides were estimated on; None where the baseline does not have them."""
+    robustness, old = record.robustness, baseline.distribution
+    if robustness is None or old is None or old.pstar is None or list(old.grid) != robustness.grid:
+        return None
+    if differences(baseline.spec.get("estimate"), record.spec.get("estimate")) or len(old.pstar) != len(
+        robustness.pstar
+    ):
+        return None
+    return np.asarray(old.pstar), np.asarray(robustness.pstar)
+
+
+def mcnemar(old: NDArray[np.int64], new: NDArray[np.int64]) -> float:
+    """Two-sided p of McNemar's exact test (1947): whether as many images became right as became wrong."""
+    lost, gained = int(np.sum((old != WRONG) & (new == WRONG))), int(np.sum((old == WRONG) & (new != WRONG)))
+    return float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+
+
+def paired_change_interval(old: NDArray[np.int64], new: NDArray[np.int64]) -> tuple[float, float]:
+    """99 % percentile bootstrap interval, in grid steps, of the change of the median over the same images.
+
+    Images are drawn with replacement, alike for both sides; each side's median is that of its correct ones.
+    """
+    return _paired_interval(old.tobytes(), new.tobytes())
+
+
+@lru_cache(maxsize=4096)
+def _paired_interval(old: bytes, new: bytes) -> tuple[float, float]:
+    sides = np.stack([np.frombuffer(side, dtype=np.int64) for side in (old, new)])
+    kinds, counts = np.unique(sides, axis=1, return_counts=True)
+    draws = np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
+    change = np.subtract(*(_drawn_medians(draws, places) for places in kinds[::-1]))
+    low, high = np.nanquantile(change, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def _drawn_medians(draws: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(R,) medians of the correct images in (R, K) draws of K kinds of images, with (K,) places; NaN of none."""
+    order = np.argsort(places)
+    order = order[places[order] != WRONG]
+    below = draws[:, order].cumsum(axis=1)
+    total = below[:, -1:] if len(order) else np.zeros((len(draws), 1), dtype=np.int64)
+    medians = np.full(len(draws), np.nan)
+    some = total[:, 0] > 0
+    low, high = ((below[some] <= half[some]).sum(axis=1) for half in ((total - 1) // 2, total // 2))
+    medians[some] = (places[order][low] + places[order][high]) / 2.0
+    return medians
 
 
 def show_pstar(value: float | None) -> str:
