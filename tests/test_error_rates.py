@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
+import error_rates
 import msgspec
 import numpy as np
 import pytest
 from factories import make_facts, robustness_record, training_record
+from gate_errors import losses, rates, runs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,16 +18,10 @@ from robbench.errors import RobbenchError
 from robbench.record import WRONG, AttackAccuracy, Counts
 from robbench.report import Bundle, bundle, write_bundle
 
-PATH = Path(__file__).parents[1] / "suites" / "gate" / "error_rates.py"
-SPEC = importlib.util.spec_from_file_location("error_rates", PATH)
-error_rates = importlib.util.module_from_spec(SPEC)
-sys.modules["error_rates"] = error_rates
-SPEC.loader.exec_module(error_rates)
-
 GRID = [round(0.005 * i, 10) for i in range(81)]
 FACTS = make_facts()
 GATE = Tolerances(pstar=0.05, accuracy=0.01, seconds=math.inf)
-LOSSES = dict(error_rates.losses())
+LOSSES = dict(losses.losses())
 
 
 def spec_of(seed, source_seed=None):
@@ -41,7 +34,7 @@ def stages(seed, places, *, method="pgd", seconds=10.0, right=90):
     """The two records of one model of one seed."""
     facts = make_facts(method, seed=seed)
     training = training_record(facts, seconds, spec=spec_of(seed))
-    validated = error_rates.with_validation(training.training, Counts(correct=right, total=100))
+    validated = losses.with_validation(training.training, Counts(correct=right, total=100))
     estimate = {"model": spec_of(seed), "estimate": {"kind": "Estimate", "seed": 0}}
     return [
         msgspec.structs.replace(training, training=validated),
@@ -72,13 +65,13 @@ def written(tmp_path, monkeypatch):
 def test_seeds_of_one_model_become_one_case():
     """Name, spec and digest without the model's seeds, its source's included; seeds of data and estimate stay."""
     facts = make_facts("transfer", "emnist", k=3, seed=3)
-    one, ours = error_rates.seedless(training_record(facts, spec=spec_of(3, 3)))
-    other, theirs = error_rates.seedless(training_record(make_facts("transfer", "emnist", k=3), spec=spec_of(0, 0)))
+    one, ours = runs.seedless(training_record(facts, spec=spec_of(3, 3)))
+    other, theirs = runs.seedless(training_record(make_facts("transfer", "emnist", k=3), spec=spec_of(0, 0)))
     assert (one, other) == (3, 0)
     assert (ours.case, ours.spec, ours.digest, ours.model.seed) == (theirs.case, theirs.spec, theirs.digest, 0)
     assert ours.spec == spec_of(0, 0)
     robust = robustness_record(facts, [1], spec={"model": spec_of(3, 3), "estimate": {"kind": "Estimate", "seed": 5}})
-    assert error_rates.seedless(robust)[1].spec["estimate"]["seed"] == 5
+    assert runs.seedless(robust)[1].spec["estimate"]["seed"] == 5
 
 
 def test_one_run_per_bundle_and_seed(written):
@@ -87,13 +80,13 @@ def test_one_run_per_bundle_and_seed(written):
         written(*stages(0, places(0)), *stages(2, places(2)), name="a"),
         written(*stages(0, places(0)), *stages(2, places(2)), name="b"),
     ]
-    runs = error_rates.read_runs(folders)
-    assert [run.seed for run in runs] == [0, 2, 0, 2]
-    assert {tuple(sorted(run.records)) for run in runs} == {
+    found = runs.read_runs(folders)
+    assert [run.seed for run in found] == [0, 2, 0, 2]
+    assert {tuple(sorted(run.records)) for run in found} == {
         ("demo/cnn7-mnist-pgd.robustness", "demo/cnn7-mnist-pgd.training")
     }
-    assert len(list(error_rates.pairs(runs, same_seed=True))) == 4
-    assert len(list(error_rates.pairs(runs, same_seed=False))) == 8
+    assert len(list(runs.pairs(found, same_seed=True))) == 4
+    assert len(list(runs.pairs(found, same_seed=False))) == 8
 
 
 def test_runs_without_a_stage_in_common_are_refused(written):
@@ -103,7 +96,7 @@ def test_runs_without_a_stage_in_common_are_refused(written):
         written(*stages(0, places(0), method="standard"), name="b"),
     ]
     with pytest.raises(RobbenchError, match="no stage in common"):
-        error_rates.read_runs(folders)
+        runs.read_runs(folders)
 
 
 # --- planted losses ---------------------------------------------------------------------------------------------------
@@ -111,12 +104,12 @@ def test_runs_without_a_stage_in_common_are_refused(written):
 
 @given(
     found=st.lists(st.integers(WRONG, len(GRID)), min_size=1, max_size=60),
-    loss=st.sampled_from(error_rates.PSTAR_LOSSES),
+    loss=st.sampled_from(losses.PSTAR_LOSSES),
 )
 def test_a_planted_loss_of_pstar_only_lowers_what_was_found(found, loss):
     """By the share and at most one step more; wrong, censored and clean images stay, and so does the accuracy."""
     before = robustness_record(FACTS, found, grid=GRID)
-    after = error_rates.lose_pstar(before, loss)
+    after = losses.lose_pstar(before, loss)
     assert after.robustness.clean == before.robustness.clean
     for old, new in zip(found, after.robustness.pstar, strict=True):
         if old in (WRONG, 0, len(GRID)):
@@ -125,11 +118,11 @@ def test_a_planted_loss_of_pstar_only_lowers_what_was_found(found, loss):
             assert max(1, old * (1 - loss) - 1) <= new <= math.ceil(old * (1 - loss))
 
 
-@pytest.mark.parametrize("loss", error_rates.PSTAR_LOSSES)
+@pytest.mark.parametrize("loss", losses.PSTAR_LOSSES)
 def test_a_planted_loss_of_pstar_is_as_large_as_it_says(loss):
     """On average over many images, to a tenth of a step, whatever the grid."""
     found = np.random.default_rng(0).integers(5, 80, 20_000).tolist()
-    lost = np.mean(error_rates.lose_pstar(robustness_record(FACTS, found, grid=GRID), loss).robustness.pstar)
+    lost = np.mean(losses.lose_pstar(robustness_record(FACTS, found, grid=GRID), loss).robustness.pstar)
     assert lost == pytest.approx((np.mean(found) - 0.5) * (1 - loss) + 0.5, abs=0.1)
 
 
@@ -138,10 +131,10 @@ def test_a_planted_loss_of_accuracy_turns_correct_images_wrong(points, images):
     """So many points of all images, rounded up; the others keep their p*."""
     found = [WRONG] * 50 + places(1, count=200)
     before = robustness_record(FACTS, found, grid=GRID)
-    after = error_rates.lose_accuracy(before, points).robustness
+    after = losses.lose_accuracy(before, points).robustness
     assert after.clean == Counts(correct=200 - images, total=250)
     assert all(new in (old, WRONG) for old, new in zip(found, after.pstar, strict=True))
-    training = error_rates.lose_accuracy(stages(0, found)[0], points).training
+    training = losses.lose_accuracy(stages(0, found)[0], points).training
     assert training.validation == Counts(correct=90 - math.ceil(points * 100), total=100)
     assert [epoch.validation.correct for epoch in training.epochs] == [50, training.validation.correct, 50]
 
@@ -154,7 +147,7 @@ def test_a_planted_loss_of_accuracy_takes_robust_images_along():
         for right in (200, 90)
     ]
     attacked = msgspec.structs.replace(before.robustness, attacks=attacks)
-    after = error_rates.lose_accuracy(msgspec.structs.replace(before, robustness=attacked), 0.02).robustness
+    after = losses.lose_accuracy(msgspec.structs.replace(before, robustness=attacked), 0.02).robustness
     assert [tested.robust.correct for tested in after.attacks] == [196, 90]
 
 
@@ -163,20 +156,20 @@ def test_a_planted_loss_of_accuracy_takes_robust_images_along():
 
 def test_a_planted_loss_is_found_and_none_is_not(written):
     """With the same seed: nothing without a loss, every model with a fifth of its p* lost, and only that one."""
-    run = error_rates.read_runs([written(*stages(0, places(0)), *stages(0, places(1, 60), method="standard"))])
+    run = runs.read_runs([written(*stages(0, places(0)), *stages(0, places(1, 60), method="standard"))])
     same = [(run[0], run[0])]
-    none = error_rates.seen(same, LOSSES["none"], GATE)
+    none = rates.seen(same, LOSSES["none"], GATE)
     assert (str(none.model), str(none.every), str(none.single)) == ("0.0% (0 of 2)", "0.0% (0 of 1)", "0.0% (0 of 2)")
-    lost = error_rates.seen(same, LOSSES["20% of median p*"], GATE)
+    lost = rates.seen(same, LOSSES["20% of median p*"], GATE)
     assert (lost.model.hits, lost.every.hits, lost.single.hits) == (2, 1, 2)
-    assert error_rates.seen(same, LOSSES["1 point of accuracy"], GATE).model.hits == 0  # 4 of 400: not significant
+    assert rates.seen(same, LOSSES["1 point of accuracy"], GATE).model.hits == 0  # 4 of 400: not significant
 
 
 def test_alarms_of_another_seed_are_counted_per_comparison_and_per_run(written):
     """Of three seeds, one is a tenth less robust: it fails against both others at 5 %, never the other way round."""
     middles = (40, 40, 36)
     records = [record for seed, middle in enumerate(middles) for record in stages(seed, places(0, middle))]
-    grid = error_rates.Grid(list(error_rates.pairs(error_rates.read_runs([written(*records)]), same_seed=False)))
+    grid = rates.Grid(list(runs.pairs(runs.read_runs([written(*records)]), same_seed=False)))
     assert str(grid.per_comparison("median p*", 0.05)) == "33.3% (2 of 6)"
     assert str(grid.per_comparison("median p*", 0.10)) == "0.0% (0 of 6)"
     assert str(grid.per_comparison("validation accuracy", 0.01)) == "0.0% (0 of 6)"
@@ -188,18 +181,18 @@ def test_alarms_of_another_seed_are_counted_per_comparison_and_per_run(written):
 def test_each_accuracy_has_its_own_alarms(written):
     """Validation accuracy of a seed lower by 30 points fails at every tolerance, median p* and accuracy at none."""
     records = [*stages(0, places(0)), *stages(1, places(0), right=60)]
-    grid = error_rates.Grid(list(error_rates.pairs(error_rates.read_runs([written(*records)]), same_seed=False)))
-    assert [grid.per_comparison(figure, 0.05).hits for figure in error_rates.FIGURES] == [0, 0, 1]
+    grid = rates.Grid(list(runs.pairs(runs.read_runs([written(*records)]), same_seed=False)))
+    assert [grid.per_comparison(figure, 0.05).hits for figure in rates.FIGURES] == [0, 0, 1]
     assert grid.smallest(0.05) == []
 
 
 def test_seconds_of_runs_are_held_to_each_other(written):
     """A stage of ten seconds that took 14 fails at 1.25, not at 1.5; the shorter one has the floor."""
     records = [*stages(0, places(0)), *stages(1, places(0), seconds=14.0)]
-    found = list(error_rates.pairs(error_rates.read_runs([written(*records)]), same_seed=False))
-    stage, whole = error_rates.slower(found, 1.25)
+    found = list(runs.pairs(runs.read_runs([written(*records)]), same_seed=False))
+    stage, whole = rates.slower(found, 1.25)
     assert (str(stage), str(whole)) == ("25.0% (1 of 4)", "50.0% (1 of 2)")
-    assert error_rates.slower(found, 1.5)[0].hits == 0
+    assert rates.slower(found, 1.5)[0].hits == 0
 
 
 # --- command ----------------------------------------------------------------------------------------------------------

@@ -83,6 +83,12 @@ class Answer:
     speed_up_with_source: Spread | None
     """The same with the source model's training counted in."""
 
+    @property
+    def alike(self) -> tuple[int, ...]:
+        """Seeds that by themselves have the drop point of the medians over seeds."""
+        k = self.drop and self.drop.k
+        return tuple(seed for seed, own in self.drops.items() if (own and own.k) == k)
+
 
 def answers(group: Group) -> tuple[Answer, ...]:
     """The answers for every kind of transfer of a group."""

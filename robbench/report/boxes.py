@@ -12,7 +12,7 @@ from matplotlib.figure import SubFigure
 from numpy.typing import NDArray
 
 from robbench.record import WRONG, Robustness
-from robbench.report.drawing import HATCHED, canvas, colour, error_bars, lighter, png, pstar_ticks, tidy, title
+from robbench.report.drawing import HATCHED, UNITS, canvas, colour, error_bars, lighter, png, pstar_ticks, tidy, title
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, models_of
 
@@ -92,7 +92,7 @@ def _band(figure: SubFigure, panels: Sequence[_Panel], top: float) -> None:
         if line:
             below.set_xlabel("k (blocks retrained)")
     grid[0][0].set_ylabel("clean accuracy (%)")
-    grid[1][0].set_ylabel("p* (L∞, pixel units)")
+    grid[1][0].set_ylabel(f"p* ({UNITS})")
     figure.align_ylabels(grid[:, 0])
 
 

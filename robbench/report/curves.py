@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from robbench.report.drawing import (
     HATCHED,
+    UNITS,
     Label,
     canvas,
     colour,
@@ -21,6 +23,7 @@ from robbench.report.drawing import (
     place_labels,
     png,
     pstar_ticks,
+    study_title,
     tidy,
     title,
 )
@@ -28,6 +31,7 @@ from robbench.report.rows import Group
 from robbench.report.seeds import Model, models_of
 
 _PUBLISHED_LINE = "published transfers"
+_NUMBERS = "numbers: k, the blocks retrained"
 
 
 def draw_ecdf(group: Group) -> bytes:
@@ -48,7 +52,7 @@ def draw_ecdf(group: Group) -> bytes:
             panel.set(xlim=(0, 1.02 * end or 1), ylim=(0, 1.02), title=line or "trained from scratch")
             panel.xaxis.set_tick_params(labelbottom=True)
             panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-            panel.set_xlabel("perturbation radius ε (L∞, pixel units)")
+            panel.set_xlabel(f"perturbation radius ε ({UNITS})")
             panel.set_ylabel("correct images fooled at ≤ ε")
             tidy(panel, grid="both")
             panel.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
@@ -100,11 +104,15 @@ def draw_tradeoff(group: Group) -> bytes:
         for line in group.lines:
             labels += _line(axes, models_of(group.of(line)), line, past)
         _frame(axes, models_of(group.rows), past)
+        _within(axes)
         handles, names = axes.get_legend_handles_labels()
         for handle, name in _published_handles(group):
             handles.append(handle)
             names.append(name)
-        axes.legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
+        beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "alignment": "left"}
+        axes.legend(
+            handles, names, title=_NUMBERS if labels else None, title_fontsize=9, fontsize=9, frameon=False, **beside
+        )
         figure.suptitle(title(group, "median p* over clean accuracy"), fontweight="bold")
         place_labels(figure, axes, labels)
         return png(figure)
@@ -116,26 +124,32 @@ def draw_study_tradeoff(groups: Sequence[Group]) -> bytes:
     across = 2 if len(groups) == 4 else min(3, len(groups))
     down = math.ceil(len(groups) / across)
     with canvas(4.8 * across, 3.9 * down + 0.7) as figure:
-        panels = np.atleast_1d(np.array(figure.subplots(down, across))).ravel()
+        panels = np.atleast_1d(np.array(figure.subplots(down, across, sharex=True, sharey=True))).ravel()
+        models = [model for group in groups for model in models_of(group.rows) if model.line]
+        past = _past(models)
         placed: list[tuple[Axes, list[Label]]] = []
         legend: dict[str, Artist] = {}
         for panel, group in zip(panels, groups, strict=False):
-            models = [model for model in models_of(group.rows) if model.line]
-            past = _past(models)
             labels = [label for line in group.lines for label in _line(panel, models_of(group.of(line)), line, past)]
-            _frame(panel, models, past)
-            panel.set_title(group.architecture)
-            number = len(placed)
-            panel.set_ylabel(panel.get_ylabel() if number % across == 0 else "")
-            panel.set_xlabel(panel.get_xlabel() if number + across >= len(groups) else "")
             placed.append((panel, labels))
             handles, names = panel.get_legend_handles_labels()
             legend |= dict(zip(names, handles, strict=True))
             legend |= {name: handle for handle, name in _published_handles(group) if name == _PUBLISHED_LINE}
+        for number, (panel, group) in enumerate(zip(panels, groups, strict=False)):
+            _frame(panel, models, past)
+            last = number + across >= len(groups)
+            panel.tick_params(labelbottom=last)
+            panel.set(
+                title=group.architecture,
+                ylabel=panel.get_ylabel() if number % across == 0 else "",
+                xlabel=panel.get_xlabel() if last else "",
+            )
+        _within(panels[0])
         for panel in panels[len(groups) :]:
             panel.set_visible(False)
-        figure.legend([*legend.values()], [*legend], loc="outside lower center", frameon=False, ncols=3, fontsize=9)
-        figure.suptitle("median p* over clean accuracy of transferred models", fontweight="bold")
+        below: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "fontsize": 9, "frameon": False}
+        figure.legend([*legend.values()], [*legend], title=_NUMBERS, title_fontsize=9, **below)
+        figure.suptitle(study_title(groups, "median p* over clean accuracy of transferred models"), fontweight="bold")
         for panel, labels in placed:
             place_labels(figure, panel, labels)
         return png(figure)
@@ -192,21 +206,29 @@ def _frame(axes: Axes, models: Sequence[Model], past: float) -> None:
     else:
         axes.set_ylim(0, max(1.06 * axes.get_ylim()[1], 1e-3))
     axes.margins(x=0.08)
-    axes.set(xlabel="clean accuracy (%)", ylabel="median p* (L∞, pixel units)")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
+    axes.set(xlabel="clean accuracy (%)", ylabel=f"median p* ({UNITS})")
     tidy(axes, grid="both")
+
+
+def _within(axes: Axes) -> None:
+    """No accuracy below 0 or above 100% on the axis, but for half a marker; once everything is drawn."""
+    left, right = axes.get_xlim()
+    half = 0.015 * (right - left)
+    axes.set_xlim(max(left, -half), min(right, 100 + half))
 
 
 def _published_handles(group: Group) -> list[tuple[Line2D, str]]:
     """Legend entries of published figures in the shapes that they are drawn in."""
     shown = [model for model in models_of(group.rows) if model.published]
     kinds = {"line" if model.line else "source" if is_source(group, model) else "target" for model in shown}
-    shapes: tuple[tuple[str, str, Literal["none", "--"], str], ...] = (
-        ("source", "^", "none", "published, source data"),
-        ("target", "s", "none", "published, target data"),
-        ("line", "o", "--", _PUBLISHED_LINE),
+    shapes: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("source", {"marker": "^", "markersize": 10, "linestyle": "none"}, "published, source data"),
+        ("target", {"marker": "s", "markersize": 10, "linestyle": "none"}, "published, target data"),
+        ("line", {"marker": "o", "linestyle": "--", "linewidth": 0.9}, _PUBLISHED_LINE),
     )
     return [
-        (Line2D([], [], marker=marker, color="#555555", fillstyle="none", linestyle=style, linewidth=0.9), name)
-        for kind, marker, style, name in shapes
+        (Line2D([], [], color="#555555", fillstyle="none", **shape), name)
+        for kind, shape, name in shapes
         if kind in kinds
     ]

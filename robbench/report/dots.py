@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -13,8 +14,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from robbench.compare import CONFIDENCE
 from robbench.published import Published, published_rows
 from robbench.report.ablation import Effect, effects
-from robbench.report.answers import Ratio, answers, median_ratio, scratch_model, source_model, speed_up
-from robbench.report.drawing import canvas, colour, error_bars, png, tidy, title
+from robbench.report.answers import Answer, Ratio, answers, median_ratio, scratch_model, source_model, speed_up
+from robbench.report.drawing import UNITS, arrow_to_edge, canvas, colour, error_bars, png, tidy, title
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, Spread
 
@@ -27,20 +28,28 @@ class _Point:
     spread: Spread | None = None
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A kind of transfer in the three panels."""
+
+    name: str
+    ink: str
+    ratios: tuple[list[_Point], list[_Point]]
+    factors: list[_Point]
+
+
 def draw_answers(group: Group) -> bytes:
     """Three panels over k: retention, relative robustness, speed-up; a line per kind of transfer."""
     found = answers(group)
     with canvas(13.2, 4.4) as figure:
         panels = figure.subplots(1, 3)
-        most = 1.0
-        for number, answer in enumerate(found):
-            models = [model for model in answer.models if model.facts.k]
-            ink = colour(models[0].rows[0])
-            shift = min(0.12, 0.5 / len(found)) * (number - (len(found) - 1) / 2)
-            retention, relative, faster = _retention(group, models), _relative(group, models), _faster(group, models)
-            for panel, points in ((panels[0], retention), (panels[1], relative)):
-                most = max(most, _ratios(panel, points, ink, shift, answer.line))
-            _factors(panels[2], faster, ink, shift, answer.line)
+        lines = [_line(group, answer) for answer in found]
+        top = 1.08 * max([1.0, *(_reach(points) for line in lines for points in line.ratios)])
+        for number, line in enumerate(lines):
+            shift = min(0.12, 0.5 / len(lines)) * (number - (len(lines) - 1) / 2)
+            for panel, points in zip(panels[:2], line.ratios, strict=True):
+                _ratios(panel, points, line.ink, shift, top)
+            _factors(panels[2], line.factors, line.ink, shift)
         names = (
             "1. median p* ÷ that of the source\n(retention)",
             "2. median p* ÷ that from scratch\n(relative robustness)",
@@ -57,20 +66,37 @@ def draw_answers(group: Group) -> bytes:
             if not panel.lines[1:] and not panel.containers:
                 panel.text(0.5, 0.5, "not run", transform=panel.transAxes, ha="center", color="#777777")
         for panel in panels[:2]:
-            panel.set_ylim(0, 1.08 * most)
+            panel.set_ylim(0, top)
             panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
         panels[2].set_yscale("log")
         panels[2].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         panels[2].yaxis.set_minor_formatter(NullFormatter())
         panels[2].yaxis.set_major_formatter(lambda factor, _: f"× {factor:g}")
-        handles = [Line2D([], [], marker="o", color=colour(a.models[0].rows[0]), label=a.line) for a in found]
-        if any(model.published for answer in found for model in answer.models):
-            handles.append(
-                Line2D([], [], marker="o", color="#555555", fillstyle="none", linestyle="--", label="published")
-            )
-        figure.legend(handles=handles, loc="outside lower center", frameon=False, ncols=4, fontsize=9)
+        handles = _handles(lines, top, seeds=len(group.seeds))
+        figure.legend(handles=handles, loc="outside lower center", frameon=False, ncols=5, fontsize=9)
         figure.suptitle(title(group, f"the three questions, {CONFIDENCE:.0%} intervals over images"), fontweight="bold")
         return png(figure)
+
+
+def _handles(lines: Sequence[_Line], top: float, *, seeds: int) -> list[Line2D]:
+    """Legend entries of what there is to see."""
+    points = [point for line in lines for points in (*line.ratios, line.factors) for point in points]
+    grey: dict[str, Any] = {"color": "#555555", "fillstyle": "none"}
+    handles = [Line2D([], [], marker="o", color=line.ink, label=line.name) for line in lines]
+    if any(point.published is not None for point in points):
+        handles.append(Line2D([], [], marker="o", linestyle="--", label="published", **grey))
+    if seeds > 1:
+        handles.append(Line2D([], [], marker="x", linestyle="none", label="one seed", **grey))
+    if any(point.ratio and point.ratio.high > top for point in points):
+        past = "the interval goes on past the axis"
+        handles.append(Line2D([], [], marker="^", color="#555555", linestyle="none", label=past))
+    return handles
+
+
+def _line(group: Group, answer: Answer) -> _Line:
+    models = [model for model in answer.models if model.facts.k]
+    ratios = _retention(group, models), _relative(group, models)
+    return _Line(answer.line, colour(models[0].rows[0]), ratios, _faster(group, models))
 
 
 def _retention(group: Group, models: Sequence[Model]) -> list[_Point]:
@@ -114,40 +140,43 @@ def _published_ratio(model: Model, *, source: bool) -> float | None:
     return model.published.median_pstar / theirs.median_pstar if theirs and model.published else None
 
 
-def _ratios(axes: Axes, points: Sequence[_Point], ink: str, shift: float, label: str) -> float:
-    """Ratios with their intervals; returns how high the axis must reach."""
+def _reach(points: Sequence[_Point]) -> float:
+    """How high the axis must reach: intervals may go on past it, figures not."""
+    shown = [point.ratio for point in points if point.ratio]
+    ends = [min(ratio.high, 1.3 * ratio.value) if math.isfinite(ratio.high) else ratio.value for ratio in shown]
+    values = [value for ratio in shown for value in ratio.seeds.values]
+    return max([*ends, *values, *(point.published for point in points if point.published)], default=1.0)
+
+
+def _ratios(axes: Axes, points: Sequence[_Point], ink: str, shift: float, top: float) -> None:
+    """Ratios with their intervals on an axis that ends at ``top``."""
     shown = [(point.k + shift, point.ratio) for point in points if point.ratio]
     if shown:
         axes.plot(*zip(*((k, ratio.value) for k, ratio in shown), strict=True), "-", color=ink, linewidth=1.2)
     for k, ratio in shown:
         marker = {"=": "o", "<": "v", ">": "^"}[ratio.relation]
-        high = ratio.high if math.isfinite(ratio.high) else ratio.value
-        around = error_bars(ratio.value, ratio.low, high)
+        if ratio.high > top:
+            arrow_to_edge(axes, (k, ratio.value), "top", ink)
+        high = ratio.high if ratio.high <= top else ratio.value
         fill = ink if ratio.relation == "=" else "white"
         axes.errorbar(
             k,
             ratio.value,
-            yerr=around,
+            yerr=error_bars(ratio.value, ratio.low, high),
             fmt=marker,
             color=ink,
             markerfacecolor=fill,
             markersize=6,
             capsize=3,
-            label=label,
         )
         _seeds(axes, [k + 0.16] * ratio.seeds.count, ratio.seeds.values, ink)
     _published_line(axes, points, ink)
-    ends = [min(ratio.high, 1.3 * ratio.value) if math.isfinite(ratio.high) else ratio.value for _, ratio in shown]
-    values = [value for _, ratio in shown for value in ratio.seeds.values]
-    return max([*ends, *values, *(point.published for point in points if point.published)], default=1.0)
 
 
-def _factors(axes: Axes, points: Sequence[_Point], ink: str, shift: float, label: str) -> None:
+def _factors(axes: Axes, points: Sequence[_Point], ink: str, shift: float) -> None:
     shown = [(point.k + shift, point.spread) for point in points if point.spread]
     if shown:
-        axes.plot(
-            *zip(*((k, found.value) for k, found in shown), strict=True), "o-", color=ink, markersize=6, label=label
-        )
+        axes.plot(*zip(*((k, found.value) for k, found in shown), strict=True), "o-", color=ink, markersize=6)
     for k, found in shown:
         _seeds(axes, [k + 0.16] * found.count, found.values, ink)
     _published_line(axes, points, ink)
@@ -186,7 +215,7 @@ def draw_ablation(group: Group) -> bytes:
             axes.set_ylim(max(places) + 0.6, -0.6)
         else:
             axes.text(0.5, 0.5, "no model to compare with", transform=axes.transAxes, ha="center")
-        axes.set_xlabel("change of median p* (L∞, pixel units)")
+        axes.set_xlabel(f"change of median p* ({UNITS})")
         tidy(axes, grid="x")
         figure.suptitle(title(group, "one field as in the published code"), fontweight="bold")
         return png(figure)
@@ -219,6 +248,10 @@ def _effect(axes: Axes, place: float, effect: Effect) -> None:
         )
         return
     low, high = (end if math.isfinite(end) else change.value for end in (change.low, change.high))
+    if change.low == -math.inf:
+        arrow_to_edge(axes, (change.value, place), "left", ink)
+    if change.high == math.inf:
+        arrow_to_edge(axes, (change.value, place), "right", ink)
     fill = ink if "median p*" in effect.moved else "white"
     axes.errorbar(
         change.value,

@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
@@ -27,11 +28,14 @@ from robbench.report.rows import Group, Row
 
 DPI = 150
 COLOURS = 96
-"""Of a picture's palette: small files, and no difference to the eye."""
+"""Of a picture's palette, spread over the colours there are, so that thin lines keep theirs: small files, and no
+difference to the eye."""
 ANSWERS, ABLATION = "answers", "ablation"
 """Kinds of pictures that stand in a place of their own."""
 HATCHED: dict[str, Any] = {"facecolor": "#F4F4F4", "edgecolor": "#CCCCCC", "hatch": "////", "linewidth": 0}
 """How the band of censored values looks."""
+UNITS = "L∞, pixels in [0, 1]"
+"""Of p* and ε, as axes name them."""
 NEVER = "never fooled"
 """The name of the place past the grid's end where censored values are drawn."""
 
@@ -92,7 +96,7 @@ def png(figure: Figure) -> bytes:
     drawn, data = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
     with Image.open(drawn) as image:
-        flat = image.convert("RGB").quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        flat = image.convert("RGB").quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     flat.save(data, format="png", optimize=True)
     return data.getvalue()
 
@@ -110,9 +114,26 @@ def title(group: Group, what: str) -> str:
     return f"{group.architecture}: {what}{seeds}"
 
 
+def study_title(groups: Sequence[Group], what: str) -> str:
+    """The title of a figure of all a study's networks, with the number of seeds as :func:`title` has it."""
+    seeds = {seed for group in groups for seed in group.seeds}
+    return what + (f" ({len(seeds)} seeds)" if len(seeds) > 1 else "")
+
+
 def error_bars(value: float, low: float, high: float) -> list[list[float]]:
     """The lengths that matplotlib's errorbar asks for, from an interval; none below 0."""
     return [[max(0.0, value - low)], [max(0.0, high - value)]]
+
+
+def arrow_to_edge(axes: Axes, start: tuple[float, float], edge: Literal["left", "right", "top"], ink: str) -> None:
+    """An interval from a point to an edge of the axes, with an arrowhead there: it goes on past it."""
+    stop, units = {
+        "left": ((0.0, start[1]), ("axes fraction", "data")),
+        "right": ((1.0, start[1]), ("axes fraction", "data")),
+        "top": ((start[0], 1.0), ("data", "axes fraction")),
+    }[edge]
+    head = {"arrowstyle": "-|>", "color": ink, "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 11}
+    axes.annotate("", stop, start, xycoords=units, textcoords="data", arrowprops=head)
 
 
 def pstar_ticks(top: float) -> list[float]:
@@ -138,12 +159,15 @@ class Label:
 
 
 def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
-    """Write labels beside their points, each where it covers no marker, line or other label."""
+    """Write labels beside their points, each where it covers no marker, line or other label and is nearest its own."""
     figure.canvas.draw()
     renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     taken = [box for line in axes.get_lines() for box in _obstacles(line)]
+    bars = [bar for bar in axes.collections if isinstance(bar, LineCollection)]
+    taken += [box for bar in bars for ends in bar.get_segments() for box in _along(bar.get_transform().transform(ends))]
     frame = axes.get_window_extent(renderer)
-    for label in labels:
+    points = axes.transData.transform([(label.x, label.y) for label in labels] or np.empty((0, 2)))
+    for label, own in zip(labels, points, strict=True):
         tries: list[tuple[int, int, int, Annotation, Bbox]] = []
         for far in (9, 14, 20, 28):
             for right, up in _AROUND:
@@ -160,6 +184,7 @@ def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
                 )
                 box = note.get_window_extent(renderer)
                 clashes = sum(box.overlaps(other) for other in taken) + 5 * (not _inside(box, frame))
+                clashes += 3 * _nearer_another(box, own, points)
                 tries.append((clashes, len(tries), far, note, box))
         best = min(tries, key=lambda found: found[:2])
         for found in tries:
@@ -168,7 +193,7 @@ def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
         if best[2] > 14:
             at, leader = (label.x, label.y), _leader(label.ink)
             axes.annotate("", at, best[3].xyann, textcoords="offset points", arrowprops=leader)
-        taken.append(best[4])
+        taken.append(best[4].padded(3))
 
 
 _AROUND = tuple((math.cos(math.radians(angle)), math.sin(math.radians(angle))) for angle in range(90, 450, 30))
@@ -184,12 +209,22 @@ def _obstacles(line: Line2D) -> list[Bbox]:
     points = line.get_transform().transform(data)
     half = line.get_markersize() * DPI / 72 / 2
     boxes = [Bbox.from_bounds(x - half, y - half, 2 * half, 2 * half) for x, y in points]
-    if line.get_linestyle() in ("None", "none", "", " "):
-        return boxes
+    return boxes if line.get_linestyle() in ("None", "none", "", " ") else boxes + _along(points)
+
+
+def _along(points: Any) -> list[Bbox]:
+    """Small boxes along a path, in pixels."""
+    boxes: list[Bbox] = []
     for start, stop in itertools.pairwise(points):
         steps = max(2, int(np.hypot(*(stop - start)) / 8))
         boxes += [Bbox.from_bounds(x - 2, y - 2, 4, 4) for x, y in np.linspace(start, stop, steps)]
     return boxes
+
+
+def _nearer_another(box: Bbox, own: Any, points: Any) -> bool:
+    """Whether a label's middle is nearer to another label's point than to its own."""
+    middle = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    return bool(np.hypot(*(points - middle).T).min() < np.hypot(*(own - middle)) - 0.5)
 
 
 def _inside(box: Bbox, frame: Bbox) -> bool:

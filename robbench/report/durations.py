@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from robbench.report.answers import scratch_model, speed_up
-from robbench.report.drawing import canvas, colour, error_bars, png, tidy, title
+from robbench.report.drawing import canvas, colour, error_bars, png, study_title, tidy, title
 from robbench.report.markdown import seconds as show_seconds
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, models_of
@@ -28,13 +28,14 @@ def draw_seconds(group: Group) -> bytes:
         axes = figure.subplots()
         places = range(len(models))
         measured = [model.seconds or 0.0 for model in models]
+        seeds = [seconds for model in models for row in model.rows if (seconds := row.seconds)]
         totals = [model.value(lambda row: row.total_seconds) or 0.0 for model in models]
         axes.barh(places, measured, color=[colour(model.rows[0]) for model in models], height=0.68)
         for place, model in enumerate(models):
             found = model.spread(lambda row: row.seconds)
             if found and found.count > 1:
                 ends = error_bars(found.value, found.low, found.high)
-                axes.errorbar(found.value, place, xerr=ends, color="black", linewidth=1.2, capsize=3)
+                axes.errorbar(found.value, place, xerr=ends, color="black", linewidth=1.2)
             axes.annotate(
                 _text(group, model),
                 (1.01, place),
@@ -43,16 +44,18 @@ def draw_seconds(group: Group) -> bytes:
                 fontsize=9,
                 annotation_clip=False,
             )
-        axes.plot(totals, places, "|", markersize=11, label="with validation, warm-up, I/O", **_INK)
+        if len(group.seeds) > 1:
+            axes.plot([], [], color="black", linewidth=1.2, label="from the fastest to the slowest seed")
+        axes.plot(totals, places, "|", markersize=15, label="with validation, warm-up, I/O", **_INK)
         if theirs:
             axes.plot([*theirs.values()], [*theirs], "D", markersize=7, label="published (NVIDIA L4)", **_INK)
-        _log(axes, min([*measured, *theirs.values()]), max(*totals, *theirs.values(), *measured))
+        _log(axes, min([*seeds, *theirs.values()]), max(*totals, *theirs.values(), *seeds))
         axes.set_yticks(places, [model.label for model in models])
         axes.set_ylim(len(models) - 0.4, -0.6)
         axes.set_xlabel("training seconds (log scale)")
         tidy(axes, grid="x")
         machines = sorted({row.trained.environment.slug for model in models for row in model.rows if row.trained})
-        figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=2)
+        figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=3)
         figure.suptitle(title(group, f"training time on {', '.join(machines)}"), fontweight="bold")
         return png(figure)
 
@@ -128,5 +131,5 @@ def draw_study_seconds(groups: Sequence[Group]) -> bytes:
             figure.legend([handle], ["published (NVIDIA L4)"], loc="outside lower center", frameon=False, fontsize=9)
         rows = [row for _, models, _ in entries for model in models for row in model.rows if row.trained]
         machines = sorted({row.trained.environment.slug for row in rows if row.trained})
-        figure.suptitle(f"training time on {', '.join(machines)}", fontweight="bold")
+        figure.suptitle(study_title(groups, f"training time on {', '.join(machines)}"), fontweight="bold")
         return png(figure)

@@ -27,8 +27,9 @@ def draw(group: Group) -> list[Picture]:
                 ANSWERS,
                 "retention, relative robustness and speed-up of every transfer",
                 "Of every transfer, k blocks retrained: median p* ÷ that of its source, median p* ÷ that of the target "
-                "adversarially trained from scratch (both with 99% bootstrap intervals over images; an open triangle is "
-                "a bound, where a median is censored), and how many times faster it trained"
+                "adversarially trained from scratch (both with 99% bootstrap intervals over images; an arrowhead at the "
+                "edge: the interval goes on past it, without end where a median may be past the grid's; an open triangle "
+                "is a bound, where a median is censored), and how many times faster it trained"
                 + ("; points: medians over seeds, crosses: the seeds" if several else "")
                 + "; hollow, dashed: published",
                 lambda: draw_answers(group),
@@ -56,7 +57,7 @@ def draw(group: Group) -> list[Picture]:
                 "ecdf",
                 "share of correct images fooled by perturbation radius",
                 "Share of the correctly classified images that the attack fools at radius ε or less; what is missing "
-                f"to 100% at the right edge was {NEVER}"
+                f"to 100% at the right edge was {NEVER}; dashed: models of the source data"
                 + ("; curves over the images of all seeds, bands from the least to the greatest seed" * several),
                 lambda: draw_ecdf(group),
             ),
@@ -85,8 +86,8 @@ def draw(group: Group) -> list[Picture]:
                 ABLATION,
                 "change of median p* by field of the thesis protocol",
                 "Change of median p* when one field follows the published code, against the same model of the study, "
-                "with 99% bootstrap intervals over images drawn alike for both; filled: beyond noise; an arrowhead at the edge: past the grid's end"
-                + ("; crosses: the seeds" * several),
+                "with 99% bootstrap intervals over images drawn alike for both; filled: beyond noise; an arrowhead at the edge: the change, or "
+                "an end of its interval, is past the grid's end" + ("; crosses: the seeds" * several),
                 lambda: draw_ablation(group),
             )
         )
@@ -102,6 +103,7 @@ def draw_study(groups: Sequence[Group]) -> list[Picture]:
     if len(groups) < 2:
         return []
     suite = groups[0].suite
+    several = any(len(group.seeds) > 1 for group in groups)
     drawings: list[_Drawing] = []
     if any(row.median is not None for group in groups for line in group.lines for row in group.of(line)):
         drawings.append(
@@ -109,7 +111,8 @@ def draw_study(groups: Sequence[Group]) -> list[Picture]:
                 "tradeoff",
                 "median p* over clean accuracy of every architecture's transfers",
                 "Median p* over clean accuracy of the transferred models; numbers are k, the blocks retrained; hollow, "
-                "dashed: published",
+                "dashed: published"
+                + ("; points are medians over seeds, lines reach from the least to the greatest seed" * several),
                 lambda: draw_study_tradeoff(groups),
             )
         )
@@ -119,7 +122,7 @@ def draw_study(groups: Sequence[Group]) -> list[Picture]:
                 "seconds",
                 "training seconds of every architecture",
                 "Training seconds on a log axis; of a kind of transfer the mean over its k, the line reaching from the "
-                "fastest to the slowest; hollow: published",
+                "fastest to the slowest; hollow: published" + ("; of every model the median over seeds" * several),
                 lambda: draw_study_seconds(groups),
             )
         )

@@ -82,12 +82,11 @@ def _share(ratio: Ratio | None) -> str:
 
 
 def _drop(answer: Answer) -> str:
-    agreeing = sum(
-        own is not None and answer.drop is not None and own.k == answer.drop.k for own in answer.drops.values()
-    )
-    seeds = f"; {agreeing} of {len(answer.drops)} seeds" if len(answer.drops) > 1 and answer.drop else ""
     end = max((model.grid_end for model in answer.models if model.tested), default=math.nan)
-    return f"{_show_drop(answer.drop, end)}{seeds}"
+    shown, count, same = _show_drop(answer.drop, end), len(answer.drops), len(answer.alike)
+    if count < 2:
+        return shown
+    return f"{shown}; {f'so in {same} of {count} seeds' if same else 'so in no seed by itself'}"
 
 
 def _show_drop(drop: Drop | None, end: float) -> str:

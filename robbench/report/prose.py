@@ -44,7 +44,8 @@ _GLOSSARY = (
     ),
     (
         "drop point",
-        "the k after which median p\\* falls most; “uncertain” where less than 95% of the bootstrap resamplings agree",
+        "the k after which median p\\* falls most; “uncertain” where less than 95% of the bootstrap resamplings agree; "
+        "of several seeds, that of their medians",
     ),
     ("interval", f"{CONFIDENCE:.0%} bootstrap over test images, drawn alike for all models tested on the same ones"),
     ("[a to b]", "of a figure over several seeds: the least and the greatest; the figure before it is their median"),

@@ -48,24 +48,35 @@ def _does_it_transfer(answer: Answer) -> str:
 
 
 def _drop_point(answer: Answer, end: float) -> str:
-    drop = answer.drop
+    drop, several = answer.drop, len(answer.drops) > 1
+    whose = "In the medians over seeds, p\\*" if several else "Median p\\*"
     if drop is None:
-        return "Median p\\* never falls from one k to the next."
-    said = (
-        f"Median p\\* falls most after k = {drop.k}: {pstar(drop.before, end)} at k = {drop.k}, "
+        return f"{whose} never falls from one k to the next.{_by_seed(answer) if several else ''}"
+    return (
+        f"{whose} falls most after k = {drop.k}: {pstar(drop.before, end)} at k = {drop.k}, "
         f"{pstar(drop.after, end)} at k = {drop.following} (the drop point; the same in {drop.stability:.0%} of the "
-        "bootstrap resamplings)."
+        f"bootstrap resamplings).{_by_seed(answer) if several else ''}"
     )
-    if len(answer.drops) < 2:
-        return said
-    agreeing = [seed for seed, own in answer.drops.items() if own and own.k == drop.k]
-    others = [
+
+
+def _by_seed(answer: Answer) -> str:
+    """In how many seeds, each by itself, median p* falls as the medians over seeds do, and how in the others."""
+    same, count = len(answer.alike), len(answer.drops)
+    others = ", ".join(
         f"seed {seed}: {f'after k = {own.k}' if own else 'no fall'}"
         for seed, own in answer.drops.items()
-        if seed not in agreeing
-    ]
-    rest = f" ({', '.join(others)})" if others else ""
-    return f"{said} So in {len(agreeing)} of {len(answer.drops)} seeds{rest}."
+        if seed not in answer.alike
+    )
+    if not others:
+        return f" It is so in each of the {count} seeds."
+    if same:
+        return f" It is so in {same} of {count} seeds ({others})."
+    return (
+        f" By itself, no seed has its largest fall there ({others}): the medians at two k may come from two seeds, so "
+        "where the drop lies is open."
+        if answer.drop
+        else f" By itself, every seed falls somewhere ({others})."
+    )
 
 
 def _how_close(answer: Answer, target: str) -> str:

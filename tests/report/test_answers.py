@@ -193,6 +193,7 @@ def test_the_drop_point_of_every_seed() -> None:
     assert answer.drop is not None
     assert answer.drop.k == 2
     assert {seed: drop and drop.k for seed, drop in answer.drops.items()} == {0: 2, 1: 2, 2: 1}
+    assert answer.alike == (0, 1)
 
 
 def test_an_unsure_drop_point_says_so() -> None:

@@ -140,10 +140,50 @@ def test_seeds_are_spread_out_in_the_answers() -> None:
         "median p\\* **0.15 [0.1 to 0.2]** at 80.0% clean accuracy.",
         "Retention: **37.5%** of the 0.4 of PGD MNIST",
         "2 seeds: 25.0% to 50.0%).",
-        "So in 1 of 2 seeds (seed 1: no fall).",
+        "In the medians over seeds, p\\* falls most after k = 1: 0.15 at k = 1, 0.1 at k = 2 (the drop point",
+        "It is so in 1 of 2 seeds (seed 1: no fall).",
         "**30 times faster [× 20 to × 40]**",
     ):
         assert sentence in report
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said", "brief"),
+    [
+        (
+            [[4, 2, 1], [4, 2, 1]],
+            "falls most after k = 1: 0.4 at k = 1, 0.2 at k = 2 (the drop point; the same in 100% of the bootstrap "
+            "resamplings). It is so in each of the 2 seeds.",
+            "k = 1 (0.4 → 0.2); so in 2 of 2 seeds",
+        ),
+        (
+            [[1, 3, 3, 1], [4, 2, 1, 1], [2, 1, 0, 0]],
+            "By itself, no seed has its largest fall there (seed 0: after k = 3, seed 1: after k = 1, seed 2: after k = 1)",
+            "k = 2 (0.2 → 0.1); so in no seed by itself",
+        ),
+        (
+            [[1, 2, 3], [1, 2, 3]],
+            "never falls from one k to the next. It is so in each of the 2 seeds.",
+            "none; so in 2 ",
+        ),
+        (
+            [[1, 3, 2], [3, 1, 3], [2, 2, 1]],
+            "never falls from one k to the next. By itself, every seed falls somewhere (seed 0: after k = 2, ",
+            "none; so in no seed by itself",
+        ),
+    ],
+)
+def test_a_drop_point_of_several_seeds(seeds: list[list[int]], said: str, brief: str) -> None:
+    """Of the medians over seeds, and in how many seeds it is so; where it is so in none, why."""
+    records = [
+        record
+        for seed, medians in enumerate(seeds)
+        for k, median in enumerate(medians, start=1)
+        for record in both_records(make_facts("transfer", "emnist", k, seed=seed), [median] * 9)
+    ]
+    report = text(records)
+    assert said in report
+    assert brief in report
 
 
 def test_text_from_records_is_literal() -> None:

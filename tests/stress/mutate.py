@@ -38,12 +38,12 @@ TESTS = {
     "store": ["test_store.py"],
     "checkpoints": ["test_checkpoints.py"],
     "attacks": ["test_attacks.py"],
-    "training": ["test_training.py"],
+    "training": ["training"],
     "estimation": ["test_estimation.py"],
     "descent": ["test_descent.py"],
     "transfer": ["test_transfer.py"],
 }
-"""The test files that are meant to catch what breaks in a module."""
+"""The test files, or folders of them, that are meant to catch what breaks in a module."""
 
 GOAL = 0.9
 

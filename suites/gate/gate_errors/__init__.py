@@ -1,0 +1,1 @@
+"""What ``error_rates.py`` reads, plants, counts and prints."""

@@ -1,0 +1,92 @@
+"""Runs of a study without their seeds, and what fails when one is held to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from robbench.baselines import Baseline, baseline_of
+from robbench.compare import Tolerances, compare
+from robbench.errors import RobbenchError
+from robbench.record import Record
+from robbench.report import read_bundle
+from robbench.spec import digest_of
+
+Failing = set[tuple[str, str]]
+"""What fails of a run: case and figure."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of one bundle; its records are named and specified as if their seed were 0."""
+
+    seed: int
+    records: Mapping[str, Record]
+
+    @property
+    def baselines(self) -> dict[str, Baseline]:
+        """The run as what another is held to."""
+        return {name: baseline_of(record) for name, record in self.records.items()}
+
+    @property
+    def cases(self) -> list[str]:
+        """Its models."""
+        return list(dict.fromkeys(record.case for record in self.records.values()))
+
+
+def read_runs(paths: Iterable[Path]) -> list[Run]:
+    """The runs of several bundles, one per bundle and seed.
+
+    Raises:
+        RobbenchError: a bundle cannot be read, or the runs share no stage.
+    """
+    runs = []
+    for path in paths:
+        records = [seedless(record) for record in read_bundle(path).records]
+        seeds = sorted({seed for seed, _ in records})
+        runs += [
+            Run(seed, {f"{record.suite}/{record.name}": record for at, record in records if at == seed})
+            for seed in seeds
+        ]
+    if not runs:
+        raise RobbenchError("error rates: expected bundles with records, got none")
+    if not set.intersection(*(set(run.records) for run in runs)):
+        raise RobbenchError("error rates: expected runs of one study, got bundles that have no stage in common")
+    return runs
+
+
+def seedless(record: Record) -> tuple[int, Record]:
+    """A record's seed, and the record as it would be named and specified with seed 0."""
+    seed = record.model.seed
+    spec = _without_seed(record.spec)
+    facts = msgspec.structs.replace(record.model, seed=0)
+    case = record.case.removesuffix(f"-seed{seed}") if seed else record.case
+    return seed, msgspec.structs.replace(record, case=case, spec=spec, digest=digest_of(spec), model=facts)
+
+
+def _without_seed(spec: Any) -> Any:
+    """A described spec in which every model's seed is 0; seeds of data and estimate stay."""
+    if not isinstance(spec, dict):
+        return spec
+    inner = {key: _without_seed(value) for key, value in spec.items()}
+    return inner | {"seed": 0} if spec.get("kind") == "Model" else inner
+
+
+def failing(records: Mapping[str, Record], baselines: Mapping[str, Baseline], tolerances: Tolerances) -> Failing:
+    """Case and figure of every verdict that fails, of the stages that both have."""
+    return {
+        (verdict.case, verdict.figure)
+        for name in records.keys() & baselines.keys()
+        for verdict in compare(records[name], baselines[name], tolerances)
+        if verdict.fails
+    }
+
+
+def pairs(runs: Sequence[Run], *, same_seed: bool) -> Iterator[tuple[Run, Run]]:
+    """Every ordered pair of runs, baseline first, of one seed or of two."""
+    return ((old, new) for old, new in permutations(runs, 2) if (old.seed == new.seed) == same_seed)

@@ -1,0 +1,197 @@
+"""Stages that are killed anywhere end as if they had not been."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from stages import ADVERSARY, ESTIMATE, FOOLING, RECIPE, comparable, source, write_images
+
+import robbench.estimation
+import robbench.pipeline
+from robbench.pipeline import run_estimate, run_training
+from robbench.spec import PGD, Dataset, Model
+
+
+class Killed(BaseException):
+    """The process was killed."""
+
+
+def killer(word, call):
+    """A ``show`` that kills at the given call about what begins with ``word``."""
+    calls = [0]
+
+    def show(what, done, total):
+        assert 0 <= done <= total
+        calls[0] += what.startswith(word)
+        if what.startswith(word) and calls[0] == call:
+            raise Killed
+
+    return show
+
+
+def run_killed(place, word, call, job):
+    """Run a job that is killed, resume it in a new session, and return both its workplaces and the record."""
+    first = place(show=killer(word, call))
+    with pytest.raises(Killed):
+        job(first)
+    second = place(resume=True)
+    return first, second, job(second)
+
+
+ADAM = replace(RECIPE, optimiser="adam", learning_rate=0.005, epochs=3)
+MOMENTUM = replace(RECIPE, attack=ADVERSARY, epochs=3)
+
+
+@pytest.mark.parametrize("call", [2, 5, 8, 9])
+@pytest.mark.parametrize("recipe", [ADAM, MOMENTUM], ids=["adam", "adversarial-sgd"])
+def test_a_training_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path, recipe, call):
+    """In any epoch of three, resumed from the last whole one: the same record and bit by bit the same weights."""
+    dataset = Dataset(name="near", augmentation="crop-flip", mean=(0.4,), std=(0.3,))
+    model = Model(architecture="own_networks:small", dataset=dataset, recipe=recipe, seed=3)
+
+    def job(workplace):
+        return run_training(model, workplace, suite="demo")
+
+    whole = place(folder=tmp_path / "other")
+    expected = job(whole)
+    first, second, record = run_killed(place, "training", call, job)
+    assert comparable(record) == comparable(expected)
+    one, other = (workplace.store.weights(model.digest) for workplace in (whole, second))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert first.store.load_checkpoint(model.digest) is None
+
+
+def test_a_resumed_training_takes_up_where_it_stopped(place):
+    """Killed in the third epoch, only the third is trained, and the seconds of the first two are counted on."""
+    model = source(epochs=3)
+    shown = []
+    first = place(show=killer("training", 8))
+    with pytest.raises(Killed):
+        run_training(model, first, suite="demo")
+    _, values = first.store.load_checkpoint(model.digest)
+    second = place(resume=True, show=lambda what, done, total: shown.append(done))
+    record = run_training(model, second, suite="demo")
+    assert [epoch.epoch for epoch in record.training.epochs] == [1, 2, 3]
+    assert min(shown) == 2.0
+    history = record.training.epochs
+    assert [epoch.seconds for epoch in history[:2]] == [epoch["seconds"] for epoch in values["history"]]
+    assert sum(epoch.seconds for epoch in history) == pytest.approx(record.seconds.training, abs=1e-4)
+
+
+def test_without_resuming_a_checkpoint_is_not_used(place):
+    """A new session that was not asked to resume begins at the first epoch."""
+    model, shown = source(epochs=3), []
+    with pytest.raises(Killed):
+        run_training(model, place(show=killer("training", 8)), suite="demo")
+    run_training(model, place(show=lambda what, done, total: shown.append(done)), suite="demo")
+    assert min(shown) == 0.0
+
+
+def test_a_checkpoint_of_other_images_is_not_used(place):
+    """After a dataset was overwritten, resuming starts over: the result is that of the new images alone."""
+    model, shown = source(epochs=3), []
+    first = place(show=killer("training", 8))
+    with pytest.raises(Killed):
+        run_training(model, first, suite="demo")
+    write_images(first.data, "near", seed=9)
+    run_training(model, place(resume=True, show=lambda what, done, total: shown.append(done)), suite="demo")
+    assert min(shown) == 0.0
+
+
+TESTED = replace(ESTIMATE, final_test=tuple(PGD(epsilon=e, steps=2, random_start=False) for e in (0.02, 0.1)))
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+@pytest.mark.parametrize(("word", "call"), [("p*", 2), ("p*", 4), ("p*", 22), ("final", 2), ("final", 4)])
+def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path, monkeypatch, search, word, call):
+    """With a checkpoint after every batch: the same p*, robust accuracies and numbers of passes, in both searches."""
+    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 4)
+    estimate = replace(TESTED, search=search)
+
+    def job(workplace):
+        return run_estimate(source(), estimate, workplace, suite="demo")
+
+    shown = []
+    expected = job(place(folder=tmp_path / "other", show=lambda what, *_: shown.append(what)))
+    call = min(call, sum(what.startswith(word) for what in shown))
+    first, _, record = run_killed(place, word, call, job)
+    assert comparable(record) == comparable(expected)
+    assert first.store.load_checkpoint(record.digest) is None
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+def test_kept_counterexamples_survive_a_kill(place, tmp_path, monkeypatch, search):
+    """They are part of the checkpoint: the resumed search has kept bit by bit what an uninterrupted one keeps."""
+    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
+    estimate = replace(FOOLING, search=search)
+
+    def job(workplace):
+        return run_estimate(source(), estimate, replace(workplace, keep_adversarials=True), suite="demo")
+
+    whole = place(folder=tmp_path / "other")
+    expected = job(whole)
+    _, second, record = run_killed(place, "p*", 3, job)
+    assert record.robustness.pstar == expected.robustness.pstar
+    kept = second.store.adversarials(record.digest)
+    assert len(kept) > 2
+    assert torch.equal(kept, whole.store.adversarials(record.digest))
+
+
+def test_a_checkpoint_without_counterexamples_is_not_enough_for_one_with(place, monkeypatch):
+    """The search begins anew, and says so; with the option gone again, what the checkpoint kept is gone on with."""
+    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
+    said = []
+    for keeps, text in (
+        (False, [f"{source().id}: p* is estimated from the start, its checkpoint kept no counterexamples"]),
+        (True, []),
+    ):
+        said.clear()
+        with pytest.raises(Killed):
+            run_estimate(source(), FOOLING, place(show=killer("p*", 3), keep_adversarials=keeps), suite="demo")
+        workplace = place(resume=True, keep_adversarials=not keeps, say=said.append)
+        record = run_estimate(source(), FOOLING, workplace, suite="demo")
+        kept = workplace.store.adversarials(record.digest)
+        assert len(kept) == sum(0 <= p < len(record.robustness.grid) for p in record.robustness.pstar) > 2
+        assert said == text
+        assert kept.flatten(1).amax(1).all()
+
+
+def test_a_resumed_search_keeps_its_batch(place, monkeypatch):
+    """Where more memory is free than before the kill, the search goes on with as many images as before: other numbers round otherwise."""
+    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 4)
+    with pytest.raises(Killed):
+        run_estimate(source(), ESTIMATE, place(show=killer("p*", 3)), suite="demo")
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 256)
+    sizes, probe = [], robbench.estimation._probe
+
+    def spy(model, images, labels, radii, attack, state, batch, loop):
+        sizes.append(len(batch))
+        probe(model, images, labels, radii, attack, state, batch, loop)
+
+    monkeypatch.setattr(robbench.estimation, "_probe", spy)
+    run_estimate(source(), ESTIMATE, place(resume=True), suite="demo")
+    assert max(sizes) == 4
+
+
+def test_a_resumed_estimate_counts_the_seconds_before_it(place, monkeypatch):
+    """What the killed search had measured is in its checkpoint, and in the record of the resumed one."""
+    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
+    first = place(show=killer("p*", 3))
+    with pytest.raises(Killed):
+        run_estimate(source(), ESTIMATE, first, suite="demo")
+    digest = source().estimate_digest(ESTIMATE)
+    tensors, values = first.store.load_checkpoint(digest)
+    assert values["seconds"]["estimation"] > 0
+    first.store.save_checkpoint(
+        digest, tensors, values | {"seconds": values["seconds"] | {"estimation": 1000.0}, "notes": ["memory ran out"]}
+    )
+    record = run_estimate(source(), ESTIMATE, place(resume=True), suite="demo")
+    assert 1000 < record.seconds.estimation < 1010
+    assert record.notes == ["memory ran out"]

@@ -1,0 +1,221 @@
+"""What a study declares: data, grids, models and their names, and how the quick scale shrinks them."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, SOURCE, STANDARD, TARGET, make_study
+
+from robbench import recipes
+from robbench.errors import RobbenchError
+from robbench.recipes import with_protocol
+from robbench.spec import (
+    PGD,
+    Audit,
+    Checkpoint,
+    Dataset,
+    EpsilonGrid,
+    Model,
+    Quick,
+    Transfer,
+    Transfers,
+)
+
+
+def test_a_known_dataset_brings_its_statistics():
+    """A dataset of one's own brings none, and own statistics win."""
+    cifar = Dataset(name="cifar10")
+    assert (cifar.augmentation, cifar.mean, cifar.std) == (
+        "crop-flip",
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+    )
+    own = Dataset(name="mine")
+    assert (own.augmentation, own.mean, own.std) == ("none", None, None)
+    changed = Dataset(name="cifar10", augmentation="none", mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert (changed.augmentation, changed.mean, changed.std) == ("none", (0.5,) * 3, (0.25,) * 3)
+
+
+def test_the_studys_grids():
+    """161 radii up to 0.8 for MNIST, 110 up to 0.109 (below 28/256) for CIFAR, each the float that its decimal is."""
+    mnist, cifar = recipes.MNIST_ESTIMATE.grid.values, recipes.CIFAR_ESTIMATE.grid.values
+    assert mnist == tuple(float(f"{5 * i / 1000:.3f}") for i in range(161))
+    assert cifar == tuple(float(f"{i / 1000:.3f}") for i in range(110))
+    assert (mnist[0], mnist[-1], cifar[0], cifar[-1]) == (0.0, 0.8, 0.0, 0.109)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 100), st.sampled_from([10, 100, 1000, 10_000]))
+def test_a_grid_has_a_radius_for_every_whole_step(count, units, scale):
+    """From 0 to the last multiple of the step that is no larger than ``stop``, without dust of floating point."""
+    step, stop = units / scale, count * units / scale
+    values = EpsilonGrid(stop=stop, step=step).values
+    assert values == tuple(float(f"{i * units / scale:.4f}") for i in range(count + 1))
+    assert EpsilonGrid(stop=stop + 0.6 * step, step=step).values == values
+
+
+def test_ids_say_what_a_model_is():
+    """Only what differs from the usual is spelled out."""
+
+    def transferred(k, recipe=STANDARD, source=None, **options):
+        source = source or replace(SOURCE, architecture="resnet34", dataset=Dataset(name="cifar10"))
+        return Model(
+            architecture="resnet34",
+            dataset=Dataset(name="cifar100"),
+            recipe=recipe,
+            transfer=Transfer(k=k, **options),
+            source=source,
+        ).id
+
+    standard = Model(architecture="resnet34", dataset=Dataset(name="cifar10"), recipe=STANDARD)
+    assert SOURCE.id == str(SOURCE) == "cnn7-mnist-pgd"
+    assert replace(SOURCE, recipe=STANDARD).id == "cnn7-mnist-standard"
+    assert replace(SOURCE, seed=1).id == "cnn7-mnist-pgd-seed1"
+    assert replace(TARGET, recipe=STANDARD).id == "cnn7-emnist-TL3"
+    assert TARGET.id == "cnn7-emnist-TL3-adversarial"
+    assert transferred(2, head="mlp3") == "resnet34-cifar100-TL2-mlp3"
+    assert transferred(2, kept="finetuned") == "resnet34-cifar100-TL2-finetuned"
+    assert transferred(2, source=standard) == "resnet34-cifar100-TL2-from-standard"
+    assert (
+        transferred(7, RECIPE, standard, head="mlp1", kept="finetuned")
+        == "resnet34-cifar100-TL7-adversarial-mlp1-finetuned-from-standard"
+    )
+    checkpoint = Model(architecture="cnn7", dataset=MNIST, checkpoint=Checkpoint(path="w.safetensors"))
+    assert checkpoint.id == "cnn7-mnist-checkpoint"
+    own = Model(architecture="timm:hf_hub/vit", dataset=MNIST, recipe=STANDARD)
+    assert own.id == "hf_hub_vit-mnist-standard"
+    assert replace(own, architecture="my.nets:tiny").id == "my.nets.tiny-mnist-standard"
+
+
+def test_models_come_after_what_they_are_transferred_from():
+    """Every architecture and seed: two from scratch on each dataset, then its transfers; ids are unique."""
+    study = make_study(
+        architectures=("cnn3", "cnn7"),
+        transfers=(Transfers(recipe=STANDARD), Transfers(recipe=RECIPE, architectures=("cnn7",), k=(2, 5))),
+        seeds=(0, 3),
+    )
+    models = study.models()
+    ids = [model.id for model in models]
+    assert ids[:7] == [
+        "cnn3-mnist-standard",
+        "cnn3-emnist-standard",
+        "cnn3-mnist-pgd",
+        "cnn3-emnist-pgd",
+        "cnn3-emnist-TL1",
+        "cnn3-emnist-TL2",
+        "cnn3-emnist-TL3",
+    ]
+    assert len(ids) == len(set(ids)) == 2 * (4 + 3 + 4 + 7 + 2)
+    assert sum(name.endswith("-seed3") for name in ids) == len(ids) // 2
+    for place, model in enumerate(models):
+        if model.source is not None:
+            assert model.source in models[:place]
+            assert (model.source.seed, model.source.method) == (model.seed, "pgd")
+
+
+def test_a_recipe_may_differ_by_architecture():
+    """And a transfer may start from the conventionally trained model."""
+    other = replace(STANDARD, epochs=9)
+    study = make_study(
+        architectures=("cnn3", "cnn4"),
+        standard={"cnn3": STANDARD, "cnn4": other},
+        transfers=(Transfers(recipe={"cnn3": STANDARD, "cnn4": other}, k=(1,), source="standard"),),
+    )
+    epochs = {model.id: model.recipe.epochs for model in study.models()}
+    assert epochs["cnn3-mnist-standard"] == epochs["cnn3-emnist-TL1-from-standard"] == 3
+    assert epochs["cnn4-mnist-standard"] == epochs["cnn4-emnist-TL1-from-standard"] == 9
+
+
+def test_tl2_of_a_resnet_is_left_out_with_a_note():
+    """Its avg_pool has no parameters; the thesis protocol trains it all the same and has no note."""
+    study = make_study(source="cifar10", target="cifar100", architectures=("resnet18",))
+    assert [model.transfer.k for model in study.models() if model.transfer] == [1, 3, 4, 5, 6, 7]
+    assert study.notes() == (
+        "resnet18: block 'avg_pool' has no parameters, so TL#2 is TL#1 over again and is not trained twice",
+    )
+    thesis = with_protocol(study, "thesis")
+    assert [model.transfer.k for model in thesis.models() if model.transfer] == [1, 2, 3, 4, 5, 6, 7]
+    assert thesis.notes() == make_study().notes() == ()
+
+
+def test_a_timm_network_needs_its_k_spelled_out():
+    """Only the built network knows its blocks; the message names the command that prints them."""
+    with pytest.raises(
+        RobbenchError, match=r"transfers of 'timm:resnet26': expected k=\(1, 2, …\).*robbench list timm"
+    ):
+        make_study(architectures=("timm:resnet26",))
+    study = make_study(architectures=("timm:resnet26",), transfers=(Transfers(recipe=STANDARD, k=(2, 1)),))
+    assert [model.id for model in study.models()][-2:] == ["resnet26-emnist-TL2", "resnet26-emnist-TL1"]
+
+
+def test_a_model_declared_twice_is_refused():
+    """By its id, since that names its files."""
+    with pytest.raises(RobbenchError) as caught:
+        make_study(transfers=(Transfers(recipe=STANDARD, k=(1, 2)), Transfers(recipe=STANDARD, k=(2,))))
+    assert str(caught.value) == "study 'demo': expected every model declared once, got 'cnn7-emnist-TL2'"
+
+
+def test_a_checkpoint_takes_the_place_of_the_source_model(tmp_path):
+    """Transfers start from it, and its bytes are part of their digest, wherever the file lies."""
+    for name, data in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / f"{name}.safetensors").write_bytes(data)
+
+    def last(name):
+        checkpoint = Checkpoint(path=tmp_path / f"{name}.safetensors")
+        study = make_study(source_checkpoint=checkpoint, transfers=(Transfers(recipe=STANDARD, k=(1,)),))
+        assert [model.id for model in study.models()] == [
+            "cnn7-mnist-standard",
+            "cnn7-emnist-standard",
+            "cnn7-mnist-checkpoint",
+            "cnn7-emnist-pgd",
+            "cnn7-emnist-TL1",
+        ]
+        assert checkpoint.sha256 == hashlib.sha256((tmp_path / f"{name}.safetensors").read_bytes()).hexdigest()
+        return study.models()[-1]
+
+    assert last("a").source.method == "checkpoint"
+    assert last("a").digest == last("b").digest != last("c").digest
+
+
+def test_quick_shrinks_sizes_and_nothing_else():
+    """Fewer images, epochs, steps; radius, grid, optimiser and models stay."""
+    study = make_study(
+        source=Dataset(name="mnist", train=100),
+        adversarial=replace(
+            RECIPE, batch_size=256, epochs=30, ramp_epochs=3, validation_attack=PGD(epsilon=0.2, steps=9)
+        ),
+        quick=Quick(train=128, test=32, epochs=1, attack_steps=3, images=16),
+    )
+    small = study.shrunk()
+    assert [model.id for model in small.models()] == [model.id for model in study.models()]
+    assert (small.name, small.source.train, small.source.test) == ("demo-quick", 100, 32)
+    assert (small.target.train, small.target.test) == (128, 32)
+    assert (small.estimate.images, small.estimate.attack.steps, small.estimate.grid) == (16, 2, study.estimate.grid)
+    assert small.standard == replace(STANDARD, epochs=1)
+    assert small.adversarial == replace(
+        RECIPE,
+        batch_size=32,
+        epochs=1,
+        ramp_epochs=0.5,
+        attack=PGD(epsilon=0.2, steps=3),
+        validation_attack=PGD(epsilon=0.2, steps=3),
+    )
+    assert {model.digest for model in small.models()}.isdisjoint({model.digest for model in study.models()})
+
+
+def test_quick_asks_square_little():
+    """A dozen queries at most, where it is asked at all."""
+    for queries, quick in ((0, 0), (5_000, 12)):
+        study = make_study(estimate=replace(ESTIMATE, audit=Audit(square_queries=queries)))
+        assert study.shrunk().estimate.audit == Audit(square_queries=quick)
+    assert make_study(estimate=replace(ESTIMATE, audit=None)).shrunk().estimate.audit is None
+
+
+def test_quick_shrinks_the_final_test():
+    """No attack takes more steps than the quick scale's, and none comes twice."""
+    study = make_study(estimate=replace(ESTIMATE, final_test=FINAL_TEST), quick=Quick(attack_steps=2))
+    assert study.shrunk().estimate.final_test == (FINAL_TEST[0], replace(FINAL_TEST[1], steps=2, step_size=None))
+    once = replace(study, quick=Quick(attack_steps=1))
+    assert once.shrunk().estimate.final_test == FINAL_TEST[:1]

@@ -1,0 +1,101 @@
+"""When training stops early, and which epoch is kept."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loops import network, recipe, run
+
+from robbench.record import Counts, Epoch
+from robbench.spec import EarlyStopping
+from robbench.training import kept_epoch, stops, watched
+
+
+def history_of(clean, robust=None, total=100):
+    """A history of so many right validation images per epoch."""
+    return [
+        Epoch(
+            epoch=number,
+            loss=1.0,
+            learning_rate=0.1,
+            train=Counts(correct=1, total=2),
+            validation=Counts(correct=right, total=total),
+            robust=None if robust is None else Counts(correct=robust[number - 1], total=total),
+            seconds=1.0,
+            validation_seconds=1.0,
+        )
+        for number, right in enumerate(clean, start=1)
+    ]
+
+
+def first_stop(spec, history):
+    """The first epoch after which training stops, or None."""
+    return next((n for n in range(len(history) + 1) if stops(spec, history[:n])), None)
+
+
+@pytest.mark.parametrize(
+    ("clean", "robust", "patience", "window", "stop"),
+    [
+        ([10, 20, 20, 20, 30], None, 2, 1, 4),  # a tie is no improvement
+        ([10, 20, 19, 21, 20, 20], None, 2, 1, 6),
+        ([50, 40, 41, 42], None, 3, 1, 4),
+        ([50, 40, 41], None, 3, 1, None),
+        ([10, 20, 30, 40], None, 1, 1, None),
+        ([90, 80, 70, 60, 50], [1, 2, 3, 4, 5], 1, 1, None),  # robust accuracy counts, not clean
+        ([1, 2, 3, 4, 5], [9, 8, 7, 6, 5], 2, 1, 3),
+        ([9, 9, 9, 9, 9], [50, 40, 30, 20, 10], 2, 3, 5),  # averages 40, 30, 20
+        ([9, 9, 9, 9, 9], [10, 20, 30, 30, 0], 2, 3, None),  # averages 20, 26.7, 20
+        ([9] * 4, [30, 0, 10, 20], 2, 2, 4),  # averages 15, 5, 15, although 0.1 + 0.2 > 0.3 + 0.0 in floats
+    ],
+)
+def test_training_stops_when_the_watched_figure_no_longer_improves(clean, robust, patience, window, stop):
+    """Patience counts epochs since the best moving average, from the first full window on; ties do not improve."""
+    spec = recipe(early_stopping=EarlyStopping(patience=patience, window=window))
+    assert first_stop(spec, history_of(clean, robust)) == stop
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 7), max_size=25), st.integers(1, 5), st.integers(1, 6), st.booleans())
+def test_early_stopping_is_that_of_a_running_counter(figures, patience, window, robust):
+    """An epoch-by-epoch counter, in whole numbers, stops after the same epoch."""
+    best, waited, expected = -1, 0, None
+    for end in range(window, len(figures) + 1):
+        value = sum(figures[end - window : end])
+        best, waited = (value, 0) if value > best else (best, waited + 1)
+        if waited == patience:
+            expected = end
+            break
+    spec = recipe(early_stopping=EarlyStopping(patience=patience, window=window))
+    history = history_of([3] * len(figures), figures, total=7) if robust else history_of(figures, total=7)
+    assert first_stop(spec, history) == expected
+    assert len(watched(spec, history, spec.early_stopping)) == max(0, len(figures) - window + 1)
+
+
+def test_without_a_rule_training_never_stops_early():
+    """A hundred epochs of no progress are trained to the end."""
+    assert first_stop(recipe(), history_of([5] * 100)) is None
+
+
+@pytest.mark.parametrize(
+    ("criterion", "kept"), [("robust", 3), ("clean", 2), ("last", 5)], ids=["robust", "clean", "last"]
+)
+def test_the_kept_epoch_is_the_first_best_by_its_criterion(criterion, kept):
+    """Of equals the first is kept; without an attack, the robust criterion looks at clean accuracy."""
+    history = history_of([10, 40, 20, 40, 30], [5, 7, 9, 9, 8])
+    assert kept_epoch(recipe(checkpoint=criterion), history) == kept
+    conventional = history_of([10, 40, 20, 40, 30])
+    assert kept_epoch(recipe(checkpoint="robust"), conventional) == 2
+
+
+def test_early_stopping_ends_the_loop_and_a_stopped_run_stays_stopped():
+    """A rate of almost nothing stops after 1 + patience epochs; resumed, not one update more is made."""
+    spec = recipe(learning_rate=1e-12, epochs=50, statistics="running", early_stopping=EarlyStopping(patience=3))
+    progress = run(network(), spec)
+    assert len(progress.history) == 4
+    updates = []
+    again = run(network(), spec, progress=copy.deepcopy(progress), on_update=lambda *numbers: updates.append(numbers))
+    assert updates == []
+    assert again.history == progress.history
