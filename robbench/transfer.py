@@ -104,8 +104,6 @@ def _copy_values(block: Block, new: Block) -> None:
 def _outside(module: nn.Module, inside: set[nn.Module]) -> Iterator[nn.Module]:
     """The largest modules under ``module`` that share nothing with ``inside``."""
     for child in module.children():
-        if child in inside:
-            continue
         if inside.isdisjoint(child.modules()):
             yield child
         else:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+SHAPE = (1, 6, 6)
+"""Of the images of :func:`problem`."""
 
 
 def linear(weight, bias=0.0):
@@ -53,7 +57,7 @@ class Cramped(nn.Module):
 
 
 class Counting(nn.Module):
-    """Counts the images that pass forward and backward, and the largest batch."""
+    """Counts the images that pass forward and backward, and the largest batch; an empty one is an error."""
 
     def __init__(self, model):
         super().__init__()
@@ -62,6 +66,7 @@ class Counting(nn.Module):
 
     def forward(self, images):
         """Logits of the model inside."""
+        assert len(images) > 0
         self.forwards += len(images)
         self.largest = max(self.largest, len(images))
         logits = self.model(images)
@@ -71,3 +76,27 @@ class Counting(nn.Module):
 
     def _count(self, gradient):
         self.backwards += len(gradient)
+
+
+def problem(count, seed=0):
+    """Noisy images of three patterns, uint8, and their labels: a task that a small network does not solve perfectly."""
+    generator = torch.Generator().manual_seed(seed)
+    patterns = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(99))
+    labels = torch.randint(3, (count,), generator=generator)
+    noise = torch.rand(count, *SHAPE, generator=generator)
+    return ((0.3 * patterns[labels] + 0.7 * noise) * 255).to(torch.uint8), labels
+
+
+def on_patterns():
+    """A convolutional network with ReLU, max-pooling and dropout, trained on them for a moment; float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3)
+        model = nn.Sequential(*layers, nn.Linear(54, 3)).double()
+        images, labels = problem(512, seed=1)
+        optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+        for _ in range(60):
+            optimiser.zero_grad()
+            F.cross_entropy(model(images.double() / 255), labels).backward()
+            optimiser.step()
+    return model

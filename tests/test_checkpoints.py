@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import is_dataclass
 
 import pytest
 import torch
 from factories import make_facts, training_record
+from networks import Counting, linear_case
 
 from robbench.checkpoints import load_search, load_training, save_search, save_training
-from robbench.estimation import Search
+from robbench.descent import Descent, Slots
+from robbench.errors import RobbenchError
+from robbench.estimation import Search, estimate_pstar
 from robbench.final_test import FinalTest
 from robbench.record import Counts, Epoch, Seconds
+from robbench.spec import PGD, EpsilonGrid
 from robbench.store import Store
 from robbench.training import Progress
 
@@ -48,27 +53,39 @@ def progress():
         optimiser={"0.weight": torch.tensor([0.5]), "0.step": torch.tensor(9.0)},
         forward=11,
         backward=22,
+        notes=["out of memory: smaller batches"],
     )
 
 
-def search():
+def search(**changes):
     """Three images: one undecided, one settled, one misclassified."""
     first, last, pstar = torch.tensor([[2, 3, 0], [5, 2, -1], [6, 3, -1]])
-    return Search(
-        first=first, last=last, pstar=pstar, forward=33, backward=44, notes=["out of memory: smaller batches"]
+    notes = ["out of memory: smaller batches"]
+    return Search(first=first, last=last, pstar=pstar, forward=33, backward=44, notes=notes, **changes)
+
+
+def slots():
+    """Two rows under attack, the second of them free; no two fields are alike."""
+    images = torch.arange(24.0).reshape(3, 2, 1, 2, 2) / 24
+    best, age, labels, index = torch.tensor([[6, 4], [3, 0], [1, 2], [0, -1]])
+    return Slots(
+        adversarial=images[0],
+        best_image=images[1],
+        best=best,
+        age=age,
+        originals=images[2],
+        labels=labels,
+        index=index,
     )
 
 
 def plain(state):
     """A state as plain values, tensors with their dtype."""
-    return {
-        name: {key: (tensor.dtype, tensor.tolist()) for key, tensor in value.items()}
-        if isinstance(value, dict)
-        else (value.dtype, value.tolist())
-        if isinstance(value, torch.Tensor)
-        else value
-        for name, value in vars(state).items()
-    }
+    if isinstance(state, torch.Tensor):
+        return state.dtype, state.tolist()
+    if isinstance(state, dict):
+        return {key: plain(value) for key, value in state.items()}
+    return plain(vars(state)) if is_dataclass(state) else state
 
 
 def test_a_training_run_comes_back_as_it_was(store):
@@ -91,14 +108,70 @@ def test_best_weights_that_are_the_last_are_kept_once(store):
     assert plain(load_training(store, DIGEST, inputs="these")[0]) == plain(state)
 
 
-def test_a_search_comes_back_as_it_was(store):
-    """Brackets, p*, passes, notes and seconds, and how far the final test is."""
-    save_search(store, DIGEST, search(), inputs="these", seconds=SECONDS, testing=FinalTest(fooled=[3, 1], start=8))
-    loaded, testing, seconds = load_search(store, DIGEST, inputs="these")
-    assert testing == FinalTest(fooled=[3, 1], start=8)
-    assert plain(loaded) == plain(search())
+@pytest.mark.parametrize(
+    "state",
+    [
+        search(),
+        search(size=64),
+        search(adversarials=torch.rand(3, 1, 2, 2)),
+        search(descent=Descent(waiting=torch.tensor([2, 0]))),
+        search(descent=Descent(waiting=torch.tensor([2]), slots=slots())),
+    ],
+    ids=["reference", "size", "counterexamples", "waiting", "descending"],
+)
+def test_a_search_comes_back_as_it_was(store, state):
+    """Brackets, p*, passes, notes, counterexamples, what a descent has in hand, seconds, and how far the final test is."""
+    expected, testing = plain(state), FinalTest(fooled=[3, 1], start=8)
+    save_search(store, DIGEST, state, inputs="these", seconds=SECONDS, testing=testing)
+    loaded, *others = load_search(store, DIGEST, inputs="these")
+    assert plain(loaded) == expected
+    assert others == [testing, SECONDS]
     assert loaded.undecided.tolist() == [0]
-    assert seconds == SECONDS
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.9])
+@pytest.mark.parametrize("search", ["fast", "reference"])
+def test_an_interrupted_search_goes_on_from_its_checkpoint(store, search, share):
+    """In a descent, or after it, with images that wait and some that are never fooled: the same end, and no pass twice."""
+    model, images, labels, exact = linear_case(1)
+    grid, attack = EpsilonGrid(stop=float(exact.median()), step=0.002).values, PGD(steps=3, random_start=False)
+    states = []
+    whole = estimate_pstar(
+        model,
+        images,
+        labels,
+        grid,
+        attack,
+        search=search,
+        batch_size=4,
+        keep_adversarials=True,
+        on_progress=lambda state: states.append(copy.deepcopy(state)),
+    )
+    assert 2 < whole.pstar.tolist().count(len(grid)) < 10
+    save_search(store, DIGEST, states[int(share * len(states))], inputs="these", seconds=SECONDS)
+    state, testing, _ = load_search(store, DIGEST, inputs="these")
+    assert testing == FinalTest()
+    counting, before = Counting(model), (state.forward, state.backward)
+    resumed = estimate_pstar(counting, images, labels, grid, attack, search=search, batch_size=4, state=state)
+    assert plain(resumed) == plain(whole)
+    assert (counting.forwards, counting.backwards) == (whole.forward - before[0], whole.backward - before[1])
+
+
+def without(found, *names):
+    """What a checkpoint holds, tensors and values, without some of the values."""
+    tensors, values = found
+    return tensors, {name: value for name, value in values.items() if name not in names}
+
+
+def test_what_older_checkpoints_lack_is_as_at_the_start(store):
+    """A training run has no notes; a search no size, which then is what memory allows, and no image was tested."""
+    save_training(store, DIGEST, progress(), inputs="these", seconds=SECONDS)
+    store.save_checkpoint(DIGEST, *without(store.load_checkpoint(DIGEST), "notes"))
+    assert load_training(store, DIGEST, inputs="these")[0].notes == []
+    save_search(store, DIGEST, search(size=64), inputs="these", seconds=SECONDS, testing=FinalTest([3], 8))
+    store.save_checkpoint(DIGEST, *without(store.load_checkpoint(DIGEST), "size", "testing"))
+    loaded, testing, _ = load_search(store, DIGEST, inputs="these")
+    assert (loaded.size, testing) == (0, FinalTest())
 
 
 @pytest.mark.parametrize(
@@ -113,3 +186,57 @@ def test_a_checkpoint_is_of_its_digest_and_images_only(store, save, load, state)
     assert load(store, "0c" * 32, inputs="these") is None
     store.finish(training_record(make_facts(), digest=DIGEST), {})
     assert load(store, DIGEST, inputs="these") is None
+
+
+NOTHING = {"history": [], "forward": 0, "backward": 0, "seconds": {}, "notes": []}
+
+
+@pytest.mark.parametrize(
+    ("change", "tensors"),
+    [
+        ({"history": [{"epoch": "one"}]}, {}),
+        ({"history": 7}, {}),
+        ({"seconds": {"training": -1.0}}, {}),
+        ({"seconds": None}, {}),
+        ({}, {"other/a": torch.ones(1)}),
+    ],
+)
+def test_a_training_run_that_is_not_whole_is_refused(store, change, tensors):
+    """Its checksum is right, its content is not: another program wrote it."""
+    store.save_checkpoint(DIGEST, {}, NOTHING | {"inputs": "these"})
+    assert load_training(store, DIGEST, inputs="these") is not None
+    store.save_checkpoint(DIGEST, tensors, NOTHING | {"inputs": "these"} | change)
+    with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
+        load_training(store, DIGEST, inputs="these")
+
+
+@pytest.mark.parametrize("name", ["first", "last", "pstar"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor[:2].clone(), "ValueError: expected one bracket per image"),
+        (lambda tensor: tensor.double(), "ValueError: expected one bracket per image"),
+        (None, "KeyError"),
+    ],
+    ids=["shorter", "fractions", "none"],
+)
+def test_a_search_without_a_bracket_for_every_image_is_refused(store, name, change, message):
+    """Brackets of fewer images, of other numbers than places in a grid, or none."""
+    save_search(store, DIGEST, search(), inputs="these", seconds=SECONDS)
+    tensors, values = store.load_checkpoint(DIGEST)
+    changed = {name: change(tensors.pop(name))} if change else {}
+    tensors.pop(name, None)
+    store.save_checkpoint(DIGEST, tensors | changed, values)
+    with pytest.raises(RobbenchError, match=rf"checkpoint\.safetensors is damaged \({message}"):
+        load_search(store, DIGEST, inputs="these")
+
+
+def test_half_a_descent_is_refused(store):
+    """Without one of the tensors of its images under attack it cannot go on."""
+    state = search(descent=Descent(waiting=torch.tensor([2]), slots=slots()))
+    save_search(store, DIGEST, state, inputs="these", seconds=SECONDS)
+    tensors, values = store.load_checkpoint(DIGEST)
+    del tensors["slots/age"]
+    store.save_checkpoint(DIGEST, tensors, values)
+    with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged \(TypeError"):
+        load_search(store, DIGEST, inputs="these")

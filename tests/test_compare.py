@@ -3,7 +3,6 @@
 import math
 
 import msgspec
-import numpy as np
 import pytest
 from factories import ENVIRONMENT, make_facts, robustness_record, training_record
 from hypothesis import given, settings
@@ -12,13 +11,10 @@ from hypothesis import strategies as st
 from robbench.baselines import baseline_of
 from robbench.compare import (
     MARKS,
-    RESAMPLES,
     Tolerances,
     Verdict,
-    bootstrap_medians,
     compare,
-    median_change_interval,
-    median_of_counts,
+    plain_verdict,
     show_pstar,
 )
 from robbench.errors import RobbenchError
@@ -112,6 +108,8 @@ def test_a_censored_median_is_said_in_words():
     verdict = verdicts(robust([CENSORED] * 50), robust([10] * 50))["median p*"]
     assert verdict.message.startswith("median p* beyond the grid → 0.1 (99 %")
     assert (verdict.baseline, verdict.current) == (None, 0.1)
+    same = verdicts(robust([CENSORED] * 50), robust([CENSORED] * 50))["median p*"]
+    assert same.message.startswith("median p* beyond the grid → beyond the grid, +0% (99 %")
     none = verdicts(robust([10] * 50), robust([WRONG] * 50))["median p*"]
     assert none.message == "median p* 0.1 → none: no image is classified correctly"
     assert [show_pstar(value) for value in (None, math.inf, 0.12345678)] == ["none", "beyond the grid", "0.1235"]
@@ -153,6 +151,13 @@ def test_a_baseline_without_a_figure_cannot_hold_it():
     bare = msgspec.structs.replace(baseline_of(trained), accuracy=None, seconds={})
     (verdict,) = compare(trained, bare, Tolerances())
     assert verdict.message == "seconds not comparable: no baseline on cpu-2core (there is: none)"
+
+
+def test_a_baseline_of_a_training_stage_cannot_hold_a_median():
+    """A file in another's place: it fails, and no accuracy is compared where there is none."""
+    bare = msgspec.structs.replace(baseline_of(training_record(FACTS)), accuracy=None)
+    found = compare(robust([20] * 50), bare, Tolerances())
+    assert [(verdict.figure, verdict.fails) for verdict in found] == [("median p*", True), ("seconds", False)]
 
 
 def test_other_images_are_not_comparable_and_fail():
@@ -332,6 +337,27 @@ def test_only_losses_fail_and_verdicts_are_plain_json(old, new):
         assert "nan" not in verdict.message
 
 
+def test_a_verdict_without_figures_names_its_stage():
+    """By its case, which may have dots, and the last of them."""
+    verdict = plain_verdict("demo", "timm:x.y-mnist-pgd.training", "missing", "no baseline")
+    assert verdict == Verdict(
+        suite="demo",
+        case="timm:x.y-mnist-pgd",
+        stage="training",
+        figure="result",
+        mark="missing",
+        message="no baseline",
+    )
+    assert verdict.fails
+
+
+@pytest.mark.parametrize(("mark", "stage"), [("?", "training"), ("=", "testing")])
+def test_no_verdict_has_an_unknown_mark_or_stage(mark, stage):
+    """A worker's or a file's that does is not read."""
+    with pytest.raises(ValueError, match=rf"expected a mark of a stage, got '\{mark}' of '{stage}'"):
+        Verdict(suite="demo", case="case", stage=stage, figure="seconds", mark=mark, message="")
+
+
 @pytest.mark.parametrize(
     ("given_", "message"),
     [
@@ -363,68 +389,3 @@ def test_the_least_tolerances():
     least = {"pstar": 0, "accuracy": 0.0, "seconds": 1.0, "seconds_floor": 0}
     assert Tolerances.of(least) == Tolerances(**least)
     assert Tolerances.of({"seconds": math.inf}).seconds == math.inf
-
-
-# --- bootstrap --------------------------------------------------------------------------------------------------------
-
-
-def drawn(images, seed):
-    """Counts of a plausible distribution with a censored tail."""
-    places = np.random.default_rng(seed).normal(20, 12, images).round().clip(0, CENSORED).astype(int)
-    return np.bincount(places, minlength=CENSORED + 1)
-
-
-@pytest.mark.parametrize(
-    "counts", [drawn(301, 0), drawn(40, 1), drawn(7, 2), np.array([3, 0, 5]), np.array([0, 4, 4, 1])]
-)
-def test_the_bootstrap_is_the_plain_one(counts):
-    """Medians of multinomial counts and of images drawn one by one have the same distribution (Kolmogorov–Smirnov)."""
-    images = np.repeat(np.arange(len(counts)), counts)
-    generator = np.random.default_rng(7)
-    plain = np.median(generator.choice(images, size=(RESAMPLES, len(images))), axis=1)
-    ours = bootstrap_medians(counts, seed=3)
-    assert ours.shape == (RESAMPLES,)
-    values = np.unique(np.concatenate([plain, ours]))
-    distance = max(abs(np.mean(plain <= value) - np.mean(ours <= value)) for value in values)
-    assert distance < 1.95 * math.sqrt(2 / RESAMPLES)  # passed by 999 of 1,000 pairs of samples from one distribution
-    assert set(ours) <= set(np.arange(0, len(counts), 0.5))
-
-
-def test_a_certain_distribution_has_certain_medians():
-    """All images alike, also where all are censored."""
-    for place in (0, 2, 3):
-        counts = np.zeros(4, dtype=np.int64)
-        counts[place] = 9
-        assert set(bootstrap_medians(counts)) == {place}
-    assert median_change_interval(np.array([0, 5, 0, 0]), np.array([0, 0, 0, 5])) == (2.0, 2.0)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(0, 5), min_size=2, max_size=8).filter(any))
-def test_the_median_of_counts_is_that_of_the_images(counts):
-    """The last count is that of the censored."""
-    grid = [i / 10 for i in range(len(counts) - 1)]
-    values = sorted(value for value, count in zip([*grid, math.inf], counts, strict=True) for _ in range(count))
-    low, high = values[(len(values) - 1) // 2], values[len(values) // 2]
-    assert median_of_counts(np.array(counts), grid) == pytest.approx(high if low == high else (low + high) / 2)
-    assert median_of_counts(np.zeros(len(counts), dtype=np.int64), grid) is None
-
-
-def test_the_interval_has_99_percent_and_as_much_on_either_side():
-    """Half a percent of the resampled changes lie below it, and half a percent above; the same every time."""
-    generator = np.random.default_rng(0)
-    old, new = (np.bincount(generator.integers(0, 5000, 400), minlength=5000) for _ in range(2))
-    low, high = median_change_interval(old, new)
-    changes = bootstrap_medians(new, seed=11) - bootstrap_medians(old, seed=12)
-    assert np.mean(changes < low) == pytest.approx(0.005, abs=0.004)
-    assert np.mean(changes > high) == pytest.approx(0.005, abs=0.004)
-    assert median_change_interval(old, new) == (low, high)
-
-
-def test_the_interval_is_centred_and_narrows_with_images():
-    """Around the true change of four steps; a hundred times the images make it a fraction as wide."""
-    few, many = (
-        median_change_interval(np.bincount(around(20, n)), np.bincount(around(24, n), minlength=30)) for n in (44, 4400)
-    )
-    assert few[0] < many[0] <= 4 <= many[1] < few[1]
-    assert many[1] - many[0] <= 1

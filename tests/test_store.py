@@ -1,8 +1,7 @@
-"""The store: what was written comes back, a stage counts only when finished, and damage names its file."""
+"""The store: what was written comes back, a stage counts only when finished, and nobody else touches a locked one."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import subprocess
@@ -10,44 +9,21 @@ import sys
 import threading
 
 import pytest
-import safetensors.torch
 import torch
 from factories import make_facts, robustness_record, training_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from stored import DIGEST, OTHER, files, record, tensors
 
+import robbench.store
 from robbench.errors import RobbenchError
 from robbench.store import Store
-
-DIGEST = "ab" * 32
-OTHER = "0c" * 32
 
 
 @pytest.fixture
 def store(tmp_path):
     """A store in a folder that does not exist yet."""
     return Store(tmp_path / "deep" / "store", run="first")
-
-
-def record(digest=DIGEST):
-    """A training record of a digest."""
-    return training_record(make_facts(), digest=digest)
-
-
-def tensors():
-    """Weights of every kind: a matrix, a scalar counter, an empty one, and half precision."""
-    return {
-        "conv1.weight": torch.randn(3, 2, generator=torch.Generator().manual_seed(0)),
-        "bn.num_batches_tracked": torch.tensor(7),
-        "none": torch.zeros(0, 4),
-        "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
-    }
-
-
-def files(store):
-    """Every file of the store, by its path, without locks."""
-    return {path.name: path for path in store.folder.rglob("*") if path.is_file() and path.name != "lock"}
 
 
 def same(one, other):
@@ -119,18 +95,6 @@ def test_counterexamples_come_back_as_they_were(store):
     store.finish(robustness_record(make_facts(), [1, 2], digest=DIGEST))
     assert store.adversarials(DIGEST) is None
     assert set(files(store)) == {"stage.json"}
-
-
-def test_tensors_under_other_names_are_no_counterexamples(store):
-    """A file whose checksum holds and whose content is another is damaged all the same."""
-    store.finish(robustness_record(make_facts(), [1, 2], digest=DIGEST), adversarials=torch.zeros(2, 1, 2, 2))
-    save_file({"other": torch.zeros(1)}, files(store)["adversarials.safetensors"])
-    values = json.loads(files(store)["stage.json"].read_text())
-    del values["sha256"]
-    checksum = hashlib.sha256(files(store)["adversarials.safetensors"].read_bytes()).hexdigest()
-    files(store)["stage.json"].write_text(json.dumps(values | {"adversarials_sha256": checksum}))
-    with pytest.raises(RobbenchError, match=r"adversarials\.safetensors is damaged \(it holds \['other'\]\)"):
-        store.adversarials(DIGEST)
 
 
 def test_a_finished_stage_knows_its_inputs(store):
@@ -222,17 +186,6 @@ def test_a_store_of_an_older_version_is_read(store):
     assert same(store.weights(DIGEST), tensors())
 
 
-def test_weights_elsewhere_are_refused(store):
-    """A stage.json that names another file as its weights is damaged."""
-    store.finish(record(), tensors())
-    path = files(store)["stage.json"]
-    values = json.loads(path.read_text()) | {"ending": "/../../other"}
-    del values["sha256"]
-    path.write_text(json.dumps(values))
-    with pytest.raises(RobbenchError, match=r"stage\.json is damaged"):
-        store.weights(DIGEST)
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -252,123 +205,6 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path_factory, values):
     assert same(loaded, tensors())
     assert returned == values
     assert store.load_checkpoint(OTHER) is None
-
-
-def cut(path):
-    """The first half of a file's bytes."""
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def garble(path):
-    """Other bytes in the last place."""
-    data = bytearray(path.read_bytes())
-    data[-3] ^= 0xFF
-    path.write_bytes(bytes(data))
-
-
-def empty(path):
-    """No bytes at all."""
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [cut, garble, empty])
-def test_a_damaged_stage_names_its_file(store, damage):
-    """A stage.json that is cut short, garbled or empty is an error that names it and says what to do."""
-    store.finish(record(), tensors())
-    path = files(store)["stage.json"]
-    damage(path)
-    with pytest.raises(RobbenchError, match=r"stage\.json is damaged .*; remove its folder .* and run again") as caught:
-        store.finished(DIGEST)
-    assert str(path.parent) in str(caught.value)
-
-
-@pytest.mark.parametrize("damage", [cut, garble, empty, lambda path: path.unlink()])
-def test_damaged_weights_name_their_file(store, damage):
-    """Weights that are cut short, garbled, empty or gone are an error that names them."""
-    store.finish(record(), tensors())
-    path = files(store)["weights.safetensors"]
-    damage(path)
-    with pytest.raises(RobbenchError, match=r"weights\.safetensors is damaged") as caught:
-        store.weights(DIGEST)
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("damage", [cut, garble, empty, lambda path: path.unlink()])
-def test_damaged_counterexamples_name_their_file(store, damage):
-    """As damaged weights do."""
-    store.finish(robustness_record(make_facts(), [1, 2], digest=DIGEST), adversarials=torch.zeros(2, 1, 2, 2))
-    path = files(store)["adversarials.safetensors"]
-    damage(path)
-    with pytest.raises(RobbenchError, match=r"adversarials\.safetensors is damaged") as caught:
-        store.adversarials(DIGEST)
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("damage", [cut, empty])
-def test_a_damaged_checkpoint_names_its_file(store, damage):
-    """A checkpoint that is cut short or empty is an error that names it."""
-    store.save_checkpoint(DIGEST, tensors(), {"epoch": 1})
-    damage(files(store)["checkpoint.safetensors"])
-    with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
-        store.load_checkpoint(DIGEST)
-
-
-@pytest.mark.parametrize("metadata", [None, {"other": "{}"}, {"state": "{"}], ids=["none", "another", "cut"])
-def test_a_checkpoint_without_its_values_is_damaged(store, metadata):
-    """A safetensors file that somebody else wrote, or one with other metadata, is no checkpoint."""
-    store.save_checkpoint(DIGEST, tensors(), {"epoch": 1})
-    path = files(store)["checkpoint.safetensors"]
-    path.write_bytes(safetensors.torch.save(tensors(), metadata=metadata))
-    with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
-        store.load_checkpoint(DIGEST)
-
-
-@pytest.mark.parametrize("name", ["stage.json", "weights.safetensors", "checkpoint.safetensors"])
-def test_a_folder_in_a_files_place_is_named(store, name):
-    """What cannot be read is an error that names it, whatever the reason."""
-    store.finish(record(), tensors())
-    path = files(store)["stage.json"].parent / name
-    path.unlink(missing_ok=True)
-    path.mkdir()
-    read = {"stage.json": store.finished, "weights.safetensors": store.weights}.get(name, store.load_checkpoint)
-    with pytest.raises(RobbenchError) as caught:
-        read(DIGEST)
-    assert str(path) in str(caught.value)
-
-
-def test_weights_without_their_stage_are_not_used(store):
-    """A checksum is in stage.json: without it, nothing says that the weights are whole."""
-    store.finish(record(), tensors())
-    files(store)["stage.json"].unlink()
-    with pytest.raises(RobbenchError, match=r"weights\.safetensors is damaged"):
-        store.weights(DIGEST)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"schema": "robbench.store/9"}, "schema 'robbench.store/9'"),
-        ({"surprise": 1}, "surprise"),
-        ({"run": 7}, "run"),
-    ],
-)
-def test_a_stage_of_another_layout_is_an_error(store, change, reason):
-    """A file of a later schema, with an unknown field or a wrong type is refused, and the message says why."""
-    store.finish(record())
-    path = files(store)["stage.json"]
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(RobbenchError, match=reason):
-        store.finished(DIGEST)
-
-
-def test_a_stage_of_another_digest_is_an_error(store):
-    """A folder copied to another digest's place is not taken for it."""
-    store.finish(record())
-    store.save_checkpoint(OTHER, {}, {})
-    stage = files(store)["stage.json"]
-    (files(store)["checkpoint.safetensors"].parent / "stage.json").write_bytes(stage.read_bytes())
-    with pytest.raises(RobbenchError, match=f"digest {DIGEST[:12]}"):
-        store.finished(OTHER)
 
 
 @pytest.mark.parametrize("digest", ["", "ab", "AB" * 32, "../" * 21 + "a", "g" * 64, "ab" * 33])
@@ -418,6 +254,34 @@ def test_a_lock_excludes_another_thread_until_it_is_free(store):
         order.append("first")
     thread.join(timeout=10)
     assert order == ["free", "first", "other"]
+
+
+def test_a_store_that_cannot_be_locked_says_why(store, monkeypatch):
+    """A file in its folder's place, and a file system that knows no locks."""
+    store.folder.parent.mkdir(parents=True)
+    store.folder.write_text("not a folder")
+    with pytest.raises(RobbenchError, match=r"store .* cannot be locked: .+"), store.lock(DIGEST):
+        pytest.fail("locked")
+    store.folder.unlink()
+
+    def acquire(lock):
+        raise NotImplementedError("no locks here")
+
+    monkeypatch.setattr(robbench.store.FileLock, "acquire", acquire)
+    with pytest.raises(RobbenchError, match=r"store .* cannot be locked: no locks here"), store.lock(DIGEST):
+        pytest.fail("locked")
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_what_cannot_be_removed_is_an_error(store, older):
+    """A folder that lies where a stage's own or another stage's file would: named, with the reason."""
+    store.finish(record(), tensors())
+    ending = "" if older else "-2"
+    path = files(store)["stage.json"].parent / f"weights{ending}.safetensors"
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    with pytest.raises(RobbenchError, match=rf"weights{ending}\.safetensors cannot be removed: .+"):
+        store.finish(record())
 
 
 TRY = """

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import robbench.transfer
 from robbench.catalogue import ARCHITECTURE_SHAPES, block_names
 from robbench.errors import RobbenchError
 from robbench.models import blocks, build, weights
@@ -68,6 +69,22 @@ def test_new_values_follow_the_seed_and_differ_from_the_sources_first():
     assert unchanged(first, again) == first.keys()
     assert unchanged(first, other) == set()
     assert unchanged(first, weights(source)) == set()
+
+
+@pytest.mark.parametrize("architecture", ["cnn3", "wrn10_1"])
+def test_what_starts_anew_is_what_a_new_network_has(monkeypatch, architecture):
+    """The retrained blocks, head included, are bit by bit those of a build."""
+    made = []
+
+    def spy(*arguments, **options):
+        made.append(build(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(robbench.transfer, "build", spy)
+    result = transfer(trained(architecture), k=2, classes=5, seed=3)
+    before, after = weights(made[0]), weights(result.network)
+    anew = {key for key in after if key.split(".")[0] in result.retrained}
+    assert unchanged(before, after) == anew
 
 
 def test_new_batch_norms_start_with_empty_statistics():
@@ -176,6 +193,9 @@ def test_a_timm_network_is_transferred_with_its_tokens():
     kept = unchanged(before, weights(some.network))
     assert {key.split(".")[0] for key in kept} == set(stem)
     assert not some.network.body.cls_token.requires_grad
+    training_mode(some.network.eval(), some.kept)
+    modes = {block.name: {top.training for top in block.modules} for block in blocks(some.network)}
+    assert list(modes.values()) == [{False}] + [{True}] * (total - 1)
     assert unchanged(before, weights(every.network)) == set()
     assert every.network.body.cls_token.requires_grad
 

@@ -19,17 +19,14 @@ from hypothesis import strategies as st
 
 import robbench.report.bundle
 from robbench.baselines import baseline_of, read_baseline, write_baseline
-from robbench.checkpoints import load_search, load_training, save_search, save_training
 from robbench.compare import Tolerances, Verdict, compare
 from robbench.data import read_npz
 from robbench.errors import RobbenchError
-from robbench.estimation import Search
-from robbench.record import Counts, Epoch, Seconds
+from robbench.record import Seconds
 from robbench.report import Bundle, read_bundle
 from robbench.report.bundle import encode_bundle
 from robbench.sizes import sizes
 from robbench.store import Store
-from robbench.training import Progress
 
 DIGEST = "ab" * 32
 PLACES = st.floats(0, 1, exclude_max=True), st.integers(0, 7)
@@ -171,63 +168,6 @@ def test_files_from_before_there_were_checksums_are_read(store: Store) -> None:
     assert found[1:] == before[1:]
     for name, data in stored().items():
         (folder / name).write_bytes(data)
-
-
-EPOCH = Epoch(
-    epoch=1,
-    loss=1.0,
-    learning_rate=0.1,
-    train=Counts(correct=1, total=2),
-    validation=Counts(correct=1, total=2),
-    seconds=1.0,
-    validation_seconds=0.5,
-)
-NOTHING = {"inputs": "x", "history": [], "forward": 0, "backward": 0, "seconds": {}, "notes": []}
-
-
-@pytest.mark.parametrize(
-    ("change", "parts"),
-    [
-        ({"history": [{"epoch": "one"}]}, {}),
-        ({"history": 7}, {}),
-        ({"seconds": {"training": -1.0}}, {}),
-        ({"seconds": None}, {}),
-        ({"forward": None}, {"other/a": torch.ones(1)}),
-    ],
-)
-def test_a_checkpoint_that_lacks_something_is_refused(tmp_path: Path, change: dict, parts: dict) -> None:
-    """Its checksum is right, its content is not: another program wrote it."""
-    store = Store(tmp_path, "run")
-    store.save_checkpoint(DIGEST, parts, NOTHING | change)
-    with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
-        load_training(store, DIGEST, inputs="x")
-
-
-def test_brackets_of_another_number_of_images_are_refused(tmp_path: Path) -> None:
-    """And a search without one of its tensors."""
-    store, places = Store(tmp_path, "run"), torch.tensor([1, 2, 3])
-    search = Search(first=places, last=places.clone(), pstar=places.clone())
-    save_search(store, DIGEST, search, inputs="x", seconds=Seconds())
-    found = load_search(store, DIGEST, inputs="x")
-    assert found is not None
-    assert torch.equal(found[0].pstar, places)
-    for bad in ({"first": places[:2].clone(), "last": places, "pstar": places.clone()}, {"first": places}):
-        store.save_checkpoint(DIGEST, bad, NOTHING)
-        with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
-            load_search(store, DIGEST, inputs="x")
-
-
-def test_notes_of_a_training_run_survive_an_interruption(tmp_path: Path) -> None:
-    """They are part of its checkpoint; one without them, from before, has none."""
-    store = Store(tmp_path, "run")
-    save_training(store, DIGEST, Progress(history=[EPOCH], notes=["halved"]), inputs="x", seconds=Seconds())
-    found = load_training(store, DIGEST, inputs="x")
-    assert found is not None
-    assert (found[0].notes, found[0].history) == (["halved"], [EPOCH])
-    store.save_checkpoint(DIGEST, {}, {name: value for name, value in NOTHING.items() if name != "notes"})
-    found = load_training(store, DIGEST, inputs="x")
-    assert found is not None
-    assert found[0].notes == []
 
 
 # --- baselines --------------------------------------------------------------------------------------------------------

@@ -34,13 +34,13 @@ ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 
 TESTS = {
-    "compare": ["test_compare.py"],
-    "store": ["test_store.py"],
+    "compare": ["test_compare.py", "test_resampling.py"],
+    "store": ["test_store.py", "test_store_damage.py"],
     "checkpoints": ["test_checkpoints.py"],
     "attacks": ["test_attacks.py"],
     "training": ["training"],
-    "estimation": ["test_estimation.py"],
-    "descent": ["test_descent.py"],
+    "estimation": ["test_estimation.py", "test_estimation_limits.py", "test_descent.py"],
+    "descent": ["test_descent.py", "test_descent_networks.py"],
     "transfer": ["test_transfer.py"],
 }
 """The test files, or folders of them, that are meant to catch what breaks in a module."""
