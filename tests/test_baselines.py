@@ -58,7 +58,7 @@ def test_a_baseline_is_readable_in_a_diff(tmp_path):
     text = write_baseline(tmp_path, robustness_record(FACTS, [1, 2, 5, -1], notes=["ε"])).read_text(encoding="utf-8")
     lines = text.splitlines()
     assert '    "counts": [0, 1, 1, 0, 0, 1],' in lines
-    assert '    "grid": [0.0, 0.1, 0.2, 0.3, 0.4]' in lines
+    assert '    "grid": [0.0, 0.1, 0.2, 0.3, 0.4],' in lines
     assert '    "correct": 3,' in lines
     assert text.endswith("}\n")
     keys = list(json.loads(text))
