@@ -12,7 +12,7 @@ from robbench.compare import Tolerances, compare
 from robbench.record import Record
 
 PSTAR = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
-ACCURACY = (0.01, 0.02, 0.03, 0.04, 0.05)
+ACCURACY = (0.01, 0.02, 0.03, 0.05, 0.07)
 FIGURES = ("median p*", "accuracy", "validation accuracy")
 
 
