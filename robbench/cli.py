@@ -170,9 +170,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from robbench.environment import choose_device
-    from robbench.pipeline import Workplace
     from robbench.store import Store
     from robbench.verification import verify
+    from robbench.workplace import Workplace
 
     if not options.store.is_dir():
         raise RobbenchError(f"verify: expected the store that the run left, {options.store} is none; see --store")

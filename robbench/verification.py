@@ -16,11 +16,11 @@ from robbench.data import Data, Images, pixels
 from robbench.errors import RobbenchError
 from robbench.memory import attack_batch
 from robbench.models import Network
-from robbench.pipeline import Workplace, load_network
 from robbench.record import WRONG, Record, Robustness, as_case, choose_images
 from robbench.report import disagreements, read_bundle
 from robbench.spec import Estimate, Model, describe, differences, read_spec
 from robbench.store import Finished, Store
+from robbench.workplace import Workplace, load_network
 
 ROUNDING = 1e-5
 """A classification is decided by rounding where its margin is at most this share of the largest logit."""

@@ -17,11 +17,12 @@ import robbench.masking
 from robbench.errors import RobbenchError
 from robbench.estimation import estimate_pstar
 from robbench.masking import audit_search, check_audit, monotone, warnings
-from robbench.pipeline import Workplace, run_estimate, run_training
+from robbench.pipeline import run_estimate, run_training
 from robbench.record import Against, Audit, Record, Robustness
 from robbench.spec import PGD, EpsilonGrid
 from robbench.spec import Audit as AuditSpec
 from robbench.store import Store
+from robbench.workplace import Workplace
 
 GRID = EpsilonGrid(stop=0.16, step=0.005).values
 ATTACK = PGD(steps=4, random_start=False)

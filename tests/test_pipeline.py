@@ -16,14 +16,17 @@ from torch import nn
 import robbench.assembly
 import robbench.estimation
 import robbench.pipeline
+import robbench.robustness
+import robbench.workplace
 from robbench.data import load
 from robbench.errors import RobbenchError
 from robbench.models import build, weights
-from robbench.pipeline import Workplace, check, load_network, run_estimate, run_training
+from robbench.pipeline import check, run_estimate, run_training
 from robbench.record import WRONG, Seconds
 from robbench.spec import PGD, Checkpoint, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
 from robbench.store import Store
 from robbench.training import validate
+from robbench.workplace import Workplace, load_network
 
 ADVERSARY = PGD(epsilon=0.1, steps=1)
 RECIPE = Recipe(optimiser="sgd", learning_rate=0.05, weight_decay=1e-4, batch_size=16, epochs=1)
@@ -96,17 +99,17 @@ def ran(monkeypatch):
     """What was really run, in order: ``train`` or ``estimate``."""
     calls = []
 
-    def spy_on(function, name):
-        original = getattr(robbench.pipeline, function)
+    def spy_on(module, function, name):
+        original = getattr(module, function)
 
         def spy(*arguments, **options):
             calls.append(name)
             return original(*arguments, **options)
 
-        monkeypatch.setattr(robbench.pipeline, function, spy)
+        monkeypatch.setattr(module, function, spy)
 
-    spy_on("train", "train")
-    spy_on("estimate_pstar", "estimate")
+    spy_on(robbench.pipeline, "train", "train")
+    spy_on(robbench.robustness, "estimate_pstar", "estimate")
     return calls
 
 
@@ -250,10 +253,10 @@ def test_what_another_run_finished_meanwhile_is_not_made_again(place, ran):
 def test_what_a_run_elsewhere_finished_meanwhile_is_made_again(place, ran, monkeypatch, field, other):
     """Another machine's, another commit's and another number of threads' result is no result of this run."""
     one, two = place(), place()
-    here = robbench.pipeline.environment(one.device)
+    here = robbench.workplace.environment(one.device)
     run_training(source(), one, suite="demo")
     changed = msgspec.structs.replace(here, **{field: other})
-    monkeypatch.setattr(robbench.pipeline, "environment", lambda device: changed)
+    monkeypatch.setattr(robbench.workplace, "environment", lambda device: changed)
     run_training(source(), two, suite="demo")
     assert ran == ["train", "train"]
 
@@ -261,10 +264,10 @@ def test_what_a_run_elsewhere_finished_meanwhile_is_made_again(place, ran, monke
 def test_a_tree_that_became_dirty_meanwhile_changes_nothing(place, ran, monkeypatch):
     """Writing the first baseline makes it so."""
     one, two = place(), place()
-    here = robbench.pipeline.environment(one.device)
+    here = robbench.workplace.environment(one.device)
     run_training(source(), one, suite="demo")
     changed = msgspec.structs.replace(here, dirty=not here.dirty)
-    monkeypatch.setattr(robbench.pipeline, "environment", lambda device: changed)
+    monkeypatch.setattr(robbench.workplace, "environment", lambda device: changed)
     run_training(source(), two, suite="demo")
     assert ran == ["train"]
 
@@ -627,7 +630,7 @@ TESTED = replace(ESTIMATE, final_test=tuple(PGD(epsilon=e, steps=2, random_start
 @pytest.mark.parametrize(("word", "call"), [("p*", 2), ("p*", 4), ("p*", 22), ("final", 2), ("final", 4)])
 def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path, monkeypatch, search, word, call):
     """With a checkpoint after every batch: the same p*, robust accuracies and numbers of passes, in both searches."""
-    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 4)
     estimate = replace(TESTED, search=search)
 
@@ -645,7 +648,7 @@ def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path,
 @pytest.mark.parametrize("search", ["reference", "fast"])
 def test_kept_counterexamples_survive_a_kill(place, tmp_path, monkeypatch, search):
     """They are part of the checkpoint: the resumed search has kept bit by bit what an uninterrupted one keeps."""
-    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
     estimate = replace(FOOLING, search=search)
 
@@ -663,7 +666,7 @@ def test_kept_counterexamples_survive_a_kill(place, tmp_path, monkeypatch, searc
 
 def test_a_checkpoint_without_counterexamples_is_not_enough_for_one_with(place, monkeypatch):
     """The search begins anew, and says so; with the option gone again, what the checkpoint kept is gone on with."""
-    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
     said = []
     for keeps, text in (
@@ -683,7 +686,7 @@ def test_a_checkpoint_without_counterexamples_is_not_enough_for_one_with(place, 
 
 def test_a_resumed_search_keeps_its_batch(place, monkeypatch):
     """Where more memory is free than before the kill, the search goes on with as many images as before: other numbers round otherwise."""
-    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 4)
     with pytest.raises(Killed):
         run_estimate(source(), ESTIMATE, place(show=killer("p*", 3)), suite="demo")
@@ -701,7 +704,7 @@ def test_a_resumed_search_keeps_its_batch(place, monkeypatch):
 
 def test_a_resumed_estimate_counts_the_seconds_before_it(place, monkeypatch):
     """What the killed search had measured is in its checkpoint, and in the record of the resumed one."""
-    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
     first = place(show=killer("p*", 3))
     with pytest.raises(Killed):

@@ -13,10 +13,11 @@ from torch import nn
 
 from robbench import recipes
 from robbench.errors import RobbenchError
-from robbench.pipeline import Workplace, run_estimate, run_training
+from robbench.pipeline import run_estimate, run_training
 from robbench.plan import Speed, Work, lines, of_item, plan, retrained_share
 from robbench.spec import PGD, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers
 from robbench.store import Store
+from robbench.workplace import Workplace
 
 STANDARD = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0, batch_size=8, epochs=2)
 ADVERSARIAL = replace(

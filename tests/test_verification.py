@@ -24,12 +24,13 @@ import robbench.verification
 from robbench.cli import main
 from robbench.data import Data, draw, write_npz
 from robbench.data.glyphs import GLYPHS
-from robbench.pipeline import Workplace, run_estimate, run_training
+from robbench.pipeline import run_estimate, run_training
 from robbench.record import WRONG
 from robbench.report import Bundle, write_bundle
 from robbench.report.drawing import Picture
 from robbench.spec import PGD, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
 from robbench.store import Store
+from robbench.workplace import Workplace
 
 NETWORK = """
 from torch import nn

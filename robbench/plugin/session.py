@@ -20,7 +20,7 @@ from robbench.spec import Model, Study
 from robbench.terminal import progress_line
 
 if TYPE_CHECKING:
-    from robbench.pipeline import Workplace
+    from robbench.workplace import Workplace
 
 
 @dataclass
@@ -58,8 +58,8 @@ class Session:
         from robbench.determinism import deterministic_algorithms
         from robbench.environment import choose_device
         from robbench.memory import keep_pages
-        from robbench.pipeline import Workplace
         from robbench.store import Store
+        from robbench.workplace import Workplace
 
         keep_pages()
         if self.settings.deterministic:

@@ -39,6 +39,7 @@ TESTS = {
     "checkpoints": ["test_checkpoints.py"],
     "attacks": ["test_attacks.py"],
     "training": ["test_training.py"],
+    "schedule": ["test_schedule.py"],
     "estimation": ["test_estimation.py"],
     "descent": ["test_descent.py"],
     "transfer": ["test_transfer.py"],
