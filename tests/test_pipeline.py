@@ -693,9 +693,9 @@ def test_a_resumed_search_keeps_its_batch(place, monkeypatch):
     monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 256)
     sizes, probe = [], robbench.estimation._probe
 
-    def spy(model, images, labels, radii, attack, state, batch, loop):
+    def spy(task, state, batch, loop):
         sizes.append(len(batch))
-        probe(model, images, labels, radii, attack, state, batch, loop)
+        probe(task, state, batch, loop)
 
     monkeypatch.setattr(robbench.estimation, "_probe", spy)
     run_estimate(source(), ESTIMATE, place(resume=True), suite="demo")
