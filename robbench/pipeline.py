@@ -24,7 +24,7 @@ from robbench.spec import Estimate, Model, describe
 from robbench.timing import Stopwatch
 from robbench.training import VALIDATION_BATCH, train
 from robbench.transfer import parameter_groups
-from robbench.workplace import Workplace, inputs_of, load_network, record_of, reusable, stage
+from robbench.workplace import Workplace, inputs_of, load_trained, record_of, reusable, stage
 
 
 def check(model: Model, workplace: Workplace) -> None:
@@ -96,10 +96,11 @@ def run_estimate(
 
 def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record:
     stopwatch, device, recipe = Stopwatch(workplace.device), workplace.device, model.recipe
-    source = None
+    inputs = inputs_of(model, workplace)
+    source = made_from = None
     if model.source is not None:
         run_training(model.source, workplace, suite=suite, under_test=False)
-        source = load_network(model.source, workplace)
+        source, made_from = load_trained(model.source, workplace)
     held: tuple[nn.Module, ...] = ()
     groups = None
     notes: list[str] = []
@@ -119,8 +120,16 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
     if recipe is None:
         result = _untrained(network, validation, notes)
     else:
-        inputs, progress = inputs_of(model, workplace), None
-        if workplace.resume and (found := load_training(workplace.store, model.digest, inputs=inputs)):
+        progress = found = None
+
+        def refused() -> None:
+            workplace.say(
+                f"{model.id}: trained from the start, its checkpoint began with former weights of {model.source}"
+            )
+
+        if workplace.resume:
+            found = load_training(workplace.store, model.digest, inputs=inputs, made_from=made_from, refused=refused)
+        if found is not None:
             progress, before = found
             stopwatch.add(before)
         outcome = train(
@@ -135,7 +144,7 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
             seed=model.seed,
             progress=progress,
             on_epoch=lambda state: save_training(
-                workplace.store, model.digest, state, inputs=inputs, seconds=stopwatch.seconds
+                workplace.store, model.digest, state, inputs=inputs, seconds=stopwatch.seconds, made_from=made_from
             ),
             on_update=lambda epoch, update, updates: workplace.show(
                 f"training {model.id}", (epoch - 1) + (update - 1) / updates, recipe.epochs
@@ -173,7 +182,7 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
         notes=notes,
         training=result,
     )
-    workplace.store.finish(record, weights(network), inputs=inputs_of(model, workplace) if model.source else None)
+    workplace.store.finish(record, weights(network), inputs=inputs if model.source else None, made_from=made_from)
     return record
 
 

@@ -15,7 +15,7 @@ from robbench.masking import audit_search
 from robbench.record import WRONG, Record, Robustness, choose_images
 from robbench.spec import Estimate, Model, describe
 from robbench.timing import Stopwatch
-from robbench.workplace import Workplace, inputs_of, load_network, record_of
+from robbench.workplace import Workplace, inputs_of, load_trained, record_of
 
 CHECKPOINT_SECONDS = 30.0
 """Least time between two checkpoints of a p* search and its final test; training writes one every epoch."""
@@ -38,13 +38,20 @@ def estimate_robustness(
         RobbenchError: weights or checkpoint are damaged, or logits are not finite.
     """
     stopwatch, device = Stopwatch(workplace.device), workplace.device
+
+    def refused() -> None:
+        workplace.say(f"{model.id}: p* is estimated from the start, its checkpoint is of former weights")
+
     with stopwatch.region("io"):
-        network = load_network(model, workplace)
+        network, weights = load_trained(model, workplace)
         chosen = choose_images(len(data.test), estimate.images, estimate.seed)
         test = data.test.take(torch.tensor(chosen)).to(device)
         inputs = inputs_of(model, workplace)
         state, testing = None, FinalTest()
-        if workplace.resume and (found := load_search(workplace.store, digest, inputs=inputs)):
+        found = None
+        if workplace.resume:
+            found = load_search(workplace.store, digest, inputs=inputs, made_from=weights, refused=refused)
+        if found is not None:
             if workplace.keep_adversarials and found[0].adversarials is None:
                 workplace.say(f"{model.id}: p* is estimated from the start, its checkpoint kept no counterexamples")
             else:
@@ -55,7 +62,15 @@ def estimate_robustness(
     def keep(search: Search) -> None:
         nonlocal saved
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            save_search(workplace.store, digest, search, inputs=inputs, seconds=stopwatch.seconds, testing=testing)
+            save_search(
+                workplace.store,
+                digest,
+                search,
+                inputs=inputs,
+                seconds=stopwatch.seconds,
+                testing=testing,
+                made_from=weights,
+            )
             saved = time.monotonic()
 
     def searching(search: Search) -> None:
@@ -125,5 +140,7 @@ def estimate_robustness(
     adversarials = search.adversarials
     if adversarials is not None:
         adversarials = adversarials[(search.pstar != WRONG) & (search.pstar < len(estimate.grid.values))]
-    workplace.store.finish(record, adversarials=adversarials, inputs=inputs if model.source else None)
+    workplace.store.finish(
+        record, adversarials=adversarials, inputs=inputs if model.source else None, made_from=weights
+    )
     return record

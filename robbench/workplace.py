@@ -20,7 +20,7 @@ from robbench.environment import environment
 from robbench.errors import RobbenchError
 from robbench.memory import indivisible
 from robbench.models import Network, blocks, load_weights, parameter_count
-from robbench.record import DataUsed, ModelFacts, Record, Seconds
+from robbench.record import DataUsed, ModelFacts, Record, Seconds, Stage
 from robbench.spec import Dataset, Model, digest_of
 from robbench.store import Finished, Store
 
@@ -73,7 +73,7 @@ def stage(workplace: Workplace, digest: str, name: str) -> Iterator[None]:
 
 
 def reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) -> Record | None:
-    """The finished stage's record, where it may stand for a new run: same digest, same images, its sources' too.
+    """The finished stage's record, where it may stand for a new run: same digest, images and weights, its sources' too.
 
     A run that asks for determinism takes nothing that was made without.
     """
@@ -85,6 +85,12 @@ def reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) 
     if torch.are_deterministic_algorithms_enabled() and not finished.record.environment.deterministic:
         return None
     if under_test and not workplace.resume and not _of_this_session(finished, workplace):
+        return None
+    if _outdated(finished, model, workplace.store):
+        again = f"trained again, the finished stage began with former weights of {model.source}"
+        if finished.record.robustness:
+            again = "p* is estimated again, the finished stage is of former weights"
+        workplace.say(f"{model.id}: {again}")
         return None
     if workplace.keep_adversarials and finished.record.robustness and finished.adversarials_sha256 is None:
         workplace.say(f"{model.id}: p* is estimated again, the finished stage kept no counterexamples")
@@ -104,6 +110,20 @@ def _of_this_session(finished: Finished, workplace: Workplace) -> bool:
     return finished.finished >= workplace.began and there == here
 
 
+def basis_of(model: Model, stage: Stage) -> Model | None:
+    """The model with whose weights a stage begins: itself where its p* is estimated, its source where it is trained."""
+    return model if stage == "robustness" else model.source
+
+
+def _outdated(finished: Finished, model: Model, store: Store) -> bool:
+    """Whether a stage began with other weights than the store has now; no where one of the two does not say."""
+    basis = basis_of(model, finished.record.stage)
+    trained = store.undamaged(basis.digest) if basis is not None else None
+    if basis is None or trained is None:
+        return False
+    return finished.made_from not in (None, trained.weights_sha256) or _outdated(trained, basis, store)
+
+
 def inputs_of(model: Model, workplace: Workplace) -> str:
     """SHA-256 over the images that a model's weights come from: its own, and those of its sources."""
     own = workplace.images(model.dataset).sha256
@@ -116,10 +136,16 @@ def load_network(model: Model, workplace: Workplace) -> Network:
     Raises:
         RobbenchError: it is not in the store, or damaged.
     """
+    return load_trained(model, workplace)[0]
+
+
+def load_trained(model: Model, workplace: Workplace) -> tuple[Network, str]:
+    """The same, and the SHA-256 of its weights."""
     data = workplace.images(model.dataset)
     network = transferred_network(model, data, None).network if model.transfer else build_network(model, data)
-    load_weights(network, workplace.store.weights(model.digest), f"store, {model.id}")
-    return placed(network, workplace.device).eval()
+    tensors, checksum = workplace.store.weights_and_checksum(model.digest)
+    load_weights(network, tensors, f"store, {model.id}")
+    return placed(network, workplace.device).eval(), checksum
 
 
 def record_of(

@@ -268,7 +268,8 @@ def test_without_kept_counterexamples_the_rest_is_checked(place, verified):
     assert "--robbench-resume --robbench-keep-adversarials" in line
     assert re.search(r"\d+ counterexamples proven, 1 records without kept counterexamples, 0 problems", lines[-1])
     assert status == 0
-    rewrite(place.stage(SOURCE.digest, "weights.safetensors"), lambda tensors: tensors["1.weight"].neg_())
+    change_weights(place)
+    forget_weights(place)
     status, lines = verified()
     assert status == 1
     assert any(line.startswith("problem") and "classified" in line for line in lines)
@@ -334,13 +335,31 @@ def change_code(place):
     del sys.modules["proven_net"]
 
 
+def change_weights(place):
+    """Other weights of the source model, whole by their checksum."""
+    rewrite(place.stage(SOURCE.digest, "weights.safetensors"), lambda tensors: tensors["1.weight"].neg_())
+
+
+def forget_weights(place):
+    """The source's p* as an older version kept it: without the weights that it was estimated on."""
+    edit(place.stage(digest()), lambda values: values.pop("made_from"))
+
+
 RECORDS = {
     "weights": (
         lambda place: garble(place.stage(SOURCE.digest, "weights.safetensors")),
         r"weights\.safetensors is damaged \(its SHA-256",
     ),
     "weights and their checksum": (
-        lambda place: rewrite(place.stage(SOURCE.digest, "weights.safetensors"), lambda t: t["1.weight"].neg_()),
+        change_weights,
+        rf"robustness: weights: expected those of {re.escape(SOURCE.id)} that it was made from \(SHA-256 \w+…\), the store ",
+    ),
+    "weights that a transfer began with": (
+        change_weights,
+        rf"{re.escape(TARGET.id)}\.training: weights: expected those of {re.escape(SOURCE.id)} that it was made from",
+    ),
+    "weights, from before stages named theirs": (
+        lambda place: (change_weights(place), forget_weights(place)),
         r"images .* counted as classified correctly, but misclassified unperturbed",
     ),
     "no weights": (
