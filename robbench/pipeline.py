@@ -65,7 +65,7 @@ def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: 
         RobbenchError: bad input, a diverging loss, or a source model that failed before.
     """
     check(model, workplace)
-    with stage(workplace, model.digest, model.id):
+    with stage(workplace, model.digest, f"{model.id} (training)"):
         data = workplace.images(model.dataset)
         record = reusable(workplace, model.digest, model, under_test)
         if record is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from robbench.errors import RobbenchError
 from robbench.interruption import postponed
+from robbench.locks import acquire, to_stderr
 from robbench.record import UNREADABLE, Record, _Struct, check_writable, write_atomically
 
 SCHEMA = "robbench.store/1"
@@ -72,13 +73,22 @@ class Store:
         check_writable(self.folder)
 
     @contextmanager
-    def lock(self, digest: str) -> Iterator[None]:
-        """Hold a digest's stage, so that no two processes make it at once."""
+    def lock(self, digest: str, what: str = "", say: Callable[[str], None] = to_stderr) -> Iterator[None]:
+        """Hold a digest's stage, so that no two processes make it at once.
+
+        Args:
+            digest: of the stage.
+            what: the stage's name, for whoever waits.
+            say: gets one sentence where another run holds it for long, as of :func:`robbench.locks.acquire`.
+
+        Raises:
+            RobbenchError: its folder cannot be written.
+        """
         path = self._folder(digest)
         lock = FileLock(path / "lock")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            acquire(lock, what or digest, say, self.run)
         except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
             raise RobbenchError(f"store {str(path)!r} cannot be locked: {_reason(error)}") from error
         try:

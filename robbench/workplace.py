@@ -18,6 +18,7 @@ from robbench.data import Data
 from robbench.determinism import explained
 from robbench.environment import environment
 from robbench.errors import RobbenchError
+from robbench.locks import to_stderr
 from robbench.memory import indivisible
 from robbench.models import Network, blocks, load_weights, parameter_count
 from robbench.record import DataUsed, ModelFacts, Record, Seconds, Stage
@@ -41,6 +42,8 @@ class Workplace:
     """Gets progress: what runs, how much of it is done, of how much."""
     say: Callable[[str], None] = lambda text: None
     """Gets what a user should know of a stage beside its result, a sentence each."""
+    announce: Callable[[str], None] = to_stderr
+    """Gets what cannot wait until the stage is done: for whom it waits itself."""
     failed: dict[str, str] = field(default_factory=dict)
     """Messages of stages that failed in this session, by digest: they are not tried twice."""
     began: float = field(default_factory=time.time)
@@ -58,7 +61,7 @@ def stage(workplace: Workplace, digest: str, name: str) -> Iterator[None]:
     """Hold a digest's lock; remember a failure, so that what depends on it fails at once with the same reason."""
     if digest in workplace.failed:
         raise RobbenchError(f"{name} failed before: {workplace.failed[digest]}")
-    with workplace.store.lock(digest):
+    with workplace.store.lock(digest, name, workplace.announce):
         try:
             with indivisible(
                 f"{name} does not fit on {workplace.device.type}", "free memory there, or use another device"

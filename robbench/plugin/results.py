@@ -98,7 +98,7 @@ class Results:
 
     def _write(self, study: str, plan: dict[str, Any]) -> tuple[Bundle, Path]:
         """Gather a study's records and write its bundle, while no other run does: the last to write knows of all stages."""
-        with locked(self._session.settings.report / study):
+        with locked(self._session.settings.report / study, self._session.announce):
             return self._write_alone(study, plan)
 
     def _write_alone(self, study: str, plan: dict[str, Any]) -> tuple[Bundle, Path]:

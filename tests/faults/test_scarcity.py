@@ -262,7 +262,9 @@ def test_a_network_that_does_not_fit_is_one_error(place, monkeypatch: pytest.Mon
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(robbench.pipeline, "placed", placed)
-    with pytest.raises(RobbenchError, match=r"out of memory: .*near-standard does not fit on cpu; free memory there"):
+    with pytest.raises(
+        RobbenchError, match=r"out of memory: .*near-standard \(training\) does not fit on cpu; free memory there"
+    ):
         run_training(source(), place(), suite="s")
 
 
