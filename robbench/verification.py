@@ -28,7 +28,7 @@ ROUNDING = 1e-5
 _SHOWN = 4
 """Images that a message names."""
 
-KEEP = "`pytest -m suite … --robbench-resume --robbench-keep-adversarials` estimates it again and keeps them"
+KEEP = "`pytest -m suite … --robbench-resume --robbench-keep-adversarials` estimates p* again and keeps them"
 
 
 @dataclass(frozen=True, kw_only=True)
