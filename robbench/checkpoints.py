@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from typing import Any
 
 import msgspec
 import torch
@@ -18,8 +19,14 @@ from robbench.store import Store, damaged
 from robbench.training import Progress
 
 
-def save_training(store: Store, digest: str, state: Progress, *, inputs: str, seconds: Seconds) -> None:
-    """Keep a training run as it is after an epoch; ``inputs`` names the images it was made with."""
+def save_training(
+    store: Store, digest: str, state: Progress, *, inputs: str, seconds: Seconds, made_from: str | None = None
+) -> None:
+    """Keep a training run as it is after an epoch.
+
+    ``inputs`` names the images it was made with, ``made_from`` the weights it began with, as in
+    :class:`robbench.store.Finished`.
+    """
     tensors = {
         f"{part}/{name}": tensor
         for part in ("weights", "best", "optimiser")
@@ -28,6 +35,7 @@ def save_training(store: Store, digest: str, state: Progress, *, inputs: str, se
     }
     values = {
         "inputs": inputs,
+        "made_from": made_from,
         "history": msgspec.to_builtins(state.history),
         "forward": state.forward,
         "backward": state.backward,
@@ -37,14 +45,24 @@ def save_training(store: Store, digest: str, state: Progress, *, inputs: str, se
     store.save_checkpoint(digest, tensors, values)
 
 
-def load_training(store: Store, digest: str, *, inputs: str) -> tuple[Progress, Seconds] | None:
-    """The run to go on with and its seconds so far; None where there is none, or it was made with other images.
+def load_training(
+    store: Store,
+    digest: str,
+    *,
+    inputs: str,
+    made_from: str | None = None,
+    refused: Callable[[], None] = lambda: None,
+) -> tuple[Progress, Seconds] | None:
+    """The run to go on with and its seconds so far.
+
+    None where there is none, it was made with other images, or it began with other weights; ``refused`` is called in
+    the last case.
 
     Raises:
         RobbenchError: the checkpoint is damaged.
     """
-    found = store.load_checkpoint(digest)
-    if found is None or found[1].get("inputs") != inputs:
+    found = _unfinished(store, digest, inputs, made_from, refused)
+    if found is None:
         return None
     tensors, values = found
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimiser": {}}
@@ -65,9 +83,16 @@ def load_training(store: Store, digest: str, *, inputs: str) -> tuple[Progress, 
 
 
 def save_search(
-    store: Store, digest: str, state: Search, *, inputs: str, seconds: Seconds, testing: FinalTest | None = None
+    store: Store,
+    digest: str,
+    state: Search,
+    *,
+    inputs: str,
+    seconds: Seconds,
+    testing: FinalTest | None = None,
+    made_from: str | None = None,
 ) -> None:
-    """Keep a p* search as it is after a batch, and the final test that follows it."""
+    """Keep a p* search as it is after a batch, and the final test that follows it; names as of :func:`save_training`."""
     tensors = {"first": state.first, "last": state.last, "pstar": state.pstar}
     if state.descent is not None:
         tensors["waiting"] = state.descent.waiting
@@ -75,6 +100,7 @@ def save_search(
             tensors[f"slots/{field.name}"] = getattr(state.descent.slots, field.name)
     values = {
         "inputs": inputs,
+        "made_from": made_from,
         "forward": state.forward,
         "backward": state.backward,
         "notes": state.notes,
@@ -87,10 +113,17 @@ def save_search(
     store.save_checkpoint(digest, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, values)
 
 
-def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, FinalTest, Seconds] | None:
+def load_search(
+    store: Store,
+    digest: str,
+    *,
+    inputs: str,
+    made_from: str | None = None,
+    refused: Callable[[], None] = lambda: None,
+) -> tuple[Search, FinalTest, Seconds] | None:
     """The search and final test to go on with and their seconds so far; None as of :func:`load_training`."""
-    found = store.load_checkpoint(digest)
-    if found is None or found[1].get("inputs") != inputs:
+    found = _unfinished(store, digest, inputs, made_from, refused)
+    if found is None:
         return None
     tensors, values = found
     slots = {key.removeprefix("slots/"): tensor for key, tensor in tensors.items() if key.startswith("slots/")}
@@ -110,6 +143,19 @@ def load_search(store: Store, digest: str, *, inputs: str) -> tuple[Search, Fina
         if not all(tensor.dtype == torch.int64 and tensor.shape == search.pstar.shape for tensor in brackets):
             raise ValueError("expected one bracket per image")
         return search, FinalTest(**values.get("testing", {})), msgspec.convert(values["seconds"], Seconds)
+
+
+def _unfinished(
+    store: Store, digest: str, inputs: str, made_from: str | None, refused: Callable[[], None]
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """A checkpoint of these images and weights; one that does not name its weights is from before they were kept."""
+    found = store.load_checkpoint(digest)
+    if found is None or found[1].get("inputs") != inputs:
+        return None
+    if found[1].get("made_from") not in (None, made_from):
+        refused()
+        return None
+    return found
 
 
 @contextmanager

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit status.
 
-    0; 1 where a comparison or a proof fails, 2 for bad input, 130 after Ctrl-C.
+    0; 1 where a comparison or a proof fails, 2 for bad input, 3 where p* is left unproven, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
 
     verifying = commands.add_parser(
         "verify",
-        help="check a bundle against store and data, every counterexample included; exit status 1 on a problem",
+        help="check a bundle against store and data, every counterexample included; exit status 1 on a problem, 3 where "
+        "counterexamples were not kept",
     )
     verifying.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's folder, or its records.json")
     _add_folders(verifying)
@@ -170,9 +171,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from robbench.environment import choose_device
-    from robbench.pipeline import Workplace
     from robbench.store import Store
-    from robbench.verification import verify
+    from robbench.verification import KEEP, verify
+    from robbench.workplace import Workplace
 
     if not options.store.is_dir():
         raise RobbenchError(f"verify: expected the store that the run left, {options.store} is none; see --store")
@@ -190,7 +191,10 @@ def _verify(options: argparse.Namespace) -> int:
     parts += [f"{marks['unproven']} records without kept counterexamples"] if marks["unproven"] else []
     parts += [f"{marks['remark']} remarks"] if marks["remark"] else []
     print(", ".join([*parts, f"{marks['problem']} problems"]))
-    return 1 if marks["problem"] else 0
+    if marks["unproven"]:
+        what = f"p* of {marks['unproven']} records was not proven" if proven else "nothing was proven"
+        print(f"{what}: the counterexamples were not kept; {KEEP}")
+    return 1 if marks["problem"] else 3 if marks["unproven"] else 0
 
 
 def _against_base(options: argparse.Namespace, tolerances: Tolerances) -> list[Verdict]:

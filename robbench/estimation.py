@@ -57,6 +57,24 @@ class Search:
         self.last[index] = place - 1
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What stays the same throughout a search; arguments of :func:`estimate_pstar`."""
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    radii: Tensor
+    """(K,) float64 on the CPU: the grid."""
+    attack: PGD
+    on_progress: Callable[[Search], None]
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) floats and (B,) labels of images by their (B,) indices, on the device."""
+        chosen = index.to(self.images.device)
+        return pixels(self.images[chosen]), self.labels[chosen]
+
+
 def estimate_pstar(
     model: nn.Module,
     images: Tensor,
@@ -109,7 +127,7 @@ def estimate_pstar(
         grid,
     )
     check_pixels(images)
-    radii = torch.tensor(grid, dtype=torch.float64)
+    task = _Task(model, images, labels, torch.tensor(grid, dtype=torch.float64), attack, on_progress)
     with evaluating(model), full_precision(images.device):
         size = batch_size or attack_batch(model, pixels(images[:1]))
         if state is None:
@@ -124,7 +142,7 @@ def estimate_pstar(
         for stage in (_descend, _bisect) if search == "fast" else (_bisect,):
             while True:
                 try:
-                    stage(model, images, labels, radii, attack, state, size, on_progress)
+                    stage(task, state, size)
                     break
                 except (RuntimeError, MemoryError) as error:
                     state.size = size = halved(size, error, images.device)
@@ -155,21 +173,9 @@ def _start(model: nn.Module, images: Tensor, labels: Tensor, values: int, batche
     )
 
 
-def _descend(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    radii: Tensor,
-    attack: PGD,
-    state: Search,
-    size: int,
-    on_progress: Callable[[Search], None],
-) -> None:
+def _descend(task: _Task, state: Search, size: int) -> None:
     """Settle what the shrinking ball settles; the other brackets stay as they were."""
-
-    def take(index: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = index.to(images.device)
-        return pixels(images[chosen]), labels[chosen]
+    radii, device = task.radii, task.images.device
 
     def count(attacked: int) -> None:
         state.forward += attacked
@@ -178,13 +184,13 @@ def _descend(
     if state.descent is None:
         state.descent = Descent(waiting=((state.first == 0) & (state.last == len(radii) - 1)).nonzero().flatten())
     for index, place, adversarial in descend(
-        model,
-        take,
+        task.model,
+        task.take,
         state.descent,
-        radii.to(images.device),
-        box=attack.box,
+        radii.to(device),
+        box=task.attack.box,
         size=size,
-        device=images.device,
+        device=device,
         on_step=count,
     ):
         state.forward += len(index)
@@ -192,46 +198,28 @@ def _descend(
         index, place = index[fooled], place[fooled]
         state.settle(index, place, adversarial[fooled.to(adversarial.device)])
         state.first[index] = place
-        on_progress(state)
+        task.on_progress(state)
 
 
-def _bisect(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    radii: Tensor,
-    attack: PGD,
-    state: Search,
-    size: int,
-    on_progress: Callable[[Search], None],
-) -> None:
+def _bisect(task: _Task, state: Search, size: int) -> None:
     """Halve all brackets until they are closed."""
-    loop = Loop(images.device)
+    loop = Loop(task.images.device)
     while len(undecided := state.undecided):
-        _probe(model, images, labels, radii, attack, state, undecided[:size], loop)
-        on_progress(state)
+        _probe(task, state, undecided[:size], loop)
+        task.on_progress(state)
 
 
-def _probe(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    radii: Tensor,
-    attack: PGD,
-    state: Search,
-    batch: Tensor,
-    loop: Loop,
-) -> None:
+def _probe(task: _Task, state: Search, batch: Tensor, loop: Loop) -> None:
     """Attack each image of the batch at the middle of its bracket, and halve the brackets."""
+    radii, attack = task.radii, task.attack
     middle = (state.first[batch] + state.last[batch]) // 2
     fooled = torch.zeros(len(batch), dtype=torch.bool)
     attacked = radii[middle] > 0
     if attacked.any():
-        chosen = batch[attacked].to(images.device)
-        originals, targets = pixels(images[chosen]), labels[chosen]
+        originals, targets = task.take(batch[attacked])
         epsilon = radii[middle[attacked]].to(originals)
         adversarial = pgd(
-            model,
+            task.model,
             originals,
             targets,
             epsilon,
@@ -241,9 +229,9 @@ def _probe(
             box=attack.box,
             loop=loop,
         )
-        success = is_counterexample(model, adversarial, originals, targets, epsilon, box=attack.box)
+        success = is_counterexample(task.model, adversarial, originals, targets, epsilon, box=attack.box)
         fooled[attacked] = success.cpu()
-        state.forward += len(chosen) * (attack.steps + 1)
-        state.backward += len(chosen) * attack.steps
+        state.forward += len(originals) * (attack.steps + 1)
+        state.backward += len(originals) * attack.steps
         state.settle(batch[fooled], middle[fooled], adversarial[success])
     state.first[batch[~fooled]] = middle[~fooled] + 1

@@ -1,21 +1,36 @@
-"""One process at a time in a folder whose files belong together. No torch."""
+"""One process at a time in a folder whose files belong together, and a word to who waits for it. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from robbench.errors import RobbenchError
 
+PATIENCE = 3.0
+"""Seconds of waiting for another process after which it is said."""
+
+
+def to_stderr(text: str) -> None:
+    """Say something to whoever watches, at once."""
+    print(f"robbench: {text}", file=sys.stderr, flush=True)
+
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, say: Callable[[str], None] = to_stderr) -> Iterator[None]:
     """Hold a folder, which is made where it is missing; the thread that holds it may hold it again.
 
     The lock's file is gone afterwards: whoever waits for it sees that, and makes another.
+
+    Args:
+        folder: whose files belong together.
+        say: as of :func:`acquire`.
 
     Raises:
         RobbenchError: the folder cannot be written.
@@ -24,7 +39,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, is_singleton=True)
-        lock.acquire()
+        acquire(lock, str(folder), say)
     except OSError as error:
         raise RobbenchError(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
     try:
@@ -33,3 +48,37 @@ def locked(folder: Path) -> Iterator[None]:
         if lock.lock_counter == 1:
             path.unlink(missing_ok=True)
         lock.release()
+
+
+def acquire(lock: FileLock, what: str, say: Callable[[str], None], run: str = "") -> None:
+    """Wait until a lock is free, and take it; its file names the holder from then on.
+
+    Args:
+        lock: of this process.
+        what: is held by it.
+        say: gets one sentence where PATIENCE seconds were not enough, with process and machine of the holder.
+        run: of which this process is a part; processes of one run wait for each other without a word.
+
+    Raises:
+        OSError: its file cannot be made.
+    """
+    path = Path(lock.lock_file)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        holder, its_run = _holder(path)
+        if not run or its_run != run:
+            say(f"waiting for {holder}, which holds {what}")
+        lock.acquire(timeout=-1)
+    with suppress(OSError):  # a courtesy: a full disk is no reason not to go on
+        path.write_text(f"process {os.getpid()} on {platform.node()}\n{run}\n", encoding="utf-8")
+
+
+def _holder(path: Path) -> tuple[str, str]:
+    """Who holds a lock, in words, and the run that it is a part of, as its file says."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    holder, run = (*lines, "", "")[:2]
+    return holder or "another process", run

@@ -25,6 +25,7 @@ from robbench.errors import RobbenchError
 from robbench.graphs import Loop
 from robbench.memory import attack_batch, halved
 from robbench.record import WRONG, Against, Audit, Robustness
+from robbench.sampling import QUARTILES, looked_at, scan_steps, scanned
 
 LEVEL = 0.001
 """Of the one-sided exact tests: in a thousand sound models, a check suspects about one."""
@@ -37,14 +38,6 @@ TOLERATED_SCAN = 0.05
 
 BLOCKED = 0.9
 """Share of an image's pixels with a gradient of exactly zero from which on the image counts as one without any."""
-
-SCAN_STEPS = 10
-"""Steps at most of the scan's attack beside the ``fast`` search, which makes no use of the estimate's number of them."""
-
-FEWEST = 5
-"""Images looked at, whatever they cost: fewer could show nothing."""
-
-_QUARTILES = (0.25, 0.5, 0.75)
 
 
 def check_audit(audit: spec.Audit | None) -> None:
@@ -76,7 +69,7 @@ def audit_search(
         images: (N, C, H, W) uint8, or floats in [0, 1], on the device of the model.
         labels: (N,) int64, on the same device.
         found: what the search came to on these images; its passes bound those of the audit.
-        attack: of the search; the scan uses it at every radius, beside the ``fast`` search with SCAN_STEPS at most.
+        attack: of the search; the scan uses it at every radius, with :func:`robbench.sampling.scan_steps`.
         audit: how much to look at.
         batch_size: images attacked at once, halved when memory runs out; None for what device and free memory allow.
         on_progress: gets the checks done so far, and all of them.
@@ -87,12 +80,11 @@ def audit_search(
     check_audit(audit)
     places, grid = np.asarray(found.pstar), found.grid
     correct = np.flatnonzero(places != WRONG)
-    quartiles = [_place(places[correct], share, grid) for share in _QUARTILES] if len(correct) else []
+    quartiles = [_place(places[correct], share, grid) for share in QUARTILES] if len(correct) else []
     radii = sorted({at for at in quartiles if grid[at] > 0})
-    budget, cheap = audit.share * (found.forward + found.backward), 2 + len(radii)
-    steps = attack.steps if found.search == "reference" else min(attack.steps, SCAN_STEPS)
-    count = min(len(correct), audit.images, max(FEWEST, int(budget / 2 / cheap)))
-    scan = min(count, max(FEWEST, int((budget - cheap * count) / (audit.radii * (2 * steps + 3)))))
+    passes, steps = found.forward + found.backward, scan_steps(found.search, attack.steps)
+    count = looked_at(audit, len(correct), passes, len(radii))
+    scan = scanned(audit, count, passes, len(radii), steps)
     sample = np.random.default_rng(audit.seed).permutation(correct)[:count]
     pairs = [(image, at) for image in sample[:scan] for at in _scanned(int(places[image]), grid, audit.radii)]
     with evaluating(model), full_precision(images.device), without_parameter_gradients(model):

@@ -10,6 +10,7 @@ from pathlib import Path
 from robbench.catalogue import block_names
 from robbench.errors import unknown
 from robbench.record import Stage
+from robbench.sampling import FEWEST, QUARTILES, looked_at, probe_passes, scan_steps
 from robbench.sizes import Sizes, images_tested, parts, sizes
 from robbench.spec import Estimate, Model, Recipe, Study
 
@@ -66,11 +67,18 @@ class PlannedStage:
     """As recorded: updates and validation, or search and confirmation."""
     final_test: Work = Work()
     """What a robustness stage's final test adds."""
+    audit: Work = Work()
+    """What its audit adds, at most."""
     bound: bool
     """Whether the stage may end earlier: early stopping, misclassified images, brackets that close."""
     precision: str
     images: tuple[int, int, int]
     """Shape of one image."""
+
+    @property
+    def total(self) -> Work:
+        """All of it."""
+        return self.work + self.final_test + self.audit
 
     @property
     def network(self) -> tuple[str, tuple[int, int, int], str]:
@@ -79,7 +87,7 @@ class PlannedStage:
 
     def seconds(self, speed: Speed) -> float:
         """Time at this speed; updates of retrained blocks count the more, the more blocks are retrained."""
-        work, share = self.work + self.final_test, retrained_share(self.model)
+        work, share = self.total, retrained_share(self.model)
         update = speed.inference + share * max(0.0, speed.update - speed.inference)
         return work.inference * speed.inference + work.attack * speed.attack + work.update * update
 
@@ -151,6 +159,25 @@ def final_work(estimate: Estimate, images: int) -> Work:
     return Work(inference=images * len(attacks), attack=images * sum(attack.steps for attack in attacks))
 
 
+def audit_work(estimate: Estimate, images: int) -> Work:
+    """At most: every image right, the search with all its passes, and whichever number of radii costs most.
+
+    Square, where it is asked for, is counted with all its queries for every image, and three passes around them.
+    """
+    audit = estimate.audit
+    if audit is None:
+        return Work()
+    search = search_work(estimate, images)
+    passes, steps = search.forward + search.backward, scan_steps(estimate.search, estimate.attack.steps)
+    looked = [looked_at(audit, images, passes, radii) for radii in range(len(QUARTILES) + 1)]
+    # No more are scanned than are looked at, for two passes each at least: so many pay for both with the whole share.
+    affordable = int(audit.share * passes / (2 + audit.radii * probe_passes(steps)))
+    probes = audit.radii * min(looked[0], max(FEWEST, affordable))
+    judged = max(radii * count for radii, count in enumerate(looked))
+    square = looked[1] * (audit.square_queries + 3) if audit.square_queries else 0
+    return Work(inference=judged + probes + square, attack=looked[0] + probes * (steps + 1))
+
+
 def retrained_share(model: Model) -> float:
     """Share of the blocks that a backward pass to the weights goes through: all, but for frozen ones in front."""
     names = block_names(model.architecture)
@@ -181,6 +208,7 @@ def _robustness(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
         digest=model.estimate_digest(estimate),
         work=search_work(estimate, images),
         final_test=final_work(estimate, images),
+        audit=audit_work(estimate, images),
         bound=True,
         precision="float32",
         images=found.shape,
@@ -201,7 +229,7 @@ def lines(
     table = [f"{'stage':{width}}  {'forward':>15}  {'backward':>15}  {'time':>9}"]
     total, seconds = Work(), 0.0
     for stage in stages:
-        work = stage.work + stage.final_test
+        work = stage.total
         speed = speeds.get(stage.network)
         took = stage.seconds(speed) if speed else None
         mark = "≤ " if stage.bound else ""

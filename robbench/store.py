@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from robbench.errors import RobbenchError
 from robbench.interruption import postponed
+from robbench.locks import acquire, to_stderr
 from robbench.record import UNREADABLE, Record, _Struct, check_writable, write_atomically
 
 SCHEMA = "robbench.store/1"
@@ -44,6 +45,9 @@ class Finished(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """None where the counterexamples were not kept."""
     inputs: str | None = None
     """Over the images of the stage and of all its sources; None without a source, where the record says all."""
+    made_from: str | None = None
+    """SHA-256 of the weights that it began with: the model's whose p* it is, or the source's of a transfer; None where
+    there are none, or an older version did not say."""
     ending: Literal["", "-2"] = ""
     """Of the names of its files of tensors: those of a stage that takes another's place differ from the old ones."""
     finished: float = 0.0
@@ -69,13 +73,22 @@ class Store:
         check_writable(self.folder)
 
     @contextmanager
-    def lock(self, digest: str) -> Iterator[None]:
-        """Hold a digest's stage, so that no two processes make it at once."""
+    def lock(self, digest: str, what: str = "", say: Callable[[str], None] = to_stderr) -> Iterator[None]:
+        """Hold a digest's stage, so that no two processes make it at once.
+
+        Args:
+            digest: of the stage.
+            what: the stage's name, for whoever waits.
+            say: gets one sentence where another run holds it for long, as of :func:`robbench.locks.acquire`.
+
+        Raises:
+            RobbenchError: its folder cannot be written.
+        """
         path = self._folder(digest)
         lock = FileLock(path / "lock")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            acquire(lock, what or digest, say, self.run)
         except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
             raise RobbenchError(f"store {str(path)!r} cannot be locked: {_reason(error)}") from error
         try:
@@ -113,6 +126,10 @@ class Store:
         Raises:
             RobbenchError: there are none, or the file is not the one that was written.
         """
+        return self.weights_and_checksum(digest)[0]
+
+    def weights_and_checksum(self, digest: str) -> tuple[dict[str, Tensor], str]:
+        """The same, and the SHA-256 of the file that they were read from."""
         return self._tensors(digest, "weights", self.finished(digest))
 
     def adversarials(self, digest: str) -> Tensor | None:
@@ -126,7 +143,7 @@ class Store:
         stage = self.finished(digest)
         if stage is None or stage.adversarials_sha256 is None:
             return None
-        tensors = self._tensors(digest, "adversarials", stage)
+        tensors, _ = self._tensors(digest, "adversarials", stage)
         if set(tensors) != {"adversarials"}:
             raise damaged(self._folder(digest) / "adversarials.safetensors", f"it holds {sorted(tensors)}")
         return tensors["adversarials"]
@@ -138,16 +155,18 @@ class Store:
         *,
         adversarials: Tensor | None = None,
         inputs: str | None = None,
+        made_from: str | None = None,
     ) -> None:
         """Keep a finished stage in place of an older one, and drop its checkpoint.
 
-        ``adversarials`` are as :meth:`adversarials` returns them.
+        ``adversarials`` are as :meth:`adversarials` returns them, ``inputs`` and ``made_from`` as in :class:`Finished`.
 
         Raises:
             RobbenchError: it cannot be written; then an older stage stands, and the checkpoint stays.
         """
         folder = self._folder(record.digest)
-        ending: Literal["", "-2"] = "-2" if self._ending(record.digest) == "" else ""
+        old = self.undamaged(record.digest)
+        ending: Literal["", "-2"] = "-2" if old is not None and old.ending == "" else ""
         with postponed():
             stage = Finished(
                 schema=SCHEMA,
@@ -159,6 +178,7 @@ class Store:
                     None if adversarials is None else {"adversarials": adversarials},
                 ),
                 inputs=inputs,
+                made_from=made_from,
                 ending=ending,
                 finished=time.time(),
             )
@@ -169,13 +189,12 @@ class Store:
             for name in (f"weights{other}", f"adversarials{other}", "checkpoint"):
                 _remove(folder / f"{name}.safetensors")
 
-    def _ending(self, digest: str) -> str | None:
-        """Ending of the files that a finished stage refers to; None where there is no such stage, or a damaged one."""
+    def undamaged(self, digest: str) -> Finished | None:
+        """The finished stage of a digest; None where there is none, or a damaged one."""
         try:
-            stage = self.finished(digest)
+            return self.finished(digest)
         except RobbenchError:
             return None
-        return None if stage is None else stage.ending
 
     def save_checkpoint(self, digest: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Keep the state of an unfinished stage: tensors by name, and plain JSON values."""
@@ -211,8 +230,8 @@ class Store:
 
     def _tensors(
         self, digest: str, kind: Literal["weights", "adversarials"], stage: Finished | None
-    ) -> dict[str, Tensor]:
-        """What a finished stage kept, or the stage that another process put in its place meanwhile."""
+    ) -> tuple[dict[str, Tensor], str]:
+        """What a finished stage kept, or the stage that another process put in its place meanwhile; and its SHA-256."""
         while True:
             path = self._folder(digest) / f"{kind}{stage.ending if stage else ''}.safetensors"
             fault = "its SHA-256 is not the one recorded"
@@ -222,7 +241,7 @@ class Store:
                 if stage is not None and checksum == (
                     stage.weights_sha256 if kind == "weights" else stage.adversarials_sha256
                 ):
-                    return load(data)
+                    return load(data), checksum
             except OSError as error:
                 fault = _reason(error)
             except (SafetensorError, ValueError, KeyError) as error:

@@ -16,11 +16,11 @@ from robbench.data import Data, Images, pixels
 from robbench.errors import RobbenchError
 from robbench.memory import attack_batch
 from robbench.models import Network
-from robbench.pipeline import Workplace, load_network
 from robbench.record import WRONG, Record, Robustness, as_case, choose_images
 from robbench.report import disagreements, read_bundle
 from robbench.spec import Estimate, Model, describe, differences, read_spec
 from robbench.store import Finished, Store
+from robbench.workplace import Workplace, basis_of, load_network
 
 ROUNDING = 1e-5
 """A classification is decided by rounding where its margin is at most this share of the largest logit."""
@@ -28,7 +28,7 @@ ROUNDING = 1e-5
 _SHOWN = 4
 """Images that a message names."""
 
-KEEP = "`pytest -m suite … --robbench-resume --robbench-keep-adversarials` estimates it again and keeps them"
+KEEP = "`pytest -m suite … --robbench-resume --robbench-keep-adversarials` estimates p* again and keeps them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +96,15 @@ def _record(record: Record, workplace: Workplace) -> Iterator[_Line]:
             f"data: expected the images of {record.data.name!r} that it was made with (SHA-256 "
             f"{record.data.sha256[:12]}…), got others ({data.sha256[:12]}…)"
         )
+    made_from = _made_from(record, model, workplace.store)
     network = load_network(model, workplace)
     if estimate is None or record.robustness is None:
         yield "agrees", "as in the store; digest, data and weights hold", 0
         return
     _check_settings(record.robustness, estimate, len(data.test))
     adversarials = workplace.store.adversarials(record.digest)
-    yield from _proof(
-        record.robustness, estimate, network, data, adversarials, workplace.device, _later(record, model, workplace)
-    )
+    because = "" if made_from else _later(record, model, workplace)
+    yield from _proof(record.robustness, estimate, network, data, adversarials, workplace.device, because)
 
 
 def _stored(record: Record, store: Store) -> Record:
@@ -193,8 +193,27 @@ def _check_settings(robustness: Robustness, estimate: Estimate, test_images: int
             raise RobbenchError(f"robustness {name}: not what its specification says")
 
 
+def _made_from(record: Record, model: Model, store: Store) -> str | None:
+    """SHA-256 of the weights that a stage began with, once it is sure that the store has no others of that model.
+
+    None where it began with none, or an older version did not say.
+
+    Raises:
+        RobbenchError: the store has others.
+    """
+    finished, basis = store.finished(record.digest), basis_of(model, record.stage)
+    trained = store.undamaged(basis.digest) if basis is not None else None
+    made_from = finished.made_from if finished is not None else None
+    if basis is not None and trained is not None and made_from not in (None, trained.weights_sha256):
+        raise RobbenchError(
+            f"weights: expected those of {basis.id} that it was made from (SHA-256 {str(made_from)[:12]}…), the store "
+            f"has others ({str(trained.weights_sha256)[:12]}…); `pytest -m suite … --robbench-resume` makes it again"
+        )
+    return made_from
+
+
 def _later(record: Record, model: Model, workplace: Workplace) -> str:
-    """What explains every fault of a proof: other weights than those that p* was estimated on."""
+    """What explains every fault of a proof, where p* does not name its weights: that there are later ones."""
     trained: Finished | None = workplace.store.finished(model.digest)
     later = trained is not None and trained.record.created > record.created
     return "; the model was trained again after p* was estimated" if later else ""

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from robbench import PGD, Audit, Dataset, EpsilonGrid, Estimate, Model, OneCycle, Recipe
-from robbench.pipeline import Workplace, run_estimate, run_training
+from robbench.pipeline import run_estimate, run_training
 from robbench.record import Record
 from robbench.report import Bundle, write_bundle
 from robbench.store import Store
+from robbench.workplace import Workplace
 
 
 class Lambda(nn.Module):

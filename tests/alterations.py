@@ -141,3 +141,13 @@ def found_places(place, estimate=REFERENCE):
     """Positions of the images with a counterexample, and the places of all images."""
     record = json.loads(place.stage(digest(estimate=estimate)).read_text())["record"]["robustness"]
     return [at for at, p in enumerate(record["pstar"]) if 0 <= p < len(record["grid"])], record["pstar"]
+
+
+def change_weights(place):
+    """Other weights of the source model, whole by their checksum."""
+    rewrite(place.stage(SOURCE.digest, "weights.safetensors"), lambda tensors: tensors["1.weight"].neg_())
+
+
+def forget_weights(place):
+    """The source's p* as an older version kept it: without the weights that it was estimated on."""
+    edit(place.stage(digest()), lambda values: values.pop("made_from"))

@@ -11,12 +11,13 @@ import torch
 from factories import ENVIRONMENT
 from torch import nn
 
-from robbench.pipeline import Workplace, run_estimate, run_training
+from robbench.pipeline import run_estimate, run_training
 from robbench.record import Record, Seconds
 from robbench.report.prose import report_text
 from robbench.report.rows import group_records
 from robbench.spec import PGD, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
 from robbench.store import Store
+from robbench.workplace import Workplace
 
 NEAR = Dataset(name="glyphs10", train=120, test=40, augmentation="crop-flip")
 FAR = Dataset(name="glyphs47", train=120, test=40)

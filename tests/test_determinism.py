@@ -18,9 +18,10 @@ import robbench.memory
 from robbench.determinism import WORKSPACE, cublas_workspace, deterministic_algorithms, explained
 from robbench.environment import environment
 from robbench.errors import RobbenchError
-from robbench.pipeline import Workplace, run_training
+from robbench.pipeline import run_training
 from robbench.record import Environment
 from robbench.store import Store
+from robbench.workplace import Workplace
 
 CPU = torch.device("cpu")
 

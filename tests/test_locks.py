@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import platform
+import threading
 
 import pytest
 
+import robbench.locks
+from robbench.cli import main
 from robbench.errors import RobbenchError
 from robbench.locks import locked
+from robbench.report import Bundle, write_bundle
+from robbench.store import Store
+
+FORK = multiprocessing.get_context("fork")
+DIGEST = "ab" * 32
 
 
 def add_one(folder, times):
@@ -21,8 +31,7 @@ def add_one(folder, times):
 def test_no_process_overlooks_what_another_wrote(tmp_path):
     """Four processes that count in one file get to the sum, although the lock's file comes and goes."""
     (tmp_path / "number").write_text("0")
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=add_one, args=(tmp_path, 10)) for _ in range(4)]
+    processes = [FORK.Process(target=add_one, args=(tmp_path, 10)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -45,3 +54,102 @@ def test_a_folder_that_cannot_be_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RobbenchError, match=r"file' cannot be written: "), locked(tmp_path / "file"):
         pytest.fail("held")
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+def keep(lock, entered, left):
+    """Hold a lock from one event to the other."""
+    with lock():
+        entered.set()
+        left.wait(300)
+
+
+@contextlib.contextmanager
+def held(lock):
+    """While another process holds it: that process, and how to let it go on."""
+    entered, left = FORK.Event(), FORK.Event()
+    process = FORK.Process(target=keep, args=(lock, entered, left))
+    process.start()
+    entered.wait(300)
+    try:
+        yield process, left
+    finally:
+        left.set()
+        process.join()
+
+
+@pytest.fixture
+def _impatient(monkeypatch):
+    """Who waits says so soon."""
+    monkeypatch.setattr(robbench.locks, "PATIENCE", 0.05)
+
+
+def told(left, said):
+    """A ``say`` that notes what it gets, and lets the holder go only after many times the patience."""
+
+    def say(text):
+        said.append(text)
+        threading.Timer(0.4, left.set).start()
+
+    return say
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_who_waits_for_a_folder_is_told_once_for_whom(tmp_path):
+    """Process and machine; who comes to a free folder, or an own one, is told nothing."""
+    said = []
+    with held(lambda: locked(tmp_path)) as (process, left), locked(tmp_path, told(left, said)):
+        pass
+    assert said == [f"waiting for process {process.pid} on {platform.node()}, which holds {tmp_path}"]
+    with locked(tmp_path, said.append), locked(tmp_path, said.append):
+        pass
+    assert len(said) == 1
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_who_waits_for_a_stage_is_told_once_for_whom(tmp_path):
+    """And which stage it is, by its name."""
+    said, other = [], Store(tmp_path, run="other")
+    with (
+        held(lambda: other.lock(DIGEST, "cnn7 (robustness)")) as (process, left),
+        Store(tmp_path, run="mine").lock(DIGEST, "cnn7 (robustness)", told(left, said)),
+    ):
+        pass
+    assert said == [f"waiting for process {process.pid} on {platform.node()}, which holds cnn7 (robustness)"]
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_workers_of_one_run_wait_without_a_word(tmp_path):
+    """The run is at the stage itself."""
+    said, store = [], Store(tmp_path, run="mine")
+    with held(lambda: store.lock(DIGEST)) as (_, left):
+        threading.Timer(0.4, left.set).start()
+        with store.lock(DIGEST, say=said.append):
+            pass
+    assert said == []
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe"])
+def test_a_holder_that_does_not_say_who_it_is_is_another_process(tmp_path, text):
+    """An older version's, or one whose disk was full."""
+    said, path = [], tmp_path / DIGEST[:2] / DIGEST / "lock"
+    with held(lambda: Store(tmp_path, run="other").lock(DIGEST)) as (_, left):
+        path.write_bytes(text)
+        with Store(tmp_path, run="mine").lock(DIGEST, "cnn7", told(left, said)):
+            pass
+    assert said == ["waiting for another process, which holds cnn7"]
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_command_says_that_it_waits(tmp_path, capsys):
+    """``robbench report`` on a folder that a run is writing: one line on standard error, and the bundle."""
+    write_bundle(tmp_path / "bundle", Bundle(title="t", command="c", records=[]))
+    with held(lambda: locked(tmp_path / "bundle")) as (process, left):
+        threading.Timer(1.0, left.set).start()
+        assert main(["report", str(tmp_path / "bundle")]) == 0
+    assert capsys.readouterr().err == (
+        f"robbench: waiting for process {process.pid} on {platform.node()}, which holds {tmp_path / 'bundle'}\n"
+    )

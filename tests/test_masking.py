@@ -17,11 +17,13 @@ import robbench.masking
 from robbench.errors import RobbenchError
 from robbench.estimation import estimate_pstar
 from robbench.masking import audit_search, check_audit, monotone, warnings
-from robbench.pipeline import Workplace, run_estimate, run_training
+from robbench.pipeline import run_estimate, run_training
 from robbench.record import Against, Audit, Record, Robustness
+from robbench.sampling import FEWEST
 from robbench.spec import PGD, EpsilonGrid
 from robbench.spec import Audit as AuditSpec
 from robbench.store import Store
+from robbench.workplace import Workplace
 
 GRID = EpsilonGrid(stop=0.16, step=0.005).values
 ATTACK = PGD(steps=4, random_start=False)
@@ -203,7 +205,7 @@ def test_passes_are_counted_and_stay_within_the_share(seed, batch_size, share):
     )
     assert (result.forward, result.backward) == (counting.forwards, counting.backwards)
     assert counting.largest <= batch_size
-    if result.scanned > robbench.masking.FEWEST and result.images > robbench.masking.FEWEST:
+    if result.scanned > FEWEST and result.images > FEWEST:
         assert result.forward + result.backward <= share * (found.forward + found.backward)
 
 

@@ -9,14 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import Counting, linear_case
 from torch import nn
 
 from robbench import recipes
 from robbench.errors import RobbenchError
-from robbench.pipeline import Workplace, run_estimate, run_training
-from robbench.plan import Speed, Work, lines, of_item, plan, retrained_share
-from robbench.spec import PGD, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers
+from robbench.estimation import estimate_pstar
+from robbench.masking import audit_search
+from robbench.pipeline import run_estimate, run_training
+from robbench.plan import Speed, Work, audit_work, lines, of_item, plan, retrained_share, search_work
+from robbench.record import Robustness
+from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers, describe
 from robbench.store import Store
+from robbench.workplace import Workplace
 
 STANDARD = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0, batch_size=8, epochs=2)
 ADVERSARIAL = replace(
@@ -70,6 +77,93 @@ def test_a_run_records_the_passes_that_were_planned(tmp_path):
             assert planned.bound
             assert planned.final_test == Work(inference=2 * len(found.images), attack=5 * len(found.images))
             assert planned.digest == record.digest
+            audit = found.audit
+            assert 0 < audit.forward <= planned.audit.forward
+            assert 0 < audit.backward <= planned.audit.backward
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 50),
+    st.integers(1, 40),
+    st.integers(1, 5),
+    st.sampled_from([0.001, 0.05, 0.1, 0.5, 1.0]),
+    st.sampled_from([1, 7, 100]),
+    st.integers(2, 9),
+)
+def test_an_audit_takes_at_most_the_passes_that_were_planned(seed, images, steps, share, looked_at, radii):
+    """Counted at the network, whatever the audit is to look at, and however small the sample."""
+    audit = Audit(images=looked_at, share=share, radii=radii)
+    estimate = Estimate(
+        grid=EpsilonGrid(stop=0.1, step=0.005), attack=PGD(steps=steps, random_start=False), images=images, audit=audit
+    )
+    model, pixels, labels, _ = linear_case(seed, count=images)
+    grid = list(estimate.grid.values)
+    search = estimate_pstar(model, pixels, labels, grid, estimate.attack)
+    found = Robustness(
+        grid=grid,
+        attack=describe(estimate.attack),
+        search="reference",
+        images=list(range(images)),
+        pstar=search.pstar.tolist(),
+        forward=search.forward,
+        backward=search.backward,
+    )
+    counting = Counting(model)
+    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=8)
+    planned = audit_work(estimate, images)
+    assert counting.forwards <= planned.forward
+    assert counting.backwards <= planned.backward
+
+
+def test_an_audit_of_many_images_is_planned_exactly():
+    """Where every image is right, p* has three quartiles and room to scan on both sides, and the share pays for all."""
+    audit = Audit(images=12, share=1.0, radii=4)
+    estimate = Estimate(
+        grid=EpsilonGrid(stop=0.1, step=0.005), attack=PGD(steps=10, random_start=False), images=12, audit=audit
+    )
+    model, pixels, labels, _ = linear_case(3)
+    found = Robustness(
+        grid=list(estimate.grid.values),
+        attack=describe(estimate.attack),
+        search="reference",
+        images=list(range(12)),
+        pstar=[8, 8, 8, 8, 10, 10, 10, 10, 12, 12, 12, 12],
+        forward=search_work(estimate, 12).forward,
+        backward=search_work(estimate, 12).backward,
+    )
+    counting = Counting(model)
+    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=8)
+    planned = audit_work(estimate, 12)
+    assert (planned.forward, planned.backward) == (counting.forwards, counting.backwards)
+    assert planned == Work(inference=12 * 3 + 12 * 4, attack=12 + 12 * 4 * 11)
+
+
+def test_square_is_planned_with_all_its_queries():
+    """Counted at a network that it cannot fool; without it, or without an audit, nothing is added."""
+    pytest.importorskip("torchattacks")
+    audit = Audit(images=6, share=1.0, radii=2, square_queries=5)
+    estimate = Estimate(
+        grid=EpsilonGrid(stop=0.02, step=0.01), attack=PGD(steps=2, random_start=False), images=6, audit=audit
+    )
+    model, pixels, labels, _ = linear_case(3, count=6)
+    found = Robustness(
+        grid=list(estimate.grid.values),
+        attack=describe(estimate.attack),
+        search="reference",
+        images=list(range(6)),
+        pstar=[2] * 6,
+        forward=100,
+        backward=100,
+    )
+    counting = Counting(model)
+    audit_search(counting, pixels, labels, found, estimate.attack, replace(audit, square_queries=0), batch_size=6)
+    without = counting.forwards
+    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=6)
+    assert counting.forwards - 2 * without <= 6 * (5 + 3)
+    plain = audit_work(replace(estimate, audit=replace(audit, square_queries=0)), 6)
+    assert audit_work(estimate, 6).inference - plain.inference == 6 * (5 + 3)
+    assert audit_work(replace(estimate, audit=None), 6) == Work()
 
 
 def test_the_order_is_that_of_the_items(tmp_path):

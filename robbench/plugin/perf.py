@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
     from torch import Tensor, nn
 
-    from robbench.pipeline import Workplace
+    from robbench.workplace import Workplace
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 """Side of the square matrices whose product gives the device's peak."""

@@ -20,6 +20,7 @@ from robbench.terminal import table, warnings
 
 if TYPE_CHECKING:
     from robbench.report import Bundle
+    from robbench.store import Finished
 
 
 class Results:
@@ -97,7 +98,7 @@ class Results:
 
     def _write(self, study: str, plan: dict[str, Any]) -> tuple[Bundle, Path]:
         """Gather a study's records and write its bundle, while no other run does: the last to write knows of all stages."""
-        with locked(self._session.settings.report / study):
+        with locked(self._session.settings.report / study, self._session.announce):
             return self._write_alone(study, plan)
 
     def _write_alone(self, study: str, plan: dict[str, Any]) -> tuple[Bundle, Path]:
@@ -126,12 +127,14 @@ class Results:
     def _records(self, study: str, plan: dict[str, Any]) -> tuple[list[Record], list[str], int]:
         """Records of the study's stages, what is missing, and how many come from earlier runs.
 
-        An earlier stage counts only with the same digest, and where it and its source had the images of this run.
+        An earlier stage counts only with the same digest, where it and its source had the images of this run, and where
+        it began with the weights that the store has now.
         """
         from robbench.store import Store
 
         store = Store(self._session.settings.store, self._session.run)
         found: dict[tuple[str, str], Record] = {}
+        stages: dict[tuple[str, str], Finished] = {}
         for case, stage, digest, source, variant in plan["stages"]:
             try:
                 finished = store.finished(digest)
@@ -139,6 +142,7 @@ class Results:
                 self._faults.append(str(error))
                 continue
             if finished is not None and self._digests.get((study, f"{case}.{stage}")) != "":
+                stages[case, stage] = finished
                 found[case, stage] = as_case(
                     finished.record, suite=study, case=case, source_case=source or None, variant=variant or None
                 )
@@ -149,9 +153,17 @@ class Results:
             for (case, stage), record in found.items()
             if (case, stage) not in ran and images.get(record.data.name, record.data.sha256) != record.data.sha256
         }
+        former = {
+            (case, stage)
+            for case, stage, _, source, _ in plan["stages"]
+            if (case, stage) in stages.keys() - ran
+            and (trained := stages.get((case if stage == "robustness" else source, "training"))) is not None
+            and stages[case, stage].made_from not in (None, trained.weights_sha256)
+        }
         records, missing = [], []
         for case, stage, _, source, _ in plan["stages"]:
-            current = (case, stage) in ran or not {case, source} & stale
+            outdated = {case, source} & stale or {(case, stage), (case, "training")} & former
+            current = (case, stage) in ran or not outdated
             if (case, stage) in found and current:
                 records.append(found[case, stage])
             else:

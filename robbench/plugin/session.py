@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,14 @@ import pytest
 from robbench.adapt import adapt, names
 from robbench.compare import Tolerances
 from robbench.errors import RobbenchError
+from robbench.locks import to_stderr
 from robbench.plugin.settings import Settings
 from robbench.record import check_writable
 from robbench.spec import Model, Study
 from robbench.terminal import progress_line
 
 if TYPE_CHECKING:
-    from robbench.pipeline import Workplace
+    from robbench.workplace import Workplace
 
 
 @dataclass
@@ -58,8 +59,8 @@ class Session:
         from robbench.determinism import deterministic_algorithms
         from robbench.environment import choose_device
         from robbench.memory import keep_pages
-        from robbench.pipeline import Workplace
         from robbench.store import Store
+        from robbench.workplace import Workplace
 
         keep_pages()
         if self.settings.deterministic:
@@ -73,6 +74,7 @@ class Session:
             keep_adversarials=self.settings.keep_adversarials,
             show=self.show,
             say=self.said.append,
+            announce=self.announce,
             began=self.began,
         )
 
@@ -93,6 +95,17 @@ class Session:
         self.shown = now
         self._draw(reporter, f"  {progress_line(what, done, total, now - self.showing[1])}")
 
+    def announce(self, text: str) -> None:
+        """Write a line at once; a worker of pytest-xdist, whose terminal nobody sees, on the run's standard error."""
+        self.clear()
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        with self._uncaptured():
+            if reporter is None or hasattr(self.config, "workerinput"):
+                to_stderr(text)
+            else:
+                reporter.write_line(text)
+                reporter.flush()
+
     def clear(self) -> None:
         """Wipe the progress line, if one was drawn."""
         if self.shown:
@@ -100,10 +113,14 @@ class Session:
             self._draw(self.config.pluginmanager.get_plugin("terminalreporter"), "")
 
     def _draw(self, reporter: Any, line: str) -> None:
-        capture = self.config.pluginmanager.get_plugin("capturemanager")
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
+        with self._uncaptured():
             reporter.rewrite(line, erase=True)
             reporter.write("\r", flush=True)
+
+    def _uncaptured(self) -> AbstractContextManager[None]:
+        """While it lasts, what is written reaches the terminal, whatever pytest captures."""
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        return capture.global_and_fixture_disabled() if capture else nullcontext()
 
     def study(self, declared: Study) -> Study:
         """The study as this run's options want it, remembered by its name.

@@ -11,7 +11,8 @@ from robbench import PGD, Dataset, Model, OneCycle, Recipe
 from robbench.assembly import placed
 from robbench.data import pixels
 from robbench.models import build
-from robbench.pipeline import load_network, run_training
+from robbench.pipeline import run_training
+from robbench.workplace import load_network
 
 STANDARD = Recipe(
     optimiser="adam", learning_rate=2e-3, weight_decay=1e-4, batch_size=128, epochs=3, schedule=OneCycle()

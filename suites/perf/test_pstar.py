@@ -5,7 +5,8 @@ import torch
 
 from robbench import EpsilonGrid, recipes
 from robbench.estimation import estimate_pstar
-from robbench.pipeline import load_network, run_training
+from robbench.pipeline import run_training
+from robbench.workplace import load_network
 from suites.perf.plain import as_written, sequential_pstar
 from suites.test_embedded import STUDY
 

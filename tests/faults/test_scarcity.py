@@ -21,17 +21,19 @@ from torch import nn
 import robbench.assembly
 import robbench.estimation
 import robbench.pipeline
+import robbench.robustness
 from robbench.data import Images
 from robbench.errors import RobbenchError
 from robbench.features import extract
 from robbench.final_test import attack_accuracies
 from robbench.memory import Batches, indivisible
 from robbench.models import build, weights
-from robbench.pipeline import Workplace, run_estimate, run_training
+from robbench.pipeline import run_estimate, run_training
 from robbench.record import Record, Seconds
 from robbench.spec import PGD, Checkpoint, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
 from robbench.store import Store
 from robbench.training import validate
+from robbench.workplace import Workplace
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0.0, batch_size=16, epochs=3)
@@ -260,7 +262,9 @@ def test_a_network_that_does_not_fit_is_one_error(place, monkeypatch: pytest.Mon
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(robbench.pipeline, "placed", placed)
-    with pytest.raises(RobbenchError, match=r"out of memory: .*near-standard does not fit on cpu; free memory there"):
+    with pytest.raises(
+        RobbenchError, match=r"out of memory: .*near-standard \(training\) does not fit on cpu; free memory there"
+    ):
         run_training(source(), place(), suite="s")
 
 
@@ -311,7 +315,7 @@ def test_a_training_that_cannot_be_written_leaves_nothing_half(place, monkeypatc
 
 def test_a_search_that_cannot_be_written_leaves_the_model(place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint of p* fails; the trained model stays, and is used by the next run."""
-    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
     workplace = place()
     run_training(source(), workplace, suite="s")
     with monkeypatch.context() as patch:

@@ -11,8 +11,9 @@ from stages import rigid, small, write_images
 
 import robbench.assembly
 import robbench.pipeline
-from robbench.pipeline import Workplace
+import robbench.robustness
 from robbench.store import Store
+from robbench.workplace import Workplace
 
 
 @pytest.fixture(autouse=True)
@@ -45,15 +46,15 @@ def ran(monkeypatch):
     """What was really run, in order: ``train`` or ``estimate``."""
     calls = []
 
-    def spy_on(function, name):
-        original = getattr(robbench.pipeline, function)
+    def spy_on(module, function, name):
+        original = getattr(module, function)
 
         def spy(*arguments, **options):
             calls.append(name)
             return original(*arguments, **options)
 
-        monkeypatch.setattr(robbench.pipeline, function, spy)
+        monkeypatch.setattr(module, function, spy)
 
-    spy_on("train", "train")
-    spy_on("estimate_pstar", "estimate")
+    spy_on(robbench.pipeline, "train", "train")
+    spy_on(robbench.robustness, "estimate_pstar", "estimate")
     return calls

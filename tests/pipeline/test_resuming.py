@@ -6,29 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from stages import ADVERSARY, ESTIMATE, FOOLING, RECIPE, comparable, source, write_images
+from stages import ADVERSARY, ESTIMATE, FOOLING, RECIPE, Killed, comparable, killer, source, write_images
 
 import robbench.estimation
-import robbench.pipeline
+import robbench.robustness
 from robbench.pipeline import run_estimate, run_training
 from robbench.spec import PGD, Dataset, Model
-
-
-class Killed(BaseException):
-    """The process was killed."""
-
-
-def killer(word, call):
-    """A ``show`` that kills at the given call about what begins with ``word``."""
-    calls = [0]
-
-    def show(what, done, total):
-        assert 0 <= done <= total
-        calls[0] += what.startswith(word)
-        if what.startswith(word) and calls[0] == call:
-            raise Killed
-
-    return show
 
 
 def run_killed(place, word, call, job):
@@ -107,7 +90,7 @@ TESTED = replace(ESTIMATE, final_test=tuple(PGD(epsilon=e, steps=2, random_start
 @pytest.mark.parametrize(("word", "call"), [("p*", 2), ("p*", 4), ("p*", 22), ("final", 2), ("final", 4)])
 def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path, monkeypatch, search, word, call):
     """With a checkpoint after every batch: the same p*, robust accuracies and numbers of passes, in both searches."""
-    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 4)
     estimate = replace(TESTED, search=search)
 
@@ -125,7 +108,7 @@ def test_an_estimate_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path,
 @pytest.mark.parametrize("search", ["reference", "fast"])
 def test_kept_counterexamples_survive_a_kill(place, tmp_path, monkeypatch, search):
     """They are part of the checkpoint: the resumed search has kept bit by bit what an uninterrupted one keeps."""
-    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
     estimate = replace(FOOLING, search=search)
 
@@ -143,7 +126,7 @@ def test_kept_counterexamples_survive_a_kill(place, tmp_path, monkeypatch, searc
 
 def test_a_checkpoint_without_counterexamples_is_not_enough_for_one_with(place, monkeypatch):
     """The search begins anew, and says so; with the option gone again, what the checkpoint kept is gone on with."""
-    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
     said = []
     for keeps, text in (
@@ -163,16 +146,16 @@ def test_a_checkpoint_without_counterexamples_is_not_enough_for_one_with(place, 
 
 def test_a_resumed_search_keeps_its_batch(place, monkeypatch):
     """Where more memory is free than before the kill, the search goes on with as many images as before: other numbers round otherwise."""
-    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 4)
     with pytest.raises(Killed):
         run_estimate(source(), ESTIMATE, place(show=killer("p*", 3)), suite="demo")
     monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 256)
     sizes, probe = [], robbench.estimation._probe
 
-    def spy(model, images, labels, radii, attack, state, batch, loop):
+    def spy(task, state, batch, loop):
         sizes.append(len(batch))
-        probe(model, images, labels, radii, attack, state, batch, loop)
+        probe(task, state, batch, loop)
 
     monkeypatch.setattr(robbench.estimation, "_probe", spy)
     run_estimate(source(), ESTIMATE, place(resume=True), suite="demo")
@@ -181,7 +164,7 @@ def test_a_resumed_search_keeps_its_batch(place, monkeypatch):
 
 def test_a_resumed_estimate_counts_the_seconds_before_it(place, monkeypatch):
     """What the killed search had measured is in its checkpoint, and in the record of the resumed one."""
-    monkeypatch.setattr(robbench.pipeline, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
     first = place(show=killer("p*", 3))
     with pytest.raises(Killed):

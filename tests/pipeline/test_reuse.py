@@ -9,10 +9,11 @@ import pytest
 import torch
 from stages import ESTIMATE, FOOLING, comparable, source, target, write_images
 
-import robbench.pipeline
+import robbench.workplace
 from robbench.data import load
-from robbench.pipeline import load_network, run_estimate, run_training
+from robbench.pipeline import run_estimate, run_training
 from robbench.spec import PGD, EpsilonGrid
+from robbench.workplace import load_network
 
 
 def test_a_stage_under_test_runs_in_every_session_but_once_in_each(place, ran):
@@ -47,10 +48,10 @@ def test_what_another_run_finished_meanwhile_is_not_made_again(place, ran):
 def test_what_a_run_elsewhere_finished_meanwhile_is_made_again(place, ran, monkeypatch, field, other):
     """Another machine's, another commit's and another number of threads' result is no result of this run."""
     one, two = place(), place()
-    here = robbench.pipeline.environment(one.device)
+    here = robbench.workplace.environment(one.device)
     run_training(source(), one, suite="demo")
     changed = msgspec.structs.replace(here, **{field: other})
-    monkeypatch.setattr(robbench.pipeline, "environment", lambda device: changed)
+    monkeypatch.setattr(robbench.workplace, "environment", lambda device: changed)
     run_training(source(), two, suite="demo")
     assert ran == ["train", "train"]
 
@@ -58,10 +59,10 @@ def test_what_a_run_elsewhere_finished_meanwhile_is_made_again(place, ran, monke
 def test_a_tree_that_became_dirty_meanwhile_changes_nothing(place, ran, monkeypatch):
     """Writing the first baseline makes it so."""
     one, two = place(), place()
-    here = robbench.pipeline.environment(one.device)
+    here = robbench.workplace.environment(one.device)
     run_training(source(), one, suite="demo")
     changed = msgspec.structs.replace(here, dirty=not here.dirty)
-    monkeypatch.setattr(robbench.pipeline, "environment", lambda device: changed)
+    monkeypatch.setattr(robbench.workplace, "environment", lambda device: changed)
     run_training(source(), two, suite="demo")
     assert ran == ["train"]
 

@@ -12,10 +12,11 @@ from stages import ESTIMATE, RECIPE, source, target
 import robbench.assembly
 from robbench.data import load
 from robbench.models import build, weights
-from robbench.pipeline import load_network, run_estimate, run_training
+from robbench.pipeline import run_estimate, run_training
 from robbench.record import WRONG
 from robbench.spec import Checkpoint, Dataset, Model, Transfer
 from robbench.training import validate
+from robbench.workplace import load_network
 
 
 def test_a_transfer_trains_its_source_once_and_estimates_both(place, ran):

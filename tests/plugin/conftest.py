@@ -134,7 +134,7 @@ def updated(one, pytester, _updated_folder):
 def stages(monkeypatch):
     """What was really computed: ``case.stage`` of every stage that ran, in order."""
     ran = []
-    train, estimate = robbench.pipeline._train, robbench.pipeline._estimate
+    train, estimate = robbench.pipeline._train, robbench.pipeline.estimate_robustness
 
     def counted_train(model, *rest):
         ran.append(f"{model.id}.training")
@@ -145,7 +145,7 @@ def stages(monkeypatch):
         return estimate(model, *rest)
 
     monkeypatch.setattr(robbench.pipeline, "_train", counted_train)
-    monkeypatch.setattr(robbench.pipeline, "_estimate", counted_estimate)
+    monkeypatch.setattr(robbench.pipeline, "estimate_robustness", counted_estimate)
     return ran
 
 

@@ -1,6 +1,8 @@
 """--robbench-keep-adversarials, from a run to ``robbench verify``."""
 
 from robbench.cli import main
+from robbench.report import read_bundle
+from robbench.store import Store
 
 KEEP = "--robbench-keep-adversarials"
 
@@ -35,3 +37,20 @@ def test_what_a_worker_says_reaches_the_terminal(updated):
         "net.mlp-glyphs10-standard: p* is estimated again, the finished stage kept no counterexamples"
         in result.stdout.lines
     )
+
+
+def test_pstar_of_former_weights_is_in_no_report(updated, pytester, stages):
+    """A model's weights are exchanged: a run of its training alone leaves p* out, and one of both makes it again."""
+    case = "net.mlp-glyphs10-standard"
+    store = Store(pytester.path / ".robbench" / "store", run="elsewhere")
+    (path,) = [p for p in store.folder.rglob("stage.json") if (p.parent / "weights.safetensors").exists()]
+    finished, weights = store.finished(path.parent.name), store.weights(path.parent.name)
+    store.finish(finished.record, {name: -value for name, value in weights.items()})
+    updated("-k", f"test_training and {case[8:]}", "--robbench-resume").assert_outcomes(passed=1, deselected=9)
+    bundle = read_bundle(pytester.path / "reports" / "tiny")
+    assert [record.name for record in bundle.records] == [f"{case}.training"]
+    assert f"tiny/{case}.robustness" in bundle.missing
+    result = updated("--robbench-resume", "--robbench-update")
+    assert f"{case}: p* is estimated again, the finished stage is of former weights" in result.stdout.lines
+    assert stages == [f"{case}.robustness"]
+    assert len(read_bundle(pytester.path / "reports" / "tiny").records) == 2

@@ -39,6 +39,7 @@ TESTS = {
     "checkpoints": ["test_checkpoints.py"],
     "attacks": ["test_attacks.py"],
     "training": ["training"],
+    "schedule": ["training/test_schedules.py", "training/test_stopping.py"],
     "estimation": ["test_estimation.py", "test_estimation_limits.py", "test_descent.py"],
     "descent": ["test_descent.py", "test_descent_networks.py"],
     "transfer": ["test_transfer.py"],

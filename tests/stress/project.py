@@ -97,6 +97,7 @@ import pathlib
 import robbench.memory
 import robbench.pipeline
 import robbench.report.bundle
+import robbench.robustness
 
 
 def noted(make, stage):
@@ -110,10 +111,10 @@ def noted(make, stage):
 
 
 robbench.pipeline._train = noted(robbench.pipeline._train, "training")
-robbench.pipeline._estimate = noted(robbench.pipeline._estimate, "robustness")
+robbench.pipeline.estimate_robustness = noted(robbench.pipeline.estimate_robustness, "robustness")
 if not {drawn}:
     robbench.report.bundle.draw = robbench.report.bundle.draw_study = lambda *rest: []
-robbench.pipeline.CHECKPOINT_SECONDS = 0.1
+robbench.robustness.CHECKPOINT_SECONDS = 0.1
 robbench.memory.LARGEST_BATCH["cpu"] = 16
 
 

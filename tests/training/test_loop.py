@@ -21,9 +21,10 @@ import robbench.timing
 import robbench.training
 from robbench.data import Images
 from robbench.record import Seconds
+from robbench.schedule import kept_epoch
 from robbench.spec import PGD, EarlyStopping, OneCycle, StepLR
 from robbench.timing import Stopwatch
-from robbench.training import attacked, kept_epoch, train, validate
+from robbench.training import attacked, train, validate
 
 
 @pytest.mark.parametrize("adversarial", [False, True])

@@ -11,8 +11,8 @@ from torch import nn
 
 import robbench.training
 from robbench.data import Images
+from robbench.schedule import learning_rate, ramp
 from robbench.spec import PGD, MultiStepLR, OneCycle, StepLR
-from robbench.training import learning_rate, ramp
 
 
 def torch_rates(make, rate, epochs):

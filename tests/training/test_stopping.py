@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from loops import network, recipe, run
 
 from robbench.record import Counts, Epoch
+from robbench.schedule import kept_epoch, stops, watched
 from robbench.spec import EarlyStopping
-from robbench.training import kept_epoch, stops, watched
 
 
 def history_of(clean, robust=None, total=100):

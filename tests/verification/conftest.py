@@ -14,9 +14,10 @@ import robbench.report.bundle
 from robbench.cli import main
 from robbench.data import Data, draw, write_npz
 from robbench.data.glyphs import GLYPHS
-from robbench.pipeline import Workplace, run_estimate, run_training
+from robbench.pipeline import run_estimate, run_training
 from robbench.report import Bundle, write_bundle
 from robbench.store import Store
+from robbench.workplace import Workplace
 
 
 @pytest.fixture(autouse=True)

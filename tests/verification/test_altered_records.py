@@ -15,13 +15,14 @@ from alterations import (
     NETWORK,
     SOURCE,
     TARGET,
+    change_weights,
     digest,
     everywhere,
+    forget_weights,
     found_places,
     garble,
     in_bundle,
     kept,
-    rewrite,
     with_image,
     with_pixel,
 )
@@ -79,7 +80,15 @@ RECORDS = {
         r"weights\.safetensors is damaged \(its SHA-256",
     ),
     "weights and their checksum": (
-        lambda place: rewrite(place.stage(SOURCE.digest, "weights.safetensors"), lambda t: t["1.weight"].neg_()),
+        change_weights,
+        rf"robustness: weights: expected those of {re.escape(SOURCE.id)} that it was made from \(SHA-256 \w+…\), the store ",
+    ),
+    "weights that a transfer began with": (
+        change_weights,
+        rf"{re.escape(TARGET.id)}\.training: weights: expected those of {re.escape(SOURCE.id)} that it was made from",
+    ),
+    "weights, from before stages named theirs": (
+        lambda place: (change_weights(place), forget_weights(place)),
         r"images .* counted as classified correctly, but misclassified unperturbed",
     ),
     "no weights": (

@@ -6,7 +6,18 @@ import gzip
 import re
 
 import pytest
-from alterations import FAST, REFERENCE, SOURCE, TARGET, digest, edit, everywhere, found_places, rewrite
+from alterations import (
+    FAST,
+    REFERENCE,
+    SOURCE,
+    TARGET,
+    change_weights,
+    digest,
+    edit,
+    everywhere,
+    forget_weights,
+    found_places,
+)
 
 import robbench.report.bundle
 import robbench.verification
@@ -53,12 +64,29 @@ def test_without_kept_counterexamples_the_rest_is_checked(place, verified):
     (line,) = [line for line in lines if line.startswith("unproven")]
     assert f"one/{SOURCE.id}.robustness" in line
     assert "--robbench-resume --robbench-keep-adversarials" in line
-    assert re.search(r"\d+ counterexamples proven, 1 records without kept counterexamples, 0 problems", lines[-1])
-    assert status == 0
-    rewrite(place.stage(SOURCE.digest, "weights.safetensors"), lambda tensors: tensors["1.weight"].neg_())
+    assert re.search(r"\d+ counterexamples proven, 1 records without kept counterexamples, 0 problems", lines[-2])
+    assert lines[-1].startswith("p* of 1 records was not proven: the counterexamples were not kept; `pytest -m suite")
+    assert status == 3
+    change_weights(place)
+    forget_weights(place)
     status, lines = verified()
     assert status == 1
     assert any(line.startswith("problem") and "classified" in line for line in lines)
+
+
+def test_a_bundle_without_counterexamples_proves_nothing_and_says_so(place, verified):
+    """Plainly, in its last line, with how to keep them; and no script takes it for a proof."""
+    for model in (SOURCE, TARGET):
+        for estimate in (REFERENCE, FAST):
+            place.stage(digest(model, estimate), "adversarials.safetensors").unlink()
+            edit(place.stage(digest(model, estimate)), lambda values: values.pop("adversarials_sha256"))
+    status, lines = verified()
+    assert lines[-2] == "8 records, 0 counterexamples proven, 4 records without kept counterexamples, 0 problems"
+    assert lines[-1] == (
+        "nothing was proven: the counterexamples were not kept; `pytest -m suite … --robbench-resume "
+        "--robbench-keep-adversarials` estimates p* again and keeps them"
+    )
+    assert status == 3
 
 
 def test_a_later_run_of_a_stage_with_the_same_results_is_a_remark(place, verified):

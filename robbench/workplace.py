@@ -1,0 +1,192 @@
+"""What the stages have in common: where they run, their locks, what may stand for a new run, and their records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from robbench.assembly import build_network, load_data, placed, transferred_network
+from robbench.data import Data
+from robbench.determinism import explained
+from robbench.environment import environment
+from robbench.errors import RobbenchError
+from robbench.locks import to_stderr
+from robbench.memory import indivisible
+from robbench.models import Network, blocks, load_weights, parameter_count
+from robbench.record import DataUsed, ModelFacts, Record, Seconds, Stage
+from robbench.spec import Dataset, Model, digest_of
+from robbench.store import Finished, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """Where and how stages run. Nothing here changes a result."""
+
+    store: Store
+    data: Path
+    device: torch.device
+    download: bool = False
+    resume: bool = False
+    """Reuse finished stages of the same digest, and go on from checkpoints."""
+    keep_adversarials: bool = False
+    """Keep the counterexample that every p* rests on, for ``robbench verify``."""
+    show: Callable[[str, float, float], None] = lambda what, done, total: None
+    """Gets progress: what runs, how much of it is done, of how much."""
+    say: Callable[[str], None] = lambda text: None
+    """Gets what a user should know of a stage beside its result, a sentence each."""
+    announce: Callable[[str], None] = to_stderr
+    """Gets what cannot wait until the stage is done: for whom it waits itself."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Messages of stages that failed in this session, by digest: they are not tried twice."""
+    began: float = field(default_factory=time.time)
+    """When the session began, in seconds since 1970: what finished later is not made again."""
+    checked: dict[Hashable, int] = field(default_factory=dict)
+    """Number of blocks of every combination of architecture, images and checkpoint that was found sound."""
+
+    def images(self, dataset: Dataset) -> Data:
+        """A dataset's images, from the data folder; errors as of :func:`robbench.data.load`."""
+        return load_data(dataset, self.data, download=self.download)
+
+
+@contextmanager
+def stage(workplace: Workplace, digest: str, name: str) -> Iterator[None]:
+    """Hold a digest's lock; remember a failure, so that what depends on it fails at once with the same reason."""
+    if digest in workplace.failed:
+        raise RobbenchError(f"{name} failed before: {workplace.failed[digest]}")
+    with workplace.store.lock(digest, name, workplace.announce):
+        try:
+            with indivisible(
+                f"{name} does not fit on {workplace.device.type}", "free memory there, or use another device"
+            ):
+                yield
+        except Exception as error:
+            fault = explained(error)
+            workplace.failed[digest] = str(fault)
+            if fault is error:
+                raise
+            raise fault from error
+
+
+def reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) -> Record | None:
+    """The finished stage's record, where it may stand for a new run: same digest, images and weights, its sources' too.
+
+    A run that asks for determinism takes nothing that was made without.
+    """
+    finished = workplace.store.finished(digest)
+    if finished is None or finished.record.data.sha256 != workplace.images(model.dataset).sha256:
+        return None
+    if finished.inputs is not None and finished.inputs != inputs_of(model, workplace):
+        return None
+    if torch.are_deterministic_algorithms_enabled() and not finished.record.environment.deterministic:
+        return None
+    if under_test and not workplace.resume and not _of_this_session(finished, workplace):
+        return None
+    if _outdated(finished, model, workplace.store):
+        again = f"trained again, the finished stage began with former weights of {model.source}"
+        if finished.record.robustness:
+            again = "p* is estimated again, the finished stage is of former weights"
+        workplace.say(f"{model.id}: {again}")
+        return None
+    if workplace.keep_adversarials and finished.record.robustness and finished.adversarials_sha256 is None:
+        workplace.say(f"{model.id}: p* is estimated again, the finished stage kept no counterexamples")
+        return None
+    return finished.record
+
+
+def _of_this_session(finished: Finished, workplace: Workplace) -> bool:
+    """Whether a stage was made by this run, or since it began by another one of the same code in the same surroundings."""
+    if finished.run == workplace.store.run:
+        return True
+    # Whether the tree is dirty changes while a run writes its baselines.
+    there, here = (
+        msgspec.structs.replace(surroundings, dirty=None)
+        for surroundings in (finished.record.environment, environment(workplace.device))
+    )
+    return finished.finished >= workplace.began and there == here
+
+
+def basis_of(model: Model, stage: Stage) -> Model | None:
+    """The model with whose weights a stage begins: itself where its p* is estimated, its source where it is trained."""
+    return model if stage == "robustness" else model.source
+
+
+def _outdated(finished: Finished, model: Model, store: Store) -> bool:
+    """Whether a stage began with other weights than the store has now; no where one of the two does not say."""
+    basis = basis_of(model, finished.record.stage)
+    trained = store.undamaged(basis.digest) if basis is not None else None
+    if basis is None or trained is None:
+        return False
+    return finished.made_from not in (None, trained.weights_sha256) or _outdated(trained, basis, store)
+
+
+def inputs_of(model: Model, workplace: Workplace) -> str:
+    """SHA-256 over the images that a model's weights come from: its own, and those of its sources."""
+    own = workplace.images(model.dataset).sha256
+    return own if model.source is None else digest_of([own, inputs_of(model.source, workplace)])
+
+
+def load_network(model: Model, workplace: Workplace) -> Network:
+    """A trained model from the store, on the workplace's device, in eval mode.
+
+    Raises:
+        RobbenchError: it is not in the store, or damaged.
+    """
+    return load_trained(model, workplace)[0]
+
+
+def load_trained(model: Model, workplace: Workplace) -> tuple[Network, str]:
+    """The same, and the SHA-256 of its weights."""
+    data = workplace.images(model.dataset)
+    network = transferred_network(model, data, None).network if model.transfer else build_network(model, data)
+    tensors, checksum = workplace.store.weights_and_checksum(model.digest)
+    load_weights(network, tensors, f"store, {model.id}")
+    return placed(network, workplace.device).eval(), checksum
+
+
+def record_of(
+    model: Model,
+    digest: str,
+    spec: dict[str, Any],
+    used: DataUsed,
+    network: Network,
+    seconds: Seconds,
+    workplace: Workplace,
+    **result: Any,
+) -> Record:
+    """A record of a stage; ``result`` holds its stage, its training or robustness, and its notes."""
+    transferred, source = model.transfer, model.source
+    return Record(
+        suite="",
+        case=model.id,
+        digest=digest,
+        spec=spec,
+        model=ModelFacts(
+            architecture=model.architecture,
+            dataset=model.dataset.name,
+            method=model.method,
+            source=source.dataset.name if source else None,
+            source_case=source.id if source else None,
+            source_method=source.method if source else None,
+            k=transferred.k if transferred else None,
+            blocks=len(blocks(network)),
+            head=transferred.head if transferred else "linear",
+            kept=transferred.kept if transferred else None,
+            seed=model.seed,
+            variant=model.variant,
+            parameters=parameter_count(network),
+            trainable=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
+        ),
+        data=used,
+        seconds=seconds,
+        environment=environment(workplace.device),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **result,
+    )
