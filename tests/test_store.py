@@ -264,7 +264,7 @@ def test_a_store_that_cannot_be_locked_says_why(store, monkeypatch):
         pytest.fail("locked")
     store.folder.unlink()
 
-    def acquire(lock):
+    def acquire(lock, timeout):
         raise NotImplementedError("no locks here")
 
     monkeypatch.setattr(robbench.store.FileLock, "acquire", acquire)
