@@ -188,6 +188,23 @@ def test_a_checkpoint_is_of_its_digest_and_images_only(store, save, load, state)
     assert load(store, DIGEST, inputs="these") is None
 
 
+@pytest.mark.parametrize(
+    ("save", "load", "state"), [(save_training, load_training, progress()), (save_search, load_search, search())]
+)
+def test_a_checkpoint_of_other_weights_is_refused_aloud(store, save, load, state):
+    """Not one of an older version, which does not say what weights it began with."""
+    said = []
+    names = {"inputs": "these", "refused": lambda: said.append("refused")}
+    save(store, DIGEST, copy.deepcopy(state), inputs="these", seconds=SECONDS, made_from="a" * 64)
+    assert load(store, DIGEST, made_from="a" * 64, **names) is not None
+    assert said == []
+    assert load(store, DIGEST, made_from="b" * 64, **names) is None
+    assert said == ["refused"]
+    save(store, DIGEST, copy.deepcopy(state), inputs="these", seconds=SECONDS)
+    assert load(store, DIGEST, made_from="b" * 64, **names) is not None
+    assert said == ["refused"]
+
+
 NOTHING = {"history": [], "forward": 0, "backward": 0, "seconds": {}, "notes": []}
 
 
