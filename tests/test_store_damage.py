@@ -51,6 +51,14 @@ def test_a_damaged_stage_names_its_file(store, damage):
     assert str(path.parent) in str(caught.value)
 
 
+def test_the_order_of_a_stages_keys_is_no_damage(store):
+    """The checksum is of what the file says, as any tool may have written it again."""
+    store.finish(record(), tensors())
+    path = files(store)["stage.json"]
+    path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
+    assert store.finished(DIGEST).record == record()
+
+
 @pytest.mark.parametrize("damage", [cut, garble, empty, lambda path: path.unlink()])
 def test_damaged_weights_name_their_file(store, damage):
     """Weights that are cut short, garbled, empty or gone are an error that names them."""
