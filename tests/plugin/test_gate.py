@@ -13,7 +13,7 @@ def spread(values, counts):
     """A baseline of a thousand correct images with these counts of p*, and the run's accuracy."""
     accuracy = values["accuracy"]
     images = sum(counts) * accuracy["total"] // accuracy["correct"]
-    values["distribution"]["counts"] = counts
+    values["distribution"] |= {"counts": counts, "pstar": None}
     values["accuracy"] = {"correct": sum(counts), "total": images}
     values["data"]["test"] = images
 
@@ -27,7 +27,7 @@ def validated(values, correct):
 def all_right(values):
     """A baseline of a robustness stage with a hundred times the correct images, and no other."""
     counts = [100 * count for count in values["distribution"]["counts"]]
-    values["distribution"]["counts"] = counts
+    values["distribution"] |= {"counts": counts, "pstar": None}
     values["accuracy"] = {"correct": sum(counts), "total": sum(counts)}
     values["data"]["test"] = sum(counts)
 
