@@ -87,7 +87,6 @@ def transfer(
     network.requires_grad_(kept == "finetuned")
     for parameter in (p for block in retrained for p in block.parameters()):
         parameter.requires_grad_(True)
-    network.zero_grad(set_to_none=True)
     inside = {module for block in retrained for top in block.modules for module in top.modules()}
     return Transferred(network, tuple(_outside(network.body, inside)), tuple(names[-k:]))
 

@@ -189,6 +189,18 @@ def test_a_stage_of_another_digest_is_an_error(store):
         store.finished(OTHER)
 
 
+def test_weights_that_are_no_tensors_are_damaged(store):
+    """A file whose checksum holds, of a program that writes something else: the message is the reader's."""
+    store.finish(record(), tensors())
+    files(store)["weights.safetensors"].write_bytes(b"not tensors")
+    values = json.loads(files(store)["stage.json"].read_text())
+    del values["sha256"]
+    checksum = hashlib.sha256(b"not tensors").hexdigest()
+    files(store)["stage.json"].write_text(json.dumps(values | {"weights_sha256": checksum}))
+    with pytest.raises(RobbenchError, match=r"weights\.safetensors is damaged \(.*header"):
+        store.weights(DIGEST)
+
+
 def test_tensors_under_other_names_are_no_counterexamples(store):
     """A file whose checksum holds and whose content is another is damaged all the same."""
     store.finish(robustness_record(make_facts(), [1, 2], digest=DIGEST), adversarials=torch.zeros(2, 1, 2, 2))
