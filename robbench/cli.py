@@ -188,13 +188,14 @@ def _verify(options: argparse.Namespace) -> int:
         stages |= {finding.name} if finding.record else set()
         proven += finding.counterexamples
     parts = [f"{len(stages):,} records", f"{proven:,} counterexamples proven"]
-    parts += [f"{marks['unproven']} records without kept counterexamples"] if marks["unproven"] else []
+    parts += [f"{marks['unproven']} records unproven"] if marks["unproven"] else []
+    parts += [f"{marks['untimed']} untimed"] if marks["untimed"] else []
     parts += [f"{marks['remark']} remarks"] if marks["remark"] else []
     print(", ".join([*parts, f"{marks['problem']} problems"]))
     if marks["unproven"]:
-        what = f"p* of {marks['unproven']} records was not proven" if proven else "nothing was proven"
-        print(f"{what}: the counterexamples were not kept; {KEEP}")
-    return 1 if marks["problem"] else 3 if marks["unproven"] else 0
+        what = f"p* of {marks['unproven']} records was not proven for every image" if proven else "nothing was proven"
+        print(f"{what}; counterexamples that were not kept: {KEEP}")
+    return 1 if marks["problem"] else 3 if marks["unproven"] or marks["untimed"] else 0
 
 
 def _against_base(options: argparse.Namespace, tolerances: Tolerances) -> list[Verdict]:

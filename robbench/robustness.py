@@ -59,18 +59,21 @@ def estimate_robustness(
                 stopwatch.add(before)
     saved = time.monotonic()
 
+    def save(search: Search) -> None:
+        save_search(
+            workplace.store,
+            digest,
+            search,
+            inputs=inputs,
+            seconds=stopwatch.seconds,
+            testing=testing,
+            made_from=weights,
+        )
+
     def keep(search: Search) -> None:
         nonlocal saved
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            save_search(
-                workplace.store,
-                digest,
-                search,
-                inputs=inputs,
-                seconds=stopwatch.seconds,
-                testing=testing,
-                made_from=weights,
-            )
+            save(search)
             saved = time.monotonic()
 
     def searching(search: Search) -> None:
@@ -114,6 +117,8 @@ def estimate_robustness(
             notes=search.notes,
             on_progress=tested,
         )
+        if estimate.audit is not None:
+            save(search)  # an interrupted audit begins again, and nothing else with it
         audit = estimate.audit and audit_search(
             network,
             test.images,

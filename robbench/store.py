@@ -27,7 +27,7 @@ from torch import Tensor
 from robbench.errors import RobbenchError
 from robbench.interruption import postponed
 from robbench.locks import acquire, to_stderr
-from robbench.record import UNREADABLE, Record, _Struct, check_writable, write_atomically
+from robbench.record import UNREADABLE, Record, _Struct, check_writable, remove_leftovers, write_atomically
 
 SCHEMA = "robbench.store/1"
 
@@ -92,6 +92,7 @@ class Store:
         except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
             raise RobbenchError(f"store {str(path)!r} cannot be locked: {_reason(error)}") from error
         try:
+            remove_leftovers(path)
             yield
         finally:
             lock.release()

@@ -35,8 +35,8 @@ KEEP = "`pytest -m suite … --robbench-resume --robbench-keep-adversarials` est
 class Finding:
     """What came of checking one record or one file."""
 
-    mark: Literal["agrees", "proven", "unproven", "remark", "problem"]
-    """Remarks are for the reader; problems fail."""
+    mark: Literal["agrees", "proven", "unproven", "untimed", "remark", "problem"]
+    """Remarks are for the reader; problems fail; of what is unproven or untimed, p* or seconds could not be checked."""
     name: str
     """``suite/case.stage``, or a file of the bundle."""
     message: str
@@ -81,14 +81,17 @@ def verify(bundle: Path, workplace: Workplace) -> Iterator[Finding]:
         )
 
 
-_Line = tuple[Literal["agrees", "proven", "unproven", "remark", "problem"], str, int]
+_Line = tuple[Literal["agrees", "proven", "unproven", "untimed", "remark", "problem"], str, int]
 
 
 def _record(record: Record, workplace: Workplace) -> Iterator[_Line]:
     """Mark, message and proven counterexamples of each finding on one record; raises what ends its check."""
     stored = _stored(record, workplace.store)
-    if stored.created != record.created:
-        yield "remark", f"the store holds a run of {stored.created} with the same results; seconds are not checked", 0
+    if stored.created < record.created:
+        raise RobbenchError(f"created: expected no run after the store's of {stored.created}, got {record.created}")
+    if stored.created > record.created:
+        later = f"the store holds a later run, of {stored.created}, with the same results"
+        yield "untimed", f"{later}: this one's seconds, machine and notes cannot be checked", 0
     model, estimate = _specs(record)
     data = workplace.images(model.dataset)
     if data.sha256 != record.data.sha256:
@@ -175,6 +178,11 @@ def _specs(record: Record) -> tuple[Model, Estimate | None]:
         raise RobbenchError(
             f"digest {record.digest[:12]}… is not that of its specification, {digest[:12]}…: one of them was changed, "
             f"another version of robbench recorded it ({record.environment.robbench}){code}"
+        )
+    source = None if model.source is None else model.source.id
+    if record.model.source_case != source:
+        raise RobbenchError(
+            f"source_case: expected {source}, as its specification says, got {record.model.source_case}"
         )
     if model.id != record.case:
         raise RobbenchError(f"case: expected {model.id}, as its specification says, got {record.case}")
@@ -292,7 +300,8 @@ def _proof(
     if adversarials is None and found.any():
         yield "unproven", f"the counterexamples of {int(found.sum()):,} images were not kept; {KEEP}", 0
     else:
-        yield "proven", f"{proven:,} of {int(found.sum()):,} counterexamples; {rest}", proven
+        mark: Literal["proven", "unproven"] = "unproven" if proven < found.sum() and not problems else "proven"
+        yield mark, f"{proven:,} of {int(found.sum()):,} counterexamples; {rest}", proven
 
 
 @dataclass(frozen=True)

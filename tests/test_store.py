@@ -311,3 +311,22 @@ def test_a_lock_excludes_another_process(store):
     with pytest.raises(KeyError):
         hold()
     assert state() == "free"
+
+
+def test_what_a_killed_write_left_is_removed_by_the_next_to_make_the_stage(store, monkeypatch):
+    """A file that was never given its name would stay for ever; files of other stages, and finished ones, do stay."""
+    store.finish(record(), tensors())
+    with store.lock(DIGEST), store.lock(OTHER), monkeypatch.context() as killed:
+        killed.setattr("pathlib.Path.unlink", lambda *arguments, **options: None)
+        killed.setattr("os.replace", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        for digest in (DIGEST, OTHER):
+            with pytest.raises(KeyboardInterrupt):
+                store.save_checkpoint(digest, tensors(), {})
+
+    def left():
+        return [path.parent.name for path in store.folder.rglob(".*")]
+
+    assert sorted(left()) == sorted([DIGEST, OTHER])
+    with store.lock(DIGEST):
+        assert left() == [OTHER]
+    assert store.finished(DIGEST).record == record()

@@ -8,7 +8,9 @@ import pytest
 import torch
 from stages import ADVERSARY, ESTIMATE, FOOLING, RECIPE, Killed, comparable, killer, source, write_images
 
+import robbench.descent
 import robbench.estimation
+import robbench.final_test
 import robbench.robustness
 from robbench.pipeline import run_estimate, run_training
 from robbench.spec import PGD, Dataset, Model
@@ -178,3 +180,20 @@ def test_a_resumed_estimate_counts_the_seconds_before_it(place, monkeypatch):
     record = run_estimate(source(), ESTIMATE, place(resume=True), suite="demo")
     assert 1000 < record.seconds.estimation < 1010
     assert record.notes == ["memory ran out"]
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+def test_an_estimate_killed_in_its_audit_searches_no_more(place, tmp_path, monkeypatch, search):
+    """However short the search was: the audit begins again, and p*, final test and passes are those before it."""
+    estimate, attacked = replace(TESTED, search=search), []
+
+    def job(workplace):
+        return run_estimate(source(), estimate, workplace, suite="demo")
+
+    expected = job(place(folder=tmp_path / "other"))
+    with pytest.raises(Killed):
+        job(place(show=killer("audit", 1)))
+    for module, name in ((robbench.estimation, "_probe"), (robbench.descent, "_step"), (robbench.final_test, "pgd")):
+        monkeypatch.setattr(module, name, lambda *arguments, **options: attacked.append(arguments))
+    assert comparable(job(place(resume=True))) == comparable(expected)
+    assert attacked == []

@@ -37,7 +37,7 @@ def test_a_full_store_fails_its_items_with_one_line_each(tiny, full, errors, pyt
     text = errors(result)
     assert "stage.json' cannot be written: No space left on device" in text
     assert "failed before: " in text
-    assert [path.name for path in pytester.path.rglob(".*.json*")] == []
+    assert [path.name for path in pytester.path.rglob(".writing-*")] == []
     assert not list((pytester.path / ".robbench" / "store").rglob("stage.json"))
     assert [stage for stage in stages if stage.endswith(".robustness")] == []  # no model to estimate was kept
     tiny("--robbench-update", "--robbench-resume").assert_outcomes(passed=10)

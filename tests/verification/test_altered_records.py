@@ -74,6 +74,8 @@ def change_code(place):
     del sys.modules["proven_net"]
 
 
+NEVER = "2031-01-01T00:00:00+00:00"
+
 RECORDS = {
     "weights": (
         lambda place: garble(place.stage(SOURCE.digest, "weights.safetensors")),
@@ -151,6 +153,16 @@ RECORDS = {
     "seconds": (
         lambda place: in_bundle(place, lambda record: record["seconds"].update(training=0.5), stage="training"),
         r"differs from the store's record .*seconds\.training: .* → 0\.5",
+    ),
+    "seconds, of a run that the store never saw": (
+        lambda place: in_bundle(
+            place, lambda r: (r["seconds"].update(training=0.5), r.update(created=NEVER)), stage="training"
+        ),
+        rf"created: expected no run after the store's of \S+, got {re.escape(NEVER)}",
+    ),
+    "the model that it says it came from": (
+        lambda place: in_bundle(place, lambda r: r["model"].update(source_case=TARGET.id), stage="training"),
+        rf"source_case: expected None, as its specification says, got {re.escape(TARGET.id)}",
     ),
     "the specification": (
         lambda place: everywhere(place, lambda record: record["spec"]["model"]["recipe"].update(epochs=3)),

@@ -64,8 +64,10 @@ def test_without_kept_counterexamples_the_rest_is_checked(place, verified):
     (line,) = [line for line in lines if line.startswith("unproven")]
     assert f"one/{SOURCE.id}.robustness" in line
     assert "--robbench-resume --robbench-keep-adversarials" in line
-    assert re.search(r"\d+ counterexamples proven, 1 records without kept counterexamples, 0 problems", lines[-2])
-    assert lines[-1].startswith("p* of 1 records was not proven: the counterexamples were not kept; `pytest -m suite")
+    assert re.search(r"\d+ counterexamples proven, 1 records unproven, 0 problems", lines[-2])
+    assert lines[-1].startswith(
+        "p* of 1 records was not proven for every image; counterexamples that were not kept: `pytest -m"
+    )
     assert status == 3
     change_weights(place)
     forget_weights(place)
@@ -81,16 +83,16 @@ def test_a_bundle_without_counterexamples_proves_nothing_and_says_so(place, veri
             place.stage(digest(model, estimate), "adversarials.safetensors").unlink()
             edit(place.stage(digest(model, estimate)), lambda values: values.pop("adversarials_sha256"))
     status, lines = verified()
-    assert lines[-2] == "8 records, 0 counterexamples proven, 4 records without kept counterexamples, 0 problems"
+    assert lines[-2] == "8 records, 0 counterexamples proven, 4 records unproven, 0 problems"
     assert lines[-1] == (
-        "nothing was proven: the counterexamples were not kept; `pytest -m suite … --robbench-resume "
+        "nothing was proven; counterexamples that were not kept: `pytest -m suite … --robbench-resume "
         "--robbench-keep-adversarials` estimates p* again and keeps them"
     )
     assert status == 3
 
 
-def test_a_later_run_of_a_stage_with_the_same_results_is_a_remark(place, verified):
-    """The store holds the last run; its seconds are its own."""
+def test_of_a_later_run_with_the_same_results_all_but_seconds_is_checked(place, verified):
+    """The store holds the last run; its seconds are its own, and the bundle's are not proven."""
 
     def later(values):
         values["record"]["created"] = "2099-01-01T00:00:00+00:00"
@@ -98,9 +100,9 @@ def test_a_later_run_of_a_stage_with_the_same_results_is_a_remark(place, verifie
 
     edit(place.stage(digest()), later)
     status, lines = verified()
-    (line,) = [line for line in lines if line.startswith("remark")]
-    assert "the store holds a run of 2099-01-01T00:00:00+00:00 with the same results" in line
-    assert (status, lines[-1].endswith("1 remarks, 0 problems")) == (0, True)
+    (line,) = [line for line in lines if line.startswith("untimed")]
+    assert "the store holds a later run, of 2099-01-01T00:00:00+00:00, with the same results" in line
+    assert (status, lines[-1].endswith("1 untimed, 0 problems")) == (3, True)
 
 
 def replaced(name, old, new):
@@ -179,7 +181,7 @@ def test_records_that_cannot_be_rendered_are_a_problem(place, verified):
 
 
 def test_a_flip_by_rounding_is_named_and_no_problem(place, verified, monkeypatch):
-    """A classification whose margin is a hundred-thousandth of the logits is a remark, counted, and not proven."""
+    """A classification whose margin is a hundred-thousandth of the logits is a remark, and leaves its p* unproven."""
     before = int(re.search(r"(\d+) counterexamples proven", verified()[1][-1])[1])
     margins = robbench.verification._margins
     close = robbench.verification.ROUNDING / 2
@@ -192,10 +194,11 @@ def test_a_flip_by_rounding_is_named_and_no_problem(place, verified, monkeypatch
     monkeypatch.setattr(robbench.verification, "_margins", flip_first)
     status, lines = verified()
     remarks = [line for line in lines if line.startswith("remark")]
-    assert status == 0
+    assert status == 3
     assert len(remarks) == 8
     assert all("by rounding" in line for line in remarks)
-    assert lines[-1].startswith(f"8 records, {before - 4} counterexamples proven, 8 remarks, 0 problems")
+    assert lines[-2] == f"8 records, {before - 4} counterexamples proven, 4 records unproven, 8 remarks, 0 problems"
+    assert lines[-1].startswith("p* of 4 records was not proven for every image")
 
 
 def test_a_larger_pstar_than_its_counterexample_needs_is_a_remark(place, verified):
