@@ -49,14 +49,16 @@ def round_of_kills(
 def main() -> int:
     """Exit status 1 where a stage of any round differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=30, metavar="N", help="at least so many (default: 30)")
+    parser.add_argument("--kills", type=int, default=30, metavar="N", help="at least so many in stages (default: 30)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=5, help="of every training (default: 5)")
     parser.add_argument("--images", type=int, default=400, help="to train on (default: 400)")
+    parser.add_argument("--network", default="net:small", help="or any of robbench's own (default: %(default)s)")
     options = parser.parse_args()
     numbers, kills, faults = random.Random(options.seed), collections.Counter[str](), 0
     with tempfile.TemporaryDirectory() as name:
         size = {"epochs": options.epochs, "images": options.images, "steps": 4, "attacked": 24, "drawn": False}
+        size |= {"network": options.network}
         alone = project.write(Path(name) / "alone", **size)
         begun = time.monotonic()
         process = project.start(alone)
@@ -65,7 +67,7 @@ def main() -> int:
         expected = project.stages(alone)
         print(f"left alone: exit status {process.exitcode}, {len(expected)} stages in {seconds:.0f} s", flush=True)
         number = 0
-        while kills.total() < options.kills:
+        while in_stages(kills).total() < options.kills:
             number += 1
             print(f"round {number}", flush=True)
             folder = project.write(Path(name) / f"round{number}", **size)
@@ -74,9 +76,9 @@ def main() -> int:
             faults += len(found)
             same = f"{len(expected)} stages: weights, histories, p*, robust accuracies and passes identical"
             print("\n".join(f"  DIFFERENT {line}" for line in found) or f"  {same}", flush=True)
-    parts = collections.Counter({part: sum(count for item, count in kills.items() if part in item) for part in PARTS})
+    parts = in_stages(kills)
     print(
-        f"{kills.total()} kills in {number} rounds: "
+        f"{kills.total()} kills in {number} rounds, {parts.total()} of them in stages: "
         + ", ".join(f"{parts[part]} {text}" for part, text in PARTS.items())
     )
     print(f"{faults} differences" if faults else "no difference")
@@ -84,14 +86,25 @@ def main() -> int:
 
 
 PARTS = {
-    "training[net.small-digits": "training the sources",
-    "training[net.small-letters-standard": "training conventionally",
-    "training[net.small-letters-pgd": "training adversarially",
-    "training[net.small-letters-TL": "in transfers",
+    "-digits-": "training the sources",
+    "-letters-standard": "training conventionally",
+    "-letters-pgd": "training adversarially",
+    "-letters-TL": "in transfers",
     "test_fast.py::test_robustness": "in p*, fast",
     "test_reference.py::test_robustness": "in p*, reference",
-    "the report": "in the report",
 }
+
+
+def in_stages(kills: collections.Counter[str]) -> collections.Counter[str]:
+    """The kills of items that train or estimate, by the part of the study that they are."""
+    found = collections.Counter[str]()
+    for item, count in kills.items():
+        kind = "::test_robustness" if "::test_robustness" in item else ""
+        part = next((part for part in PARTS if (kind in part if kind else "::" not in part) and part in item), None)
+        if part:
+            found[part] += count
+    return found
+
 
 if __name__ == "__main__":
     raise SystemExit(main())

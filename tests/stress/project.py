@@ -60,7 +60,7 @@ STUDY = Study(
     name="{search}",
     source=Dataset(name="digits"),
     target=Dataset(name="letters"),
-    architectures=("net:small",),
+    architectures=("{network}",),
     standard=STANDARD,
     adversarial=ADVERSARIAL,
     transfers=(Transfers(recipe=STANDARD, k=(1,)), Transfers(recipe=ADVERSARIAL, k=(2,))),
@@ -140,6 +140,7 @@ def write(
     steps: int = 10,
     attacked: int = 40,
     drawn: bool = True,
+    network: str = "net:small",
 ) -> Path:
     """A project of a study for each search, which share their models, and whose reports have pictures; its folder."""
     folder.mkdir(parents=True)
@@ -147,7 +148,7 @@ def write(
     (folder / "conftest.py").write_text(CONFTEST.format(drawn=drawn))
     (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:hypothesispytest -p no:anyio -p no:cacheprovider\n")
     for search in searches:
-        text = SUITE.format(search=search, epochs=epochs, steps=steps, attacked=attacked)
+        text = SUITE.format(search=search, epochs=epochs, steps=steps, attacked=attacked, network=network)
         (folder / f"test_{search}.py").write_text(text)
     for name, drawn in (("digits", "glyphs10"), ("letters", "glyphs47")):  # on disk: drawing takes seconds in every run
         data = load(drawn, folder=folder, train=images, test=attacked)
@@ -155,8 +156,12 @@ def write(
     return folder
 
 
-def start(folder: Path, *options: str, log: str = "log.txt") -> BaseProcess:
-    """Run pytest with some options in a folder, as a process of its own whose output goes to a file there."""
+def start(folder: Path, *options: str, log: str = "log.txt", update: bool = True) -> BaseProcess:
+    """Run pytest with some options in a folder, as a process of its own whose output goes to a file there.
+
+    It writes baselines, or (without ``update``) is held to those that are there.
+    """
+    options = (*options, *(["--robbench-update"] if update else []))
     process = multiprocessing.get_context("fork").Process(target=_pytest, args=(folder, options, log))
     process.start()
     return process
@@ -175,7 +180,7 @@ def _pytest(folder: Path, options: tuple[str, ...], log: str) -> None:
     os.environ.pop("PYTEST_XDIST_WORKER", None)
     sys.path[:0] = [str(ROOT), str(folder)]
     torch.set_num_threads(1)
-    status = pytest.main(["--robbench-update", *options])
+    status = pytest.main(list(options))
     sys.stdout.flush()
     os._exit(int(status))
 
@@ -234,9 +239,25 @@ def bundles(folder: Path) -> dict[str, Any]:
             bundle = msgspec.to_builtins(read_bundle(path))
             del bundle["command"]
             found[name] = plain(bundle)
+        elif path.name == "report.md":
+            found[name] = without_seconds(path.read_text())
         elif path.suffix == ".png" and not path.stem.endswith(("-seconds", "-answers")):  # the speed-up is one of these
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def without_seconds(report: str) -> list[str]:
+    """The lines of a report: sentences about seconds without their digits, tables without their columns of seconds."""
+    lines, timed = [], set[int]()
+    for line in report.splitlines():
+        cells = [" ".join(cell.split()) for cell in line.split("|")]
+        if len(cells) == 1:
+            timed = set()
+            lines.append(re.sub(r"[\d.,]+", "#", line) if re.search(r"second|faster|slower|speed| s\b", line) else line)
+        else:
+            timed = timed or {at for at, cell in enumerate(cells) if re.search("seconds|speed", cell)} or {-1}
+            lines.append(" | ".join(cell.strip("-:") for at, cell in enumerate(cells) if at not in timed))
+    return lines
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
