@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import crowd
 import kill
+import mutate
 import project
 
 SMALL = {"epochs": 2, "images": 120, "steps": 3, "attacked": 12, "drawn": False}
@@ -55,3 +57,14 @@ def test_differences_are_found():
     assert project.differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}) == []
     assert project.differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}) == ["/a/1/b: 2 is not 3"]
     assert len(project.differences({"a": [1], "b": 0}, {"a": [1, 2], "c": 0})) == 3
+
+
+def test_every_equivalent_mutation_is_one_that_the_rules_make():
+    """An entry whose line has changed would hide nothing, and say so to nobody."""
+    listed = [
+        (each["module"], each["function"], each["before"], each["after"])
+        for each in tomllib.loads(mutate.EQUIVALENT.read_text())["mutation"]
+    ]
+    made = {mutation.key for module in mutate.TESTS for mutation in mutate.mutations(module)}
+    assert [key for key in listed if key not in made] == []
+    assert len(set(listed)) == len(listed)
