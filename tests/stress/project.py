@@ -247,9 +247,10 @@ def bundles(folder: Path) -> dict[str, Any]:
 
 
 def without_seconds(report: str) -> list[str]:
-    """The lines of a report: sentences about seconds without their digits, tables without their columns of seconds."""
+    """The lines of a report without dates and command: sentences about seconds without digits, tables without such columns."""
     lines, timed = [], set[int]()
-    for line in report.splitlines():
+    for dated in report.splitlines():
+        line = re.sub(r"\d{4}-\d\d-\d\dT[\d:+]+|^pytest .*", "#", dated)
         cells = [" ".join(cell.split()) for cell in line.split("|")]
         if len(cells) == 1:
             timed = set()
