@@ -238,6 +238,7 @@ def bundles(folder: Path) -> dict[str, Any]:
         elif path.name == "records.json":
             bundle = msgspec.to_builtins(read_bundle(path))
             del bundle["command"]
+            bundle["verdicts"] = [verdict for verdict in bundle["verdicts"] if verdict["figure"] != "seconds"]
             found[name] = plain(bundle)
         elif path.name == "report.md":
             found[name] = without_seconds(path.read_text())
