@@ -324,3 +324,7 @@ def _data(options: argparse.Namespace) -> int:
         f"{'×'.join(map(str, data.shape))}, {len(data.classes)} classes, sha256 {data.sha256[:12]}"
     )
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

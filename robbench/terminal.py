@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from robbench.compare import Verdict, show_pstar
+from robbench.compare import MARKS, Verdict, show_pstar
 from robbench.record import Record
 
 
@@ -32,6 +32,12 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
     headers = ("model", "accuracy", "median p*", "training s", "epochs", "p* s", "against baseline")
     aligned = ("left", *["right"] * 5, "left")
     return str(tabulate(rows, headers=headers, disable_numparse=True, colalign=aligned))
+
+
+def legend(verdicts: Sequence[Verdict]) -> str:
+    """What the marks in a table say, but for ``=``; empty where there are no others."""
+    marks = [mark for mark in MARKS if mark != "=" and any(verdict.mark == mark for verdict in verdicts)]
+    return " · ".join(f"{mark} ({MARKS[mark]})" for mark in marks)
 
 
 def warnings(records: Sequence[Record]) -> list[str]:

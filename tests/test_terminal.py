@@ -6,7 +6,7 @@ from factories import both_records, make_facts, robustness_record, training_reco
 
 from robbench.compare import Verdict
 from robbench.record import Audit
-from robbench.terminal import progress_line, table, warnings
+from robbench.terminal import legend, progress_line, table, warnings
 
 
 def verdict(case, figure, mark, stage="robustness"):
@@ -25,6 +25,17 @@ def test_a_row_shows_both_stages_of_a_model():
     text = table(records, [verdict("cnn7-mnist-pgd", figure, "=") for figure in ("accuracy", "median p*", "seconds")])
     assert text.splitlines()[0].split("  ")[0] == "model"
     assert cells(text) == [["cnn7-mnist-pgd", "75.0%", "0.2", "12.3", "2/3", "1.0", "= all"]]
+
+
+def test_the_marks_of_a_table_are_explained_where_there_are_any():
+    """In one line, each once; what is as it was needs no word."""
+    assert legend([verdict("a", "accuracy", "=")]) == ""
+    found = [verdict("a", "accuracy", "~"), verdict("b", "accuracy", "-"), verdict("b", "median p*", "-")]
+    found.append(verdict("b", "seconds", "missing"))
+    assert (
+        legend(found)
+        == "- (worse: fails) · ~ (beyond the tolerance, but not significant) · missing (no baseline: fails)"
+    )
 
 
 def test_a_stage_that_did_not_run_leaves_its_cells_empty():

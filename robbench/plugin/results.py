@@ -16,7 +16,7 @@ from robbench.locks import locked
 from robbench.plugin.session import Session
 from robbench.plugin.signals import TERMINATED, Terminated
 from robbench.record import Record, as_case
-from robbench.terminal import table, warnings
+from robbench.terminal import legend, table, warnings
 
 if TYPE_CHECKING:
     from robbench.report import Bundle
@@ -86,10 +86,14 @@ class Results:
             terminalreporter.write_line(table(bundle.records, bundle.verdicts))
             failing = sum(verdict.fails for verdict in bundle.verdicts)
             terminalreporter.write_line("")
+            if marks := legend(bundle.verdicts):
+                terminalreporter.write_line(marks)
             for warning in warnings(bundle.records):
                 terminalreporter.write_line(warning, yellow=True)
             if failing:
-                terminalreporter.write_line(f"{failing} figures fail, see above", red=True)
+                terminalreporter.write_line(
+                    f"{failing} figure{' fails' if failing == 1 else 's fail'}, see above", red=True
+                )
             terminalreporter.write_line(f"report: {path}", bold=True)
         for text in dict.fromkeys(self._said):
             terminalreporter.write_line(text)

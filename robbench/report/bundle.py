@@ -86,7 +86,7 @@ def render(bundle: Bundle) -> dict[str, bytes]:
         title=bundle.title,
         command=bundle.command,
         notes=bundle.notes,
-        verdicts=bundle.verdicts,
+        verdicts=_in_order(bundle.verdicts),
         missing=bundle.missing,
     )
     return {
@@ -96,6 +96,11 @@ def render(bundle: Bundle) -> dict[str, bytes]:
         "records.json": encode_bundle(bundle),
         "report.md": text.encode(),
     }
+
+
+def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Verdicts as a bundle holds them, in whatever order its run came to them."""
+    return sorted(verdicts, key=lambda verdict: (verdict.suite, verdict.case, verdict.stage, verdict.figure))
 
 
 def _pictures(folder: Path) -> set[str]:
@@ -112,7 +117,6 @@ def encode_bundle(bundle: Bundle) -> bytes:
 
     The last line is a SHA-256 over all others, by which :func:`read_bundle` knows that no figure was changed since.
     """
-    verdicts = sorted(bundle.verdicts, key=lambda verdict: (verdict.suite, verdict.case, verdict.stage, verdict.figure))
     records = sorted(bundle.records, key=lambda record: (record.suite, record.name))
 
     def one_line(value: object) -> bytes:
@@ -126,7 +130,7 @@ def encode_bundle(bundle: Bundle) -> bytes:
         "title": one_line(bundle.title),
         "command": one_line(bundle.command),
         "notes": lines(bundle.notes),
-        "verdicts": lines(verdicts),
+        "verdicts": lines(_in_order(bundle.verdicts)),
         "records": lines(records),
         **({"missing": lines(bundle.missing)} if bundle.missing else {}),
     }

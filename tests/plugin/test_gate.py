@@ -69,7 +69,7 @@ def test_a_loss_of_robustness_fails_its_item_alone(updated, doctor, errors, pyte
     told = [line for line in result.stdout.lines if line.startswith(f"tiny/{ONE}: median p* 0.95 → 0.")]
     assert len(told) == 1
     assert "tolerance 5% and one grid step of 0.05" in told[0]
-    assert "1 figures fail, see above" in result.stdout.lines
+    assert "1 figure fails, see above" in result.stdout.lines
     verdicts = read_bundle(pytester.path / "reports" / "tiny").verdicts
     assert [verdict.figure for verdict in verdicts if verdict.fails] == ["median p*"]
     assert "median p* - · " in result.stdout.str()

@@ -4,12 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from factories import both_records, make_facts, robustness_record, training_record
 
 from robbench.compare import Verdict
 from robbench.errors import RobbenchError
-from robbench.report import Bundle, merge, read_bundle, render, write_bundle
+from robbench.report import Bundle, disagreements, merge, read_bundle, render, write_bundle
 
 PLACES = [1, 2, 5, -1]
 
@@ -40,6 +41,25 @@ def test_round_trip_gives_the_same_bytes(tmp_path: Path) -> None:
     assert {"report.md", "results.csv", "pstar.csv.gz", "records.json", "figures/demo-cnn7-pstar.png"} <= content(
         tmp_path / "a"
     ).keys()
+
+
+def test_the_order_in_which_verdicts_came_changes_nothing(tmp_path: Path) -> None:
+    """A report of losses, in the order of its run, is what its records render to."""
+    spec = "; the specification changed: "
+    verdicts = [
+        Verdict(
+            suite="demo", case=case, stage=stage, figure=figure, mark="-", message=f"{case} {figure}{spec}{stage}.a"
+        )
+        for case, stage, figure in (
+            ("cnn7-mnist-standard", "training", "validation accuracy"),
+            ("cnn7-emnist-TL1", "robustness", "median p*"),
+            ("cnn7-emnist-TL1", "robustness", "accuracy"),
+        )
+    ]
+    files = render(msgspec.structs.replace(bundle(), verdicts=verdicts))
+    assert render(msgspec.structs.replace(bundle(), verdicts=verdicts[::-1])) == files
+    write_bundle(tmp_path, msgspec.structs.replace(bundle(), verdicts=verdicts))
+    assert list(disagreements(tmp_path, read_bundle(tmp_path))) == []
 
 
 def test_records_are_readable_in_a_diff(tmp_path: Path) -> None:
