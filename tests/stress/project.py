@@ -161,7 +161,7 @@ def start(folder: Path, *options: str, log: str = "log.txt", update: bool = True
 
     It writes baselines, or (without ``update``) is held to those that are there.
     """
-    options = (*options, *(["--robbench-update"] if update else []))
+    options = (*(["--robbench-update"] if update else []), *options)
     process = multiprocessing.get_context("fork").Process(target=_pytest, args=(folder, options, log))
     process.start()
     return process
