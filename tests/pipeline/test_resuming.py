@@ -185,15 +185,17 @@ def test_a_resumed_estimate_counts_the_seconds_before_it(place, monkeypatch):
 @pytest.mark.parametrize("search", ["reference", "fast"])
 def test_an_estimate_killed_in_its_audit_searches_no_more(place, tmp_path, monkeypatch, search):
     """However short the search was: the audit begins again, and p*, final test and passes are those before it."""
-    estimate, attacked = replace(TESTED, search=search), []
+    estimate = replace(TESTED, search=search)
 
     def job(workplace):
         return run_estimate(source(), estimate, workplace, suite="demo")
+
+    def attack(*arguments, **options):
+        pytest.fail("an image was attacked again")
 
     expected = job(place(folder=tmp_path / "other"))
     with pytest.raises(Killed):
         job(place(show=killer("audit", 1)))
     for module, name in ((robbench.estimation, "_probe"), (robbench.descent, "_step"), (robbench.final_test, "pgd")):
-        monkeypatch.setattr(module, name, lambda *arguments, **options: attacked.append(arguments))
+        monkeypatch.setattr(module, name, attack)
     assert comparable(job(place(resume=True))) == comparable(expected)
-    assert attacked == []
