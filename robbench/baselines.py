@@ -20,14 +20,14 @@ from robbench.record import (
     Environment,
     Record,
     Stage,
-    _Struct,
-    write_atomically,
+    Struct,
 )
+from robbench.writing import write_atomically
 
 SCHEMA = "robbench.baseline/1"
 
 
-class Distribution(_Struct, frozen=True, kw_only=True):
+class Distribution(Struct, frozen=True, kw_only=True):
     """Counts of correct images per p*: every statistic can be recomputed from them."""
 
     grid: list[float]
@@ -49,7 +49,7 @@ class Distribution(_Struct, frozen=True, kw_only=True):
                 raise ValueError("expected as many images of every p* in pstar as in counts")
 
 
-class Baseline(_Struct, frozen=True, kw_only=True):
+class Baseline(Struct, frozen=True, kw_only=True):
     """What a stage of a case is held to.
 
     There is no checksum: version control has one, and people merge these files. Instead a robustness stage's accuracy

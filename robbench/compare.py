@@ -20,7 +20,7 @@ from scipy.stats import binomtest, fisher_exact
 
 from robbench.baselines import Baseline
 from robbench.errors import require, unknown
-from robbench.record import WRONG, Counts, Record, Stage, _Struct, median_pstar
+from robbench.record import WRONG, Counts, Record, Stage, Struct, median_pstar
 from robbench.spec import differences
 
 Mark = Literal["=", "+", "-", "~", "x", "missing", "error", "new", "quick"]
@@ -78,7 +78,7 @@ class Tolerances:
         return cls(**given)
 
 
-class Verdict(_Struct, frozen=True, kw_only=True):
+class Verdict(Struct, frozen=True, kw_only=True):
     """One figure of one stage against its baseline."""
 
     suite: str

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-import uuid
 from collections.abc import Iterable
-from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.errors import RobbenchError
-from robbench.interruption import postponed
 
 SCHEMA = "robbench.record/1"
 
@@ -39,11 +33,11 @@ Radius = Annotated[float, msgspec.Meta(ge=0)]
 """In pixel units."""
 
 
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Immutable; equality by value; strict JSON."""
 
 
-class Counts(_Struct, frozen=True, kw_only=True):
+class Counts(Struct, frozen=True, kw_only=True):
     """So many of so many images."""
 
     correct: int
@@ -59,7 +53,7 @@ class Counts(_Struct, frozen=True, kw_only=True):
         return self.correct / self.total if self.total else math.nan
 
 
-class Seconds(_Struct, frozen=True, kw_only=True):
+class Seconds(Struct, frozen=True, kw_only=True):
     """Durations of a stage by purpose, in seconds. The regression gate and pytest-benchmark see ``measured``."""
 
     training: Duration = 0.0
@@ -83,7 +77,7 @@ class Seconds(_Struct, frozen=True, kw_only=True):
         return self.training + self.validation + self.estimation + self.warm_up + self.io
 
 
-class Environment(_Struct, frozen=True, kw_only=True):
+class Environment(Struct, frozen=True, kw_only=True):
     """Where a stage ran. ``slug`` names the machine class: seconds compare within one slug only."""
 
     slug: str
@@ -110,7 +104,7 @@ class Environment(_Struct, frozen=True, kw_only=True):
     """Whether cuDNN chose its kernels by timing them; None without CUDA, too."""
 
 
-class DataUsed(_Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DataUsed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The images a stage really used."""
 
     name: str
@@ -123,7 +117,7 @@ class DataUsed(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """At most so many test images were asked for, before p* was estimated on some of them; None: all."""
 
 
-class ModelFacts(_Struct, frozen=True, kw_only=True):
+class ModelFacts(Struct, frozen=True, kw_only=True):
     """What tables and figures need to know of a model."""
 
     architecture: str
@@ -146,7 +140,7 @@ class ModelFacts(_Struct, frozen=True, kw_only=True):
     trainable: Number
 
 
-class Epoch(_Struct, frozen=True, kw_only=True):
+class Epoch(Struct, frozen=True, kw_only=True):
     """One epoch of a training history."""
 
     epoch: Number
@@ -161,7 +155,7 @@ class Epoch(_Struct, frozen=True, kw_only=True):
     validation_seconds: Duration
 
 
-class Training(_Struct, frozen=True, kw_only=True):
+class Training(Struct, frozen=True, kw_only=True):
     """How a training stage went. Empty history: the weights came from a user's checkpoint."""
 
     epochs: list[Epoch]
@@ -186,7 +180,7 @@ class Training(_Struct, frozen=True, kw_only=True):
             raise ValueError("expected the validation figures of the best epoch")
 
 
-class AttackAccuracy(_Struct, frozen=True, kw_only=True):
+class AttackAccuracy(Struct, frozen=True, kw_only=True):
     """Robust accuracy under one attack at one radius: images right unperturbed and attacked, of all test images."""
 
     attack: Literal["fgsm", "pgd"]
@@ -197,7 +191,7 @@ class AttackAccuracy(_Struct, frozen=True, kw_only=True):
     robust: Counts
 
 
-class Against(_Struct, frozen=True, kw_only=True):
+class Against(Struct, frozen=True, kw_only=True):
     """An attack at one radius against the search, on the same images; the search has fooled one where p* ≤ epsilon."""
 
     epsilon: float
@@ -208,7 +202,7 @@ class Against(_Struct, frozen=True, kw_only=True):
     search_alone: int
 
 
-class Audit(_Struct, frozen=True, kw_only=True):
+class Audit(Struct, frozen=True, kw_only=True):
     """Whether the attack could be trusted: what was found on a sample of the correctly classified images."""
 
     images: int
@@ -236,7 +230,7 @@ class Audit(_Struct, frozen=True, kw_only=True):
     """One sentence for each reason not to trust p*."""
 
 
-class Robustness(_Struct, frozen=True, kw_only=True):
+class Robustness(Struct, frozen=True, kw_only=True):
     """The robustness distribution of a model on test images.
 
     ``pstar`` has one place per test image, in order of ``images``: the index into ``grid`` of p*, ``len(grid)`` where
@@ -304,7 +298,7 @@ class Robustness(_Struct, frozen=True, kw_only=True):
         return np.bincount(correct, minlength=len(self.grid) + 1).astype(np.int64)
 
 
-class Record(_Struct, frozen=True, kw_only=True):
+class Record(Struct, frozen=True, kw_only=True):
     """One stage of one case: what was asked, where it ran, what came out."""
 
     schema: str = SCHEMA
@@ -359,55 +353,3 @@ def choose_images(total: int, count: int, seed: int) -> list[int]:
     if count >= total:
         return list(range(total))
     return sorted(np.random.default_rng(seed).permutation(total)[:count].tolist())
-
-
-def check_writable(folder: Path) -> None:
-    """Raise a RobbenchError unless a file can be written in the folder, which is made where it is missing."""
-    probe = folder / f".writable-{uuid.uuid4().hex}"
-    write_atomically(probe, b"")
-    probe.unlink(missing_ok=True)
-
-
-_TEMPORARY = ".writing-"
-"""How names of files begin that are being written."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: temporary name beside it, flush to disk, rename, flush; SIGINT and SIGTERM wait.
-
-    Raises:
-        RobbenchError: the folder cannot be written.
-    """
-    try:
-        with postponed():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=f"{_TEMPORARY}{path.name}.", dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, path)
-                _flush_folder(path.parent)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise RobbenchError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of files that they wrote to a folder; for whoever alone may write there."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        path.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """The names in a folder to disk, where the system can: a power cut must not undo a rename."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -24,8 +24,9 @@ import msgspec
 from robbench.baselines import Baseline, baseline_of
 from robbench.compare import Tolerances, Verdict, compare, plain_verdict
 from robbench.errors import RobbenchError
-from robbench.record import Record, check_writable
+from robbench.record import Record
 from robbench.report import read_bundle
+from robbench.writing import check_writable
 
 OWN_OPTIONS = ("data", "store", "report", "baselines", "update", "resume")
 """Options of a suite's run that are set here, without their ``--robbench-``."""

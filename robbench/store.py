@@ -27,14 +27,15 @@ from torch import Tensor
 from robbench.errors import RobbenchError
 from robbench.interruption import postponed
 from robbench.locks import acquire, to_stderr
-from robbench.record import UNREADABLE, Record, _Struct, check_writable, remove_leftovers, write_atomically
+from robbench.record import UNREADABLE, Record, Struct
+from robbench.writing import check_writable, remove_leftovers, write_atomically
 
 SCHEMA = "robbench.store/1"
 
 _Weights = Literal["weights.safetensors", "weights-2.safetensors"]
 
 
-class Finished(_Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Finished(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A finished stage: which run made it, its record, and the checksums of what lies beside it."""
 
     schema: str

@@ -1,4 +1,4 @@
-"""The fast search, whole and the descent alone."""
+"""What tests of the searches share: the published attack in fewer steps, the fast search, and the descent alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOX = (0.0, 1.0)
 
 
 def oracle(steps, box=BOX):
-    """The reference's attack, which the fast search needs for its box and for what it never fools."""
+    """The published attack with fewer steps than its 40; the fast search needs it for its box and for what it never fools."""
     return PGD(steps=steps, random_start=False, box=box)
 
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from networks import SHAPE, Counting, linear, linear_case, on_patterns, problem
+from searches import oracle
 from torch import nn
 
 from robbench.estimation import Search, estimate_pstar
@@ -18,11 +19,6 @@ from robbench.spec import PGD, EpsilonGrid
 
 SEEDS = st.integers(0, 10_000)
 GRID = EpsilonGrid(stop=0.16, step=0.005).values
-
-
-def oracle(steps):
-    """The published attack with fewer steps than its 40."""
-    return PGD(steps=steps, random_start=False)
 
 
 @pytest.fixture(scope="module")

@@ -10,20 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import SHAPE, Counting, Cramped, linear, on_patterns, problem
+from searches import oracle
 from torch import nn
 
 import robbench.estimation
 import robbench.memory
 from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
-from robbench.spec import PGD, EpsilonGrid
+from robbench.spec import EpsilonGrid
 
 GRID = EpsilonGrid(stop=0.16, step=0.005).values
-
-
-def oracle(steps):
-    """The published attack with fewer steps than its 40."""
-    return PGD(steps=steps, random_start=False)
 
 
 @pytest.fixture(scope="module")

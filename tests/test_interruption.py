@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-import robbench.record
+import robbench.writing
 from robbench.interruption import SIGNALS, postponed
-from robbench.record import write_atomically
+from robbench.writing import write_atomically
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_a_file_that_is_being_written_is_finished_first(heard, tmp_path, monkeyp
         os.kill(os.getpid(), signal.SIGINT)
         return original(*arguments)
 
-    monkeypatch.setattr(robbench.record.os, call, interrupted)
+    monkeypatch.setattr(robbench.writing.os, call, interrupted)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "file", b"new")

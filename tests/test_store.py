@@ -67,16 +67,16 @@ def test_a_stage_is_finished_only_after_finish(store):
 def test_a_crash_between_weights_and_stage_leaves_the_stage_unfinished(store, monkeypatch):
     """stage.json is written last, and a failed write leaves no temporary file behind."""
     store.save_checkpoint(DIGEST, {}, {"epoch": 1})
-    import robbench.record
+    import robbench.writing
 
-    replace = robbench.record.os.replace
+    replace = robbench.writing.os.replace
 
     def crash(source, target):
         if str(target).endswith("stage.json"):
             raise OSError(28, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(robbench.record.os, "replace", crash)
+    monkeypatch.setattr(robbench.writing.os, "replace", crash)
     with pytest.raises(RobbenchError, match=r"stage\.json' cannot be written: No space left on device"):
         store.finish(record(), tensors())
     assert store.finished(DIGEST) is None
@@ -135,10 +135,10 @@ def again(store, value=1.0):
 @pytest.mark.parametrize("point", ["weights", "stage.json"])
 def test_a_stage_that_is_made_again_stands_until_the_new_one_is_whole(store, monkeypatch, point):
     """Whatever fails on the way: the old record and the old weights are still there, and the next try replaces both."""
-    import robbench.record
+    import robbench.writing
 
     store.finish(record(), tensors())
-    replace = robbench.record.os.replace
+    replace = robbench.writing.os.replace
 
     def crash(source, target):
         if point in target.name:
@@ -146,7 +146,7 @@ def test_a_stage_that_is_made_again_stands_until_the_new_one_is_whole(store, mon
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(robbench.record.os, "replace", crash)
+        patch.setattr(robbench.writing.os, "replace", crash)
         with pytest.raises(RobbenchError, match="No space left"):
             again(store)
     assert store.finished(DIGEST).run == "first"

@@ -60,9 +60,7 @@ class Results:
         if self._session.plans or self._session.studies:
             arguments = [*map(str, self._session.config.invocation_params.args)]
             arguments += ["--robbench-resume"] if "--robbench-resume" not in arguments else []
-            self._faults.append(
-                f"interrupted; this goes on from the last checkpoint: {shlex.join(['pytest', *arguments])}"
-            )
+            self._faults.append(f"interrupted; this goes on with what is left: {shlex.join(['pytest', *arguments])}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

@@ -16,9 +16,9 @@ from robbench.compare import Tolerances
 from robbench.errors import RobbenchError
 from robbench.locks import to_stderr
 from robbench.plugin.settings import Settings
-from robbench.record import check_writable
 from robbench.spec import Model, Study
 from robbench.terminal import progress_line
+from robbench.writing import check_writable
 
 if TYPE_CHECKING:
     from robbench.workplace import Workplace

@@ -15,7 +15,7 @@ from robbench.compare import Verdict
 from robbench.errors import RobbenchError
 from robbench.interruption import postponed
 from robbench.locks import locked
-from robbench.record import UNREADABLE, Record, _Struct, write_atomically
+from robbench.record import UNREADABLE, Record, Struct
 from robbench.report.drawing import Picture
 from robbench.report.figures import draw, draw_study
 from robbench.report.files import pstar_csv_gz, results_csv
@@ -23,11 +23,12 @@ from robbench.report.markdown import model_ranges
 from robbench.report.overview import studies
 from robbench.report.prose import report_text
 from robbench.report.rows import group_records
+from robbench.writing import write_atomically
 
 SCHEMA = "robbench.bundle/1"
 
 
-class Bundle(_Struct, frozen=True, kw_only=True):
+class Bundle(Struct, frozen=True, kw_only=True):
     """Everything a report says, as data."""
 
     schema: str = SCHEMA

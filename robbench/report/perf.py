@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from robbench.errors import RobbenchError
-from robbench.record import UNREADABLE, Environment, write_atomically
+from robbench.record import UNREADABLE, Environment
 from robbench.report.markdown import NOTHING, escape, percent, table
 from robbench.report.perf_figures import growth_png, quality_png
+from robbench.writing import write_atomically
 
 SCHEMA = "robbench.perf/1"
 

@@ -18,7 +18,7 @@ from gate_errors.tables import report
 
 from robbench.compare import Tolerances
 from robbench.errors import RobbenchError
-from robbench.record import write_atomically
+from robbench.writing import write_atomically
 
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 

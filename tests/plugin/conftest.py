@@ -12,8 +12,8 @@ import pytest
 import torch._dynamo  # noqa: F401  by the first optimiser
 
 import robbench.pipeline
-import robbench.record
 import robbench.report.bundle
+import robbench.writing
 
 NETWORK = """
 from collections import OrderedDict
@@ -73,7 +73,7 @@ def _fast(pytester, monkeypatch):
     """Leave out what takes time in each run and has tests of its own or no part in these; one thread in workers, too."""
     # After pytester, which clears the environment's options.
     monkeypatch.setattr(robbench.report.bundle, "draw", lambda group: [])
-    monkeypatch.setattr(robbench.record.os, "fsync", lambda handle: None)
+    monkeypatch.setattr(robbench.writing.os, "fsync", lambda handle: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # Without this, pytest-benchmark switches itself off in the runs within a run when the tests themselves are under xdist.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)

@@ -18,9 +18,9 @@ import os
 import pathlib
 import signal
 
-import robbench.record
+import robbench.writing
 
-write = robbench.record.os.replace
+write = robbench.writing.os.replace
 
 
 def replace(source, target):
@@ -29,7 +29,7 @@ def replace(source, target):
     write(source, target)
 
 
-robbench.record.os.replace = replace
+robbench.writing.os.replace = replace
 """
 
 
@@ -60,7 +60,7 @@ def test_a_signal_ends_a_run_in_order(folder, name, status):
     assert found == status
     assert "Traceback" not in text
     assert "KeyboardInterrupt" in text if name == "SIGINT" else "Terminated" in text
-    line = "interrupted; this goes on from the last checkpoint: pytest --robbench-update -k standard --robbench-resume"
+    line = "interrupted; this goes on with what is left: pytest --robbench-update -k standard --robbench-resume"
     assert line in text.splitlines()
     assert "net.mlp-glyphs10-standard" in text
     # What was being written when the signal came is whole, although no test reported it.

@@ -5,7 +5,7 @@ from factories import both_records, make_facts, robustness_record
 
 from robbench.compare import Verdict
 from robbench.record import Record
-from robbench.report.markdown import escape, fenced, pstar, signed, whole_ranges
+from robbench.report.markdown import escape, fenced, pstar, signed, times, whole_ranges
 from robbench.report.prose import headline, report_text
 from robbench.report.rows import group_records
 
@@ -72,6 +72,15 @@ def test_verdict_comes_first_and_only_what_changed() -> None:
 def test_headline(marks: str, line: str) -> None:
     """One line says how the comparison went."""
     assert headline([verdict(mark, figure="seconds") for mark in marks.split()]) == line
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [(64.2, "64.2 times faster"), (1.004, "as fast"), (0.996, "as fast"), (0.943, "0.943 times as fast")],
+)
+def test_a_factor_of_time_in_words_is_the_figure_of_the_tables(factor: float, words: str) -> None:
+    """Slower too, so that the two never seem to differ."""
+    assert times(factor) == words
 
 
 def test_an_incomparable_median_fails() -> None:
