@@ -27,6 +27,8 @@ class ImageConv2d(nn.Conv2d):
 
     def __init__(self, channels: int, outputs: int, side: int, padding: int = 0) -> None:
         super().__init__(channels, outputs, side, padding=padding)
+        self._made: tuple[Tensor, Tensor] | None = None
+        """Weights, and the kernel made of them: an attack takes many steps between two updates."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Conv2d's name
         """(N, C, H, W) floats -> (N, out_channels, H', W')."""
@@ -35,9 +37,18 @@ class ImageConv2d(nn.Conv2d):
         blocked = input.dtype == self.weight.dtype == torch.float32 and _has_blocked_layout()
         squares = not (input.shape[-1] % _SIDE or input.shape[-2] % _SIDE)
         if squares and input.requires_grad and torch.is_grad_enabled():
-            convolved: Tensor = _Convolution.apply(input, self.weight, self.bias, int(self.padding[0]), blocked)
+            padding = int(self.padding[0])
+            convolved: Tensor = _Convolution.apply(input, self.weight, self.bias, self._kernel(), padding, blocked)
             return convolved
         return super().forward(input.to_mkldnn() if blocked else input)
+
+    def _kernel(self) -> Tensor:
+        """Of :func:`_squares_kernel`; as long as the weights have the same values, the same."""
+        weight = self.weight.detach()
+        made = self._made
+        if made is None or made[0].dtype != weight.dtype or not torch.equal(made[0], weight):
+            made = self._made = weight.clone(), _squares_kernel(weight)
+        return made[1]
 
 
 def dense(features: Tensor) -> Tensor:
@@ -69,18 +80,22 @@ def _has_blocked_layout() -> bool:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, padding: int, blocked: bool) -> Tensor:
-        ctx.save_for_backward(images, weight)
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, kernel: Tensor, padding: int, blocked: bool
+    ) -> Tensor:
+        ctx.save_for_backward(images, weight, kernel)
         ctx.padding = padding
         return F.conv2d(images.to_mkldnn() if blocked else images, weight, bias, padding=padding)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        images, weight = ctx.saved_tensors
+        images, weight, kernel = ctx.saved_tensors
         towards_images = towards_weight = towards_bias = None
         if ctx.needs_input_grad[0]:
-            towards_images = _image_gradient(gradient, weight.to(gradient.dtype), ctx.padding)
+            margin = weight.shape[-1] - 1 - ctx.padding
+            squares = F.conv2d(gradient, kernel.to(gradient.dtype), padding=margin, stride=_SIDE)
+            towards_images = F.pixel_shuffle(dense(squares), _SIDE)
         if any(ctx.needs_input_grad[1:3]):
             gradient = dense(gradient)
         if ctx.needs_input_grad[1]:
@@ -90,18 +105,19 @@ class _Convolution(torch.autograd.Function):
             towards_weight = found.to(weight.dtype)
         if ctx.needs_input_grad[2]:
             towards_bias = gradient.sum((0, 2, 3)).to(weight.dtype)
-        return towards_images, towards_weight, towards_bias, None, None
+        return towards_images, towards_weight, towards_bias, None, None, None
 
 
-def _image_gradient(gradient: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """The gradient towards the images: a transposed convolution, as one of stride 4 and a shuffle of its channels."""
+def _squares_kernel(weight: Tensor) -> Tensor:
+    """(16 · channels, outputs, side + 3, side + 3): what makes of the output's gradient that towards squares of pixels.
+
+    A transposed convolution, as one of stride 4 with a channel for each pixel of a square.
+    """
     outputs, channels, side, _ = weight.shape
     wide = side + _SIDE - 1
     flipped = weight.flip(2, 3).permute(1, 2, 3, 0).reshape(channels, side * side, outputs)
     taps = F.pad(flipped, (0, 0, 0, 1))[:, _taps(side)]  # (channels, 16, wide², outputs)
-    kernel = taps.view(channels * _SIDE * _SIDE, wide, wide, outputs).permute(0, 3, 1, 2)
-    squared = F.conv2d(gradient, kernel, padding=side - 1 - padding, stride=_SIDE)
-    return F.pixel_shuffle(dense(squared), _SIDE)
+    return taps.view(channels * _SIDE * _SIDE, wide, wide, outputs).permute(0, 3, 1, 2).contiguous()
 
 
 @cache

@@ -40,6 +40,42 @@ def test_every_gradient_is_that_of_a_plain_convolution(channels, side, padding, 
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_the_gradient_follows_the_weights_however_they_change(monkeypatch):
+    """In place, behind autograd's back, loaded or in another dtype; what is made of them is made once for equal weights."""
+    made = []
+    kernel = image_conv._squares_kernel
+    monkeypatch.setattr(image_conv, "_squares_kernel", lambda weight: made.append(1) or kernel(weight))
+    ours, plain = twins(1, 3, 0)
+    images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+
+    def agree():
+        for mine, theirs in zip(gradients(ours, images), gradients(plain, images), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+    def double():
+        nonlocal images
+        ours.double(), plain.double()
+        images = images.double()
+
+    def in_place():
+        with torch.no_grad():
+            ours.weight.mul_(-2)
+
+    def behind():
+        ours.weight.data.add_(0.5)
+
+    def loaded():
+        ours.load_state_dict({name: value + 1 for name, value in ours.state_dict().items()})
+
+    agree()
+    for count, change in enumerate((in_place, behind, loaded, double), start=2):
+        change()
+        plain.load_state_dict(ours.state_dict())
+        agree()
+        agree()
+        assert len(made) == count
+
+
 def test_gradients_under_autocast_have_the_dtypes_of_their_tensors():
     """Autocast runs the convolution in bfloat16; what comes back is float32, near the plain layer's."""
     ours, plain = twins(1, 3, 0)
