@@ -371,8 +371,12 @@ def _flatten(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Take up what :func:`_flatten` gave, laid out as the parameters are: fused optimisers walk through both alike."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
+        if tensor.ndim:  # a number, such as Adam's step, has no layout, and a dtype of its own
+            tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
         state.setdefault(int(index), {})[name] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
