@@ -186,7 +186,9 @@ def attacked(
     Shapes and dtypes as in :func:`robbench.attacks.pgd`.
     """
     assert attack.epsilon is not None
-    with evaluating(network), _autocast(precision, images.device):
+    # A cache would keep the cast of every iterate until the attack ends, and of no weight: only leaves that require a
+    # gradient are cached.
+    with evaluating(network), _autocast(precision, images.device, cache=False):
         return pgd(
             network,
             images,
@@ -334,8 +336,8 @@ def _right(network: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -
         return right
 
 
-def _autocast(precision: str, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def _autocast(precision: str, device: torch.device, *, cache: bool = True) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=cache)
 
 
 def _cuda(device: torch.device) -> list[torch.device]:
