@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 
-from robbench.attacks import evaluating, pgd
+from robbench.attacks import evaluating, tensor_cores
+from robbench.environment import multiplies_in_tf32
+from robbench.graphs import Loop
 from robbench.models import build
 from robbench.plan import PlannedStage, Speed
+from robbench.spec import PGD
+from robbench.training import attacked
 
 BATCH_SIZE = {"cpu": 64, "cuda": 512}
 """Images timed at once, by device type; fewer where one pass would take long."""
+STEPS = {"cpu": 1, "cuda": 10}
+"""Steps of the attack that is timed, by device type: on a GPU enough of them that they are captured, as in a long one."""
 LONG = 0.5
 """Seconds of a forward pass above which the batch is made smaller."""
 LEAST = 0.2
@@ -25,21 +32,28 @@ def measure(
 ) -> Speed:
     """Seconds per image of a network with new weights on noise: inference, attack steps and updates.
 
+    Args:
+        architecture: as in a study.
+        classes: logits of the network.
+        shape: of one image.
+        precision: float32, tf32 (float32 whose products may be made in TF32) or bf16.
+        device: where to measure.
+
     Raises:
         RobbenchError: the network cannot be built.
     """
     network = build(architecture, classes=classes, shape=shape, seed=0)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    size = BATCH_SIZE.get(device.type, 64)
+    size, steps = BATCH_SIZE.get(device.type, 64), STEPS.get(device.type, 1)
+    attacking, loop = PGD(epsilon=0.1, steps=steps, random_start=False), Loop(device)
 
     def infer() -> None:
         with evaluating(network), torch.no_grad(), autocast:
             network(images)
 
     def attack() -> None:
-        with evaluating(network), autocast:
-            pgd(network, images, labels, 0.1, steps=1, random_start=False)
+        attacked(network, attacking, precision, images, labels, None, loop=loop)
 
     def update() -> None:
         network.train()
@@ -49,26 +63,32 @@ def measure(
         F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
 
     images, labels = torch.rand(4, *shape, device=device), torch.zeros(4, dtype=torch.int64, device=device)
-    infer()
-    four = _seconds(infer, device)
-    size = max(4, min(size, int(4 * LONG / four)))
-    images, labels = torch.rand(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
-    inference, attacked, updated = (_per_run(run, device) / size for run in (infer, attack, update))
-    return Speed(inference=inference, attack=attacked, update=updated)
+    with tensor_cores(precision != "float32"):
+        infer()
+        four = _seconds(infer, device)
+        size = max(4, min(size, int(4 * LONG / four)))
+        images, labels = torch.rand(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
+        inference, whole_attack, updated = (_per_run(run, device) / size for run in (infer, attack, update))
+    return Speed(inference=inference, attack=whole_attack / steps, update=updated)
 
 
 def speeds_of(
     stages: Iterable[PlannedStage], device: torch.device
 ) -> dict[tuple[str, tuple[int, int, int], str], Speed]:
-    """The speed of every network of a plan, each measured once.
+    """The speed of every network of a plan, each measured once; ``tf32`` is float32 where there is no TF32.
 
     Raises:
         RobbenchError: a network cannot be built.
     """
-    networks = dict.fromkeys(stage.network for stage in stages)
+    rounded = multiplies_in_tf32(device)
+
+    @cache
+    def speed(architecture: str, shape: tuple[int, int, int], precision: str) -> Speed:
+        return measure(architecture, classes=100, shape=shape, precision=precision, device=device)
+
     return {
-        network: measure(network[0], classes=100, shape=network[1], precision=network[2], device=device)
-        for network in networks
+        network: speed(*network[:2], "float32" if network[2] == "tf32" and not rounded else network[2])
+        for network in dict.fromkeys(stage.network for stage in stages)
     }
 
 

@@ -30,7 +30,7 @@ def cublas_workspace() -> Iterator[None]:
 def deterministic_algorithms() -> Iterator[None]:
     """Deterministic kernels only, on every device; the switches come back after.
 
-    TF32 and bfloat16 stay as the recipe wants them: they round, but always alike.
+    TF32, which training allows on every GPU, and a recipe's bfloat16 stay: they round, but always alike.
     """
     import torch  # here: the workspace above is set up long before torch is needed
 

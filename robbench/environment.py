@@ -54,6 +54,11 @@ def environment(device: torch.device) -> Environment:
     )
 
 
+def multiplies_in_tf32(device: torch.device) -> bool | None:
+    """Whether float32 products are made in TF32 where that is allowed; None without CUDA."""
+    return torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda" else None
+
+
 @cache
 def _lasting(device: torch.device) -> Environment:
     """What stays the same in this process, whatever is switched on or off."""

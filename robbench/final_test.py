@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robbench.attacks import evaluating, full_precision, is_counterexample, pgd
 from robbench.data import check_pixels, pixels
 from robbench.errors import require
+from robbench.graphs import Loop
 from robbench.memory import Batches, attack_batch
 from robbench.record import AttackAccuracy, Counts
 from robbench.spec import PGD
@@ -63,7 +64,7 @@ def attack_accuracies(
     for attack in attacks:
         require(attack.epsilon is not None and not attack.random_start, "attack", "a radius, no random start", attack)
     chosen = correct.nonzero().flatten().to(images.device)
-    state = state or FinalTest()
+    state, loop = state or FinalTest(), Loop(images.device)
     with evaluating(model), full_precision(images.device):
         size = batch_size or attack_batch(model, pixels(images[:1]))
         batches = Batches("the final test", size, [] if notes is None else notes)
@@ -76,7 +77,7 @@ def attack_accuracies(
 
             def count(part: slice, number: int = number, attack: PGD = attack) -> None:
                 batch = chosen[part]
-                state.fooled[number] += _fooled(model, images[batch], labels[batch], attack)
+                state.fooled[number] += _fooled(model, images[batch], labels[batch], attack, loop)
                 state.start = part.stop
                 on_progress(number * len(chosen) + part.stop, len(attacks) * len(chosen))
 
@@ -87,7 +88,7 @@ def attack_accuracies(
     ]
 
 
-def _fooled(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD) -> int:
+def _fooled(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD, loop: Loop) -> int:
     """How many images of a batch the attack gets misclassified."""
     assert attack.epsilon is not None
     originals = pixels(images)
@@ -101,6 +102,7 @@ def _fooled(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD) -> in
             steps=attack.steps,
             random_start=False,
             box=attack.box,
+            loop=loop,
         )
     radii = torch.full(labels.shape, attack.epsilon, device=originals.device, dtype=originals.dtype)
     return int(is_counterexample(model, adversarial, originals, labels, radii, box=attack.box).sum())

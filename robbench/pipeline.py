@@ -13,6 +13,7 @@ from robbench.assembly import build_network, check_takes, placed, read_checkpoin
 from robbench.attacks import evaluating
 from robbench.checkpoints import load_training, save_training
 from robbench.data import Data, Images, pixels
+from robbench.environment import multiplies_in_tf32
 from robbench.errors import RobbenchError
 from robbench.masking import check_audit
 from robbench.memory import Batches
@@ -161,6 +162,7 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
             robust=kept.robust,
             forward=outcome.forward,
             backward=outcome.backward,
+            tf32=multiplies_in_tf32(device),
         )
     used = DataUsed(
         name=data.name,

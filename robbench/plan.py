@@ -72,6 +72,7 @@ class PlannedStage:
     bound: bool
     """Whether the stage may end earlier: early stopping, misclassified images, brackets that close."""
     precision: str
+    """bf16, float32, or tf32: float32 whose products a GPU makes in TF32, as in training."""
     images: tuple[int, int, int]
     """Shape of one image."""
 
@@ -186,6 +187,10 @@ def retrained_share(model: Model) -> float:
     return model.transfer.k / len(names)
 
 
+_PRECISIONS = {"float32": "tf32", "bf16": "bf16"}
+"""What training computes in, by its recipe's precision."""
+
+
 def _training(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
     training, validation = parts(model.dataset, found.train)
     recipe = model.recipe
@@ -195,7 +200,7 @@ def _training(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
         digest=model.digest,
         work=Work(inference=validation) if recipe is None else training_work(recipe, training, validation),
         bound=recipe is not None and recipe.early_stopping is not None,
-        precision=recipe.precision if recipe else "float32",
+        precision=_PRECISIONS[recipe.precision] if recipe else "float32",
         images=found.shape,
     )
 

@@ -94,6 +94,7 @@ class Environment(Struct, frozen=True, kw_only=True):
     cudnn: str | None = None
     driver: str | None = None
     tf32: bool | None = None
+    """torch's switch for convolutions, outside training and search; None without CUDA."""
     commit: str | None = None
     dirty: bool | None = None
     deterministic: bool | None = None
@@ -168,6 +169,9 @@ class Training(Struct, frozen=True, kw_only=True):
     forward: Number
     """Images passed forward, all purposes."""
     backward: Number
+    tf32: bool | None = None
+    """Whether float32 products of updates and validation were made in TF32; None without CUDA or without updates, and
+    where it was not yet recorded."""
 
     def __post_init__(self) -> None:
         numbers = [epoch.epoch for epoch in self.epochs]

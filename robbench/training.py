@@ -66,10 +66,12 @@ def train(
     """Train a network by a recipe; its weights end as those of the kept epoch.
 
     Adversarial images are made with the network in eval mode, and the update step runs in training mode (unless the
-    recipe says ``running``). No update waits for results of the device, only the end of an epoch does. Where conventional retraining without
-    augmentation holds the first blocks, their features are computed once, as far as memory allows: the same function,
-    to float rounding; the passes counted are then those of the other blocks. When memory runs out, the batches of
-    validation and of those features are halved, which changes no result; an update is never made smaller.
+    recipe says ``running``). On a GPU float32 products may round their factors to TF32, in validation too. No update
+    waits for results of the device. An epoch does, as often whatever its updates and tensors: for the order of its
+    images, for losses, counts and seconds, and once for all weights and optimiser state. Where conventional retraining
+    without augmentation holds the first blocks, their features are computed once, as far as memory allows: the same
+    function, to float rounding; the passes counted are then those of the other blocks. When memory runs out, the
+    batches of validation and of those features are halved, which changes no result; an update is never made smaller.
 
     Args:
         network: (N, C, H, W) float32 in [0, 1] -> (N, classes), on the device of the images.
@@ -106,7 +108,7 @@ def train(
     with stopwatch.region("training"), tensor_cores():
         learner, inputs, checks = _learner(network, recipe, training, validation, held, augmentation, state.notes)
     updates = sum(1 for _ in batches(len(training), recipe.batch_size, generator=None, device=torch.device("cpu")))
-    with stopwatch.region("warm_up"), indivisible(*whole):
+    with stopwatch.region("warm_up"), tensor_cores(), indivisible(*whole):
         _warm_up(learner, recipe, inputs, held)
     for epoch in range(len(state.history) + 1, recipe.epochs + 1):
         if stops(recipe, state.history):
@@ -138,7 +140,7 @@ def train(
                 loss, hits = update(learner, recipe, optimiser, images, labels, held)
                 losses.append(loss)
                 correct += hits
-            values = torch.stack(losses).tolist()
+            *values, right = torch.cat([torch.stack(losses).double(), correct.double().view(1)]).tolist()
         _check_finite(values, epoch, updates)
         with stopwatch.region("validation"), tensor_cores():
             clean, robust = validate(learner, recipe, checks, seed=_seed(seed, epoch), loop=loop, judging=judging)
@@ -153,7 +155,7 @@ def train(
                 epoch=epoch,
                 loss=math.fsum(values) / len(values),
                 learning_rate=learning_rate(recipe, epoch - 1, updates),
-                train=Counts(correct=int(correct), total=len(training)),
+                train=Counts(correct=int(right), total=len(training)),
                 validation=clean,
                 robust=robust,
                 seconds=round(after.training - before.training, 6),
@@ -161,10 +163,9 @@ def train(
             )
         )
         with stopwatch.region("io"):
-            state.weights = _copy(network.state_dict())
+            state.weights, state.optimiser = _copies(network.state_dict(), _flat(optimiser))
             if kept_epoch(recipe, state.history) == epoch:
                 state.best = state.weights
-            state.optimiser = _flatten(optimiser)
             on_epoch(state)
     network.load_state_dict(state.best)
     return state
@@ -186,7 +187,9 @@ def attacked(
     Shapes and dtypes as in :func:`robbench.attacks.pgd`.
     """
     assert attack.epsilon is not None
-    with evaluating(network), _autocast(precision, images.device):
+    # A cache would keep the cast of every iterate until the attack ends, and of no weight: only leaves that require a
+    # gradient are cached.
+    with evaluating(network), _autocast(precision, images.device, cache=False):
         return pgd(
             network,
             images,
@@ -318,13 +321,16 @@ def fused(network: nn.Module) -> bool | None:
 
 
 def _warm_up(network: nn.Module, recipe: Recipe, training: Images | Features, held: tuple[nn.Module, ...]) -> None:
-    """A discarded update on a copy, so that set-up costs of kernels and allocator are not counted as training."""
+    """A discarded update on a copy, so that set-up costs of kernels and allocator are not counted as training.
+
+    On a GPU the attack's step is captured too: the copy's graph goes with it, what the first capture loads stays.
+    """
     copied, twins = copy.deepcopy((network, held))
     images = pixels(training.images[: recipe.batch_size]).clone()  # features are not the warm-up's to write into
     labels = torch.zeros_like(training.labels[: recipe.batch_size])
     with torch.random.fork_rng(devices=_cuda(images.device)):
         if recipe.attack is not None:
-            images = attacked(copied, recipe.attack, recipe.precision, images, labels, None)
+            images = attacked(copied, recipe.attack, recipe.precision, images, labels, None, loop=Loop(images.device))
         update(copied, recipe, new_optimiser(copied, recipe, None), images, labels, twins)
 
 
@@ -334,8 +340,8 @@ def _right(network: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -
         return right
 
 
-def _autocast(precision: str, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def _autocast(precision: str, device: torch.device, *, cache: bool = True) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=cache)
 
 
 def _cuda(device: torch.device) -> list[torch.device]:
@@ -356,14 +362,24 @@ def _check_finite(losses: Sequence[float], epoch: int, updates: int) -> None:
             )
 
 
-def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+def _copies(*groups: dict[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
+    """Contiguous copies on the CPU; from a GPU all at once into pinned memory, which is waited for at the end only."""
+    copied = tuple(
+        {
+            name: tensor.to("cpu", non_blocking=True, copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+        for tensors in groups
+    )
+    for device in {tensor.device for tensors in groups for tensor in tensors.values() if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+    return copied
 
 
-def _flatten(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _flat(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's tensors by ``<parameter>.<name>``; its settings follow from the recipe."""
     return {
-        f"{index}.{name}": torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
+        f"{index}.{name}": torch.as_tensor(value).detach()
         for index, values in optimiser.state_dict()["state"].items()
         for name, value in values.items()
         if value is not None
@@ -371,8 +387,12 @@ def _flatten(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Take up what :func:`_flat` gave, laid out as the parameters are: fused optimisers walk through both alike."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
+        if tensor.ndim:  # a number, such as Adam's step, has no layout, and a dtype of its own
+            tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
         state.setdefault(int(index), {})[name] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import robbench.environment
-from robbench.environment import choose_device, environment
+from robbench.environment import choose_device, environment, multiplies_in_tf32
 from robbench.errors import RobbenchError
 
 
@@ -54,6 +54,14 @@ def test_every_worker_takes_a_device_of_its_own(monkeypatch, count, chosen):
     devices = [choose_device("auto", worker) for worker in range(5)]
     assert devices == current == [torch.device("cuda", index) for index in chosen]
     assert choose_device("cpu", 3) == torch.device("cpu")
+
+
+def test_tf32_is_told_of_devices_that_have_it(monkeypatch):
+    """From compute capability 8 on; of a CPU there is nothing to tell."""
+    for capability, expected in (((7, 5), False), ((8, 0), True), ((8, 9), True), ((12, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        assert multiplies_in_tf32(torch.device("cuda", 0)) is expected
+    assert multiplies_in_tf32(torch.device("cpu")) is None
 
 
 def test_the_slug_does_not_say_which_of_several_devices(afresh, monkeypatch):

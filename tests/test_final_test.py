@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+import robbench.final_test
 from robbench.errors import RobbenchError
 from robbench.final_test import FinalTest, attack_accuracies
+from robbench.graphs import Loop
 from robbench.recipes import CIFAR_FINAL_TEST, MNIST_FINAL_TEST
 from robbench.spec import PGD
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 FGSM = PGD(epsilon=0.2, steps=1, random_start=False)
 
 
@@ -37,10 +40,12 @@ def problem(count=40, seed=0):
     return linear(weight), images, labels, correct, score.abs() / weight.abs().sum()
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 @pytest.mark.parametrize("batch_size", [None, 1, 7, 40])
-def test_a_linear_models_robust_accuracy_is_its_closed_form(batch_size):
-    """Right and |w·x| ÷ ‖w‖₁ above the radius: under FGSM and PGD alike, whatever the batch."""
+def test_a_linear_models_robust_accuracy_is_its_closed_form(batch_size, device):
+    """Right and |w·x| ÷ ‖w‖₁ above the radius: under FGSM and PGD alike, whatever the batch and the device."""
     model, images, labels, correct, turning = problem()
+    model, images, labels = model.to(device), images.to(device), labels.to(device)
     radii = [turning[correct].quantile(share).item() for share in (0.25, 0.5, 0.9)]
     attacks = [
         attack
@@ -58,6 +63,19 @@ def test_a_linear_models_robust_accuracy_is_its_closed_form(batch_size):
     assert [entry.attack for entry in found] == ["fgsm", "pgd"] * 3
     assert [entry.steps for entry in found] == [1, 5] * 3
     assert [(entry.epsilon, entry.step_size) for entry in found[:2]] == [(radii[0], radii[0]), (radii[0], radii[0] / 4)]
+
+
+def test_all_batches_of_all_attacks_share_a_loop(monkeypatch):
+    """So that on a GPU their steps are captured once for every shape."""
+    model, images, labels, correct, _ = problem()
+    loops = []
+    monkeypatch.setattr(robbench.final_test, "pgd", lambda *given, loop, **more: loops.append(loop) or given[1])
+    attack_accuracies(
+        model, images, labels, correct, [FGSM, PGD(epsilon=0.1, steps=9, random_start=False)], batch_size=20
+    )
+    assert len(loops) == 4
+    assert isinstance(loops[0], Loop)
+    assert all(loop is loops[0] for loop in loops)
 
 
 def test_images_that_are_wrong_already_are_not_attacked():

@@ -46,7 +46,8 @@ def small_cnn(device):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(256, 3)).eval()
     images = torch.rand(24, 1, 8, 8, generator=generator)
-    return model.to(device), images.to(device), model.cpu()(images).argmax(dim=1).to(device)
+    labels = model(images).argmax(dim=1)  # on the CPU, so that they are the same on every device
+    return model.to(device), images.to(device), labels.to(device)
 
 
 @given(st.integers(0, 30))
@@ -140,9 +141,9 @@ def test_weights_changed_in_place_between_calls_are_seen():
         assert torch.equal(found[-1], alone)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.neg_()
+                parameter.copy_(parameter.flip(0))
     assert len(loop._graphs) == 1
-    assert not torch.equal(found[0], found[1])
+    assert (found[0] != found[1]).float().mean() > 0.1
 
 
 @needs_cuda

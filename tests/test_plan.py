@@ -195,7 +195,7 @@ def test_passes_of_the_published_recipes():
     search = by_name["cnn7-emnist-pgd", "robustness"]
     assert search.work == Work(inference=10_000 * 9, attack=10_000 * 8 * 40)
     assert search.final_test == Work(inference=60_000, attack=10_000 * 123)
-    assert search.precision == "float32"
+    assert (training.precision, search.precision) == ("tf32", "float32")
 
 
 def test_seconds_follow_from_the_speed(tmp_path):

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from stages import ESTIMATE, RECIPE, source, target
 
 import robbench.assembly
+import robbench.pipeline
 from robbench.data import load
 from robbench.models import build, weights
 from robbench.pipeline import run_estimate, run_training
@@ -59,6 +60,15 @@ def test_the_stored_model_is_the_one_that_was_judged(place):
     right = network(test.images.float() / 255).argmax(1) == test.labels
     assert [place != WRONG for place in robustness.pstar] == right.tolist()
     assert 0 < sum(right) < 20
+
+
+@pytest.mark.parametrize("tf32", [None, True])
+def test_a_training_says_whether_its_products_were_rounded(place, monkeypatch, tf32):
+    """As the device has it, in the record that the store gives back."""
+    monkeypatch.setattr(robbench.pipeline, "multiplies_in_tf32", lambda device: tf32)
+    workplace, model = place(), source()
+    run_training(model, workplace, suite="demo")
+    assert workplace.store.finished(model.digest).record.training.tf32 is tf32
 
 
 @pytest.mark.parametrize(("kept", "moved"), [("frozen", False), ("finetuned", True)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import random
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,10 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loops import ADVERSARY, Watched, network, parameters, problem, recipe, run, same, timeless
+from loops import ADVERSARY, Watched, network, problem, recipe, run, same, timeless
 from torch import nn
 
-import robbench.graphs
 import robbench.timing
 import robbench.training
 from robbench.data import Images
@@ -273,60 +271,3 @@ def test_the_warm_up_changes_nothing():
     )
     assert same(seen[0], before)
     assert not same(seen[1], before)
-
-
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@cuda
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-def test_graphs_and_fused_optimisers_train_as_the_plain_path(precision, optimiser, monkeypatch):
-    """On a GPU: captured attack steps and one kernel for all parameters end where the plain loop ends, to rounding."""
-    spec = recipe(precision=precision, optimiser=optimiser, learning_rate=0.01, attack=replace(ADVERSARY, steps=6))
-    device = torch.device("cuda")
-    ended = []
-    for plain in (False, True):
-        with monkeypatch.context() as patched:
-            if plain:
-                patched.setattr(robbench.graphs.Loop, "__call__", lambda self, *given: robbench.graphs.repeat(*given))
-                patched.setattr(robbench.training, "fused", lambda network: None)
-            model = network(dropout=0.0).to(device)
-            progress = run_on(device, model, spec)
-            ended.append((parameters(model), [epoch.loss for epoch in progress.history]))
-    tolerance = 1e-4 if precision == "float32" else 2e-2
-    assert ended[0][1] == pytest.approx(ended[1][1], rel=tolerance)
-    for name, value in ended[1][0].items():
-        torch.testing.assert_close(ended[0][0][name], value, rtol=tolerance, atol=tolerance)
-
-
-@cuda
-def test_a_resumed_run_on_a_gpu_ends_as_if_it_had_not_stopped():
-    """Fused optimisers take up their state again."""
-    spec, device = recipe(optimiser="adam", learning_rate=0.01, attack=ADVERSARY), torch.device("cuda")
-    whole, saved = network().to(device), []
-    run_on(device, whole, spec, on_epoch=lambda state: saved.append(copy.deepcopy(state)))
-    resumed = network().to(device)
-    run_on(device, resumed, spec, progress=saved[0])
-    for name, value in parameters(whole).items():
-        torch.testing.assert_close(parameters(resumed)[name], value, rtol=1e-4, atol=1e-4)
-
-
-@cuda
-def test_tf32_is_on_while_training_and_off_for_pstar():
-    """Training may round factors to TF32; the switches come back afterwards."""
-    before, seen = torch.backends.cudnn.allow_tf32, []
-    run_on(
-        torch.device("cuda"),
-        network().to("cuda"),
-        recipe(epochs=1),
-        on_update=lambda *numbers: seen.append(torch.backends.cuda.matmul.allow_tf32),
-    )
-    assert set(seen) == {True}
-    assert torch.backends.cudnn.allow_tf32 == before
-
-
-def run_on(device, model, spec, **options):
-    """Train on the toy problem on a device."""
-    parts = problem(27).to(device), problem(12, seed=1).to(device)
-    return train(model, spec, *parts, stopwatch=Stopwatch(device), **options)
