@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robbench.errors import require
 from robbench.graphs import Loop, Tensors, repeat
+from robbench.precision import full_precision
 
 BALL_TOLERANCE = 1e-6
 """Rounding allowed for |x' − x| ≤ ε in float32 (1/4000 of a grey level of 8-bit images)."""
@@ -133,24 +134,6 @@ def _per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
         return per_image
     require(value >= 0, name, "a number ≥ 0 in pixel units", value)
     return torch.full((1,) * images.ndim, value, dtype=images.dtype, device=images.device)
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Float32 inference that deserves the name: outside any autocast, without TF32."""
-    with torch.autocast(device.type, enabled=False), tensor_cores(False):
-        yield
-
-
-@contextmanager
-def tensor_cores(allowed: bool = True) -> Iterator[None]:
-    """Whether float32 products may round their factors to TF32 (CUDA only); the switches come back after."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def is_counterexample(

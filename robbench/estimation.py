@@ -10,12 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robbench.attacks import evaluating, full_precision, is_counterexample, pgd
+from robbench.attacks import evaluating, is_counterexample, pgd
 from robbench.data import check_pixels, pixels
 from robbench.descent import Descent, descend
 from robbench.errors import RobbenchError, require
 from robbench.graphs import Loop
 from robbench.memory import Batches, attack_batch, halved
+from robbench.precision import full_precision
 from robbench.record import WRONG
 from robbench.spec import PGD
 

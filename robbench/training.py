@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.attacks import evaluating, pgd, start_noise, tensor_cores
+from robbench.attacks import evaluating, pgd, start_noise
 from robbench.data import Images, augment, batches, pixels
 from robbench.errors import RobbenchError
 from robbench.features import Features, extract, frozen_part, worth_keeping
 from robbench.graphs import Loop
 from robbench.memory import Batches, indivisible
+from robbench.precision import tensor_cores
 from robbench.record import Counts, Epoch
 from robbench.schedule import kept_epoch, learning_rate, ramp, stops
 from robbench.spec import PGD, Recipe
