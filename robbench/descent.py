@@ -86,6 +86,7 @@ def descend(
     size: int,
     device: torch.device,
     on_step: Callable[[int], None],
+    loop: Loop | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Find a small p* for every image, in one pass of a batch whose places are refilled as images are settled.
 
@@ -107,6 +108,7 @@ def descend(
         size: places in the batch; the images of an interrupted descent that had more of them begin again.
         device: of the model.
         on_step: called with the number of images in every step, forward and backward.
+        loop: repeats the steps; None for one of its own.
 
     Yields:
         After every step, indices of the images that it settled and the grid index of their p*, (B,) int64 on the CPU;
@@ -118,7 +120,7 @@ def descend(
     """
     # An approach, and at every radius its patience: a ball that neither shrinks nor ages would keep its image for ever.
     longest, waited = 2 * APPROACH + 1 + len(radii) * (PATIENCE + 1), 0
-    loop, steps = Loop(device), 1 if device.type == "cpu" else _STEPS_BETWEEN_LOOKS
+    loop, steps = loop or Loop(device), 1 if device.type == "cpu" else _STEPS_BETWEEN_LOOKS
     if state.slots is not None and len(state.slots.index) > size:
         state.put_back()
     if state.slots is None:

@@ -193,6 +193,7 @@ def _descend(task: _Task, state: Search, size: int) -> None:
         size=size,
         device=device,
         on_step=count,
+        loop=Loop(device, state.notes),
     ):
         state.forward += len(index)
         fooled = place < len(radii)
@@ -204,7 +205,7 @@ def _descend(task: _Task, state: Search, size: int) -> None:
 
 def _bisect(task: _Task, state: Search, size: int) -> None:
     """Halve all brackets until they are closed."""
-    loop = Loop(task.images.device)
+    loop = Loop(task.images.device, state.notes)
     while len(undecided := state.undecided):
         _probe(task, state, undecided[:size], loop)
         task.on_progress(state)

@@ -97,7 +97,7 @@ def train(
     if state.history:
         network.load_state_dict(state.weights)
         _restore(optimiser, state.optimiser)
-    loop, judging = Loop(device), Batches("validation", VALIDATION_BATCH, state.notes)
+    loop, judging = Loop(device, state.notes), Batches("validation", VALIDATION_BATCH, state.notes)
     whole = (
         f"an update of {min(recipe.batch_size, len(training))} images does not fit on {device.type}, and a smaller one "
         "would change the result",
