@@ -93,7 +93,8 @@ def pgd(
         (N, C, H, W) adversarial images inside both the ball and the box; the last iterate.
 
     Raises:
-        RobbenchError: epsilon is negative, or its length is not N; steps is not positive; labels are not (N,).
+        RobbenchError: epsilon or step size is negative (a tensor is looked into on the CPU only), or its length is not
+            N; steps is not positive; labels are not (N,).
     """
     require(steps >= 1, "steps", "an integer ≥ 1", steps)
     require(labels.shape == images.shape[:1], "labels", f"shape {tuple(images.shape[:1])}", tuple(labels.shape))
@@ -129,7 +130,8 @@ def _per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
     """A number, or one per image, as (1, 1, 1, 1) or (N, 1, 1, 1) in the images' dtype and on their device."""
     if isinstance(value, Tensor):
         require(value.shape in ((), images.shape[:1]), name, f"one number or {len(images)}", tuple(value.shape))
-        require(bool((value >= 0).all()), name, "numbers ≥ 0 in pixel units", value.min().item())
+        if value.device.type == "cpu":  # elsewhere the look would wait for the device, at every probe
+            require(bool((value >= 0).all()), name, "numbers ≥ 0 in pixel units", value.min().item())
         per_image: Tensor = value.to(images).reshape(-1, *(1,) * (images.ndim - 1))
         return per_image
     require(value >= 0, name, "a number ≥ 0 in pixel units", value)

@@ -196,7 +196,7 @@ def _descend(task: _Task, state: Search, size: int) -> None:
         loop=Loop(device, state.notes),
     ):
         state.forward += len(index)
-        fooled = place < len(radii)
+        fooled = (place < len(radii)).nonzero().flatten()
         index, place = index[fooled], place[fooled]
         state.settle(index, place, adversarial[fooled.to(adversarial.device)])
         state.first[index] = place
@@ -231,9 +231,9 @@ def _probe(task: _Task, state: Search, batch: Tensor, loop: Loop) -> None:
             box=attack.box,
             loop=loop,
         )
-        success = is_counterexample(task.model, adversarial, originals, targets, epsilon, box=attack.box)
-        fooled[attacked] = success.cpu()
+        success = is_counterexample(task.model, adversarial, originals, targets, epsilon, box=attack.box).cpu()
+        fooled[attacked] = success
         state.forward += len(originals) * (attack.steps + 1)
         state.backward += len(originals) * attack.steps
-        state.settle(batch[fooled], middle[fooled], adversarial[success])
+        state.settle(batch[fooled], middle[fooled], adversarial[success.nonzero().flatten().to(adversarial.device)])
     state.first[batch[~fooled]] = middle[~fooled] + 1

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robbench.memory import ran_out
+from robbench.memory import named, ran_out
 
 Tensors = tuple[Tensor, ...]
 Step = Callable[[Tensors, Tensors], Tensors]
@@ -106,8 +106,9 @@ class Loop:
 def _reason(error: RuntimeError) -> str:
     """Why a step was not captured, in one line. An error that ended a capture may only follow from the first one."""
     first = error.__context__ or error
-    if ran_out(error) or ran_out(first):
-        return "memory does not suffice for them"
+    for known in (error, first):
+        if ran_out(known):
+            return named(known)
     return f"one could not be captured ({str(first).partition(chr(10))[0]})"
 
 

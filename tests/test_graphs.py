@@ -168,7 +168,7 @@ def test_out_of_memory_in_a_capture_frees_all_graphs_and_goes_on_without(error):
     call_thrice(loop, 3)
     assert (capture.captured, capture.replayed) == (1, replayed)
     assert (loop._graphs, held()) == ({}, None)
-    assert notes == ["the attack ran step by step, without CUDA graphs: memory does not suffice for them"]
+    assert notes == ["the attack ran step by step, without CUDA graphs: out of memory"]
 
 
 @pytest.mark.parametrize("refused", [False, True])
