@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robbench.errors import require
 from robbench.graphs import Loop, Tensors, repeat
+from robbench.precision import full_precision
 
 BALL_TOLERANCE = 1e-6
 """Rounding allowed for |x' − x| ≤ ε in float32 (1/4000 of a grey level of 8-bit images)."""
@@ -92,7 +93,8 @@ def pgd(
         (N, C, H, W) adversarial images inside both the ball and the box; the last iterate.
 
     Raises:
-        RobbenchError: epsilon is negative, or its length is not N; steps is not positive; labels are not (N,).
+        RobbenchError: epsilon or step size is negative (a tensor is looked into on the CPU only), or its length is not
+            N; steps is not positive; labels are not (N,).
     """
     require(steps >= 1, "steps", "an integer ≥ 1", steps)
     require(labels.shape == images.shape[:1], "labels", f"shape {tuple(images.shape[:1])}", tuple(labels.shape))
@@ -128,29 +130,12 @@ def _per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
     """A number, or one per image, as (1, 1, 1, 1) or (N, 1, 1, 1) in the images' dtype and on their device."""
     if isinstance(value, Tensor):
         require(value.shape in ((), images.shape[:1]), name, f"one number or {len(images)}", tuple(value.shape))
-        require(bool((value >= 0).all()), name, "numbers ≥ 0 in pixel units", value.min().item())
+        if value.device.type == "cpu":  # elsewhere the look would wait for the device, at every probe
+            require(bool((value >= 0).all()), name, "numbers ≥ 0 in pixel units", value.min().item())
         per_image: Tensor = value.to(images).reshape(-1, *(1,) * (images.ndim - 1))
         return per_image
     require(value >= 0, name, "a number ≥ 0 in pixel units", value)
     return torch.full((1,) * images.ndim, value, dtype=images.dtype, device=images.device)
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Float32 inference that deserves the name: outside any autocast, without TF32."""
-    with torch.autocast(device.type, enabled=False), tensor_cores(False):
-        yield
-
-
-@contextmanager
-def tensor_cores(allowed: bool = True) -> Iterator[None]:
-    """Whether float32 products may round their factors to TF32 (CUDA only); the switches come back after."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def is_counterexample(

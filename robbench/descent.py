@@ -31,7 +31,7 @@ _DENSE = {"cpu": 0.75, "cuda": 0.5}
 
 @dataclass
 class Slots:
-    """Images under attack, one a row; the fields are all that a step reads and writes."""
+    """Images under attack, one a row: on the device, except for what says which images they are."""
 
     adversarial: Tensor
     best_image: Tensor
@@ -43,20 +43,25 @@ class Slots:
     originals: Tensor
     labels: Tensor
     index: Tensor
-    """(B,) int64: which image this is; -1 where the row's image is settled and no other took its place."""
+    """(B,) int64 on the CPU: which image this is; -1 where the row's image is settled and no other took its place."""
 
     def rows(self, chosen: Tensor) -> Slots:
-        """Some of the rows."""
-        return Slots(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+        """Some of the rows, by their places on the CPU."""
+        there = chosen.to(self.labels.device)
+        return self._each(lambda name, tensor: tensor[chosen if name == "index" else there])
 
     def replace(self, rows: Tensor, new: Slots) -> None:
-        """Put other images in some of the rows."""
+        """Put other images in some of the rows, by their places on the CPU."""
+        there = rows.to(self.labels.device)
         for field in fields(self):
-            getattr(self, field.name)[rows] = getattr(new, field.name)
+            getattr(self, field.name)[rows if field.name == "index" else there] = getattr(new, field.name)
 
     def to(self, device: torch.device) -> Slots:
-        """The same rows on a device."""
-        return Slots(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        """The same rows for a device."""
+        return self._each(lambda name, tensor: tensor.to("cpu" if name == "index" else device))
+
+    def _each(self, change: Callable[[str, Tensor], Tensor]) -> Slots:
+        return Slots(**{field.name: change(field.name, getattr(self, field.name)) for field in fields(self)})
 
 
 @dataclass
@@ -71,7 +76,7 @@ class Descent:
     def put_back(self) -> None:
         """Let the images under attack wait again, from the start."""
         if self.slots is not None:
-            index = self.slots.index.cpu()
+            index = self.slots.index
             self.waiting = torch.cat([index[index >= 0], self.waiting])
             self.slots = None
 
@@ -86,6 +91,7 @@ def descend(
     size: int,
     device: torch.device,
     on_step: Callable[[int], None],
+    loop: Loop | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Find a small p* for every image, in one pass of a batch whose places are refilled as images are settled.
 
@@ -107,6 +113,7 @@ def descend(
         size: places in the batch; the images of an interrupted descent that had more of them begin again.
         device: of the model.
         on_step: called with the number of images in every step, forward and backward.
+        loop: repeats the steps; None for one of its own.
 
     Yields:
         After every step, indices of the images that it settled and the grid index of their p*, (B,) int64 on the CPU;
@@ -118,11 +125,11 @@ def descend(
     """
     # An approach, and at every radius its patience: a ball that neither shrinks nor ages would keep its image for ever.
     longest, waited = 2 * APPROACH + 1 + len(radii) * (PATIENCE + 1), 0
-    loop, steps = Loop(device), 1 if device.type == "cpu" else _STEPS_BETWEEN_LOOKS
+    loop, steps = loop or Loop(device), 1 if device.type == "cpu" else _STEPS_BETWEEN_LOOKS
     if state.slots is not None and len(state.slots.index) > size:
         state.put_back()
     if state.slots is None:
-        state.slots = _fill(images, state.waiting[:size], len(radii), device)
+        state.slots = _fill(images, state.waiting[:size], len(radii))
         state.waiting = state.waiting[size:]
     slots = state.slots = state.slots.to(device)
 
@@ -137,7 +144,8 @@ def descend(
             tensors = loop(step, tensors, (slots.originals, slots.labels), steps)
         slots.adversarial, slots.best_image, slots.best, slots.age = tensors
         on_step(len(slots.index) * steps)
-        settled = (_settled(slots.best, slots.age, radii) & (slots.index >= 0)).nonzero().flatten()
+        # What follows is known on the CPU but for this, one wait for the device; settled images take another.
+        settled = (_settled(slots.best, slots.age, radii).cpu() & (slots.index >= 0)).nonzero().flatten()
         waited = 0 if len(settled) else waited + steps
         if waited > longest:
             raise RobbenchError(
@@ -146,14 +154,14 @@ def descend(
         found = _confirm(model, slots.rows(settled), radii, box)
         new = state.waiting[: len(settled)]
         if len(new):
-            slots.replace(settled[: len(new)], _fill(images, new, len(radii), device))
+            slots.replace(settled[: len(new)], _fill(images, new, len(radii)))
             state.waiting = state.waiting[len(new) :]
         slots.index[settled[len(new) :]] = -1
         yield found
     state.slots = None
 
 
-def _fill(images: Callable[[Tensor], tuple[Tensor, Tensor]], index: Tensor, values: int, device: torch.device) -> Slots:
+def _fill(images: Callable[[Tensor], tuple[Tensor, Tensor]], index: Tensor, values: int) -> Slots:
     originals, labels = images(index)
     return Slots(
         adversarial=originals.clone(),
@@ -162,7 +170,7 @@ def _fill(images: Callable[[Tensor], tuple[Tensor, Tensor]], index: Tensor, valu
         age=torch.zeros_like(labels),
         originals=originals,
         labels=labels,
-        index=index.to(device),
+        index=index.clone(),
     )
 
 
@@ -205,7 +213,7 @@ def _settled(best: Tensor, age: Tensor, radii: Tensor) -> Tensor:
 def _confirm(model: nn.Module, slots: Slots, radii: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
     """Index, p* and counterexample of settled rows, where float32 inference has confirmed it."""
     if not len(slots.index):
-        return slots.index.cpu(), slots.best.cpu(), slots.best_image
+        return slots.index, slots.best.cpu(), slots.best_image
     radius = radii[slots.best.clamp(max=len(radii) - 1)]
     confirmed = is_counterexample(model, slots.best_image, slots.originals, slots.labels, radius, box=box)
-    return slots.index.cpu(), torch.where(confirmed, slots.best, len(radii)).cpu(), slots.best_image
+    return slots.index, torch.where(confirmed, slots.best, len(radii)).cpu(), slots.best_image

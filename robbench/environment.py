@@ -14,6 +14,7 @@ import msgspec
 import torch
 
 from robbench.errors import RobbenchError, unknown
+from robbench.precision import matmul_precision, rounds_convolutions
 from robbench.record import Environment
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -47,9 +48,9 @@ def environment(device: torch.device) -> Environment:
         lasting,
         slug=f"{lasting.slug}-deterministic" if deterministic else lasting.slug,
         threads=torch.get_num_threads(),
-        tf32=torch.backends.cudnn.allow_tf32 if cuda else None,
+        tf32=rounds_convolutions() if cuda else None,
         deterministic=deterministic,
-        matmul_precision=torch.get_float32_matmul_precision(),
+        matmul_precision=matmul_precision(),
         cudnn_benchmark=torch.backends.cudnn.benchmark if cuda else None,
     )
 

@@ -10,12 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robbench.attacks import evaluating, full_precision, is_counterexample, pgd
+from robbench.attacks import evaluating, is_counterexample, pgd
 from robbench.data import check_pixels, pixels
 from robbench.descent import Descent, descend
 from robbench.errors import RobbenchError, require
 from robbench.graphs import Loop
 from robbench.memory import Batches, attack_batch, halved
+from robbench.precision import full_precision
 from robbench.record import WRONG
 from robbench.spec import PGD
 
@@ -192,9 +193,10 @@ def _descend(task: _Task, state: Search, size: int) -> None:
         size=size,
         device=device,
         on_step=count,
+        loop=Loop(device, state.notes),
     ):
         state.forward += len(index)
-        fooled = place < len(radii)
+        fooled = (place < len(radii)).nonzero().flatten()
         index, place = index[fooled], place[fooled]
         state.settle(index, place, adversarial[fooled.to(adversarial.device)])
         state.first[index] = place
@@ -203,7 +205,7 @@ def _descend(task: _Task, state: Search, size: int) -> None:
 
 def _bisect(task: _Task, state: Search, size: int) -> None:
     """Halve all brackets until they are closed."""
-    loop = Loop(task.images.device)
+    loop = Loop(task.images.device, state.notes)
     while len(undecided := state.undecided):
         _probe(task, state, undecided[:size], loop)
         task.on_progress(state)
@@ -229,9 +231,9 @@ def _probe(task: _Task, state: Search, batch: Tensor, loop: Loop) -> None:
             box=attack.box,
             loop=loop,
         )
-        success = is_counterexample(task.model, adversarial, originals, targets, epsilon, box=attack.box)
-        fooled[attacked] = success.cpu()
+        success = is_counterexample(task.model, adversarial, originals, targets, epsilon, box=attack.box).cpu()
+        fooled[attacked] = success
         state.forward += len(originals) * (attack.steps + 1)
         state.backward += len(originals) * attack.steps
-        state.settle(batch[fooled], middle[fooled], adversarial[success])
+        state.settle(batch[fooled], middle[fooled], adversarial[success.nonzero().flatten().to(adversarial.device)])
     state.first[batch[~fooled]] = middle[~fooled] + 1

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from robbench.attacks import evaluating, full_precision, is_counterexample, pgd
+from robbench.attacks import evaluating, is_counterexample, pgd
 from robbench.data import check_pixels, pixels
 from robbench.errors import require
 from robbench.graphs import Loop
 from robbench.memory import Batches, attack_batch
+from robbench.precision import full_precision
 from robbench.record import AttackAccuracy, Counts
 from robbench.spec import PGD
 

@@ -19,11 +19,12 @@ from scipy import stats
 from torch import Tensor, nn
 
 from robbench import spec
-from robbench.attacks import evaluating, full_precision, is_counterexample, pgd, without_parameter_gradients
+from robbench.attacks import evaluating, is_counterexample, pgd, without_parameter_gradients
 from robbench.data import pixels
 from robbench.errors import RobbenchError
 from robbench.graphs import Loop
 from robbench.memory import attack_batch, halved
+from robbench.precision import full_precision
 from robbench.record import WRONG, Against, Audit, Robustness
 from robbench.sampling import QUARTILES, looked_at, scan_steps, scanned
 

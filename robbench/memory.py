@@ -23,6 +23,9 @@ _SHARE = 0.5
 _NO_MEMORY = ("allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 """What torch's CPU allocator, CUDA and its libraries say, in errors that have no type of their own."""
 
+_PERHAPS_NO_MEMORY = ("unable to find an engine", "valid cuDNN algorithm", "CUBLAS_STATUS_NOT_INITIALIZED")
+"""What cuDNN and cuBLAS say where there is no memory for their workspaces, and for other reasons."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER = 2**31 - 1
 
@@ -75,24 +78,36 @@ def free_bytes(device: torch.device) -> int:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, on whichever device."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    """Whether an error says that there is no memory left, on whichever device, or is what a lack of it may look like."""
+    return _surely(error) or _says(error, _PERHAPS_NO_MEMORY)
+
+
+def _surely(error: BaseException) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or _says(error, _NO_MEMORY)
+
+
+def _says(error: BaseException, phrases: tuple[str, ...]) -> bool:
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in phrases)
+
+
+def named(error: BaseException) -> str:
+    """What to call an error that ``ran_out`` recognises: with what it says where it may mean something else."""
+    first = str(error).partition("\n")[0]
+    return "out of memory" if _surely(error) else f"perhaps out of memory ({first})"
 
 
 def halved(size: int, error: Exception, device: torch.device) -> int:
     """Half the batch after memory ran out.
 
     Raises:
-        RobbenchError: not even a batch of one image fits.
+        RobbenchError: not even a batch of one image fits; where memory may not be the reason, with what the error says.
         Exception: the error itself, where it says something else.
     """
     if not ran_out(error):
         raise error
     if size == 1:
         raise RobbenchError(
-            f"out of memory: not even one image at a time fits on {device.type}; free memory there, or use another "
+            f"{named(error)}: not even one image at a time fits on {device.type}; free memory there, or use another "
             "device (--robbench-device)"
         ) from error
     if device.type == "cuda":
@@ -134,14 +149,14 @@ def indivisible(what: str, remedy: str) -> Iterator[None]:
     """Work that would have another result in smaller batches: where memory runs out, one sentence says what to do.
 
     Raises:
-        RobbenchError: memory ran out.
+        RobbenchError: memory ran out, or may have; then with what the error says.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
-        raise RobbenchError(f"out of memory: {what}; {remedy}") from error
+        raise RobbenchError(f"{named(error)}: {what}; {remedy}") from error
 
 
 def keep_pages() -> bool:

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.attacks import evaluating, pgd, start_noise, tensor_cores
+from robbench.attacks import evaluating, pgd, start_noise
 from robbench.data import Images, augment, batches, pixels
 from robbench.errors import RobbenchError
 from robbench.features import Features, extract, frozen_part, worth_keeping
 from robbench.graphs import Loop
 from robbench.memory import Batches, indivisible
+from robbench.precision import tensor_cores
 from robbench.record import Counts, Epoch
 from robbench.schedule import kept_epoch, learning_rate, ramp, stops
 from robbench.spec import PGD, Recipe
@@ -98,7 +99,7 @@ def train(
     if state.history:
         network.load_state_dict(state.weights)
         _restore(optimiser, state.optimiser)
-    loop, judging = Loop(device), Batches("validation", VALIDATION_BATCH, state.notes)
+    loop, judging = Loop(device, state.notes), Batches("validation", VALIDATION_BATCH, state.notes)
     whole = (
         f"an update of {min(recipe.batch_size, len(training))} images does not fit on {device.type}, and a smaller one "
         "would change the result",

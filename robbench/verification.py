@@ -11,11 +11,12 @@ import msgspec
 import torch
 from torch import Tensor
 
-from robbench.attacks import BALL_TOLERANCE, full_precision
+from robbench.attacks import BALL_TOLERANCE
 from robbench.data import Data, Images, pixels
 from robbench.errors import RobbenchError
 from robbench.memory import attack_batch
 from robbench.models import Network
+from robbench.precision import full_precision
 from robbench.record import WRONG, Record, Robustness, as_case, choose_images
 from robbench.report import disagreements, read_bundle
 from robbench.spec import Estimate, Model, describe, differences, read_spec

@@ -16,10 +16,8 @@ from robbench.attacks import (
     BALL_TOLERANCE,
     evaluating,
     fgsm,
-    full_precision,
     is_counterexample,
     pgd,
-    tensor_cores,
     without_parameter_gradients,
 )
 from robbench.errors import RobbenchError
@@ -345,36 +343,6 @@ def test_one_pixel_outside_the_ball_is_too_many():
     found[1, 0, 2, 2] += 0.3
     result = is_counterexample(model, found, images, torch.tensor([0, 0]), torch.tensor([0.2, 0.2]))
     assert result.tolist() == [True, False]
-
-
-def test_tensor_cores_are_switched_on_for_as_long_as_asked():
-    """Both switches are on inside, off where not allowed, and afterwards as they were."""
-
-    def switches():
-        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-
-    before = switches()
-    with suppress(RuntimeError), tensor_cores():
-        assert switches() == (True, True)
-        with tensor_cores(False):
-            assert switches() == (False, False)
-        assert switches() == (True, True)
-        raise RuntimeError
-    assert switches() == before
-
-
-def test_full_precision_leaves_autocast_and_restores_the_tf32_switches():
-    """Inside, a product is float32 although autocast is on outside; both switches are as before, after errors too."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    ones = torch.ones(2, 2)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert (ones @ ones).dtype == torch.bfloat16
-        with suppress(RuntimeError), full_precision(torch.device("cpu")):
-            assert (ones @ ones).dtype == torch.float32
-            assert not torch.backends.cuda.matmul.allow_tf32
-            assert not torch.backends.cudnn.allow_tf32
-            raise RuntimeError
-    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
 
 
 def test_what_is_not_finite_is_no_counterexample():

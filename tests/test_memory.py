@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import robbench.memory
-from robbench.memory import LARGEST_BATCH, attack_batch, keep_pages, ran_out
+from robbench.errors import RobbenchError
+from robbench.memory import LARGEST_BATCH, Batches, attack_batch, indivisible, keep_pages, ran_out
 
 IMAGES = torch.rand(3, 1, 8, 8)
 
@@ -104,12 +106,42 @@ def test_running_out_is_recognised_on_every_device():
     assert ran_out(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
 
 
+UNCERTAIN = [
+    "GET was unable to find an engine to execute this computation",
+    "Unable to find a valid cuDNN algorithm to run convolution",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+]
+"""What a lack of memory for a workspace looks like, among other things."""
+
+
+@pytest.mark.parametrize("message", UNCERTAIN)
+def test_what_may_be_a_lack_of_memory_is_tried_with_less_and_told_as_it_came(message):
+    """Batches are halved down to one image; an error that ends the work claims no more than is known."""
+    error = RuntimeError(f"{message}\nand a stack of C++")
+    assert ran_out(error)
+    sizes, batches = [], Batches("p*", 8)
+
+    def work(part):
+        sizes.append(part.stop - part.start)
+        raise error
+
+    told = re.escape(f"perhaps out of memory ({message}): ")
+    with pytest.raises(RobbenchError, match=f"^{told}not even one image at a time fits on cpu") as caught:
+        batches.over(8, torch.device("cpu"), work)
+    assert sizes == [8, 4, 2, 1]
+    assert caught.value.__cause__ is error
+    with pytest.raises(RobbenchError, match=f"^{told}an update does not fit; make it smaller$"):  # noqa: SIM117
+        with indivisible("an update does not fit", "make it smaller"):
+            raise error
+
+
 @pytest.mark.parametrize(
     "error",
     [
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         RuntimeError("CUDA error: an illegal memory access was encountered"),
         ValueError("can't allocate memory"),
+        ValueError("unable to find an engine"),
         KeyboardInterrupt(),
         OSError(12, "Cannot allocate memory"),
     ],

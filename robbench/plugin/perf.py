@@ -114,7 +114,7 @@ class Perf:
         """
         import torch
 
-        from robbench.attacks import tensor_cores
+        from robbench.precision import tensor_cores
 
         side = PEAK_SIDE[self.device.type]
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -7,10 +7,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from robbench import PGD, Recipe
-from robbench.attacks import tensor_cores
 from robbench.data import Images, pixels
 from robbench.graphs import Loop
 from robbench.plugin.perf import forward_flops
+from robbench.precision import tensor_cores
 from robbench.timing import Stopwatch
 from robbench.training import attacked, new_optimiser, train, update
 from suites.perf.plain import adversarial_epoch, as_written, peers, pgd_loop
