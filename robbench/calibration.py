@@ -9,11 +9,12 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from robbench.attacks import evaluating, tensor_cores
+from robbench.attacks import evaluating
 from robbench.environment import multiplies_in_tf32
 from robbench.graphs import Loop
 from robbench.models import build
 from robbench.plan import PlannedStage, Speed
+from robbench.precision import tensor_cores
 from robbench.spec import PGD
 from robbench.training import attacked
 

@@ -52,7 +52,7 @@ def attack_accuracies(
         correct: (N,) bool, which images the model classifies correctly unperturbed.
         attacks: with a radius and without a random start.
         batch_size: images attacked at once, halved when memory runs out; None for what device and free memory allow.
-        notes: gets a line where it was halved.
+        notes: gets a line where it was halved, or a step could not be captured.
         state: an interrupted test to go on with; kept up to date.
         on_progress: gets the images attacked so far, and all that will be, over all attacks.
 
@@ -65,10 +65,11 @@ def attack_accuracies(
     for attack in attacks:
         require(attack.epsilon is not None and not attack.random_start, "attack", "a radius, no random start", attack)
     chosen = correct.nonzero().flatten().to(images.device)
-    state, loop = state or FinalTest(), Loop(images.device)
+    notes = [] if notes is None else notes
+    state, loop = state or FinalTest(), Loop(images.device, notes)
     with evaluating(model), full_precision(images.device):
         size = batch_size or attack_batch(model, pixels(images[:1]))
-        batches = Batches("the final test", size, [] if notes is None else notes)
+        batches = Batches("the final test", size, notes)
         for number, attack in enumerate(attacks):
             if number == len(state.fooled):
                 state.fooled.append(0)
