@@ -67,7 +67,7 @@ def train(
 
     Adversarial images are made with the network in eval mode, and the update step runs in training mode (unless the
     recipe says ``running``). No update waits for results of the device, only the end of an epoch does. Where conventional retraining without
-    augmentation holds the first blocks, their features are computed once, as far as memory allows: the same function,
+    augmentation holds the first blocks, their features are computed once, where that pays and memory allows: the same function,
     to float rounding; the passes counted are then those of the other blocks. When memory runs out, the batches of
     validation and of those features are halved, which changes no result; an update is never made smaller.
 

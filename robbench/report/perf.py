@@ -101,12 +101,17 @@ def _header(performance: Performance, groups: dict[str, list[Measurement]]) -> l
 def _run(run: Run) -> str:
     where = run.environment
     return (
-        f"{escape(where.device)}, {where.cores} cores, {where.threads} threads, torch {escape(where.torch)}"
+        f"{escape(where.device)}, {_many(where.cores, 'core')}, {_many(where.threads, 'thread')}, "
+        f"torch {escape(where.torch)}"
         + (f", CUDA {escape(where.cuda)}" if where.cuda else "")
         + f", robbench {escape(where.robbench)} at commit {escape((where.commit or 'unknown')[:7])}"
         + (" with changes" if where.dirty else "")
         + (f", {escape(run.date[:10])}" if run.date else "")
     )
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _counted(members: Iterable[Measurement]) -> str:

@@ -41,8 +41,9 @@ GROUPS = {
     "transfer": "Conventional retraining, beside the whole network in every epoch: the frozen blocks' features are "
     "computed once, where that pays. The whole call, copying and set-up included; milliseconds and passes are for "
     "each image and epoch, a pass being the arithmetic of one through the whole network.",
-    "growth": "Time of the whole search, PGD-10 as its attack, beside the smallest case of its axis. A batch has at most "
-    "256 images on the CPU, 4,096 on CUDA. Passes are forward passes for each image that the network classifies correctly.",
+    "growth": "Time of the whole search beside the smallest case of its axis and search; over images with PGD-10 in place "
+    "of PGD-40. A batch has at most 256 images on the CPU, 4,096 on CUDA: time in proportion beyond it is memory bounded by "
+    "it. With grid points reference grows logarithmically, fast less until the grid is fine. Passes are forward passes for each image that the network classifies correctly.",
     "memory format": "The same step with the weights' channels last and contiguous.",
     "batch": "The attack on 512 images, in batches of the size that is the default and of others.",
     "threads": "The same step with one thread for each core, and with one alone.",

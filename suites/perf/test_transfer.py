@@ -1,4 +1,4 @@
-"""Conventional retraining of the last k blocks, with the frozen blocks' features computed once and in every epoch."""
+"""Conventional retraining of the last k blocks: the frozen blocks' features computed once where that pays, and never."""
 
 from dataclasses import replace
 
@@ -51,7 +51,7 @@ def test_retraining(architecture, images, k, perf, fresh, monkeypatch):
         group="transfer",
         case=f"{architecture}, TL#{k}, 5 epochs of {images:,} images",
     )
-    assert bool(extracted) == (k < 7)
+    assert bool(extracted) == (k < 6)  # the first convolution's features are not worth their size
 
 
 def of_retraining(made, pictures, reused):
