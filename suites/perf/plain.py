@@ -82,8 +82,8 @@ def sequential_pstar(model, images, labels, grid, steps=40):
             middle = (first + last) // 2
             epsilon = grid[middle]
             adversarial = pgd_loop(model, image, label, epsilon, epsilon / steps, steps)
-            forward, backward = forward + steps + 1, backward + steps
-            if model(adversarial).argmax(1) != label and epsilon > 0:
+            forward, backward = forward + steps + (epsilon > 0), backward + steps
+            if epsilon > 0 and model(adversarial).argmax(1) != label:
                 smallest, last = middle, middle - 1
             else:
                 first = middle + 1
