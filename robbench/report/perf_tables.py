@@ -22,7 +22,7 @@ GROUPS = {
     "p*": "The first test images, each search once; the sequential procedure handles one image at a time and every probe "
     "in full. A smaller p\\* is a tighter upper bound. Passes are forward passes for each image that the network "
     "classifies correctly; arithmetic is that of the passes made, forward and back to the images. All in float32.",
-    "bound of the fast search": "Both searches, PGD-40: on how many images fast is at most one grid step above reference, "
+    "bound of the fast search": "Both searches, PGD-40, on every network of the embedded suite and others trained for seconds: on how many images fast is at most one grid step above reference, "
     "and by how much it differs on average. Networks as in the p\\* table, `reference → fast`; GFLOP/s are those of fast.",
     "p* quality": "As many test images as in the p\\* table, but only such as the network classifies correctly. The "
     "libraries' attacks run with their own defaults, but for the numbers of steps and, for minimal APGD, ten steps of binary "
