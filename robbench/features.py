@@ -9,6 +9,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
+from robbench.arithmetic import forward_flops
 from robbench.data import Images, pixels
 from robbench.memory import Batches, free_bytes
 from robbench.models import Network
@@ -16,6 +17,11 @@ from robbench.models.image_conv import dense
 
 MEMORY_SHARE = 0.25
 """Of the device's free memory that features may take."""
+
+FLOPS_PER_BYTE = 100
+"""Least arithmetic that a byte of features must save. Below it, what a first convolution spares is lost to moving its
+many features: measured on a CPU, networks with 4 to 50 were slower with features or as fast, with 390 and more faster
+(``suites/perf/test_transfer.py``); between arithmetic and memory of a GPU lies about as much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +60,7 @@ def _fixed(layer: nn.Module) -> bool:
 
 
 def worth_keeping(part: nn.Module, images: int, example: Tensor) -> bool:
-    """Whether the features of so many images fit in the share of free memory that they may take.
+    """Whether features save enough arithmetic for their size, and those of so many images fit in their share of memory.
 
     Args:
         part: the frozen layers, in eval mode.
@@ -63,8 +69,9 @@ def worth_keeping(part: nn.Module, images: int, example: Tensor) -> bool:
     """
     with torch.no_grad():
         one = dense(part(pixels(example)))
-    needed = images * one.numel() * one.element_size()
-    return bool(needed <= MEMORY_SHARE * free_bytes(example.device))
+    size = one.numel() * one.element_size()
+    pays = forward_flops(part, pixels(example)) >= FLOPS_PER_BYTE * size
+    return bool(pays and images * size <= MEMORY_SHARE * free_bytes(example.device))
 
 
 def extract(part: nn.Module, images: Images, batches: Batches) -> Features:

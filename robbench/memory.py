@@ -15,7 +15,11 @@ from torch import Tensor, nn
 from robbench.errors import RobbenchError
 
 LARGEST_BATCH = {"cpu": 256, "cuda": 4096}
-"""Images attacked at once where memory does not say less. On the CPU measured; on CUDA a guess that fills any device."""
+"""Images attacked at once where memory does not say less.
+
+On the CPU measured: a quarter of it is a tenth slower and more, twice as many gain at most as much for twice the memory
+(``suites/perf/test_choices.py``). On CUDA a guess that fills any device.
+"""
 
 _SHARE = 0.5
 """Of the free memory that a batch may take, by the estimate below."""

@@ -70,8 +70,8 @@ def train(
     recipe says ``running``). On a GPU float32 products may round their factors to TF32, in validation too. No update
     waits for results of the device. An epoch does, as often whatever its updates and tensors: for the order of its
     images, for losses, counts and seconds, and once for all weights and optimiser state. Where conventional retraining
-    without augmentation holds the first blocks, their features are computed once, as far as memory allows: the same
-    function, to float rounding; the passes counted are then those of the other blocks. When memory runs out, the
+    without augmentation holds the first blocks, their features are computed once, where that pays and memory allows: the
+    same function, to float rounding; the passes counted are then those of the other blocks. When memory runs out, the
     batches of validation and of those features are halved, which changes no result; an update is never made smaller.
 
     Args:

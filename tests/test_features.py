@@ -175,10 +175,28 @@ def test_a_held_layer_that_learns_or_looks_at_its_batch_is_not_frozen():
 def test_features_are_kept_up_to_a_share_of_the_free_memory(monkeypatch):
     """Of 1,000 free bytes a quarter: 62 floats, so 31 images of two features, and no more."""
     monkeypatch.setattr(robbench.features, "free_bytes", lambda device: 1_000)
-    part = nn.Sequential(nn.Flatten(), nn.Linear(9, 2))
-    example = torch.zeros(1, 1, 3, 3, dtype=torch.uint8)
+    part = nn.Sequential(nn.Flatten(), nn.Linear(400, 2))
+    example = torch.zeros(1, 1, 20, 20, dtype=torch.uint8)
     assert worth_keeping(part, 31, example)
     assert not worth_keeping(part, 32, example)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "k", "pays"),
+    [("cnn7", 6, False), ("cnn7", 5, True), ("cnn7", 1, True), ("cnn_dropout", 3, False), ("wrn10_1", 4, False)],
+)
+def test_features_that_save_little_for_their_size_are_not_kept(architecture, k, pays):
+    """A first convolution makes dozens of values of every pixel with a handful of products for each."""
+    made = ready(architecture, k)
+    frozen, _ = frozen_part(made.network.eval(), made.kept)
+    assert worth_keeping(frozen, 1, drawn(SHAPES[architecture], 1).images) == pays
+
+
+def test_what_features_must_save_is_counted_in_bytes():
+    """A product of n numbers and one result saves 2n operations for 4 bytes."""
+    for inputs, pays in ((200, True), (199, False)):
+        part, example = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 1)), torch.zeros(1, 1, 1, inputs)
+        assert worth_keeping(part, 1, example) == pays
 
 
 def test_the_backward_pass_stops_at_the_first_block_that_learns():

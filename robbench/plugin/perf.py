@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,6 @@ from robbench.plugin.session import SESSION
 if TYPE_CHECKING:
     import torch
     from pytest_benchmark.fixture import BenchmarkFixture
-    from torch import Tensor, nn
 
     from robbench.workplace import Workplace
 
@@ -23,6 +23,16 @@ PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 
 PEAK_SECONDS = 0.25
 """How long matrix products are timed."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What something did while it was timed, where only the run itself tells."""
+
+    passes: float
+    """Forward passes through the network for each image."""
+    flops: float
+    """Floating-point operations of all images."""
 
 
 class Perf:
@@ -45,6 +55,12 @@ class Perf:
         """The device of the run."""
         return self.workplace.device
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What is kept so far."""
+        found: dict[str, Any] = self._benchmark.extra_info.get("perf", {"device": self._slug()})
+        return found
+
     def compare(
         self,
         ours: Callable[[], object],
@@ -53,6 +69,8 @@ class Perf:
         images: int,
         passes: float | None = None,
         flops: float | None = None,
+        work: Callable[[], Mapping[str, Work]] | None = None,
+        warm_up: Callable[[], object] | None = None,
         precision: str = "float32",
         rounds: int = 3,
         **facts: Any,
@@ -60,11 +78,14 @@ class Perf:
         """Time ``ours`` and its references; the best seconds of each, ``robbench`` the first.
 
         Args:
-            ours: what is measured; called once before, for what happens only once.
+            ours: what is measured.
             against: references by name.
             images: that one call handles.
             passes: forward and backward passes through the network for each of them.
             flops: floating-point operations of all of them that cannot be avoided.
+            work: called at the end in place of both: the work of ``robbench`` and, by name, of references with another.
+            warm_up: called once before, for what happens only once; None for ``ours``, and with several rounds
+                every reference.
             precision: float32, tf32 or bf16, of the matrix product that gives the peak.
             rounds: how often everything runs.
             facts: plain values to keep with the result.
@@ -80,18 +101,21 @@ class Perf:
 
         def others() -> None:
             nonlocal peak
-            peak = max(peak, self.peak(precision))
             for name, function in against.items():
                 timed(name, function)
+            peak = max(peak, self.peak(precision))
 
-        ours()
-        for function in against.values() if rounds > 1 else ():
+        for function in [warm_up] if warm_up else [ours, *(against.values() if rounds > 1 else ())]:
             function()
         self._benchmark.pedantic(lambda: timed("robbench", ours), setup=others, rounds=rounds, iterations=1)  # type: ignore[no-untyped-call]
         seconds = best["robbench"]
+        done = dict(work()) if work else {}
+        if "robbench" in done:
+            passes, flops = done["robbench"].passes, done["robbench"].flops
         self._benchmark.extra_info["perf"] = {
             "device": self._slug(),
             "images": images,
+            "rounds": rounds,
             "milliseconds_per_image": 1000 * seconds / images,
             "passes_per_image": passes,
             "precision": precision,
@@ -99,13 +123,26 @@ class Perf:
             "gflops": flops / seconds / 1e9 if flops else None,
             "share_of_peak": flops / seconds / peak if flops else None,
             "ratios": {name: value / seconds for name, value in best.items() if name != "robbench"},
+            "references": {
+                name: {
+                    "passes_per_image": theirs.passes,
+                    "gflops": theirs.flops / best[name] / 1e9,
+                    "share_of_peak": theirs.flops / best[name] / peak,
+                }
+                for name, theirs in done.items()
+                if name != "robbench"
+            },
             **facts,
         }
         return best
 
     def note(self, **facts: Any) -> None:
         """Keep plain values with the result."""
-        self._benchmark.extra_info["perf"] = self._benchmark.extra_info.get("perf", {"device": self._slug()}) | facts
+        self._benchmark.extra_info["perf"] = self.figures | facts
+
+    def target(self, what: str, value: float, least: float) -> None:
+        """Keep a figure beside what it is to reach, for the report."""
+        self.note(targets=[*self.figures.get("targets", ()), {"what": what, "value": value, "least": least}])
 
     def peak(self, precision: str = "float32") -> float:
         """Floating-point operations a second that matrix products in float32, tf32 (CUDA) or bf16 keep up.
@@ -143,20 +180,6 @@ class Perf:
         from robbench.environment import environment
 
         return environment(self.device).slug
-
-
-def forward_flops(network: nn.Module, image: Tensor) -> int:
-    """Floating-point operations of one forward pass of one image, (1, C, H, W).
-
-    A pass back to the images takes as many again, one to the weights as well two times as many.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        network(image)
-    return int(counter.get_total_flops())
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 from robbench.report.agreement import disagreements
 from robbench.report.answers import Answer, answers
 from robbench.report.bundle import Bundle, merge, read_bundle, render, write_bundle
-from robbench.report.perf import Performance, merged, read_performance, write_performance
+from robbench.report.perf import write_performance
+from robbench.report.performance import Performance, merged, read_performance
 from robbench.report.prose import headline
 from robbench.report.rows import Group, Row, group_records
 

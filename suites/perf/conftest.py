@@ -26,7 +26,7 @@ ADVERSARIAL = replace(
 def digits(perf):
     """The data set of the benchmarks, as a spec."""
     prepared = (perf.workplace.data / "mnist.npz").is_file()
-    return Dataset(name="mnist" if prepared else "glyphs10", train=10_000, test=None if prepared else 1_000)
+    return Dataset(name="mnist" if prepared else "glyphs10", train=10_000, test=None if prepared else 1_024)
 
 
 @pytest.fixture

@@ -47,10 +47,33 @@ def pgd_loop(model, images, labels, epsilon, step_size, steps, random_start=Fals
     return adversarial
 
 
+class Counted(nn.Module):
+    """Counts the images that pass a network forward, and back again."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.forwards, self.backwards = network, 0, 0
+
+    def forward(self, images):
+        """Logits."""
+        logits = self.network(images)
+        self.forwards += len(images)
+        if logits.requires_grad:
+            logits.register_hook(self._back)
+        return logits
+
+    def _back(self, gradient):
+        self.backwards += len(gradient)
+
+
 def sequential_pstar(model, images, labels, grid, steps=40):
-    """p* as the study computed it: one image at a time, every probe in full; grid indices, -1 where it is wrong."""
-    found = []
+    """p* as the study computed it: one image at a time, every probe in full.
+
+    Grid indices, -1 where an image is misclassified, and the numbers of passes forward and backward.
+    """
+    found, forward, backward = [], 0, 0
     for image, label in zip(images.split(1), labels.split(1), strict=True):
+        forward += 1
         if model(image).argmax(1) != label:
             found.append(-1)
             continue
@@ -59,12 +82,13 @@ def sequential_pstar(model, images, labels, grid, steps=40):
             middle = (first + last) // 2
             epsilon = grid[middle]
             adversarial = pgd_loop(model, image, label, epsilon, epsilon / steps, steps)
+            forward, backward = forward + steps + (epsilon > 0), backward + steps
             if epsilon > 0 and model(adversarial).argmax(1) != label:
                 smallest, last = middle, middle - 1
             else:
                 first = middle + 1
         found.append(smallest)
-    return torch.tensor(found)
+    return torch.tensor(found), forward, backward
 
 
 def adversarial_epoch(network, optimiser, loader, attack):

@@ -2,9 +2,10 @@
 
 import pytest
 
+from robbench.arithmetic import forward_flops
 from robbench.attacks import pgd
 from robbench.graphs import Loop
-from robbench.plugin.perf import forward_flops
+from robbench.precision import full_precision
 from suites.perf.plain import as_written, peers, pgd_loop
 
 pytestmark = pytest.mark.perf
@@ -23,16 +24,17 @@ def test_attack_step(architecture, batch, steps, perf, fresh):
     others = {"plain loop": pgd_loop_of(plain, images, labels, steps)}
     for name, attack in peers(EPSILON, STEP_SIZE, steps).items():
         others[name] = lambda attack=attack: attack(plain, images, labels)
-    perf.compare(
-        lambda: pgd(network, images, labels, EPSILON, step_size=STEP_SIZE, steps=steps, loop=loop),
-        others,
-        images=batch,
-        passes=steps,
-        flops=flops,
-        rounds=5,
-        group="attack step",
-        case=f"{architecture}, batch {batch}, PGD-{steps}",
-    )
+    with full_precision(perf.device):
+        perf.compare(
+            lambda: pgd(network, images, labels, EPSILON, step_size=STEP_SIZE, steps=steps, loop=loop),
+            others,
+            images=batch,
+            passes=steps,
+            flops=flops,
+            rounds=5,
+            group="attack step",
+            case=f"{architecture}, batch {batch}, PGD-{steps}",
+        )
 
 
 def pgd_loop_of(network, images, labels, steps):

@@ -1,33 +1,21 @@
 """How small a p* for how many passes: both searches, and the minimum-norm attacks of adversarial-library."""
 
-import time
-
 import pytest
 import torch
 
-from robbench import EpsilonGrid, recipes
+from robbench import EpsilonGrid
+from robbench.arithmetic import forward_flops
 from robbench.attacks import evaluating
 from robbench.estimation import estimate_pstar
+from robbench.plugin.perf import Work
+from robbench.precision import full_precision
 from robbench.spec import PGD
-from suites.perf.plain import installed
+from suites.perf.plain import Counted, installed
 
 pytestmark = pytest.mark.perf
 
 GRID = EpsilonGrid(stop=0.8, step=0.005)
 IMAGES = 200
-
-
-class Counted(torch.nn.Module):
-    """Counts the images that pass forward."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.images = network, 0
-
-    def forward(self, images):
-        """Logits."""
-        self.images += len(images)
-        return self.network(images)
 
 
 def median_found(network, images, labels, adversarial):
@@ -49,58 +37,88 @@ def median(places):
     return GRID.values[middle] if middle < len(GRID.values) else None
 
 
+def searched(search, steps):
+    """One of our searches, as a function of network, images and labels: passes forward and backward, and the median."""
+
+    def run(network, images, labels):
+        attack = PGD(steps=steps, random_start=False)
+        result = estimate_pstar(network, images, labels, GRID.values, attack, search=search, batch_size=256)
+        return result.forward, result.backward, median(result.pstar)
+
+    return run
+
+
+def theirs(attack, **options):
+    """A library's attack, likewise."""
+
+    def run(network, images, labels):
+        counted = Counted(network)
+        with evaluating(counted):
+            adversarial = attack(counted, images, labels, norm=float("inf"), **options)
+        return counted.forwards, counted.backwards, median_found(network, images, labels, adversarial)
+
+    return run
+
+
+def methods():
+    """Those that are installed, by name and budget, the smallest budget of each first."""
+    found = {("robbench, reference", steps): searched("reference", steps) for steps in (5, 10, 20, 40)}
+    found["robbench, fast", 0] = searched("fast", 40)
+    library = installed("adv_lib.attacks")
+    if library is not None:
+        for steps in (20, 50, 100, 200):
+            found["adversarial-library, FMN", steps] = theirs(library.fmn, steps=steps)
+        for steps in (5, 10, 20):
+            options = {"max_eps": GRID.stop, "n_iter": steps, "binary_search_steps": 10}
+            found["adversarial-library, minimal APGD", steps] = theirs(library.auto_pgd.minimal_apgd, **options)
+    return found
+
+
 @pytest.mark.parametrize("method", ["standard", "pgd"])
 def test_quality(method, perf, trained, digits):
     network, images, labels = trained(method)
-    with torch.no_grad():
-        right = (network(images[: 2 * IMAGES]).argmax(1) == labels[: 2 * IMAGES]).nonzero().flatten()[:IMAGES]
-    images, labels = images[right], labels[right]
-    points = []
+    results = {}
+    with full_precision(perf.device):
+        with torch.no_grad():
+            right = (network(images[: 2 * IMAGES]).argmax(1) == labels[: 2 * IMAGES]).nonzero().flatten()[:IMAGES]
+        images, labels = images[right], labels[right]
+        calls = {
+            "robbench" if name == "robbench, fast" else f"{name}, {budget}": (name, run)
+            for (name, budget), run in methods().items()
+        }
 
-    def point(name, run):
-        """Run once unseen, then once timed; ``run`` returns passes and the median."""
-        run()
-        begun = time.perf_counter()
-        passes, value = run()
-        seconds = time.perf_counter() - begun
-        points.append(
-            {"method": name, "passes_per_image": passes / len(images), "median_pstar": value, "seconds": seconds}
+        def measured(key):
+            results[key] = calls[key][1](network, images, labels)
+
+        def warm_up():
+            smallest = dict(reversed(calls.values()))
+            for run in smallest.values():
+                run(network, images[:20], labels[:20])
+
+        def work():
+            flops = forward_flops(network, images[:1])
+            return {
+                key: Work(forward / len(images), flops * (forward + backward))
+                for key, (forward, backward, _) in results.items()
+            }
+
+        best = perf.compare(
+            lambda: measured("robbench"),
+            {key: lambda key=key: measured(key) for key in calls if key != "robbench"},
+            images=len(images),
+            work=work,
+            warm_up=warm_up,
+            rounds=1,
+            group="p* quality",
+            case=f"cnn7, {method}, {digits.name}",
+            data=digits.name,
         )
-
-    def searched(search, steps=40):
-        attack = PGD(steps=steps, random_start=False)
-        result = estimate_pstar(network, images, labels, GRID.values, attack, search=search, batch_size=256)
-        return result.forward, median(result.pstar)
-
-    def theirs(attack):
-        counted = Counted(network)
-        with evaluating(counted):
-            adversarial = attack(counted)
-        return counted.images, median_found(network, images, labels, adversarial)
-
-    for steps in (5, 10, 20, 40):
-        point("robbench, reference", lambda steps=steps: searched("reference", steps))
-    point("robbench, fast", lambda: searched("fast"))
-    library = installed("adv_lib.attacks")
-    if library is not None:
-        fmn, minimal_apgd, inf = library.fmn, library.auto_pgd.minimal_apgd, float("inf")
-        for steps in (20, 50, 100, 200):
-            point(
-                "adversarial-library, FMN",
-                lambda steps=steps: theirs(lambda model: fmn(model, images, labels, norm=inf, steps=steps)),
-            )
-        for steps in (5, 10, 20):
-            options = {"norm": inf, "max_eps": GRID.stop, "n_iter": steps, "binary_search_steps": 10}
-            point(
-                "adversarial-library, minimal APGD",
-                lambda options=options: theirs(lambda model: minimal_apgd(model, images, labels, **options)),
-            )
-    perf.compare(
-        lambda: estimate_pstar(network, images, labels, GRID.values, recipes.ADA_VERONA, search="fast"),
-        {},
-        images=len(images),
-        rounds=1,
-        group="p* quality",
-        case=f"cnn7, {method}, {digits.name}",
-        quality=points,
+    kept = ("passes_per_image", "gflops", "share_of_peak")
+    perf.note(
+        quality=[
+            {"method": name, "median_pstar": results[key][2], "seconds": best[key]}
+            | {"ratio": best["robbench, reference, 40"] / best[key]}
+            | {figure: (perf.figures["references"].get(key) or perf.figures)[figure] for figure in kept}
+            for key, (name, _) in calls.items()
+        ]
     )

@@ -20,6 +20,7 @@ from torch import nn
 
 import robbench.assembly
 import robbench.estimation
+import robbench.features
 import robbench.pipeline
 import robbench.robustness
 from robbench.data import Images
@@ -188,6 +189,7 @@ def test_the_final_test_notes_its_smaller_batches(monkeypatch: pytest.MonkeyPatc
 
 def test_a_stage_short_of_memory_has_the_same_result_and_says_so(place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Transfer on features, validation, p*: the record is that of a roomy machine, with notes."""
+    monkeypatch.setattr(robbench.features, "FLOPS_PER_BYTE", 0)  # of so small a network features would not pay
     roomy, tight = place("roomy"), place("tight")
     expected = [run_training(target(), roomy, suite="s"), run_estimate(target(), ESTIMATE, roomy, suite="s")]
     monkeypatch.setattr(Room, "judged", 7)

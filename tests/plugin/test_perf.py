@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from robbench.environment import environment
-from robbench.models import build
-from robbench.plugin.perf import forward_flops
 
 TEST = """
 import time
@@ -57,7 +55,44 @@ def test_benchmarks_run_only_when_asked_for(pytester):
     pytester.runpytest_subprocess("-q", "-m", "suite").assert_outcomes(deselected=1)
 
 
-def test_forward_flops_are_two_for_a_product_and_a_sum():
-    """relu_4_1024 multiplies 784·1024 + 2·1024² + 1024·10 pairs."""
-    network = build("relu_4_1024", classes=10, shape=(1, 28, 28))
-    assert forward_flops(network, torch.rand(1, 1, 28, 28)) == 2 * (784 * 1024 + 2 * 1024**2 + 1024 * 10)
+WORK = """
+import time
+import pytest
+from robbench.plugin.perf import Work
+
+pytestmark = pytest.mark.perf
+
+def test_it(perf):
+    calls = []
+    perf.compare(
+        lambda: (calls.append("ours"), time.sleep(0.02)),
+        {"theirs": lambda: (calls.append("theirs"), time.sleep(0.04))},
+        images=10,
+        work=lambda: {"robbench": Work(len(calls), 4e6), "theirs": Work(7, 8e6)},
+        warm_up=lambda: calls.append("warm"),
+        rounds=1,
+        group="demo",
+        case="sleep",
+    )
+    perf.target("against theirs", 2.0, 1.5)
+    perf.target("share", 0.2, 0.6)
+    assert calls == ["warm", "theirs", "ours"]
+"""
+
+
+def test_work_is_asked_for_at_the_end_and_set_against_each_ones_seconds(pytester):
+    """A search knows its passes only when it is over; what is to be reached is kept beside what was."""
+    pytester.makepyfile(test_it=WORK)
+    pytester.runpytest_subprocess("-m", "perf", "--benchmark-json", "out.json", "-q").assert_outcomes(passed=1)
+    figures = json.loads((pytester.path / "out.json").read_text())["benchmarks"][0]["extra_info"]["perf"]
+    seconds = figures["milliseconds_per_image"] * figures["images"] / 1000
+    assert (figures["passes_per_image"], figures["rounds"]) == (3, 1)
+    assert figures["gflops"] == pytest.approx(4e-3 / seconds)
+    theirs = figures["references"]["theirs"]
+    assert theirs["passes_per_image"] == 7
+    assert theirs["gflops"] == pytest.approx(8e-3 / seconds / figures["ratios"]["theirs"])
+    assert theirs["share_of_peak"] == pytest.approx(theirs["gflops"] / figures["peak_gflops"])
+    assert figures["targets"] == [
+        {"what": "against theirs", "value": 2.0, "least": 1.5},
+        {"what": "share", "value": 0.2, "least": 0.6},
+    ]

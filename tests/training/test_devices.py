@@ -12,6 +12,7 @@ import torch
 from loops import ADVERSARY, network, parameters, problem, recipe, same
 from torch import nn
 
+import robbench.graphs
 import robbench.training
 from robbench.estimation import estimate_pstar
 from robbench.graphs import Loop, repeat
@@ -53,7 +54,7 @@ def test_graphs_and_fused_optimisers_train_as_the_plain_path(device, precision, 
     An attack of one step less, one on the weights of the start, no weight decay or no momentum ends at 0.06 or more.
     """
     spec = recipe(precision=precision, weight_decay=0.01, epochs=1, attack=CAPTURED, **optimiser)
-    captures, capture = [], Loop._capture
+    captures, capture = [], robbench.graphs._CudaGraphs.__call__
 
     def spy(self, *given):
         captured = capture(self, *given)
@@ -63,7 +64,7 @@ def test_graphs_and_fused_optimisers_train_as_the_plain_path(device, precision, 
     start, ended, losses = parameters(network(bias=False)), [], []
     for plain in (False, True):
         with monkeypatch.context() as patched:
-            patched.setattr(Loop, "_capture", spy)
+            patched.setattr(robbench.graphs._CudaGraphs, "__call__", spy)
             patched.setattr(robbench.training, "fused", lambda network, plain=plain: None if plain else True)
             if plain:
                 patched.setattr(Loop, "__call__", lambda self, *given: repeat(*given))
