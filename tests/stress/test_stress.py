@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import sys
 import tomllib
@@ -42,7 +43,8 @@ def test_a_suite_that_is_killed_twice_ends_as_if_it_had_not_been(alone, tmp_path
 def test_three_processes_on_the_same_folders_do_what_one_does(alone, tmp_path):
     """Every stage made once, the same tables and report files, and no lock or temporary file left behind."""
     folder = project.write(tmp_path / "crowd", **SMALL)
-    processes = [project.start(folder, log=str(log)) for log in range(3)]
+    together = multiprocessing.get_context("fork").Barrier(3)
+    processes = [project.start(folder, log=str(log), together=together) for log in range(3)]
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
