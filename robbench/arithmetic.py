@@ -22,9 +22,12 @@ def update_flops(network: nn.Module, image: Tensor) -> int:
     """Floating-point operations of an update of the weights for one image, (1, ...) floats: forward, and back to them.
 
     Back to the weights that require a gradient, and no further: no layer in front of the first of them has a backward
-    pass, and that one needs no gradient towards its input. Gradients of the parameters are left as they were.
+    pass, and that one needs no gradient towards its input. Gradients of the parameters are left as they were;
+    what a forward pass changes in training mode, statistics of batch norm, it changes here.
     """
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not learning:
+        return forward_flops(network, image)
     counter = FlopCounterMode(display=False)
     with torch.enable_grad(), counter:
         torch.autograd.grad(network(image.detach()).sum(), learning, allow_unused=True)

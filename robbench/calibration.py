@@ -94,7 +94,11 @@ def speeds_of(
 
 
 def _per_run(run: Callable[[], None], device: torch.device) -> float:
-    """Least seconds of a few runs after a discarded one: what other programs take is not the network's."""
+    """Least seconds of a few runs after two discarded ones: what other programs take is not the network's.
+
+    Two, since the second of a shape is where a GPU captures an attack.
+    """
+    run()
     run()
     found: list[float] = []
     while sum(found) < LEAST or len(found) < 3:

@@ -57,7 +57,9 @@ def environment(device: torch.device) -> Environment:
 
 def multiplies_in_tf32(device: torch.device) -> bool | None:
     """Whether float32 products are made in TF32 where that is allowed; None without CUDA."""
-    return torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda" else None
+    if device.type != "cuda":
+        return None
+    return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @cache

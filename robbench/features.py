@@ -20,8 +20,8 @@ MEMORY_SHARE = 0.25
 
 FLOPS_PER_BYTE = 100
 """Least arithmetic that a byte of features must save. Below it, what a first convolution spares is lost to moving its
-many features: measured on a CPU, networks with 4 to 50 were slower with features or as fast, with 390 and more faster
-(``suites/perf/test_transfer.py``); between arithmetic and memory of a GPU lies about as much."""
+many features: measured on a CPU, networks with 4 to 50 were slower with features or as fast, with 390 and more faster (with 0 here
+``suites/perf/test_transfer.py`` shows it again); between arithmetic and memory of a GPU lies about as much."""
 
 
 @dataclass(frozen=True, eq=False)

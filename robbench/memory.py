@@ -17,8 +17,8 @@ from robbench.errors import RobbenchError
 LARGEST_BATCH = {"cpu": 256, "cuda": 4096}
 """Images attacked at once where memory does not say less.
 
-On the CPU measured: a quarter of it is a tenth slower and more, twice as many gain at most as much for twice the memory
-(``suites/perf/test_choices.py``). On CUDA a guess that fills any device.
+On the CPU measured, on two cores: a quarter of it is 7 to 26 % slower, twice as many gain 6 to 16 % for twice the memory
+(``suites/perf/test_choices.py``, cnn7 and relu_4_1024). On CUDA a guess that fills any device.
 """
 
 _SHARE = 0.5

@@ -33,7 +33,9 @@ def tensor_cores(allowed: bool = True) -> Iterator[None]:
 
     Allowed, CUDA rounds to TF32, and the CPU does what it was set to. Not allowed, neither rounds.
 
-    Inside, the older switches of products can be read; ``torch.backends.cudnn.allow_tf32`` may raise.
+    Inside, the older switches of products can be read; that of convolutions, ``torch.backends.cudnn.allow_tf32``, raises
+    from torch 2.9 on where it was left as it is by default, and with it ``torch.backends.cudnn.flags``: a network must
+    not use them.
     """
     with warnings.catch_warnings():  # torch 2.9 calls its older switches deprecated, also for who brings both in line
         warnings.simplefilter("ignore")

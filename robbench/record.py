@@ -170,8 +170,8 @@ class Training(Struct, frozen=True, kw_only=True):
     """Images passed forward, all purposes."""
     backward: Number
     tf32: bool | None = None
-    """Whether float32 products of updates and validation were made in TF32; None without CUDA or without updates, and
-    where it was not yet recorded."""
+    """Whether those products of updates and validation that are of float32 were made in TF32; None without CUDA or without
+    updates, and where it was not yet recorded."""
 
     def __post_init__(self) -> None:
         numbers = [epoch.epoch for epoch in self.epochs]

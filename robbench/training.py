@@ -68,7 +68,7 @@ def train(
 
     Adversarial images are made with the network in eval mode, and the update step runs in training mode (unless the
     recipe says ``running``). On a GPU float32 products may round their factors to TF32, in validation too. No update
-    waits for results of the device. An epoch does, as often whatever its updates and tensors: for the order of its
+    waits for results of the device. An epoch does, however many updates it has: for the order of its
     images, for losses, counts and seconds, and once for all weights and optimiser state. Where conventional retraining
     without augmentation holds the first blocks, their features are computed once, where that pays and memory allows: the
     same function, to float rounding; the passes counted are then those of the other blocks. When memory runs out, the
@@ -324,14 +324,18 @@ def fused(network: nn.Module) -> bool | None:
 def _warm_up(network: nn.Module, recipe: Recipe, training: Images | Features, held: tuple[nn.Module, ...]) -> None:
     """A discarded update on a copy, so that set-up costs of kernels and allocator are not counted as training.
 
-    On a GPU the attack's step is captured too: the copy's graph goes with it, what the first capture loads stays.
+    On a GPU it is attacked twice, since a loop captures a shape's second call: the copy's graph goes with it, what the
+    first capture loads stays.
     """
     copied, twins = copy.deepcopy((network, held))
     images = pixels(training.images[: recipe.batch_size]).clone()  # features are not the warm-up's to write into
     labels = torch.zeros_like(training.labels[: recipe.batch_size])
     with torch.random.fork_rng(devices=_cuda(images.device)):
         if recipe.attack is not None:
-            images = attacked(copied, recipe.attack, recipe.precision, images, labels, None, loop=Loop(images.device))
+            loop = Loop(images.device)
+            for _ in range(2 if images.is_cuda else 1):
+                found = attacked(copied, recipe.attack, recipe.precision, images, labels, None, loop=loop)
+            images = found
         update(copied, recipe, new_optimiser(copied, recipe, None), images, labels, twins)
 
 

@@ -34,6 +34,12 @@ def test_an_update_goes_back_to_the_first_layer_that_learns(network):
     assert update_flops(network, torch.rand(1, 1, 28, 28)) == 2 * (FIRST + MIDDLE + 2 * MIDDLE + 3 * LAST)
 
 
+def test_an_update_of_nothing_is_a_forward_pass(network):
+    """Where every layer is frozen."""
+    image = torch.rand(1, 1, 28, 28)
+    assert update_flops(network.requires_grad_(False), image) == forward_flops(network, image)
+
+
 def test_the_convolution_of_small_images_counts_as_any_other():
     """Also in the layout that it has on a CPU: cnn3 has 32 filters of 25 taps at 784 places."""
     network = build("cnn3", classes=10, shape=(1, 28, 28))

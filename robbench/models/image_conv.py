@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
 _SIDE = 4
@@ -22,13 +23,15 @@ class ImageConv2d(nn.Conv2d):
 
     An attack wants the gradient towards the images, a convolution with one output channel, for which CPU libraries leave
     most of their vector lanes idle. Here the pixels of a 4 x 4 square are the output channels of one convolution of
-    stride 4, which does more arithmetic in a third of the time; values differ by float rounding only.
+    stride 4, which does more arithmetic in a third of the time; values differ by float rounding only. These gradients
+    cannot be differentiated again, which raises a RuntimeError.
     """
+
+    _made: tuple[Tensor, Tensor] | None = None
+    """Weights, and the kernel made of them: an attack takes many steps between two updates."""
 
     def __init__(self, channels: int, outputs: int, side: int, padding: int = 0) -> None:
         super().__init__(channels, outputs, side, padding=padding)
-        self._made: tuple[Tensor, Tensor] | None = None
-        """Weights, and the kernel made of them: an attack takes many steps between two updates."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Conv2d's name
         """(N, C, H, W) floats -> (N, out_channels, H', W')."""
@@ -88,6 +91,7 @@ class _Convolution(torch.autograd.Function):
         return F.conv2d(images.to_mkldnn() if blocked else images, weight, bias, padding=padding)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         images, weight, kernel = ctx.saved_tensors

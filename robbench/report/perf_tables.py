@@ -13,24 +13,20 @@ import numpy as np
 from robbench.report.markdown import NOTHING, escape, percent, table
 from robbench.report.performance import Measurement, Work
 
-_SHARE = (
-    "Share of peak: the arithmetic that cannot be avoided, two operations for each product and sum of convolutions and "
-    "matrix products, by what a matrix product of the same precision keeps up in the same round."
-)
-
 GROUPS = {
     "p*": "The first test images, each search once; the sequential procedure handles one image at a time and every probe "
     "in full. A smaller p\\* is a tighter upper bound. Passes are forward passes for each image that the network "
-    "classifies correctly; arithmetic is that of the passes made, forward and back to the images. All in float32.",
-    "bound of the fast search": "Both searches, PGD-40, on every network of the embedded suite and others trained for seconds: on how many images fast is at most one grid step above reference, "
-    "and by how much it differs on average. Networks as in the p\\* table, `reference → fast`; GFLOP/s are those of fast.",
+    "classifies correctly; arithmetic is that of the passes made, forward and back to the images. Of an even number the "
+    "median is the lower middle one. All in float32.",
+    "bound of the fast search": "Both searches, PGD-40, on every network of the embedded suite and others trained for seconds: on how many of the images that it classifies correctly fast is at "
+    "most one grid step above reference, and by how much it differs on average. Networks as in the p\\* table, `reference → fast`; GFLOP/s are those of fast.",
     "p* quality": "As many test images as in the p\\* table, but only such as the network classifies correctly. The "
     "libraries' attacks run with their own defaults, but for the numbers of steps and, for minimal APGD, ten steps of binary "
-    "search below the grid's end as its greatest ε. Median p\\* by forward passes for each image; medians past the grid "
-    "are in the table alone. Factors are by the reference search with 40 steps; all in float32.",
-    "attack step": f"Forward and backward towards the images, float32 on both sides. {_SHARE}",
+    "search below the grid's end as its greatest ε. Median p\\* by forward passes for each image, of an even "
+    "number the lower middle one; the picture leaves out medians past the grid. Factors are by the reference search with 40 steps; all in float32.",
+    "attack step": "Forward and backward towards the images, float32 on both sides.",
     "conventional training step": "One step of Adam on one batch, beside the loop that users write. On CUDA float32 means "
-    "TF32, on both sides. The first layer's gradient towards the images is nobody's to compute, and not counted.",
+    "TF32, on both sides. The first layer's gradient towards the images is not needed, and not counted.",
     "adversarial training step": "Attack and update of one batch, beside the loop that users write: the "
     "library's attack, one step of Adam, on the network as PyTorch users write it. float32 rows compare float32 with float32 "
     "(on CUDA TF32, on both sides); bf16 rows compare our bf16 with the others' float32. Foolbox judges its result with one "
@@ -42,8 +38,9 @@ GROUPS = {
     "computed once, where that pays. The whole call, copying and set-up included; milliseconds and passes are for "
     "each image and epoch, a pass being the arithmetic of one through the whole network.",
     "growth": "Time of the whole search beside the smallest case of its axis and search; over images with PGD-10 in place "
-    "of PGD-40. A batch has at most 256 images on the CPU, 4,096 on CUDA: time in proportion beyond it is memory bounded by "
-    "it. With grid points reference grows logarithmically, fast less until the grid is fine. Passes are forward passes for each image that the network classifies correctly.",
+    "of PGD-40. A batch has at most 256 images on the CPU, 4,096 on CUDA: time that stays "
+    "in proportion past one batch shows that memory is bounded by the batch. Passes grow with the logarithm of the grid's "
+    "points in the reference search, and more slowly in fast until the grid is fine. Passes are forward passes for each image that the network classifies correctly.",
     "memory format": "The same step with the weights' channels last and contiguous.",
     "batch": "The attack on 512 images, in batches of the size that is the default and of others.",
     "threads": "The same step with one thread for each core, and with one alone.",
@@ -171,8 +168,7 @@ def _growth(members: Sequence[Measurement]) -> str:
     """Every case beside the smallest of its axis and search; then how each axis makes each search grow."""
     lines: dict[tuple[str, str], list[Measurement]] = {}
     for member in members:
-        if member.value is not None:
-            lines.setdefault((member.axis or "", member.search or ""), []).append(member)
+        lines.setdefault((member.axis or "", member.search or ""), []).append(member)
     rows, fits = [], []
     for (axis, search), unsorted in lines.items():
         line = sorted(unsorted, key=lambda member: member.value or 0.0)
@@ -180,7 +176,7 @@ def _growth(members: Sequence[Measurement]) -> str:
             [
                 escape(member.case),
                 f"{_milliseconds(member):,.0f}",
-                _factor(_milliseconds(member) / _milliseconds(line[0])),
+                _factor(_milliseconds(member) / _milliseconds(line[0]) if _milliseconds(line[0]) else None),
                 _passes(member.passes_per_image),
                 _whole(member.gflops),
                 percent(member.share_of_peak, 0),
@@ -191,12 +187,12 @@ def _growth(members: Sequence[Measurement]) -> str:
         fits.append(
             [
                 f"{escape(axis)}, {escape(search)} search",
-                NOTHING if grid or len(line) < 2 else f"{_exponent(line):.2f}",
-                ", ".join(_per_doubling(line)) if grid and len(line) > 1 else NOTHING,
+                NOTHING if grid else _exponent(line),
+                (", ".join(_per_doubling(line)) or NOTHING) if grid else NOTHING,
             ]
         )
     cases = _compact(["case", "ms", "time by the smallest", "passes an image", "GFLOP/s", "share of peak"], rows)
-    fitted = _compact(["growth", "time ~ size to the power of", "more passes with every doubling"], fits)
+    fitted = _compact(["growth", "time grows as size to the power of", "more passes with every doubling"], fits)
     return f"{cases}\n\n{fitted}"
 
 
@@ -204,18 +200,22 @@ def _milliseconds(member: Measurement) -> float:
     return member.milliseconds_per_image * member.images
 
 
-def _exponent(line: Sequence[Measurement]) -> float:
-    """The slope of a straight line through the logarithms of size and time."""
-    sizes = np.log([member.value or math.nan for member in line])
-    return float(np.polyfit(sizes, np.log([_milliseconds(member) for member in line]), 1)[0])
+def _exponent(line: Sequence[Measurement]) -> str:
+    """The slope of a straight line through the logarithms of size and time; nothing where they have none."""
+    known = [(m.value, _milliseconds(m)) for m in line if m.value and m.value > 0 and _milliseconds(m) > 0]
+    if len({size for size, _ in known}) < 2:
+        return NOTHING
+    sizes, times = np.log(known).T
+    return f"{np.polyfit(sizes, times, 1)[0]:.2f}"
 
 
 def _per_doubling(line: Sequence[Measurement]) -> list[str]:
     """Between neighbours, how many more passes each doubling of the size costs."""
+    known = [(m.value, m.passes_per_image) for m in line if m.value and m.value > 0 and m.passes_per_image is not None]
     return [
-        f"{(more.passes_per_image - fewer.passes_per_image) / math.log2((more.value or 0) / (fewer.value or 0)):+.0f}"
-        for fewer, more in pairwise(line)
-        if more.passes_per_image is not None and fewer.passes_per_image is not None
+        f"{(more - fewer) / math.log2(larger / smaller):+.0f}"
+        for (smaller, fewer), (larger, more) in pairwise(known)
+        if larger > smaller
     ]
 
 
@@ -228,6 +228,7 @@ def _bound(members: Sequence[Measurement]) -> str:
         rows.append(
             [
                 escape(member.case),
+                NOTHING if member.correct is None else f"{member.correct} of {member.images}",
                 percent(member.fast_at_most_one_step_above_reference),
                 _difference(member),
                 " → ".join(medians),
@@ -237,7 +238,14 @@ def _bound(members: Sequence[Measurement]) -> str:
                 percent(member.share_of_peak, 0),
             ]
         )
-    headers = ["network", "at most one step above", "mean difference in steps", "median p\\*", "passes an image"]
+    headers = [
+        "network",
+        "classified correctly",
+        "at most one step above",
+        "mean difference in steps",
+        "median p\\*",
+        "passes an image",
+    ]
     return _compact([*headers, "fast against reference", "GFLOP/s", "share of peak"], rows)
 
 

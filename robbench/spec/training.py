@@ -188,7 +188,7 @@ class Recipe(Checked):
     precision: Literal["float32", "bf16"] = "float32"
     """float32, whose products and convolutions a GPU of compute capability 8 or later makes in TF32: it rounds their
     factors to 10 bits of mantissa and adds up in float32. bf16: forward and backward under autocast. Validation is as
-    training; p* is always estimated in float32 that rounds nothing."""
+    training; p* is always estimated in float32, without TF32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

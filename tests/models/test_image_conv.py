@@ -76,6 +76,16 @@ def test_the_gradient_follows_the_weights_however_they_change(monkeypatch):
         assert len(made) == count
 
 
+def test_a_gradient_of_gradients_is_refused():
+    """Rather than wrong: the gradient towards the images takes the weights as constants."""
+    ours, _ = twins(1, 3, 0)
+    ours.double()
+    images = torch.rand(2, 1, 28, 28, dtype=torch.float64, requires_grad=True)
+    (towards,) = torch.autograd.grad(ours(images).square().sum(), images, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        towards.square().sum().backward()
+
+
 def test_gradients_under_autocast_have_the_dtypes_of_their_tensors():
     """Autocast runs the convolution in bfloat16; what comes back is float32, near the plain layer's."""
     ours, plain = twins(1, 3, 0)

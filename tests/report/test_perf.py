@@ -104,7 +104,17 @@ def test_every_figure_is_in_the_text(benchmarks, tmp_path):
     assert ["cnn7, pgd, mnist, reference", "60.0", "300", "× 5.3", "0.515", "180", "60%"] in rows
     assert ["cnn7, pgd, mnist, fast", "20.0", "80", "× 16", "0.355", "150", "50%"] in rows
     assert ["cnn7, pgd, mnist", "253 of 256", "99.0%", "99.5%", "-33.50 ± 1.50"] in rows
-    bound = ["cnn7-glyphs10-pgd", "99.5%", "-33.50 ± 1.50", "0.515 → 0.355", "300 → 80", "× 3", "150", "50%"]
+    bound = [
+        "cnn7-glyphs10-pgd",
+        "253 of 256",
+        "99.5%",
+        "-33.50 ± 1.50",
+        "0.515 → 0.355",
+        "300 → 80",
+        "× 3",
+        "150",
+        "50%",
+    ]
     assert bound in rows
     assert ["cnn7, pgd, mnist: fast", "80", "0.355", "1.0", "× 2.5", "120", "40%"] in rows
     assert "Images: mnist (p\\*); glyphs10 (bound of the fast search)." in text
@@ -126,11 +136,30 @@ def test_growth_is_by_the_smallest_case_and_fitted(benchmarks, tmp_path):
     assert [name for name in names if name in images] == images
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        [grown("grid points", 10, "fast", 100, 40), grown("grid points", 10, "fast", 90, 41)],
+        [grown("grid points", 0, "fast", 100, 40), grown("grid points", 10, "fast", 90, 41)],
+        [grown("images", 0, "fast", 100, 40), grown("images", 64, "fast", 90, 41)],
+        [grown("images", 64, "fast", 0, 40), grown("images", 256, "fast", 0, 41)],
+        [grown("images", 64, "fast", 100, 40) | {"value": None}],
+    ],
+    ids=["the same size twice", "no grid", "no images", "no time", "no size"],
+)
+def test_growth_that_cannot_be_fitted_is_listed_all_the_same(benchmarks, tmp_path, line):
+    """Every case has its row, and there is no exponent."""
+    rows = cells(write_performance(tmp_path / "out", read_performance(benchmarks(*line))).read_text())
+    names = [row[0] for row in rows]
+    assert all(member["case"] in names for member in line)
+    assert next(row for row in rows if row[0].endswith(", fast search") and row[0][0] in "gi")[1:] == []
+
+
 def test_what_was_to_be_reached_stands_beside_what_was(benchmarks, tmp_path):
     """Both ways."""
     rows = cells(write_performance(tmp_path / "out", read_performance(benchmarks(SEARCH))).read_text())
-    assert [*SEARCH["case"].split("|"), "fast against sequential", "7", "16", "yes"] in rows
-    assert [*SEARCH["case"].split("|"), "share of peak", "0.6", "0.5", "**no**"] in rows
+    assert ["cnn7, pgd, mnist", "fast against sequential", "7", "16", "yes"] in rows
+    assert ["cnn7, pgd, mnist", "share of peak", "0.6", "0.5", "**no**"] in rows
 
 
 def test_a_column_without_any_figure_is_left_out(benchmarks, tmp_path):

@@ -156,8 +156,12 @@ def test_every_pass_of_training_may_use_tensor_cores(monkeypatch):
 @needs_cuda
 def test_the_warm_up_captures_what_training_captures(monkeypatch):
     """One graph of the copy in the warm-up and one of the network in training, another for validation's batches."""
-    captures, capture, begun = [], Loop._capture, []
-    monkeypatch.setattr(Loop, "_capture", lambda self, *given: captures.append(bool(begun)) or capture(self, *given))
+    captures, capture, begun = [], robbench.graphs._CudaGraphs.__call__, []
+    monkeypatch.setattr(
+        robbench.graphs._CudaGraphs,
+        "__call__",
+        lambda self, *given: captures.append(bool(begun)) or capture(self, *given),
+    )
     spec = recipe(epochs=2, attack=CAPTURED)
     run_on("cuda", network().to("cuda"), spec, on_update=lambda *numbers: begun.append(numbers))
     assert captures == [False, True, True]
