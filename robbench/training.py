@@ -106,10 +106,10 @@ def train(
         "set a smaller batch_size in the recipe, or use another device (--robbench-device); finished epochs stay, and "
         "--robbench-resume goes on from them",
     )
-    with stopwatch.region("training"), tensor_cores():
+    with tensor_cores(), stopwatch.region("training"):
         learner, inputs, checks = _learner(network, recipe, training, validation, held, augmentation, state.notes)
     updates = sum(1 for _ in batches(len(training), recipe.batch_size, generator=None, device=torch.device("cpu")))
-    with stopwatch.region("warm_up"), tensor_cores(), indivisible(*whole):
+    with tensor_cores(), stopwatch.region("warm_up"), indivisible(*whole):
         _warm_up(learner, recipe, inputs, held)
     for epoch in range(len(state.history) + 1, recipe.epochs + 1):
         if stops(recipe, state.history):
@@ -119,8 +119,8 @@ def train(
         before = stopwatch.seconds
         losses, correct = [], torch.zeros((), dtype=torch.int64, device=device)
         with (
-            stopwatch.region("training"),
             tensor_cores(),
+            stopwatch.region("training"),
             torch.random.fork_rng(devices=_cuda(device)),
             indivisible(*whole),
         ):
@@ -143,7 +143,7 @@ def train(
                 correct += hits
             *values, right = torch.cat([torch.stack(losses).double(), correct.double().view(1)]).tolist()
         _check_finite(values, epoch, updates)
-        with stopwatch.region("validation"), tensor_cores():
+        with tensor_cores(), stopwatch.region("validation"):
             clean, robust = validate(learner, recipe, checks, seed=_seed(seed, epoch), loop=loop, judging=judging)
         steps = recipe.attack.steps if recipe.attack else 0
         judge = recipe.validation_attack or recipe.attack

@@ -62,7 +62,7 @@ def test_a_resumed_training_takes_up_where_it_stopped(place):
     assert min(shown) == 2.0
     history = record.training.epochs
     assert [epoch.seconds for epoch in history[:2]] == [epoch["seconds"] for epoch in values["history"]]
-    assert sum(epoch.seconds for epoch in history) == pytest.approx(record.seconds.training, abs=1e-4)
+    assert sum(epoch.seconds for epoch in history) == pytest.approx(record.seconds.training, abs=2e-3)
 
 
 def test_without_resuming_a_checkpoint_is_not_used(place):
