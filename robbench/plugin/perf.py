@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,10 +36,26 @@ class Work:
     """Floating-point operations of all images."""
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """Seconds by name, ``robbench`` the first, one of each round."""
+
+    seconds: Mapping[str, list[float]]
+
+    def __getitem__(self, name: str) -> float:
+        """The median of its seconds."""
+        return median(self.seconds[name])
+
+    def ratio(self, name: str, to: str = "robbench") -> float:
+        """How many times faster ``to`` is: the median over the rounds of the ratio within a round."""
+        return median(one / other for one, other in zip(self.seconds[name], self.seconds[to], strict=True))
+
+
 class Perf:
     """Measures a benchmark with ratios: every round runs the references, a matrix product, and then what it is about.
 
-    Interleaved like this, whatever else the machine does meets all of them alike; the best round of each counts.
+    Interleaved like this, whatever else the machine does meets all of them alike: a ratio is taken within a round, and
+    the median of the rounds counts.
     """
 
     def __init__(self, request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> None:
@@ -74,8 +91,8 @@ class Perf:
         precision: str = "float32",
         rounds: int = 3,
         **facts: Any,
-    ) -> dict[str, float]:
-        """Time ``ours`` and its references; the best seconds of each, ``robbench`` the first.
+    ) -> Rounds:
+        """Time ``ours`` and its references, and keep what the report shows.
 
         Args:
             ours: what is measured.
@@ -90,25 +107,29 @@ class Perf:
             rounds: how often everything runs.
             facts: plain values to keep with the result.
         """
-        best = dict.fromkeys(("robbench", *against), float("inf"))
-        peak = 0.0
+        found = Rounds({name: [] for name in ("robbench", *against)})
+        peaks: list[float] = []
 
         def timed(name: str, function: Callable[[], object]) -> None:
+            self._wait()
             begun = time.perf_counter()
             function()
             self._wait()
-            best[name] = min(best[name], time.perf_counter() - begun)
+            found.seconds[name].append(time.perf_counter() - begun)
 
         def others() -> None:
-            nonlocal peak
             for name, function in against.items():
                 timed(name, function)
-            peak = max(peak, self.peak(precision))
+            peaks.append(self.peak(precision))
+
+        def share(name: str, flops: float) -> float:
+            each = zip(found.seconds[name], peaks, strict=True)
+            return median(flops / seconds / peak for seconds, peak in each)
 
         for function in [warm_up] if warm_up else [ours, *(against.values() if rounds > 1 else ())]:
             function()
         self._benchmark.pedantic(lambda: timed("robbench", ours), setup=others, rounds=rounds, iterations=1)  # type: ignore[no-untyped-call]
-        seconds = best["robbench"]
+        seconds = found["robbench"]
         done = dict(work()) if work else {}
         if "robbench" in done:
             passes, flops = done["robbench"].passes, done["robbench"].flops
@@ -119,22 +140,22 @@ class Perf:
             "milliseconds_per_image": 1000 * seconds / images,
             "passes_per_image": passes,
             "precision": precision,
-            "peak_gflops": peak / 1e9,
+            "peak_gflops": median(peaks) / 1e9,
             "gflops": flops / seconds / 1e9 if flops else None,
-            "share_of_peak": flops / seconds / peak if flops else None,
-            "ratios": {name: value / seconds for name, value in best.items() if name != "robbench"},
+            "share_of_peak": share("robbench", flops) if flops else None,
+            "ratios": {name: found.ratio(name) for name in against},
             "references": {
                 name: {
                     "passes_per_image": theirs.passes,
-                    "gflops": theirs.flops / best[name] / 1e9,
-                    "share_of_peak": theirs.flops / best[name] / peak,
+                    "gflops": theirs.flops / found[name] / 1e9,
+                    "share_of_peak": share(name, theirs.flops),
                 }
                 for name, theirs in done.items()
                 if name != "robbench"
             },
             **facts,
         }
-        return best
+        return found
 
     def note(self, **facts: Any) -> None:
         """Keep plain values with the result."""

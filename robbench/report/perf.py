@@ -81,10 +81,10 @@ def _header(performance: Performance, groups: dict[str, list[Measurement]]) -> l
     """Where and when, how to read it, and on which images."""
     members = [member for group in groups.values() for member in group]
     reading = (
-        "Every ratio is taken within one run, whose rounds interleave what is compared; the best round of each counts. "
+        "Every ratio is taken within a round, which runs what is compared one after the other; the median of the rounds counts. "
         "× 2 is twice as fast as the reference. Share of peak is the arithmetic that cannot be avoided, two operations for "
         "each product and sum of convolutions and matrix products, by the most that a matrix product of the same precision "
-        "kept up between the rounds. Networks whose p\\* is searched are trained, and may come from the store of "
+        "kept up in the same round. Networks whose p\\* is searched are trained, and may come from the store of "
         "an earlier run; speed elsewhere is that of untrained networks on random images."
     )
     named: dict[str, list[str]] = {}

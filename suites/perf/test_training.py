@@ -75,7 +75,7 @@ def test_adversarial_step(architecture, batch, steps, precision, perf, fresh):
         update(network, recipe, optimiser, adversarial, labels, ())
 
     with tensor_cores():
-        best = perf.compare(
+        rounds = perf.compare(
             step,
             others(network, [(images, labels)], attack),
             images=batch,
@@ -88,8 +88,8 @@ def test_adversarial_step(architecture, batch, steps, precision, perf, fresh):
         )
     goal = perf.device.type, architecture, precision
     for name, least in TIMES_FASTER.get(goal, {}).items():
-        if name in best:
-            perf.target(f"against {name}", best[name] / best["robbench"], least)
+        if name in rounds.seconds:
+            perf.target(f"against {name}", rounds.ratio(name), least)
     if goal in SHARE_OF_PEAK:
         perf.target("share of peak", perf.figures["share_of_peak"], SHARE_OF_PEAK[goal])
 
