@@ -168,8 +168,8 @@ def test_a_held_layer_that_learns_or_looks_at_its_batch_is_not_frozen():
     assert len(frozen_part(network, held)[1]) == 1
     network.body.conv3.requires_grad_(True)
     assert next(iter(frozen_part(network, held)[1])) is network.body.conv3
-    network.body.relu1 = nn.BatchNorm2d(32, affine=False, track_running_stats=False)
-    assert next(iter(frozen_part(network, list(network.body)[:-1])[1])) is network.body.relu1
+    network.body.conv2 = nn.BatchNorm2d(32, affine=False, track_running_stats=False)
+    assert next(iter(frozen_part(network, list(network.body)[:-1])[1])) is network.body.conv2
 
 
 def test_features_are_kept_up_to_a_share_of_the_free_memory(monkeypatch):

@@ -1,4 +1,4 @@
-"""Layers of a network on small grey images that a CPU is quick at when an attack wants the gradient towards the images."""
+"""Layers of a network on small images that a CPU is quick at, most of all where an attack wants the gradient towards them."""
 
 from __future__ import annotations
 
@@ -9,49 +9,92 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.grad import conv2d_weight
 
 _SIDE = 4
 """Side of the squares of pixels whose gradients are computed together: 16 channels fill a vector register."""
 
+FUSED = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+"""oneDNN's convolution with a ReLU in its last loop, as torch's compiler calls it; None where this torch has none."""
 
-class ImageConv2d(nn.Conv2d):
-    """A square convolution of stride 1 over images of few channels; as :class:`torch.nn.Conv2d` in result and names.
+
+class ConvReLU2d(nn.Conv2d):
+    """A square convolution of stride 1, a ReLU and, as asked, max-pooling; in result and names as torch's layers.
+
+    Where its input comes in oneDNN's own memory layout, from an :class:`ImageConvReLU2d`, its result has that layout too, the
+    ReLU costs no pass over memory, its backward pass goes over pooled values only, and the gradient towards the input is
+    one more convolution, with the mirrored kernel. These gradients cannot be differentiated again, which raises a
+    RuntimeError.
+
+    Args:
+        channels: of the input.
+        outputs: channels of the result.
+        side: of the kernel.
+        padding: zeros on every side.
+        pool: side of the squares of which the largest value is taken, also their stride; 1 for no pooling.
+    """
+
+    _made: tuple[int, Tensor, Tensor] | None = None
+    """Stride, weights, and the kernel made of them: an attack takes many steps between two updates."""
+
+    def __init__(self, channels: int, outputs: int, side: int, padding: int = 0, *, pool: int = 1) -> None:
+        super().__init__(channels, outputs, side, padding=padding)
+        self.pool = pool
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Conv2d's name
+        """(N, C, H, W) floats -> (N, out_channels, H', W')."""
+        return self._convolved(input, blocked=True) if input.is_mkldnn else self._by_torch(input)
+
+    def extra_repr(self) -> str:
+        """What ``print(network)`` shows of the layer."""
+        plain: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{plain}, pool={self.pool}" if self.pool > 1 else plain
+
+    def _by_torch(self, features: Tensor) -> Tensor:
+        """Pooling before the ReLU keeps the order of values: the same function and gradients, on fewer of them."""
+        output = super().forward(features)
+        if self.pool > 1:
+            output = F.max_pool2d(output, self.pool, self.pool)
+        return F.relu(output, inplace=True)
+
+    def _convolved(self, features: Tensor, *, blocked: bool, stride: int = 1) -> Tensor:
+        settings = int(self.padding[0]), blocked
+        learns = features.requires_grad or self.weight.requires_grad
+        if learns and torch.is_grad_enabled():
+            kernel = self._kernel(stride) if features.requires_grad else None
+            result: Tensor = _Convolution.apply(features, self.weight, self.bias, *settings, self.pool, kernel, stride)
+            return result
+        output = _convolution(features, self.weight, self.bias, *settings)
+        return F.max_pool2d(output, self.pool, self.pool) if self.pool > 1 else output
+
+    def _kernel(self, stride: int) -> Tensor:
+        """Of the convolution back to the input; as long as the weights have the same values, the same."""
+        weight, made = self.weight.detach(), self._made
+        if made is None or made[0] != stride or made[1].dtype != weight.dtype or not torch.equal(made[1], weight):
+            make = _mirrored_kernel if stride == 1 else _squares_kernel
+            made = self._made = stride, weight.clone(), make(weight)
+        return made[2]
+
+
+class ImageConvReLU2d(ConvReLU2d):
+    """A :class:`ConvReLU2d` over images of few channels.
 
     On the CPU in float32 its result has oneDNN's own memory layout, in which one input channel costs a fraction of what it
     costs in torch's; the layers that follow keep it up to :class:`Flatten`, and none has to reorder its input.
 
     An attack wants the gradient towards the images, a convolution with one output channel, for which CPU libraries leave
     most of their vector lanes idle. Here the pixels of a 4 x 4 square are the output channels of one convolution of
-    stride 4, which does more arithmetic in a third of the time; values differ by float rounding only. These gradients
-    cannot be differentiated again, which raises a RuntimeError.
+    stride 4, which does more arithmetic in a third of the time; values differ by float rounding only.
     """
-
-    _made: tuple[Tensor, Tensor] | None = None
-    """Weights, and the kernel made of them: an attack takes many steps between two updates."""
-
-    def __init__(self, channels: int, outputs: int, side: int, padding: int = 0) -> None:
-        super().__init__(channels, outputs, side, padding=padding)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Conv2d's name
         """(N, C, H, W) floats -> (N, out_channels, H', W')."""
         if input.device.type != "cpu":
-            return super().forward(input)
+            return self._by_torch(input)
         blocked = input.dtype == self.weight.dtype == torch.float32 and _has_blocked_layout()
         squares = not (input.shape[-1] % _SIDE or input.shape[-2] % _SIDE)
-        if squares and input.requires_grad and torch.is_grad_enabled():
-            padding = int(self.padding[0])
-            convolved: Tensor = _Convolution.apply(input, self.weight, self.bias, self._kernel(), padding, blocked)
-            return convolved
-        return super().forward(input.to_mkldnn() if blocked else input)
-
-    def _kernel(self) -> Tensor:
-        """Of :func:`_squares_kernel`; as long as the weights have the same values, the same."""
-        weight = self.weight.detach()
-        made = self._made
-        if made is None or made[0].dtype != weight.dtype or not torch.equal(made[0], weight):
-            made = self._made = weight.clone(), _squares_kernel(weight)
-        return made[1]
+        if blocked or (squares and input.requires_grad):
+            return self._convolved(input, blocked=blocked, stride=_SIDE if squares else 1)
+        return self._by_torch(input)
 
 
 def dense(features: Tensor) -> Tensor:
@@ -81,35 +124,83 @@ def _has_blocked_layout() -> bool:
     return there and bool(torch.backends.mkldnn.enabled) and not torch.is_autocast_enabled("cpu")
 
 
+def _convolution(features: Tensor, weight: Tensor, bias: Tensor | None, padding: int, blocked: bool) -> Tensor:
+    """With its ReLU."""
+    if blocked and not features.is_mkldnn:
+        features = features.to_mkldnn()
+    if blocked and FUSED is not None:
+        fused: Tensor = FUSED(features, weight, bias, [padding] * 2, [1, 1], [1, 1], 1, "relu", [], "")
+        return fused
+    return F.relu(F.conv2d(features, weight, bias, padding=padding), inplace=True)
+
+
 class _Convolution(torch.autograd.Function):
+    """Convolution, ReLU and pooling; the gradient towards the input is a convolution of this stride with this kernel."""
+
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, kernel: Tensor, padding: int, blocked: bool
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        padding: int,
+        blocked: bool,
+        pool: int,
+        kernel: Tensor | None,
+        stride: int,
     ) -> Tensor:
-        ctx.save_for_backward(images, weight, kernel)
-        ctx.padding = padding
-        return F.conv2d(images.to_mkldnn() if blocked else images, weight, bias, padding=padding)
+        output = pooled = _convolution(features, weight, bias, padding, blocked)
+        if pool > 1:
+            with torch.enable_grad():  # so that it keeps which value was the largest
+                pooled = F.max_pool2d(output.requires_grad_(), pool, pool)
+            ctx.pooling = output, pooled
+            pooled = pooled.detach()
+        learns = any(ctx.needs_input_grad[1:3])
+        ctx.save_for_backward(features if learns else None, weight, kernel, pooled)
+        ctx.padding, ctx.stride, ctx.pool, ctx.blocked = padding, stride, pool, features.is_mkldnn
+        return pooled
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        images, weight, kernel = ctx.saved_tensors
-        towards_images = towards_weight = towards_bias = None
-        if ctx.needs_input_grad[0]:
-            margin = weight.shape[-1] - 1 - ctx.padding
-            squares = F.conv2d(gradient, kernel.to(gradient.dtype), padding=margin, stride=_SIDE)
-            towards_images = F.pixel_shuffle(dense(squares), _SIDE)
-        if any(ctx.needs_input_grad[1:3]):
-            gradient = dense(gradient)
-        if ctx.needs_input_grad[1]:
-            found: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
-                images.to(gradient.dtype), weight.shape, gradient, padding=ctx.padding
+        features, weight, kernel, result = ctx.saved_tensors
+        padding, stride = ctx.padding, ctx.stride
+        towards: list[Tensor | None] = [None, None, None]
+        # A square's largest value is positive exactly where the ReLU lets it through.
+        gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
+        if ctx.pool > 1:
+            output, pooled = ctx.pooling
+            (gradient,) = torch.autograd.grad(pooled, output, gradient)
+        if kernel is not None:
+            margin = weight.shape[-1] - 1 - padding
+            found = F.conv2d(gradient, kernel.to(gradient.dtype), padding=margin, stride=stride)
+            if stride > 1:
+                found = F.pixel_shuffle(dense(found), stride)
+            towards[0] = found if ctx.blocked else dense(found)
+        if features is not None:
+            if gradient.is_mkldnn and not features.is_mkldnn:
+                features = features.to_mkldnn()
+            learned = torch.ops.aten.convolution_backward(
+                gradient,
+                features.to(gradient.dtype),
+                weight.to(gradient.dtype),
+                [len(weight)],
+                [1, 1],
+                [padding] * 2,
+                [1, 1],
+                False,
+                [0, 0],
+                1,
+                [False, *ctx.needs_input_grad[1:3]],
             )
-            towards_weight = found.to(weight.dtype)
-        if ctx.needs_input_grad[2]:
-            towards_bias = gradient.sum((0, 2, 3)).to(weight.dtype)
-        return towards_images, towards_weight, towards_bias, None, None, None
+            towards[1:] = [None if value is None else value.to(weight.dtype) for value in learned[1:]]
+        return *towards, *[None] * 5
+
+
+def _mirrored_kernel(weight: Tensor) -> Tensor:
+    """(channels, outputs, side, side): what makes of the output's gradient that towards the input."""
+    return weight.flip(2, 3).transpose(0, 1).contiguous()
 
 
 def _squares_kernel(weight: Tensor) -> Tensor:

@@ -7,30 +7,34 @@ from collections import OrderedDict
 from contextlib import suppress
 from copy import deepcopy
 from importlib import import_module
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robbench.models.image_conv import ImageConv2d
+from robbench.models.image_conv import ConvReLU2d
 
 
 def as_written(network):
-    """The same network as PyTorch users write it: ReLU before pooling, nothing in place, channels first."""
+    """The same network as PyTorch users write it: a module for every layer, nothing in place, channels first."""
     plain = deepcopy(network)
     for module in plain.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
-        if isinstance(module, ImageConv2d):
-            module.__class__ = nn.Conv2d
     if isinstance(plain.body, nn.Sequential):
-        layers = list(plain.body.named_children())
-        for place, (one, other) in enumerate(pairwise(list(layers))):
-            if isinstance(one[1], nn.MaxPool2d) and isinstance(other[1], nn.ReLU):
-                layers[place : place + 2] = [other, one]
+        layers = [layer for named in plain.body.named_children() for layer in _apart(*named)]
         plain.body = nn.Sequential(OrderedDict(layers))
     return plain.to(memory_format=torch.contiguous_format)
+
+
+def _apart(name, layer):
+    """A layer of the body; where robbench has convolution, ReLU and pooling in one, torch's three."""
+    yield name, layer
+    if isinstance(layer, ConvReLU2d):
+        layer.__class__ = nn.Conv2d
+        yield f"{name}_relu", nn.ReLU()
+        if layer.pool > 1:
+            yield f"{name}_pool", nn.MaxPool2d(layer.pool)
 
 
 def pgd_loop(model, images, labels, epsilon, step_size, steps, random_start=False):

@@ -55,8 +55,8 @@ def test_logits_have_one_row_per_image(architecture):
     ("architecture", "layers"),
     [
         ("relu_4_1024", ["fc1", "relu1", "fc2", "relu2", "fc3", "relu3", "fc4"]),
-        ("cnn3", ["conv1", "relu1", "fc1", "fc2"]),
-        ("cnn4", ["conv1", "pool1", "relu1", "conv2", "pool2", "relu2", "fc1", "relu3", "fc2"]),
+        ("cnn3", ["conv1", "fc1", "fc2"]),
+        ("cnn4", ["conv1", "conv2", "fc1", "relu", "fc2"]),
     ],
 )
 def test_layers_come_in_the_order_of_the_study(architecture, layers):

@@ -1,20 +1,25 @@
-"""The convolution with a quick gradient towards grey images, and what lets pooling come before the ReLU."""
+"""Convolutions with their ReLU and pooling, quick on grey images: values and gradients are those of torch's layers."""
 
 import pytest
 import torch
 from torch import nn
 
 from robbench.models import build, image_conv
-from robbench.models.image_conv import ImageConv2d
+from robbench.models.image_conv import ImageConvReLU2d
 
 
-def twins(channels, side, padding):
-    """The convolution under test and torch's own, with equal weights."""
+def plain_layers(ours):
+    """Torch's own layers with the weights of one of robbench's."""
+    convolution = nn.Conv2d(ours.in_channels, ours.out_channels, ours.kernel_size, padding=ours.padding)
+    convolution.load_state_dict(ours.state_dict())
+    return nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(ours.pool))
+
+
+def twins(channels, side, padding, pool=1):
+    """The layer under test and torch's own, with equal weights."""
     torch.manual_seed(0)
-    ours = ImageConv2d(channels, 8, side, padding=padding)
-    plain = nn.Conv2d(channels, 8, side, padding=padding)
-    plain.load_state_dict(ours.state_dict())
-    return ours, plain
+    ours = ImageConvReLU2d(channels, 8, side, padding=padding, pool=pool)
+    return ours, plain_layers(ours)
 
 
 def gradients(layer, images, precision=torch.float32):
@@ -30,11 +35,10 @@ def gradients(layer, images, precision=torch.float32):
 
 @pytest.mark.parametrize(("channels", "side", "padding"), [(1, 3, 0), (1, 5, 2), (3, 3, 1), (1, 1, 0)])
 @pytest.mark.parametrize("size", [28, 32, 30])
-@pytest.mark.parametrize("training", [True, False])
-def test_every_gradient_is_that_of_a_plain_convolution(channels, side, padding, size, training):
-    """Image sides that four does not divide take torch's own path; eval mode has a memory layout of its own."""
-    ours, plain = twins(channels, side, padding)
-    ours.train(training)
+@pytest.mark.parametrize("pool", [1, 2, 3])
+def test_every_gradient_is_that_of_plain_layers(channels, side, padding, size, pool):
+    """Also where four does not divide the images' sides, nor the squares those of the result."""
+    ours, plain = twins(channels, side, padding, pool)
     images = torch.rand(3, channels, size, size, generator=torch.Generator().manual_seed(1))
     for mine, theirs in zip(gradients(ours, images), gradients(plain, images), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
@@ -70,7 +74,7 @@ def test_the_gradient_follows_the_weights_however_they_change(monkeypatch):
     agree()
     for count, change in enumerate((in_place, behind, loaded, double), start=2):
         change()
-        plain.load_state_dict(ours.state_dict())
+        plain[0].load_state_dict(ours.state_dict())
         agree()
         agree()
         assert len(made) == count
@@ -149,7 +153,7 @@ def test_an_update_is_the_same_in_the_blocked_layout(architecture, monkeypatch):
 
 def test_the_blocked_layout_is_for_float32_only():
     """Autocast and other dtypes get what torch's layer gives."""
-    layer, images = ImageConv2d(1, 8, 3), torch.rand(2, 1, 28, 28)
+    layer, images = ImageConvReLU2d(1, 8, 3), torch.rand(2, 1, 28, 28)
     assert layer(images).is_mkldnn == torch.backends.mkldnn.is_available()
     assert not layer.double()(images.double()).is_mkldnn
     layer.float()
