@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,8 +30,13 @@ _NO_MEMORY = ("allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", 
 _PERHAPS_NO_MEMORY = ("unable to find an engine", "valid cuDNN algorithm", "CUBLAS_STATUS_NOT_INITIALIZED")
 """What cuDNN and cuBLAS say where there is no memory for their workspaces, and for other reasons."""
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_NEVER = 2**31 - 1
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_TOP_PAD = 2**17
+"""What the heap grows by at least, unless told otherwise."""
+_PIECE, _MOST_PIECES = 2**24, 64
+"""Bytes that are allocated to make the heap grow, and how often."""
+_MADV_HUGEPAGE = 14
+_MOST = 2**31 - 1
 
 
 def attack_batch(model: nn.Module, images: Tensor) -> int:
@@ -167,13 +172,43 @@ def keep_pages() -> bool:
     """Let glibc keep freed memory for the next allocation instead of handing every large tensor's pages back.
 
     A network's activations are allocated and freed in every step; without this the system clears their pages anew each
-    time. No result changes; the process keeps the most memory that it ever used. Says whether it took effect.
+    time. They also lie in large pages, where the system has these on request, for the first GiB: attack steps go
+    over more memory than small pages' addresses fit in the processor's tables. No result changes; the process keeps the
+    most memory that it ever used. Says whether it took effect.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        library = ctypes.CDLL(None)
+        mallopt = library.mallopt
     except (AttributeError, OSError):  # another C library
         return False
     mapped = mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25)  # older ones take no more
-    return bool(mallopt(_M_TRIM_THRESHOLD, _NEVER) and mapped)
+    kept = bool(mallopt(_M_TRIM_THRESHOLD, _MOST) and mapped)
+    if kept:
+        _ask_for_large_pages(library)
+    return kept
+
+
+def _ask_for_large_pages(library: ctypes.CDLL) -> None:
+    """Let the heap grow by a GiB of addresses at once, none of it in use, and say that large pages are welcome there.
+
+    A system without them, or without so many addresses, goes on as it is.
+    """
+    library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    library.free.argtypes, library.free.restype = [ctypes.c_void_p], None
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    library.sbrk.argtypes, library.sbrk.restype = [ctypes.c_ssize_t], ctypes.c_void_p
+    library.mallopt(_M_TOP_PAD, 2**30)
+    pieces: list[int | None] = []
+    end = library.sbrk(0)
+    while library.sbrk(0) == end and len(pieces) < _MOST_PIECES:  # what was freed before may hold some
+        pieces.append(library.malloc(_PIECE))
+    for piece in pieces:
+        library.free(piece)
+    library.mallopt(_M_TOP_PAD, _TOP_PAD)
+    with suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if line.endswith("[heap]"):
+                begin, end = (int(address, 16) for address in line.partition(" ")[0].split("-"))
+                library.madvise(begin, end - begin, _MADV_HUGEPAGE)

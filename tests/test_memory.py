@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -156,6 +157,48 @@ def test_nothing_else_is(error):
 def test_glibc_keeps_its_pages():
     """It says that both thresholds were set."""
     assert keep_pages() is True
+
+
+LARGE_PAGES = """
+from pathlib import Path
+from robbench.memory import keep_pages
+
+assert keep_pages()
+heap = Path("/proc/self/smaps").read_text().partition("[heap]")[2]
+print(heap.partition("VmFlags:")[2].splitlines()[0])
+"""
+
+FEW_ADDRESSES = """
+import resource
+import torch
+from pathlib import Path
+from robbench.memory import keep_pages
+
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, resource.RLIM_INFINITY))
+assert keep_pages()
+torch.ones(2**26)
+"""
+
+
+def in_a_process_of_its_own(code):
+    """What it prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").is_dir() or platform.libc_ver()[0] != "glibc",
+    reason="needs a Linux with transparent huge pages, and glibc",
+)
+def test_the_heap_asks_for_large_pages():
+    """The system's flag ``hg`` says so."""
+    assert "hg" in in_a_process_of_its_own(LARGE_PAGES).split()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_few_addresses_are_no_error_and_stay_of_use():
+    """Of 512 MiB that a limit leaves, half can still be allocated."""
+    in_a_process_of_its_own(FEW_ADDRESSES)
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])
