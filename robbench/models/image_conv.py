@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,8 +15,9 @@ from torch.autograd.function import once_differentiable
 _SIDE = 4
 """Side of the squares of pixels whose gradients are computed together: 16 channels fill a vector register."""
 
-FUSED = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-"""oneDNN's convolution with a ReLU in its last loop, as torch's compiler calls it; None where this torch has none."""
+
+_WHERE_IT_LIES = "_get_mkldnn_serialized_md", "data_ptr", "_nbytes"
+"""Operators that give a oneDNN tensor's layout, address and bytes."""
 
 
 class ConvReLU2d(nn.Conv2d):
@@ -128,10 +131,57 @@ def _convolution(features: Tensor, weight: Tensor, bias: Tensor | None, padding:
     """With its ReLU."""
     if blocked and not features.is_mkldnn:
         features = features.to_mkldnn()
-    if blocked and FUSED is not None:
-        fused: Tensor = FUSED(features, weight, bias, [padding] * 2, [1, 1], [1, 1], 1, "relu", [], "")
-        return fused
+    if blocked and (fused := _fused()):
+        return fused(features, weight, bias, padding)
     return F.relu(F.conv2d(features, weight, bias, padding=padding), inplace=True)
+
+
+@cache
+def _fused() -> Callable[[Tensor, Tensor, Tensor | None, int], Tensor] | None:
+    """The convolution of oneDNN with a ReLU in its last loop, as torch's compiler calls it; None where torch has it otherwise.
+
+    The operator is no part of torch's public interface, so it is tried before it is used.
+    """
+
+    def convolve(features: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+        operator = torch.ops.mkldnn._convolution_pointwise
+        found: Tensor = operator(features, weight, bias, [padding] * 2, [1, 1], [1, 1], 1, "relu", [], "")
+        return found
+
+    pixel = torch.tensor([-1.0, 2.0]).view(2, 1, 1, 1)
+    try:
+        found = convolve(pixel.to_mkldnn(), torch.full((1, 1, 1, 1), 3.0), None, 0)
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    return convolve if found.is_mkldnn and dense(found).flatten().tolist() == [0, 6] else None
+
+
+@cache
+def _overwrites() -> Callable[[Tensor, Tensor], bool] | None:
+    """Zeroes a gradient in place where a ReLU's result is zero, both in the same oneDNN layout; says whether they are.
+
+    A new tensor costs half as much memory traffic again, and torch offers no other. The operators that say where a tensor
+    lies are no part of torch's public interface, so they are tried before they are used; None where this torch differs.
+    """
+
+    def overwrite(gradient: Tensor, result: Tensor) -> bool:
+        layout, data_ptr, size = (getattr(torch.ops.mkldnn, name) for name in _WHERE_IT_LIES)
+        if not (gradient.is_mkldnn and result.is_mkldnn and torch.equal(layout(gradient), layout(result))):
+            return False
+
+        def values(tensor: Tensor) -> Tensor:
+            return torch.frombuffer((ctypes.c_char * size(tensor)).from_address(data_ptr(tensor)), dtype=torch.float32)
+
+        target = values(gradient)
+        torch.ops.aten.threshold_backward.grad_input(target, values(result), 0, grad_input=target)
+        return True
+
+    gradient, result = torch.tensor([1.0, 2.0]).to_mkldnn(), torch.tensor([3.0, 0.0]).to_mkldnn()
+    try:
+        found = overwrite(gradient, result)
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    return overwrite if found and dense(gradient).tolist() == [1, 0] else None
 
 
 class _Convolution(torch.autograd.Function):
@@ -158,6 +208,8 @@ class _Convolution(torch.autograd.Function):
         learns = any(ctx.needs_input_grad[1:3])
         ctx.save_for_backward(features if learns else None, weight, kernel, pooled)
         ctx.padding, ctx.stride, ctx.pool, ctx.blocked = padding, stride, pool, features.is_mkldnn
+        ctx.fresh = None  # what the layer behind makes the gradient in, seen by nobody else
+        ctx.before = features.grad_fn if hasattr(features.grad_fn, "fresh") else None
         return pooled
 
     @staticmethod
@@ -168,16 +220,21 @@ class _Convolution(torch.autograd.Function):
         padding, stride = ctx.padding, ctx.stride
         towards: list[Tensor | None] = [None, None, None]
         # A square's largest value is positive exactly where the ReLU lets it through.
-        gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
+        overwrites = _overwrites() if gradient is ctx.fresh else None
+        ctx.fresh = None
+        if overwrites is None or not overwrites(gradient, result):
+            gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
         if ctx.pool > 1:
             output, pooled = ctx.pooling
-            (gradient,) = torch.autograd.grad(pooled, output, gradient)
+            (gradient,) = torch.autograd.grad(pooled, output, gradient, retain_graph=True)
         if kernel is not None:
             margin = weight.shape[-1] - 1 - padding
             found = F.conv2d(gradient, kernel.to(gradient.dtype), padding=margin, stride=stride)
             if stride > 1:
                 found = F.pixel_shuffle(dense(found), stride)
             towards[0] = found if ctx.blocked else dense(found)
+            if ctx.before is not None:
+                ctx.before.fresh = towards[0]
         if features is not None:
             if gradient.is_mkldnn and not features.is_mkldnn:
                 features = features.to_mkldnn()
