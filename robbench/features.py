@@ -13,7 +13,7 @@ from robbench.arithmetic import forward_flops
 from robbench.data import Images, pixels
 from robbench.memory import Batches, free_bytes
 from robbench.models import Network
-from robbench.models.image_conv import dense
+from robbench.models.onednn import dense
 
 MEMORY_SHARE = 0.25
 """Of the device's free memory that features may take."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,12 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from robbench.models.onednn import dense, fused_convolution, has_blocked_layout, zeroing_in_place
+
 _SIDE = 4
 """Side of the squares of pixels whose gradients are computed together: 16 channels fill a vector register."""
-
-
-_WHERE_IT_LIES = "_get_mkldnn_serialized_md", "data_ptr", "_nbytes"
-"""Operators that give a oneDNN tensor's layout, address and bytes."""
 
 
 class ConvReLU2d(nn.Conv2d):
@@ -93,16 +89,11 @@ class ImageConvReLU2d(ConvReLU2d):
         """(N, C, H, W) floats -> (N, out_channels, H', W')."""
         if input.device.type != "cpu":
             return self._by_torch(input)
-        blocked = input.dtype == self.weight.dtype == torch.float32 and _has_blocked_layout()
+        blocked = input.dtype == self.weight.dtype == torch.float32 and has_blocked_layout()
         squares = not (input.shape[-1] % _SIDE or input.shape[-2] % _SIDE)
         if blocked or (squares and input.requires_grad):
             return self._convolved(input, blocked=blocked, stride=_SIDE if squares else 1)
         return self._by_torch(input)
-
-
-def dense(features: Tensor) -> Tensor:
-    """A tensor in a layout that every operation knows."""
-    return features.to_dense() if features.is_mkldnn else features
 
 
 class Dropout(nn.Dropout):
@@ -121,67 +112,13 @@ class Flatten(nn.Flatten):
         return super().forward(dense(input))
 
 
-def _has_blocked_layout() -> bool:
-    """Whether oneDNN is there and in use, and no autocast would choose another dtype."""
-    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return there and bool(torch.backends.mkldnn.enabled) and not torch.is_autocast_enabled("cpu")
-
-
 def _convolution(features: Tensor, weight: Tensor, bias: Tensor | None, padding: int, blocked: bool) -> Tensor:
     """With its ReLU."""
     if blocked and not features.is_mkldnn:
         features = features.to_mkldnn()
-    if blocked and (fused := _fused()):
+    if blocked and (fused := fused_convolution()):
         return fused(features, weight, bias, padding)
     return F.relu(F.conv2d(features, weight, bias, padding=padding), inplace=True)
-
-
-@cache
-def _fused() -> Callable[[Tensor, Tensor, Tensor | None, int], Tensor] | None:
-    """The convolution of oneDNN with a ReLU in its last loop, as torch's compiler calls it; None where torch has it otherwise.
-
-    The operator is no part of torch's public interface, so it is tried before it is used.
-    """
-
-    def convolve(features: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-        operator = torch.ops.mkldnn._convolution_pointwise
-        found: Tensor = operator(features, weight, bias, [padding] * 2, [1, 1], [1, 1], 1, "relu", [], "")
-        return found
-
-    pixel = torch.tensor([-1.0, 2.0]).view(2, 1, 1, 1)
-    try:
-        found = convolve(pixel.to_mkldnn(), torch.full((1, 1, 1, 1), 3.0), None, 0)
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-    return convolve if found.is_mkldnn and dense(found).flatten().tolist() == [0, 6] else None
-
-
-@cache
-def _overwrites() -> Callable[[Tensor, Tensor], bool] | None:
-    """Zeroes a gradient in place where a ReLU's result is zero, both in the same oneDNN layout; says whether they are.
-
-    A new tensor costs half as much memory traffic again, and torch offers no other. The operators that say where a tensor
-    lies are no part of torch's public interface, so they are tried before they are used; None where this torch differs.
-    """
-
-    def overwrite(gradient: Tensor, result: Tensor) -> bool:
-        layout, data_ptr, size = (getattr(torch.ops.mkldnn, name) for name in _WHERE_IT_LIES)
-        if not (gradient.is_mkldnn and result.is_mkldnn and torch.equal(layout(gradient), layout(result))):
-            return False
-
-        def values(tensor: Tensor) -> Tensor:
-            return torch.frombuffer((ctypes.c_char * size(tensor)).from_address(data_ptr(tensor)), dtype=torch.float32)
-
-        target = values(gradient)
-        torch.ops.aten.threshold_backward.grad_input(target, values(result), 0, grad_input=target)
-        return True
-
-    gradient, result = torch.tensor([1.0, 2.0]).to_mkldnn(), torch.tensor([3.0, 0.0]).to_mkldnn()
-    try:
-        found = overwrite(gradient, result)
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-    return overwrite if found and dense(gradient).tolist() == [1, 0] else None
 
 
 class _Convolution(torch.autograd.Function):
@@ -220,9 +157,9 @@ class _Convolution(torch.autograd.Function):
         padding, stride = ctx.padding, ctx.stride
         towards: list[Tensor | None] = [None, None, None]
         # A square's largest value is positive exactly where the ReLU lets it through.
-        overwrites = _overwrites() if gradient is ctx.fresh else None
+        zeroed = zeroing_in_place() if gradient is ctx.fresh else None
         ctx.fresh = None
-        if overwrites is None or not overwrites(gradient, result):
+        if zeroed is None or not zeroed(gradient, result):
             gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
         if ctx.pool > 1:
             output, pooled = ctx.pooling

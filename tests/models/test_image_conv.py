@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robbench.models import build, image_conv
+from robbench.models import build, image_conv, onednn
 from robbench.models.image_conv import ConvReLU2d, ImageConvReLU2d
 
 
@@ -123,7 +123,7 @@ def test_networks_give_the_same_in_the_blocked_layout(architecture, monkeypatch)
     layouts, found = [], []
     network.body.conv1.register_forward_hook(lambda layer, inputs, output: layouts.append(output.is_mkldnn))
     found.append(gradients(network, images))
-    monkeypatch.setattr(image_conv, "_has_blocked_layout", lambda: False)
+    monkeypatch.setattr(image_conv, "has_blocked_layout", lambda: False)
     found.append(gradients(network, images))
     assert layouts == [torch.backends.mkldnn.is_available(), False]
     for blocked, dense in zip(*found, strict=True):
@@ -137,7 +137,7 @@ def test_an_update_is_the_same_in_the_blocked_layout(architecture, monkeypatch):
     network, images = build(architecture, classes=10, shape=(1, 28, 28)), torch.rand(4, 1, 28, 28)
     found = []
     for there in (True, False):
-        monkeypatch.setattr(image_conv, "_has_blocked_layout", lambda there=there: there)
+        monkeypatch.setattr(image_conv, "has_blocked_layout", lambda there=there: there)
         torch.manual_seed(1)
         logits = network(images)
         weighting = torch.linspace(-1, 1, logits.numel()).view(logits.shape)
@@ -172,17 +172,22 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 @needs_onednn
 def test_gradients_are_zeroed_in_place_where_nobody_else_sees_them(monkeypatch):
     """Behind cnn7's first three convolutions, which another one follows; the result is the same bit for bit."""
-    network, shapes = build("cnn7", classes=10, shape=(1, 28, 28), seed=0).eval(), []
+    network, done = build("cnn7", classes=10, shape=(1, 28, 28), seed=0).eval(), []
     images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-    overwrite = image_conv._overwrites()
-    monkeypatch.setattr(
-        image_conv, "_overwrites", lambda: lambda *both: shapes.append(tuple(both[0].shape)) or overwrite(*both)
-    )
-    in_place = gradients(network, images)
-    assert shapes == [(4, 64, 10, 10), (4, 32, 12, 12), (4, 32, 26, 26)]
-    monkeypatch.setattr(image_conv, "_overwrites", lambda: None)
-    for found, anew in zip(in_place, gradients(network, images), strict=True):
-        assert torch.equal(found, anew)
+    in_place = onednn.InPlace()
+
+    def counted(gradient, result):
+        done.append((tuple(gradient.shape), in_place(gradient, result)))
+        return done[-1][1]
+
+    monkeypatch.setattr(image_conv, "zeroing_in_place", lambda: counted)
+    found = [gradients(network, images) for _ in range(3)]
+    shapes = (4, 64, 10, 10), (4, 32, 12, 12), (4, 32, 26, 26)
+    assert done == [(shape, time > 0) for time in range(3) for shape in shapes]
+    monkeypatch.setattr(image_conv, "zeroing_in_place", lambda: None)
+    anew = gradients(network, images)
+    for one in found:
+        assert all(map(torch.equal, one, anew))
 
 
 class Branches(nn.Module):
@@ -197,7 +202,7 @@ class Branches(nn.Module):
         features = self.first(images)
         behind = self.second(features)
         added = self.second(features + features)
-        return image_conv.dense(features) + image_conv.dense(behind) + image_conv.dense(added)
+        return onednn.dense(features) + onednn.dense(behind) + onednn.dense(added)
 
 
 def test_a_result_that_is_used_twice_gets_the_gradients_of_both_uses():
@@ -217,64 +222,3 @@ def test_a_graph_can_be_gone_through_twice():
     loss = network(images).square().sum()
     first, second = (torch.autograd.grad(loss, images, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
-
-
-@pytest.fixture
-def tried_anew():
-    """Private operators are tried in the test, and again after it."""
-    for trial in (image_conv._fused, image_conv._overwrites):
-        trial.cache_clear()
-    yield
-    for trial in (image_conv._fused, image_conv._overwrites):
-        trial.cache_clear()
-
-
-def missing(*arguments):
-    """Of a torch without the operator."""
-    raise AttributeError("no such operator")
-
-
-def refusing(*arguments):
-    """Of a torch where it does not take oneDNN's layout."""
-    raise RuntimeError("could not run with arguments from the MkldnnCPU backend")
-
-
-def without_relu(features, weight, *rest):
-    """Of a torch where it means something else."""
-    return torch.nn.functional.conv2d(features, weight)
-
-
-@needs_onednn
-@pytest.mark.parametrize("operator", [missing, refusing, without_relu])
-def test_another_torch_does_without_the_fused_operator(operator, monkeypatch, tried_anew):
-    """Where it is missing, does not know the layout or gives other values, two operations do the same."""
-    layer = ImageConvReLU2d(1, 8, 3)
-    images = torch.rand(2, 1, 28, 28)
-    expected = gradients(layer, images)
-    assert image_conv._fused() is not None
-    image_conv._fused.cache_clear()
-    monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", operator)
-    assert image_conv._fused() is None
-    for found, fused in zip(gradients(layer, images), expected, strict=True):
-        torch.testing.assert_close(found, fused)
-
-
-@needs_onednn
-@pytest.mark.parametrize("name", ["data_ptr", "_nbytes", "_get_mkldnn_serialized_md"])
-@pytest.mark.parametrize("operator", [missing, refusing])
-def test_another_torch_makes_new_gradients(name, operator, monkeypatch, tried_anew):
-    """Where one of the operators is missing or refuses, nothing is written in place."""
-    assert image_conv._overwrites() is not None
-    image_conv._overwrites.cache_clear()
-    monkeypatch.setattr(torch.ops.mkldnn, name, operator)
-    assert image_conv._overwrites() is None
-
-
-@needs_onednn
-def test_tensors_of_other_layouts_are_not_overwritten():
-    """Where a value lies in one says nothing about the other."""
-    plain = torch.rand(2, 16, 4, 4).to_mkldnn()
-    blocked = ImageConvReLU2d(1, 16, 1)(torch.rand(2, 1, 4, 4)).detach()
-    before = plain.to_dense()
-    assert image_conv._overwrites()(plain, blocked) is False
-    assert torch.equal(plain.to_dense(), before)
