@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robbench.errors import require
 from robbench.graphs import Loop, Tensors, repeat
+from robbench.models.onednn import unseen_gradients
 from robbench.precision import full_precision
 
 BALL_TOLERANCE = 1e-6
@@ -112,7 +113,8 @@ def pgd(
         with torch.enable_grad():
             iterate = iterate.detach().requires_grad_()
             loss = F.cross_entropy(model(iterate), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, iterate)
+            with unseen_gradients():
+                (gradient,) = torch.autograd.grad(loss, iterate)
         return (torch.addcmul(iterate.detach(), gradient.sign(), step).clamp_(lower, upper),)
 
     with without_parameter_gradients(model):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ _TOP_PAD = 2**17
 _PIECE, _MOST_PIECES = 2**24, 64
 """Bytes that are allocated to make the heap grow, and how often."""
 _MADV_HUGEPAGE = 14
-_NEVER, _MOST = -1, 2**31 - 1
+_NEVER = 2**31 - 1
 
 
 def attack_batch(model: nn.Module, images: Tensor) -> int:
@@ -172,34 +173,39 @@ def keep_pages() -> bool:
     """Let glibc keep freed memory for the next allocation instead of handing every large tensor's pages back.
 
     A network's activations are allocated and freed in every step; without this the system clears their pages anew each
-    time. They also lie in large pages, where the system has these on request, for the first 2 GiB: attack steps go
+    time. They also lie in large pages, where the system has these on request, for the first GiB: attack steps go
     over more memory than small pages' addresses fit in the processor's tables. No result changes; the process keeps the
     most memory that it ever used. Says whether it took effect.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
-        library = ctypes.CDLL(None)
-        mallopt = library.mallopt
+        mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # another C library
         return False
     mapped = mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25)  # older ones take no more
     kept = bool(mallopt(_M_TRIM_THRESHOLD, _NEVER) and mapped)
     if kept:
-        _ask_for_large_pages(library)
+        _ask_for_large_pages()
     return kept
 
 
-def _ask_for_large_pages(library: ctypes.CDLL) -> None:
-    """Let the heap grow by 2 GiB of addresses at once, none of it in use, and say that large pages are welcome there.
+@cache
+def _ask_for_large_pages() -> None:
+    """Let the heap grow by a GiB of addresses at once, none of it in use, and say that large pages are welcome there.
 
-    A system without them, or without so many addresses, goes on as it is.
+    Once in a process. A system without them goes on as it is, and so does a process whose addresses are limited.
     """
+    import resource  # of Unix alone
+
+    if any(resource.getrlimit(of)[0] != resource.RLIM_INFINITY for of in (resource.RLIMIT_AS, resource.RLIMIT_DATA)):
+        return
+    library = ctypes.CDLL(None)
     library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     library.free.argtypes, library.free.restype = [ctypes.c_void_p], None
     library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     library.sbrk.argtypes, library.sbrk.restype = [ctypes.c_ssize_t], ctypes.c_void_p
-    library.mallopt(_M_TOP_PAD, _MOST)
+    library.mallopt(_M_TOP_PAD, 2**30)
     pieces: list[int | None] = []
     end = library.sbrk(0)
     while library.sbrk(0) == end and len(pieces) < _MOST_PIECES:  # what was freed before may hold some
@@ -208,7 +214,7 @@ def _ask_for_large_pages(library: ctypes.CDLL) -> None:
         library.free(piece)
     library.mallopt(_M_TOP_PAD, _TOP_PAD)
     with suppress(OSError):
-        for line in Path("/proc/self/maps").read_text().splitlines():
+        for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
             if line.endswith("[heap]"):
                 begin, end = (int(address, 16) for address in line.partition(" ")[0].split("-"))
                 library.madvise(begin, end - begin, _MADV_HUGEPAGE)

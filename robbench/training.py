@@ -18,6 +18,7 @@ from robbench.errors import RobbenchError
 from robbench.features import Features, extract, frozen_part, worth_keeping
 from robbench.graphs import Loop
 from robbench.memory import Batches, indivisible
+from robbench.models.onednn import unseen_gradients
 from robbench.precision import tensor_cores
 from robbench.record import Counts, Epoch
 from robbench.schedule import kept_epoch, learning_rate, ramp, stops
@@ -295,7 +296,8 @@ def update(
     with _autocast(recipe.precision, images.device):
         logits = network(images)
     loss = F.cross_entropy(logits.float(), labels)
-    loss.backward()  # type: ignore[no-untyped-call]
+    with unseen_gradients():
+        loss.backward()  # type: ignore[no-untyped-call]
     if recipe.clip_norm is not None:
         trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from robbench.models.onednn import dense, fused_convolution, has_blocked_layout, zeroing_in_place
+from robbench.models.onednn import (
+    dense,
+    fused_convolution,
+    gradients_are_unseen,
+    has_blocked_layout,
+    zeroing_in_place,
+)
 
 _SIDE = 4
 """Side of the squares of pixels whose gradients are computed together: 16 channels fill a vector register."""
@@ -28,7 +34,7 @@ class ConvReLU2d(nn.Conv2d):
         channels: of the input.
         outputs: channels of the result.
         side: of the kernel.
-        padding: zeros on every side.
+        padding: zeros on every side, fewer than ``side``.
         pool: side of the squares of which the largest value is taken, also their stride; 1 for no pooling.
     """
 
@@ -57,7 +63,7 @@ class ConvReLU2d(nn.Conv2d):
 
     def _convolved(self, features: Tensor, *, blocked: bool, stride: int = 1) -> Tensor:
         settings = int(self.padding[0]), blocked
-        learns = features.requires_grad or self.weight.requires_grad
+        learns = any(each is not None and each.requires_grad for each in (features, self.weight, self.bias))
         if learns and torch.is_grad_enabled():
             kernel = self._kernel(stride) if features.requires_grad else None
             result: Tensor = _Convolution.apply(features, self.weight, self.bias, *settings, self.pool, kernel, stride)
@@ -116,9 +122,29 @@ def _convolution(features: Tensor, weight: Tensor, bias: Tensor | None, padding:
     """With its ReLU."""
     if blocked and not features.is_mkldnn:
         features = features.to_mkldnn()
-    if blocked and (fused := fused_convolution()):
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if blocked and not tracing and (fused := fused_convolution()):
         return fused(features, weight, bias, padding)
     return F.relu(F.conv2d(features, weight, bias, padding=padding), inplace=True)
+
+
+def _pooled(output: Tensor, side: int) -> tuple[Tensor, Tensor | None]:
+    """The largest values of squares, and where they stood; a oneDNN result keeps that itself."""
+    if not output.is_mkldnn:
+        values, places = torch.ops.aten.max_pool2d_with_indices(output, [side] * 2, [side] * 2)
+        return values, places
+    with torch.enable_grad():  # else it would not keep it
+        return F.max_pool2d(output.requires_grad_(), side, side).detach(), None
+
+
+def _unpooled(gradient: Tensor, output: Tensor, places: Tensor | None, result: Tensor, side: int) -> Tensor:
+    """The gradient towards the output of a convolution, of that towards the largest values of squares."""
+    shape = [side] * 2, [side] * 2, [0, 0], [1, 1], False
+    if places is None:
+        blocked: Tensor = torch.ops.aten.mkldnn_max_pool2d_backward(gradient, result, output, *shape)
+        return blocked
+    found: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(gradient, output, *shape, places)
+    return found
 
 
 class _Convolution(torch.autograd.Function):
@@ -136,41 +162,36 @@ class _Convolution(torch.autograd.Function):
         kernel: Tensor | None,
         stride: int,
     ) -> Tensor:
-        output = pooled = _convolution(features, weight, bias, padding, blocked)
-        if pool > 1:
-            with torch.enable_grad():  # so that it keeps which value was the largest
-                pooled = F.max_pool2d(output.requires_grad_(), pool, pool)
-            ctx.pooling = output, pooled
-            pooled = pooled.detach()
+        output = _convolution(features, weight, bias, padding, blocked)
+        result, places = (output, None) if pool == 1 else _pooled(output, pool)
         learns = any(ctx.needs_input_grad[1:3])
-        ctx.save_for_backward(features if learns else None, weight, kernel, pooled)
-        ctx.padding, ctx.stride, ctx.pool, ctx.blocked = padding, stride, pool, features.is_mkldnn
-        ctx.fresh = None  # what the layer behind makes the gradient in, seen by nobody else
+        ctx.save_for_backward(features if learns else None, weight, None if pool == 1 else output, places, result)
+        ctx.padding, ctx.stride, ctx.pool, ctx.kernel, ctx.blocked = padding, stride, pool, kernel, features.is_mkldnn
+        ctx.fresh = None  # what the layer behind makes the gradient in
         ctx.before = features.grad_fn if hasattr(features.grad_fn, "fresh") else None
-        return pooled
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        features, weight, kernel, result = ctx.saved_tensors
-        padding, stride = ctx.padding, ctx.stride
+        features, weight, output, places, result = ctx.saved_tensors
+        padding, stride, kernel = ctx.padding, ctx.stride, ctx.kernel
         towards: list[Tensor | None] = [None, None, None]
         # A square's largest value is positive exactly where the ReLU lets it through.
         zeroed = zeroing_in_place() if gradient is ctx.fresh else None
         ctx.fresh = None
         if zeroed is None or not zeroed(gradient, result):
             gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
-        if ctx.pool > 1:
-            output, pooled = ctx.pooling
-            (gradient,) = torch.autograd.grad(pooled, output, gradient, retain_graph=True)
+        if output is not None:
+            gradient = _unpooled(gradient, output, places, result, ctx.pool)
         if kernel is not None:
             margin = weight.shape[-1] - 1 - padding
             found = F.conv2d(gradient, kernel.to(gradient.dtype), padding=margin, stride=stride)
             if stride > 1:
                 found = F.pixel_shuffle(dense(found), stride)
             towards[0] = found if ctx.blocked else dense(found)
-            if ctx.before is not None:
+            if ctx.before is not None and gradients_are_unseen():
                 ctx.before.fresh = towards[0]
         if features is not None:
             if gradient.is_mkldnn and not features.is_mkldnn:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -46,6 +48,27 @@ def fused_convolution() -> Callable[[Tensor, Tensor, Tensor | None, int], Tensor
     except (AttributeError, RuntimeError, TypeError):
         return None
     return convolve if found.is_mkldnn and dense(found).flatten().tolist() == [0, 6] else None
+
+
+_unseen: ContextVar[bool] = ContextVar("unseen", default=False)
+
+
+@contextmanager
+def unseen_gradients() -> Iterator[None]:
+    """For a backward pass whose caller wants the gradients of images or weights, and nobody those between layers.
+
+    Within it layers may overwrite these. Hooks of a network's inner tensors would see them overwritten.
+    """
+    token = _unseen.set(True)
+    try:
+        yield
+    finally:
+        _unseen.reset(token)
+
+
+def gradients_are_unseen() -> bool:
+    """Whether a backward pass runs within :func:`unseen_gradients`."""
+    return _unseen.get()
 
 
 class InPlace:

@@ -131,4 +131,4 @@ def _rounds(members: Sequence[Measurement]) -> str:
         return ""
     if numbers == [1]:
         return "One round."
-    return f"Best of {' or '.join(map(str, numbers))} rounds."
+    return f"Median of {' or '.join(map(str, numbers))} rounds."

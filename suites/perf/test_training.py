@@ -150,7 +150,7 @@ def test_epoch(architecture, count, steps, method, perf, fresh):
             passes=1 + (steps if attack else 0),
             flops=count * flops,
             precision=of_products(perf),
-            rounds=2,
+            rounds=3,
             group="epoch",
             case=f"{architecture}, {count:,} images, {f'PGD-{steps}' if attack else 'conventional'}",
         )

@@ -47,7 +47,7 @@ def test_retraining(architecture, images, k, perf, fresh, monkeypatch):
         images=images * RECIPE.epochs,
         work=lambda: {"robbench": of_retraining(transfer(source, k=k, classes=10, seed=0), pictures, bool(extracted))},
         precision="tf32" if perf.device.type == "cuda" else "float32",
-        rounds=2,
+        rounds=3,
         group="transfer",
         case=f"{architecture}, TL#{k}, 5 epochs of {images:,} images",
     )

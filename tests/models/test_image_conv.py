@@ -171,7 +171,10 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 
 @needs_onednn
 def test_gradients_are_zeroed_in_place_where_nobody_else_sees_them(monkeypatch):
-    """Behind cnn7's first three convolutions, which another one follows; the result is the same bit for bit."""
+    """Behind cnn7's first three convolutions, which another one follows, and only where the caller says so.
+
+    From the second time on; the result is the same bit for bit.
+    """
     network, done = build("cnn7", classes=10, shape=(1, 28, 28), seed=0).eval(), []
     images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     in_place = onednn.InPlace()
@@ -181,13 +184,14 @@ def test_gradients_are_zeroed_in_place_where_nobody_else_sees_them(monkeypatch):
         return done[-1][1]
 
     monkeypatch.setattr(image_conv, "zeroing_in_place", lambda: counted)
-    found = [gradients(network, images) for _ in range(3)]
+    seen = gradients(network, images)
+    assert not done
+    with onednn.unseen_gradients():
+        found = [gradients(network, images) for _ in range(3)]
     shapes = (4, 64, 10, 10), (4, 32, 12, 12), (4, 32, 26, 26)
     assert done == [(shape, time > 0) for time in range(3) for shape in shapes]
-    monkeypatch.setattr(image_conv, "zeroing_in_place", lambda: None)
-    anew = gradients(network, images)
     for one in found:
-        assert all(map(torch.equal, one, anew))
+        assert all(map(torch.equal, one, seen))
 
 
 class Branches(nn.Module):
@@ -211,8 +215,62 @@ def test_a_result_that_is_used_twice_gets_the_gradients_of_both_uses():
     ours = Branches(ImageConvReLU2d(1, 8, 3), ConvReLU2d(8, 8, 3, padding=1))
     plain = Branches(plain_layers(ours.first), plain_layers(ours.second))
     images = torch.rand(2, 1, 28, 28)
-    for mine, theirs in zip(gradients(ours, images), gradients(plain, images), strict=True):
+    expected = gradients(plain, images)
+    with onednn.unseen_gradients():
+        found = [gradients(ours, images) for _ in range(3)]
+    for mine in (gradients(ours, images), *found):
+        for one, other in zip(mine, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_between_layers_are_those_of_plain_layers():
+    """Asked for beside those of the images, seen by a hook, or handed back to go on from: attribution maps do all three."""
+    torch.manual_seed(0)
+    first, second = ImageConvReLU2d(1, 8, 3), ConvReLU2d(8, 8, 3, pool=2)
+    images, found = torch.rand(2, 1, 28, 28, requires_grad=True), []
+    for one, other in ((first, second), (plain_layers(first), plain_layers(second))):
+        for _ in range(2):
+            hooked = []
+            features = one(images)
+            features.register_hook(hooked.append)
+            output = other(features)
+            weighting = torch.linspace(-1, 1, output.numel()).view(output.shape)
+            loss = (onednn.dense(output) * weighting).sum()
+            towards = torch.autograd.grad(loss, [images, features], retain_graph=True)
+            (between,) = torch.autograd.grad(loss, features, retain_graph=True)
+            onwards = torch.autograd.grad(features, images, between)
+        found.append([onednn.dense(each) for each in (*towards, between, *onwards, *hooked)])
+    for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bias_learns_under_frozen_weights():
+    """Its gradient is that of a plain layer."""
+    ours, plain = twins(1, 3, 0)
+    images, towards = torch.rand(2, 1, 28, 28), []
+    for layer in (ours, plain):
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_(name.endswith("bias"))
+        bias = next(parameter for parameter in layer.parameters() if parameter.requires_grad)
+        towards += torch.autograd.grad(onednn.dense(layer(images)).square().sum(), bias)
+    torch.testing.assert_close(*towards, rtol=1e-4, atol=1e-4)
+
+
+def test_a_loss_that_is_kept_keeps_no_activations():
+    """What the backward pass needed goes with it; weights' kernels may stay."""
+    network = build("cnn7", classes=10, shape=(1, 28, 28), seed=0)
+    loss = network(torch.rand(2, 1, 28, 28, requires_grad=True)).square().sum()
+    loss.backward()
+    nodes, convolutions = [loss.grad_fn], 0
+    for node in nodes:
+        nodes += [following for following, _ in node.next_functions if following is not None]
+        if hasattr(node, "fresh"):
+            convolutions += 1
+            held = [name for name, value in vars(node).items() if isinstance(value, torch.Tensor)]
+            assert held == ["kernel"]
+            with pytest.raises(RuntimeError, match="freed"):
+                assert node.saved_tensors
+    assert convolutions == 4
 
 
 def test_a_graph_can_be_gone_through_twice():
