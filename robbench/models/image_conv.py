@@ -93,7 +93,8 @@ class ImageConvReLU2d(ConvReLU2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Conv2d's name
         """(N, C, H, W) floats -> (N, out_channels, H', W')."""
-        if input.device.type != "cpu":
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if tracing or input.device.type != "cpu":
             return self._by_torch(input)
         blocked = input.dtype == self.weight.dtype == torch.float32 and has_blocked_layout()
         squares = not (input.shape[-1] % _SIDE or input.shape[-2] % _SIDE)
@@ -122,8 +123,7 @@ def _convolution(features: Tensor, weight: Tensor, bias: Tensor | None, padding:
     """With its ReLU."""
     if blocked and not features.is_mkldnn:
         features = features.to_mkldnn()
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if blocked and not tracing and (fused := fused_convolution()):
+    if blocked and (fused := fused_convolution()):
         return fused(features, weight, bias, padding)
     return F.relu(F.conv2d(features, weight, bias, padding=padding), inplace=True)
 

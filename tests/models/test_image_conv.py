@@ -244,6 +244,14 @@ def test_gradients_between_layers_are_those_of_plain_layers():
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_traced_network_is_one_of_torchs_own_layers():
+    """What converts networks to other formats finds no operator that it does not know."""
+    network, images = build("cnn7", classes=10, shape=(1, 28, 28), seed=0).eval(), torch.rand(2, 1, 28, 28)
+    traced = torch.jit.trace(network, images)
+    torch.testing.assert_close(traced(images), network(images), rtol=1e-4, atol=1e-5)
+
+
 def test_a_bias_learns_under_frozen_weights():
     """Its gradient is that of a plain layer."""
     ours, plain = twins(1, 3, 0)
