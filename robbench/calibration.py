@@ -16,7 +16,7 @@ from robbench.models import build
 from robbench.plan import PlannedStage, Speed
 from robbench.precision import tensor_cores
 from robbench.spec import PGD
-from robbench.training import attacked
+from robbench.steps import attacked
 
 BATCH_SIZE = {"cpu": 64, "cuda": 512}
 """Images timed at once, by device type; fewer where one pass would take long."""

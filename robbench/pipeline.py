@@ -22,8 +22,9 @@ from robbench.record import Counts, DataUsed, Record, Training, as_case
 from robbench.robustness import estimate_robustness
 from robbench.schedule import kept_epoch
 from robbench.spec import Estimate, Model, describe
+from robbench.steps import VALIDATION_BATCH
 from robbench.timing import Stopwatch
-from robbench.training import VALIDATION_BATCH, train
+from robbench.training import train
 from robbench.transfer import parameter_groups
 from robbench.workplace import Workplace, inputs_of, load_trained, record_of, reusable, stage
 

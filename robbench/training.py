@@ -9,25 +9,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.attacks import evaluating, pgd, start_noise
+from robbench.attacks import evaluating
 from robbench.data import Images, augment, batches, pixels
 from robbench.errors import RobbenchError
 from robbench.features import Features, extract, frozen_part, worth_keeping
 from robbench.graphs import Loop
 from robbench.memory import Batches, indivisible
-from robbench.models.onednn import unseen_gradients
+from robbench.optimisers import new_optimiser, restore, state_tensors
 from robbench.precision import tensor_cores
 from robbench.record import Counts, Epoch
 from robbench.schedule import kept_epoch, learning_rate, ramp, stops
-from robbench.spec import PGD, Recipe
+from robbench.spec import Recipe
+from robbench.steps import VALIDATION_BATCH, attacked, autocast, update, validate
 from robbench.timing import Stopwatch
-from robbench.transfer import training_mode
-
-VALIDATION_BATCH = 256
-"""Images that validation judges at once, where memory allows it."""
 
 
 @dataclass
@@ -99,7 +95,7 @@ def train(
     state = progress or Progress()
     if state.history:
         network.load_state_dict(state.weights)
-        _restore(optimiser, state.optimiser)
+        restore(optimiser, state.optimiser)
     loop, judging = Loop(device, state.notes), Batches("validation", VALIDATION_BATCH, state.notes)
     whole = (
         f"an update of {min(recipe.batch_size, len(training))} images does not fit on {device.type}, and a smaller one "
@@ -165,96 +161,12 @@ def train(
             )
         )
         with stopwatch.region("io"):
-            state.weights, state.optimiser = _copies(network.state_dict(), _flat(optimiser))
+            state.weights, state.optimiser = _copies(network.state_dict(), state_tensors(optimiser))
             if kept_epoch(recipe, state.history) == epoch:
                 state.best = state.weights
             on_epoch(state)
     network.load_state_dict(state.best)
     return state
-
-
-def attacked(
-    network: nn.Module,
-    attack: PGD,
-    precision: str,
-    images: Tensor,
-    labels: Tensor,
-    generator: torch.Generator | None,
-    scale: float = 1.0,
-    loop: Loop | None = None,
-    noise: Tensor | None = None,
-) -> Tensor:
-    """Adversarial images of a training attack whose radius and step are multiplied by ``scale``; network in eval mode.
-
-    Shapes and dtypes as in :func:`robbench.attacks.pgd`.
-    """
-    assert attack.epsilon is not None
-    # A cache would keep the cast of every iterate until the attack ends, and of no weight: only leaves that require a
-    # gradient are cached.
-    with evaluating(network), _autocast(precision, images.device, cache=False):
-        return pgd(
-            network,
-            images,
-            labels,
-            attack.epsilon * scale,
-            step_size=None if attack.step_size is None else attack.step_size * scale,
-            steps=attack.steps,
-            random_start=attack.random_start,
-            box=attack.box,
-            generator=generator,
-            noise=noise,
-            loop=loop,
-        )
-
-
-def validate(
-    network: nn.Module,
-    recipe: Recipe,
-    validation: Images | Features,
-    *,
-    seed: int,
-    loop: Loop | None = None,
-    judging: Batches | None = None,
-) -> tuple[Counts, Counts | None]:
-    """Clean accuracy and, where the recipe is adversarial, robust accuracy on the validation images, in eval mode.
-
-    Random starts are drawn for ``VALIDATION_BATCH`` images at a time, however many of them ``judging`` then takes at
-    once, so that running out of memory does not change them.
-    """
-    attack, device = recipe.validation_attack or recipe.attack, validation.images.device
-    judging = judging or Batches("validation", VALIDATION_BATCH)
-    generator = torch.Generator(device).manual_seed(seed)
-    clean = torch.zeros((), dtype=torch.int64, device=device)
-    robust = clean.clone()
-    with evaluating(network):
-        for start in range(0, len(validation), VALIDATION_BATCH):
-            images = pixels(validation.images[start : start + VALIDATION_BATCH])
-            labels = validation.labels[start : start + VALIDATION_BATCH]
-            noise = start_noise(images, generator) if attack is not None and attack.random_start else None
-
-            def judge(
-                part: slice, images: Tensor = images, labels: Tensor = labels, noise: Tensor | None = noise
-            ) -> None:
-                some, theirs = images[part], labels[part]
-                right = _right(network, recipe, some, theirs)
-                safe = right
-                if attack is not None:
-                    noisy = None if noise is None else noise[part]
-                    adversarial = attacked(
-                        network, attack, recipe.precision, some, theirs, None, loop=loop, noise=noisy
-                    )
-                    safe = right & _right(network, recipe, adversarial, theirs)
-                counted = torch.stack([right.sum(), safe.sum()])
-                clean.add_(counted[0])
-                robust.add_(counted[1])
-
-            judging.over(len(labels), device, judge)
-    right_clean, right_robust = torch.stack([clean, robust]).tolist()
-    total = len(validation)
-    return (
-        Counts(correct=right_clean, total=total),
-        Counts(correct=right_robust, total=total) if attack is not None else None,
-    )
 
 
 def _learner(
@@ -272,55 +184,11 @@ def _learner(
     if parts is None:
         return whole
     frozen, learner = parts
-    with evaluating(frozen), _autocast(recipe.precision, training.images.device):
+    with evaluating(frozen), autocast(recipe.precision, training.images.device):
         if not worth_keeping(frozen, len(training) + len(validation), training.images[:1]):
             return whole
         size = Batches("the frozen blocks' features", recipe.batch_size, notes)
         return learner, extract(frozen, training, size), extract(frozen, validation, size)
-
-
-def update(
-    network: nn.Module,
-    recipe: Recipe,
-    optimiser: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    held: tuple[nn.Module, ...],
-) -> tuple[Tensor, Tensor]:
-    """One step of the optimiser; the mean loss and the number of images classified correctly, both on the device."""
-    if recipe.statistics == "running":
-        network.eval()
-    else:
-        training_mode(network, held)
-    optimiser.zero_grad(set_to_none=True)
-    with _autocast(recipe.precision, images.device):
-        logits = network(images)
-    loss = F.cross_entropy(logits.float(), labels)
-    with unseen_gradients():
-        loss.backward()  # type: ignore[no-untyped-call]
-    if recipe.clip_norm is not None:
-        trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-        torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
-    optimiser.step()
-    return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
-
-
-def new_optimiser(
-    network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, object]] | None
-) -> torch.optim.Optimizer:
-    """The recipe's optimiser, of these parameter groups or of all trainable parameters; fused on a GPU."""
-    if groups is None:
-        groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad]}]
-    scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in groups]
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    if recipe.optimiser == "adam":
-        return torch.optim.Adam(scaled, lr=rate, weight_decay=decay, fused=fused(network))
-    return torch.optim.SGD(scaled, lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=fused(network))
-
-
-def fused(network: nn.Module) -> bool | None:
-    """Whether the optimiser runs one kernel for all parameters: on a GPU; None leaves the choice to torch."""
-    return True if next(network.parameters()).is_cuda else None
 
 
 def _warm_up(network: nn.Module, recipe: Recipe, training: Images | Features, held: tuple[nn.Module, ...]) -> None:
@@ -339,16 +207,6 @@ def _warm_up(network: nn.Module, recipe: Recipe, training: Images | Features, he
                 found = attacked(copied, recipe.attack, recipe.precision, images, labels, None, loop=loop)
             images = found
         update(copied, recipe, new_optimiser(copied, recipe, None), images, labels, twins)
-
-
-def _right(network: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad(), _autocast(recipe.precision, images.device):
-        right: Tensor = network(images).argmax(dim=1) == labels
-        return right
-
-
-def _autocast(precision: str, device: torch.device, *, cache: bool = True) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=cache)
 
 
 def _cuda(device: torch.device) -> list[torch.device]:
@@ -381,25 +239,3 @@ def _copies(*groups: dict[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
     for device in {tensor.device for tensors in groups for tensor in tensors.values() if tensor.is_cuda}:
         torch.cuda.current_stream(device).synchronize()
     return copied
-
-
-def _flat(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors by ``<parameter>.<name>``; its settings follow from the recipe."""
-    return {
-        f"{index}.{name}": torch.as_tensor(value).detach()
-        for index, values in optimiser.state_dict()["state"].items()
-        for name, value in values.items()
-        if value is not None
-    }
-
-
-def _restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Take up what :func:`_flat` gave, laid out as the parameters are: fused optimisers walk through both alike."""
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        if tensor.ndim:  # a number, such as Adam's step, has no layout, and a dtype of its own
-            tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
-        state.setdefault(int(index), {})[name] = tensor
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

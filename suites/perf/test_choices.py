@@ -10,8 +10,9 @@ from robbench.arithmetic import forward_flops
 from robbench.attacks import pgd
 from robbench.graphs import Loop
 from robbench.memory import LARGEST_BATCH
+from robbench.optimisers import new_optimiser
 from robbench.precision import full_precision, tensor_cores
-from robbench.training import attacked, new_optimiser, update
+from robbench.steps import attacked, update
 from suites.perf.plain import as_written
 from suites.perf.test_training import adversarial_flops, of_products
 

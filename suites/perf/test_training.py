@@ -10,9 +10,11 @@ from robbench import PGD, Recipe
 from robbench.arithmetic import forward_flops, update_flops
 from robbench.data import Images, pixels
 from robbench.graphs import Loop
+from robbench.optimisers import new_optimiser
 from robbench.precision import tensor_cores
+from robbench.steps import attacked, update
 from robbench.timing import Stopwatch
-from robbench.training import attacked, new_optimiser, train, update
+from robbench.training import train
 from suites.perf.plain import adversarial_epoch, as_written, peers, pgd_loop
 
 pytestmark = pytest.mark.perf

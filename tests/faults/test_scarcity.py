@@ -32,8 +32,8 @@ from robbench.models import build, weights
 from robbench.pipeline import run_estimate, run_training
 from robbench.record import Record, Seconds
 from robbench.spec import PGD, Checkpoint, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
+from robbench.steps import validate
 from robbench.store import Store
-from robbench.training import validate
 from robbench.workplace import Workplace
 
 CPU = torch.device("cpu")

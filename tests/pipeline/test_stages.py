@@ -16,7 +16,7 @@ from robbench.models import build, weights
 from robbench.pipeline import run_estimate, run_training
 from robbench.record import WRONG
 from robbench.spec import Checkpoint, Dataset, Model, Transfer
-from robbench.training import validate
+from robbench.steps import validate
 from robbench.workplace import load_network
 
 

@@ -39,6 +39,8 @@ TESTS = {
     "checkpoints": ["test_checkpoints.py"],
     "attacks": ["test_attacks.py"],
     "training": ["training"],
+    "steps": ["training"],
+    "optimisers": ["training/test_devices.py", "training/test_updates.py", "training/test_loop.py"],
     "schedule": ["training/test_schedules.py", "training/test_stopping.py"],
     "estimation": ["test_estimation.py", "test_estimation_limits.py", "test_descent.py"],
     "descent": ["test_descent.py", "test_descent_networks.py"],

@@ -13,12 +13,14 @@ from loops import ADVERSARY, network, parameters, problem, recipe, same
 from torch import nn
 
 import robbench.graphs
+import robbench.optimisers
 import robbench.training
 from robbench.estimation import estimate_pstar
 from robbench.graphs import Loop, repeat
 from robbench.spec import PGD
+from robbench.steps import attacked
 from robbench.timing import Stopwatch
-from robbench.training import attacked, train
+from robbench.training import train
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
@@ -65,7 +67,7 @@ def test_graphs_and_fused_optimisers_train_as_the_plain_path(device, precision, 
     for plain in (False, True):
         with monkeypatch.context() as patched:
             patched.setattr(robbench.graphs._CudaGraphs, "__call__", spy)
-            patched.setattr(robbench.training, "fused", lambda network, plain=plain: None if plain else True)
+            patched.setattr(robbench.optimisers, "fused", lambda network, plain=plain: None if plain else True)
             if plain:
                 patched.setattr(Loop, "__call__", lambda self, *given: repeat(*given))
             model = network(dropout=0.0, bias=False).to(device)
@@ -80,7 +82,7 @@ def test_graphs_and_fused_optimisers_train_as_the_plain_path(device, precision, 
 @OPTIMISERS
 def test_a_resumed_run_of_a_fused_optimiser_ends_as_if_it_had_not_stopped(device, optimiser, monkeypatch):
     """The optimiser takes up its state again, beside convolutions whose weights are laid out with channels last."""
-    monkeypatch.setattr(robbench.training, "fused", lambda network: True)
+    monkeypatch.setattr(robbench.optimisers, "fused", lambda network: True)
     spec, saved = recipe(epochs=2, attack=CAPTURED, checkpoint="last", **optimiser), []
     whole, resumed = (network(seed=seed, bias=False).to(device) for seed in (0, 1))
     run_on(device, whole, spec, on_epoch=lambda state: saved.append(copy.deepcopy(state)))

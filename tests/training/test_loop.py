@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 from loops import ADVERSARY, Watched, network, problem, recipe, run, same, timeless
 from torch import nn
 
+import robbench.steps
 import robbench.timing
 import robbench.training
 from robbench.data import Images
 from robbench.record import Seconds
 from robbench.schedule import kept_epoch
 from robbench.spec import PGD, EarlyStopping, OneCycle, StepLR
+from robbench.steps import attacked, validate
 from robbench.timing import Stopwatch
-from robbench.training import attacked, train, validate
+from robbench.training import train
 
 
 @pytest.mark.parametrize("adversarial", [False, True])
@@ -187,7 +189,7 @@ def test_an_image_that_only_the_attack_puts_right_is_not_robust(monkeypatch):
     labels = drawn.labels.clone()
     labels[:30][labels[:30] == 0] = 1  # ten images that only the swap puts right
     monkeypatch.setattr(
-        robbench.training, "attacked", lambda model, attack, precision, images, *rest, **more: images.flip(2)
+        robbench.steps, "attacked", lambda model, attack, precision, images, *rest, **more: images.flip(2)
     )
     clean, robust = validate(halves, recipe(attack=ADVERSARY), Images(drawn.images, labels), seed=0)
     assert (clean.correct, robust.correct) == (50, 20)

@@ -15,7 +15,7 @@ from torch import nn
 from robbench.errors import RobbenchError
 from robbench.record import Counts
 from robbench.spec import PGD, OneCycle
-from robbench.training import attacked
+from robbench.steps import attacked
 
 
 @pytest.mark.parametrize("statistics", ["batch", "running"])

@@ -1,0 +1,50 @@
+"""The optimisers of recipes, and their state as named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robbench.spec import Recipe
+
+
+def new_optimiser(
+    network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, object]] | None
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser, of these parameter groups or of all trainable parameters; fused on a GPU."""
+    if groups is None:
+        groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad]}]
+    scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in groups]
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimiser == "adam":
+        return torch.optim.Adam(scaled, lr=rate, weight_decay=decay, fused=fused(network))
+    return torch.optim.SGD(scaled, lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=fused(network))
+
+
+def fused(network: nn.Module) -> bool | None:
+    """Whether the optimiser runs one kernel for all parameters: on a GPU; None leaves the choice to torch."""
+    return True if next(network.parameters()).is_cuda else None
+
+
+def state_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors by ``<parameter>.<name>``; its settings follow from the recipe."""
+    return {
+        f"{index}.{name}": torch.as_tensor(value).detach()
+        for index, values in optimiser.state_dict()["state"].items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Take up what :func:`state_tensors` gave, laid out as the parameters are: fused optimisers walk through both alike."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        if tensor.ndim:  # a number, such as Adam's step, has no layout, and a dtype of its own
+            tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+        state.setdefault(int(index), {})[name] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
