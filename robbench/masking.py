@@ -23,7 +23,7 @@ from robbench.attacks import evaluating, is_counterexample, pgd, without_paramet
 from robbench.data import pixels
 from robbench.errors import RobbenchError
 from robbench.graphs import Loop
-from robbench.memory import attack_batch, halved
+from robbench.memory import Batches, attack_batch
 from robbench.precision import full_precision
 from robbench.record import WRONG, Against, Audit, Robustness
 from robbench.sampling import QUARTILES, looked_at, scan_steps, scanned
@@ -59,6 +59,7 @@ def audit_search(
     audit: spec.Audit,
     *,
     batch_size: int | None = None,
+    notes: list[str] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Audit:
     """Look for signs that a p* search was misled, on a seeded sample of the correctly classified images.
@@ -73,10 +74,11 @@ def audit_search(
         attack: of the search; the scan uses it at every radius, with :func:`robbench.sampling.scan_steps`.
         audit: how much to look at.
         batch_size: images attacked at once, halved when memory runs out; None for what device and free memory allow.
+        notes: gets a line where it was halved, or a step could not be captured.
         on_progress: gets the checks done so far, and all of them.
 
     Raises:
-        RobbenchError: Square is asked for, and not installed.
+        RobbenchError: Square is asked for, and not installed, or not even one image fits into memory.
     """
     check_audit(audit)
     places, grid = np.asarray(found.pstar), found.grid
@@ -89,7 +91,7 @@ def audit_search(
     sample = np.random.default_rng(audit.seed).permutation(correct)[:count]
     pairs = [(image, at) for image in sample[:scan] for at in _scanned(int(places[image]), grid, audit.radii)]
     with evaluating(model), full_precision(images.device), without_parameter_gradients(model):
-        attacks = _Attacks(model, images, labels, attack.box, batch_size)
+        attacks = _Attacks(model, images, labels, attack.box, batch_size, [] if notes is None else notes)
         one_step = attacks.one_step(sample, [grid[at] for at in radii])
         on_progress(1, 3)
         probes = attacks.probes([image for image, _ in pairs], [grid[at] for _, at in pairs], steps)
@@ -211,10 +213,16 @@ class _Attacks:
     """Attacks on some images of a set, in batches; counts their passes."""
 
     def __init__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, box: tuple[float, float], batch_size: int | None
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        box: tuple[float, float],
+        batch_size: int | None,
+        notes: list[str],
     ) -> None:
         self._model, self._images, self._labels, self._box = model, images, labels, box
-        self._size = batch_size or attack_batch(model, pixels(images[:1]))
+        self._batches = Batches("the audit", batch_size or attack_batch(model, pixels(images[:1])), notes)
         self.forward = self.backward = 0
 
     def one_step(self, chosen: NDArray[np.int64], radii: Sequence[float]) -> NDArray[np.bool_]:
@@ -236,7 +244,7 @@ class _Attacks:
 
     def probes(self, chosen: Sequence[int], radii: Sequence[float], steps: int) -> NDArray[np.bool_]:
         """(N, 2) of N pairs of image and radius: fooled by the search's attack, and its gradient finite in the end."""
-        loop = Loop(self._images.device)
+        loop = Loop(self._images.device, self._batches.notes)
 
         def look(originals: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
             adversarial = pgd(
@@ -296,17 +304,18 @@ class _Attacks:
     ) -> NDArray[np.bool_]:
         """The rows of ``look`` for images, their labels and float64 radii, one batch after the other."""
         device, rows = self._images.device, np.zeros((len(chosen), width), dtype=np.bool_)
-        start = 0
-        while start < len(chosen):
-            index = torch.from_numpy(chosen[start : start + self._size]).to(device)
-            epsilon = torch.from_numpy(epsilons[start : start + self._size]).to(device)
+
+        def fill(part: slice) -> None:
+            index = torch.from_numpy(chosen[part]).to(device)
             before = self.forward, self.backward
             try:
-                found = look(pixels(self._images[index]), self._labels[index], epsilon)
-            except (RuntimeError, MemoryError) as error:
-                self._size = halved(self._size, error, device)
+                found = look(
+                    pixels(self._images[index]), self._labels[index], torch.from_numpy(epsilons[part]).to(device)
+                )
+            except (RuntimeError, MemoryError):
                 self.forward, self.backward = before
-                continue
-            rows[start : start + len(index)] = found.cpu().numpy()
-            start += len(index)
+                raise
+            rows[part] = found.cpu().numpy()
+
+        self._batches.over(len(chosen), device, fill)
         return rows

@@ -126,6 +126,8 @@ def estimate_robustness(
             robustness,
             estimate.attack,
             estimate.audit,
+            batch_size=search.size,
+            notes=search.notes,
             on_progress=lambda done, total: workplace.show(f"audit of {model.id}", done, total),
         )
     spec = {"model": describe(model), "estimate": describe(estimate)}

@@ -210,16 +210,19 @@ def test_passes_are_counted_and_stay_within_the_share(seed, batch_size, share):
 
 
 def test_batches_and_memory_change_nothing():
-    """One batch, batches of seven, and a network that holds three images at most: the same counts."""
+    """One batch, batches of seven, and a network that holds three images at most: the same counts, and a note."""
     model, images, labels, _ = linear_case(8, count=30)
     found = estimated(model, images, labels)
 
-    def look(network, size):
-        return audit_search(network, images, labels, found, ATTACK, ALL, batch_size=size)
+    def look(network, size, notes):
+        return audit_search(network, images, labels, found, ATTACK, ALL, batch_size=size, notes=notes)
 
-    whole = look(model, 1000)
-    assert look(model, 7) == whole
-    assert look(Cramped(model, 3), 1000) == whole
+    roomy, tight = [], []
+    whole = look(model, 1000, roomy)
+    assert look(model, 7, roomy) == whole
+    assert look(Cramped(model, 3), 12, tight) == whole
+    assert roomy == []
+    assert tight == [f"out of memory: the audit went on with batches of {size} images" for size in (6, 3)]
 
 
 def test_the_mode_of_the_network_and_its_flags_come_back():
