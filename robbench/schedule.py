@@ -28,19 +28,20 @@ def ramp(recipe: Recipe, position: float) -> float:
     return min(1.0, position / recipe.ramp_epochs) if recipe.ramp_epochs else 1.0
 
 
-def watched(recipe: Recipe, history: Sequence[Epoch], stopping: EarlyStopping) -> list[float]:
-    """The figures that early stopping looks at: a moving average, from the epoch on at which its window is full."""
-    # Counts are summed, not shares: averages of as many right images must be equal to the last bit.
-    counts = [epoch.robust or epoch.validation for epoch in history]
-    windows = [counts[end - stopping.window : end] for end in range(stopping.window, len(counts) + 1)]
-    return [sum(count.correct for count in window) / sum(count.total for count in window) for window in windows]
+def watched(history: Sequence[Epoch], stopping: EarlyStopping) -> list[int]:
+    """The figures that early stopping looks at: right images in a moving window, from the epoch on at which it is full.
+
+    They stand for average accuracies, since every epoch judges the same images, and have nothing to round.
+    """
+    right = [(epoch.robust or epoch.validation).correct for epoch in history]
+    return [sum(right[end - stopping.window : end]) for end in range(stopping.window, len(right) + 1)]
 
 
 def stops(recipe: Recipe, history: Sequence[Epoch]) -> bool:
     """Whether early stopping ends training after this history (or never began: no rule, no epoch)."""
     if recipe.early_stopping is None:
         return False
-    figures = watched(recipe, history, recipe.early_stopping)
+    figures = watched(history, recipe.early_stopping)
     if not figures:
         return False
     best = figures.index(max(figures))

@@ -15,6 +15,7 @@ from torch import nn
 
 import robbench.estimation
 import robbench.memory
+from robbench.attacks import pgd
 from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
 from robbench.spec import EpsilonGrid
@@ -286,3 +287,21 @@ def test_pixels_that_are_none_are_refused(value):
     with pytest.raises(RobbenchError, match="pixels"):
         estimate_pstar(model, images, torch.zeros(3, dtype=torch.int64), GRID, oracle(1))
     assert model.forwards == 0
+
+
+def test_a_step_is_the_radius_divided_before_it_is_rounded(monkeypatch):
+    """As in the published search: 0.04 ÷ 3 of float64 is another float32 than float32's 0.04 ÷ 3."""
+    grid, steps = [0.02, 0.04, 0.08], []
+    before, after = (torch.tensor(grid, dtype=torch.float64) / 3).float(), torch.tensor(grid) / 3
+    assert not set(before.tolist()) & set(after.tolist())
+
+    def spy(*given, step_size, **options):
+        steps.append(step_size)
+        return pgd(*given, step_size=step_size, **options)
+
+    monkeypatch.setattr(robbench.estimation, "pgd", spy)
+    images, labels = problem(8, seed=3)
+    estimate_pstar(linear(), images.float() / 255, labels, grid, oracle(3))
+    tried = {step for batch in steps for step in batch.tolist()}
+    assert tried
+    assert tried <= set(before.tolist())

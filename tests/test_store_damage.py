@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 
 import pytest
 import safetensors
@@ -139,6 +140,19 @@ def test_a_checkpoint_whose_values_are_no_mapping_is_damaged(store, state):
     files(store)["checkpoint.safetensors"].write_bytes(safetensors.torch.save({}, metadata={"state": state}))
     with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
         store.load_checkpoint(DIGEST)
+
+
+def test_weights_of_a_dtype_that_torch_does_not_have_are_damaged(store):
+    """A whole safetensors file with the SHA-256 that an old stage records, of numbers that four bits hold."""
+    store.finish(record(), tensors())
+    header = json.dumps({"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
+    data = struct.pack("<Q", len(header)) + header + bytes(1)
+    files(store)["weights.safetensors"].write_bytes(data)
+    stage = files(store)["stage.json"]
+    values = json.loads(stage.read_bytes()) | {"weights_sha256": hashlib.sha256(data).hexdigest()}
+    stage.write_text(json.dumps({name: value for name, value in values.items() if name != "sha256"}))
+    with pytest.raises(RobbenchError, match=r"weights\.safetensors is damaged \('F4'\); remove its folder"):
+        store.weights(DIGEST)
 
 
 @pytest.mark.parametrize("name", ["stage.json", "weights.safetensors", "checkpoint.safetensors"])

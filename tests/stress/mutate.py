@@ -38,7 +38,7 @@ TESTS = {
     "store": ["test_store.py", "test_store_damage.py"],
     "checkpoints": ["test_checkpoints.py"],
     "attacks": ["test_attacks.py"],
-    "training": ["training"],
+    "training": ["training", "test_features.py"],
     "steps": ["training"],
     "optimisers": ["training/test_devices.py", "training/test_updates.py", "training/test_loop.py"],
     "schedule": ["training/test_schedules.py", "training/test_stopping.py"],

@@ -6,6 +6,7 @@ import copy
 import weakref
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +77,18 @@ def test_graphs_and_fused_optimisers_train_as_the_plain_path(device, precision, 
     assert bool(captures) == (device == "cuda")
     assert losses[0] == pytest.approx(losses[1], rel=tolerance)
     assert astray(*ended, start) < tolerance
+
+
+@pytest.mark.parametrize(("on_gpu", "chosen"), [(True, True), (False, None)])
+def test_optimisers_are_fused_where_the_parameters_lie_on_a_gpu(on_gpu, chosen):
+    """Elsewhere torch chooses."""
+
+    class Placed(nn.Module):
+        def parameters(self, recurse=True):
+            """One, that says where it lies."""
+            yield SimpleNamespace(is_cuda=on_gpu)
+
+    assert robbench.optimisers.fused(Placed()) is chosen
 
 
 @DEVICES

@@ -71,7 +71,7 @@ def test_early_stopping_is_that_of_a_running_counter(figures, patience, window, 
     spec = recipe(early_stopping=EarlyStopping(patience=patience, window=window))
     history = history_of([3] * len(figures), figures, total=7) if robust else history_of(figures, total=7)
     assert first_stop(spec, history) == expected
-    assert len(watched(spec, history, spec.early_stopping)) == max(0, len(figures) - window + 1)
+    assert len(watched(history, spec.early_stopping)) == max(0, len(figures) - window + 1)
 
 
 def test_without_a_rule_training_never_stops_early():
