@@ -300,8 +300,8 @@ def test_a_step_is_the_radius_divided_before_it_is_rounded(monkeypatch):
         return pgd(*given, step_size=step_size, **options)
 
     monkeypatch.setattr(robbench.estimation, "pgd", spy)
-    images, labels = problem(8, seed=3)
-    estimate_pstar(linear(), images.float() / 255, labels, grid, oracle(3))
+    images, labels = torch.full((4, *SHAPE), 0.5), torch.zeros(4, dtype=torch.int64)
+    estimate_pstar(linear(torch.ones(36, dtype=torch.float64), bias=-16.0).float(), images, labels, grid, oracle(3))
     tried = {step for batch in steps for step in batch.tolist()}
     assert tried
     assert tried <= set(before.tolist())
