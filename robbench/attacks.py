@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robbench.errors import require
 from robbench.graphs import Loop, Tensors, repeat
-from robbench.models.onednn import unseen_gradients
+from robbench.models.onednn import plain_layers
 from robbench.precision import full_precision
 
 BALL_TOLERANCE = 1e-6
@@ -113,8 +113,7 @@ def pgd(
         with torch.enable_grad():
             iterate = iterate.detach().requires_grad_()
             loss = F.cross_entropy(model(iterate), labels, reduction="sum")
-            with unseen_gradients():
-                (gradient,) = torch.autograd.grad(loss, iterate)
+            (gradient,) = torch.autograd.grad(loss, iterate)
         return (torch.addcmul(iterate.detach(), gradient.sign(), step).clamp_(lower, upper),)
 
     with without_parameter_gradients(model):
@@ -151,6 +150,8 @@ def is_counterexample(
 ) -> Tensor:
     """Which adversarial images lie in ball and box and are misclassified, by inference in their own precision.
 
+    Inference by torch's own layers, whatever the attack ran on, so that what is not finite shows.
+
     Args:
         model: in eval mode.
         adversarial: (N, C, H, W) floats, the perturbed images.
@@ -162,7 +163,7 @@ def is_counterexample(
     Returns:
         (N,) bool.
     """
-    with torch.no_grad(), full_precision(images.device):
+    with torch.no_grad(), full_precision(images.device), plain_layers():
         logits: Tensor = model(adversarial)
     # What is not finite is no classification: its argmax would name some class all the same.
     wrong = (logits.argmax(dim=1) != labels) & torch.isfinite(logits).all(dim=1)

@@ -16,6 +16,7 @@ from robbench.descent import Descent, descend
 from robbench.errors import RobbenchError, require
 from robbench.graphs import Loop
 from robbench.memory import Batches, attack_batch, halved
+from robbench.models.onednn import plain_layers
 from robbench.precision import full_precision
 from robbench.record import WRONG
 from robbench.spec import PGD
@@ -162,7 +163,7 @@ def _start(model: nn.Module, images: Tensor, labels: Tensor, values: int, batche
             raise RobbenchError("the network's logits are not finite on unperturbed test images; was it trained?")
         correct.append(logits.argmax(dim=1) == labels[part])
 
-    with torch.no_grad():
+    with torch.no_grad(), plain_layers():
         batches.over(len(images), images.device, judge)
     right = torch.cat(correct).cpu()
     last = torch.where(right, values - 1, -1)

@@ -38,6 +38,8 @@ _PIECE, _MOST_PIECES = 2**24, 64
 """Bytes that are allocated to make the heap grow, and how often."""
 _MADV_HUGEPAGE = 14
 _NEVER = 2**31 - 1
+_OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
+"""2 where the system promises no more memory than there is: addresses count, in use or not."""
 
 
 def attack_batch(model: nn.Module, images: Tensor) -> int:
@@ -194,12 +196,16 @@ def keep_pages() -> bool:
 def _ask_for_large_pages() -> None:
     """Let the heap grow by a GiB of addresses at once, none of it in use, and say that large pages are welcome there.
 
-    Once in a process. A system without them goes on as it is, and so does a process whose addresses are limited.
+    Once in a process. A system without them goes on as it is, and so does one where addresses are limited, for this
+    process or for all.
     """
     import resource  # of Unix alone
 
     if any(resource.getrlimit(of)[0] != resource.RLIM_INFINITY for of in (resource.RLIMIT_AS, resource.RLIMIT_DATA)):
         return
+    with suppress(OSError):
+        if _OVERCOMMIT.read_text().strip() == "2":
+            return
     library = ctypes.CDLL(None)
     library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     library.free.argtypes, library.free.restype = [ctypes.c_void_p], None

@@ -11,7 +11,6 @@ from robbench.data import Images, pixels
 from robbench.features import Features
 from robbench.graphs import Loop
 from robbench.memory import Batches
-from robbench.models.onednn import unseen_gradients
 from robbench.record import Counts
 from robbench.spec import PGD, Recipe
 from robbench.transfer import training_mode
@@ -71,8 +70,7 @@ def update(
     with autocast(recipe.precision, images.device):
         logits = network(images)
     loss = F.cross_entropy(logits.float(), labels)
-    with unseen_gradients():
-        loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]
     if recipe.clip_norm is not None:
         trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)

@@ -17,6 +17,7 @@ from robbench.errors import RobbenchError
 from robbench.features import Features, extract, frozen_part, worth_keeping
 from robbench.graphs import Loop
 from robbench.memory import Batches, indivisible
+from robbench.models.weights import not_finite
 from robbench.optimisers import new_optimiser, restore, state_tensors
 from robbench.precision import tensor_cores
 from robbench.record import Counts, Epoch
@@ -24,6 +25,8 @@ from robbench.schedule import kept_epoch, learning_rate, ramp, stops
 from robbench.spec import Recipe
 from robbench.steps import VALIDATION_BATCH, attacked, autocast, update, validate
 from robbench.timing import Stopwatch
+
+DIVERGED = "a smaller learning rate or early stopping may help"
 
 
 @dataclass
@@ -87,7 +90,8 @@ def train(
         on_update: called before every update with epoch, update and updates per epoch, without any result.
 
     Raises:
-        RobbenchError: a loss is not finite; names epoch and batch. Or an update does not fit into memory.
+        RobbenchError: a loss is not finite; names epoch and batch. Or weights are not, at the end of an epoch; or an
+            update does not fit into memory.
     """
     device = training.images.device
     held = tuple(held)
@@ -162,6 +166,8 @@ def train(
         )
         with stopwatch.region("io"):
             state.weights, state.optimiser = _copies(network.state_dict(), state_tensors(optimiser))
+            if overflown := not_finite(state.weights):
+                raise RobbenchError(f"training diverged: {overflown[0]} is not finite after epoch {epoch}; {DIVERGED}")
             if kept_epoch(recipe, state.history) == epoch:
                 state.best = state.weights
             on_epoch(state)
@@ -222,8 +228,7 @@ def _check_finite(losses: Sequence[float], epoch: int, updates: int) -> None:
     for number, loss in enumerate(losses, start=1):
         if not math.isfinite(loss):
             raise RobbenchError(
-                f"training diverged: the loss is {loss} in epoch {epoch}, batch {number} of {updates}; "
-                "a smaller learning rate or early stopping may help"
+                f"training diverged: the loss is {loss} in epoch {epoch}, batch {number} of {updates}; {DIVERGED}"
             )
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from robbench.attacks import BALL_TOLERANCE
 from robbench.data import Data, Images, pixels
 from robbench.errors import RobbenchError
-from robbench.memory import attack_batch
+from robbench.memory import Batches, attack_batch
 from robbench.models import Network
+from robbench.models.onednn import plain_layers
 from robbench.precision import full_precision
 from robbench.record import WRONG, Record, Robustness, as_case, choose_images
 from robbench.report import disagreements, read_bundle
@@ -250,11 +251,11 @@ def _proof(
     """
     names, place = torch.tensor(robustness.images), torch.tensor(robustness.pstar)
     test, radii = data.test.take(names), torch.tensor(estimate.grid.values, dtype=torch.float64)
-    with full_precision(device):
-        size = attack_batch(network, pixels(test.images[:1].to(device)))
-    margins = _margins(network, test, size, device)
     problems: list[str] = []
     remarks: list[str] = []
+    with full_precision(device):
+        batches = Batches("verification", attack_batch(network, pixels(test.images[:1].to(device))), remarks)
+    margins = _margins(network, test, batches, device)
     flipped = (margins < 0) != (place == WRONG)
     for chosen, said in (
         (flipped & (place == WRONG), "counted as misclassified unperturbed, but classified correctly"),
@@ -277,7 +278,7 @@ def _proof(
         distance = (adversarials.double() - originals.double()).abs().flatten(1).amax(1)
         flat, (low, high) = adversarials.flatten(1), estimate.attack.box
         below = torch.where(place[found] > 0, radii[(place[found] - 1).clamp(min=0)], 0.0)
-        attacked = _margins(network, _Floats(adversarials, labels), size, device)
+        attacked = _margins(network, _Floats(adversarials, labels), batches, device)
         faults = {
             "p* of 0, where nothing is attacked": radius <= 0,
             "whose counterexample is farther away than p*": ~(distance <= radius + BALL_TOLERANCE),
@@ -313,25 +314,28 @@ class _Floats:
     labels: Tensor
 
 
-def _margins(network: Network, images: Images | _Floats, size: int, device: torch.device) -> Tensor:
+def _margins(network: Network, images: Images | _Floats, batches: Batches, device: torch.device) -> Tensor:
     """(N,) float64 on the CPU: logit of the label less the largest other, as a share of the largest; below 0 is wrong.
 
     By float32 inference. NaN where logits are not finite; of equal logits the first one wins, as everywhere.
     """
-    margins = []
-    with torch.no_grad(), full_precision(device):
-        for start in range(0, len(images.labels), size):
-            batch, labels = (part[start : start + size].to(device) for part in (images.images, images.labels))
-            logits = network(pixels(batch))
-            wrong = logits.argmax(dim=1) != labels
-            logits = logits.double()
-            scale = logits.abs().amax(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
-            own = logits.gather(1, labels[:, None]).squeeze(1)
-            other = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-            share = ((own - other) / scale).abs().clamp(min=torch.finfo(torch.float64).tiny)
-            share = torch.where(torch.isfinite(logits).all(dim=1), share, torch.nan)
-            margins.append(torch.where(wrong, -share, share).cpu())
-    return torch.cat(margins) if margins else torch.zeros(0, dtype=torch.float64)
+    margins = torch.zeros(len(images.labels), dtype=torch.float64)
+
+    def judge(part: slice) -> None:
+        batch, labels = images.images[part].to(device), images.labels[part].to(device)
+        logits = network(pixels(batch))
+        wrong = logits.argmax(dim=1) != labels
+        logits = logits.double()
+        scale = logits.abs().amax(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
+        own = logits.gather(1, labels[:, None]).squeeze(1)
+        other = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+        share = ((own - other) / scale).abs().clamp(min=torch.finfo(torch.float64).tiny)
+        share = torch.where(torch.isfinite(logits).all(dim=1), share, torch.nan)
+        margins[part] = torch.where(wrong, -share, share).cpu()
+
+    with torch.no_grad(), full_precision(device), plain_layers():
+        batches.over(len(images.labels), device, judge)
+    return margins
 
 
 def _note(

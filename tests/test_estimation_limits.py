@@ -18,6 +18,7 @@ import robbench.memory
 from robbench.attacks import pgd
 from robbench.errors import RobbenchError
 from robbench.estimation import Search, estimate_pstar
+from robbench.models import build
 from robbench.spec import EpsilonGrid
 
 GRID = EpsilonGrid(stop=0.16, step=0.005).values
@@ -241,6 +242,21 @@ def test_logits_that_are_not_finite_are_an_error(value):
     model = linear(torch.full((36,), value, dtype=torch.float64))
     with pytest.raises(RobbenchError, match="logits are not finite"):
         estimate_pstar(model, torch.ones(2, *SHAPE, dtype=torch.float64), torch.tensor([0, 0]), GRID, oracle(1))
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+@pytest.mark.parametrize(
+    ("layers", "scale"), [(["conv1"], math.nan), (["conv4"], math.nan), (["fc1"], math.nan), (["conv1", "conv2"], 1e25)]
+)
+def test_what_a_relu_hides_is_not_hidden_from_the_search(layers, scale, search):
+    """A ReLU of oneDNN makes 0 of NaN: such a network would have finite logits, and a p*."""
+    network, images = build("cnn7", classes=10, shape=(1, 28, 28), seed=0), torch.rand(4, 1, 28, 28)
+    with torch.no_grad():
+        for layer in layers:
+            getattr(network.body, layer).weight.mul_(scale)
+        labels = network(images).argmax(dim=1)
+    with pytest.raises(RobbenchError, match="logits are not finite"):
+        estimate_pstar(network, images, labels, GRID, oracle(1), search=search)
 
 
 def test_logits_that_are_not_finite_on_one_image_are_an_error():

@@ -168,6 +168,19 @@ heap = Path("/proc/self/smaps").read_text().partition("[heap]")[2]
 print(heap.partition("VmFlags:")[2].splitlines()[0])
 """
 
+COUNTED = """
+from pathlib import Path
+import robbench.memory
+
+class Strict:
+    read_text = staticmethod(lambda: "2\\n")
+
+before = Path("/proc/self/statm").read_text().split()[0]
+robbench.memory._OVERCOMMIT = Strict
+assert robbench.memory.keep_pages()
+print(before, Path("/proc/self/statm").read_text().split()[0])
+"""
+
 FEW_ADDRESSES = """
 import resource
 import torch
@@ -201,6 +214,13 @@ def test_a_limit_on_addresses_leaves_the_heap_as_it_is():
     """Where each one counts, none is taken in advance."""
     before, after = in_a_process_of_its_own(FEW_ADDRESSES).split()
     assert int(after) - int(before) < 2**24
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_a_system_that_counts_addresses_as_memory_gets_none_taken_in_advance():
+    """Else a few workers could use up what it promises, with no memory in use."""
+    before, after = in_a_process_of_its_own(COUNTED).split()
+    assert int(after) - int(before) < 2**12
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])

@@ -10,13 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from robbench.models.onednn import (
-    dense,
-    fused_convolution,
-    gradients_are_unseen,
-    has_blocked_layout,
-    zeroing_in_place,
-)
+from robbench.models.onednn import dense, fused_convolution, has_blocked_layout
 
 _SIDE = 4
 """Side of the squares of pixels whose gradients are computed together: 16 channels fill a vector register."""
@@ -28,7 +22,9 @@ class ConvReLU2d(nn.Conv2d):
     Where its input comes in oneDNN's own memory layout, from an :class:`ImageConvReLU2d`, its result has that layout too, the
     ReLU costs no pass over memory, its backward pass goes over pooled values only, and the gradient towards the input is
     one more convolution, with the mirrored kernel. These gradients cannot be differentiated again, which raises a
-    RuntimeError.
+    RuntimeError, as do torch's anomaly detection, ``retain_grad`` and full backward hooks between such layers. NaN does
+    not get through them, and an infinite gradient may become NaN: what judges a network uses
+    :func:`robbench.models.onednn.plain_layers`.
 
     Args:
         channels: of the input.
@@ -65,19 +61,25 @@ class ConvReLU2d(nn.Conv2d):
         settings = int(self.padding[0]), blocked
         learns = any(each is not None and each.requires_grad for each in (features, self.weight, self.bias))
         if learns and torch.is_grad_enabled():
-            kernel = self._kernel(stride) if features.requires_grad else None
+            made = self._kernel(stride) if features.requires_grad else None
+            kernel = made[2] if made else None
             result: Tensor = _Convolution.apply(features, self.weight, self.bias, *settings, self.pool, kernel, stride)
+            self._made = made or self._made  # now that nothing was raised, as by tensors that are no real ones
             return result
         output = _convolution(features, self.weight, self.bias, *settings)
         return F.max_pool2d(output, self.pool, self.pool) if self.pool > 1 else output
 
-    def _kernel(self, stride: int) -> Tensor:
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what can be made again."""
+        return {name: value for name, value in vars(self).items() if name != "_made"}
+
+    def _kernel(self, stride: int) -> tuple[int, Tensor, Tensor]:
         """Of the convolution back to the input; as long as the weights have the same values, the same."""
         weight, made = self.weight.detach(), self._made
         if made is None or made[0] != stride or made[1].dtype != weight.dtype or not torch.equal(made[1], weight):
             make = _mirrored_kernel if stride == 1 else _squares_kernel
-            made = self._made = stride, weight.clone(), make(weight)
-        return made[2]
+            made = stride, weight.clone(), make(weight)
+        return made
 
 
 class ImageConvReLU2d(ConvReLU2d):
@@ -93,8 +95,8 @@ class ImageConvReLU2d(ConvReLU2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Conv2d's name
         """(N, C, H, W) floats -> (N, out_channels, H', W')."""
-        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if tracing or input.device.type != "cpu":
+        tracing = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
+        if tracing or input.device.type != "cpu" or input.ndim != 4:
             return self._by_torch(input)
         blocked = input.dtype == self.weight.dtype == torch.float32 and has_blocked_layout()
         squares = not (input.shape[-1] % _SIDE or input.shape[-2] % _SIDE)
@@ -167,8 +169,6 @@ class _Convolution(torch.autograd.Function):
         learns = any(ctx.needs_input_grad[1:3])
         ctx.save_for_backward(features if learns else None, weight, None if pool == 1 else output, places, result)
         ctx.padding, ctx.stride, ctx.pool, ctx.kernel, ctx.blocked = padding, stride, pool, kernel, features.is_mkldnn
-        ctx.fresh = None  # what the layer behind makes the gradient in
-        ctx.before = features.grad_fn if hasattr(features.grad_fn, "fresh") else None
         return result
 
     @staticmethod
@@ -179,10 +179,7 @@ class _Convolution(torch.autograd.Function):
         padding, stride, kernel = ctx.padding, ctx.stride, ctx.kernel
         towards: list[Tensor | None] = [None, None, None]
         # A square's largest value is positive exactly where the ReLU lets it through.
-        zeroed = zeroing_in_place() if gradient is ctx.fresh else None
-        ctx.fresh = None
-        if zeroed is None or not zeroed(gradient, result):
-            gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
+        gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
         if output is not None:
             gradient = _unpooled(gradient, output, places, result, ctx.pool)
         if kernel is not None:
@@ -191,8 +188,6 @@ class _Convolution(torch.autograd.Function):
             if stride > 1:
                 found = F.pixel_shuffle(dense(found), stride)
             towards[0] = found if ctx.blocked else dense(found)
-            if ctx.before is not None and gradients_are_unseen():
-                ctx.before.fresh = towards[0]
         if features is not None:
             if gradient.is_mkldnn and not features.is_mkldnn:
                 features = features.to_mkldnn()

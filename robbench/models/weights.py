@@ -30,7 +30,7 @@ def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -
         origin: where the tensors come from, for the message.
 
     Raises:
-        RobbenchError: tensors are missing, unexpected, or of another shape.
+        RobbenchError: tensors are missing, unexpected, of another shape, or hold values that are not finite.
     """
     expected = network.body.state_dict()
     given: dict[str, Tensor] = {}
@@ -50,11 +50,17 @@ def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -
         "unexpected": [key for key in given if key not in expected],
         "given twice": twice,
         "of another shape": other,
+        "not finite": not_finite(given),
     }
     if any(faults.values()):
         said = "; ".join(f"{fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
         raise RobbenchError(f"weights from {origin} do not fit {network.describe()}: {said}")
     network.body.load_state_dict(given)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The tensors with a NaN or an infinity."""
+    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
 
 
 def _some(keys: Sequence[str]) -> str:

@@ -1,8 +1,13 @@
 """Convolutions with their ReLU and pooling, quick on grey images: values and gradients are those of torch's layers."""
 
+import pickle
+from contextlib import suppress
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from robbench.models import build, image_conv, onednn
 from robbench.models.image_conv import ConvReLU2d, ImageConvReLU2d
@@ -166,34 +171,6 @@ def test_no_images_give_no_logits():
     assert build("cnn7", classes=10, shape=(1, 28, 28))(torch.rand(0, 1, 28, 28)).shape == (0, 10)
 
 
-needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
-
-
-@needs_onednn
-def test_gradients_are_zeroed_in_place_where_nobody_else_sees_them(monkeypatch):
-    """Behind cnn7's first three convolutions, which another one follows, and only where the caller says so.
-
-    From the second time on; the result is the same bit for bit.
-    """
-    network, done = build("cnn7", classes=10, shape=(1, 28, 28), seed=0).eval(), []
-    images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-    in_place = onednn.InPlace()
-
-    def counted(gradient, result):
-        done.append((tuple(gradient.shape), in_place(gradient, result)))
-        return done[-1][1]
-
-    monkeypatch.setattr(image_conv, "zeroing_in_place", lambda: counted)
-    seen = gradients(network, images)
-    assert not done
-    with onednn.unseen_gradients():
-        found = [gradients(network, images) for _ in range(3)]
-    shapes = (4, 64, 10, 10), (4, 32, 12, 12), (4, 32, 26, 26)
-    assert done == [(shape, time > 0) for time in range(3) for shape in shapes]
-    for one in found:
-        assert all(map(torch.equal, one, seen))
-
-
 class Branches(nn.Module):
     """Two convolutions; the first one's result is also used beside, before and behind the second."""
 
@@ -215,12 +192,8 @@ def test_a_result_that_is_used_twice_gets_the_gradients_of_both_uses():
     ours = Branches(ImageConvReLU2d(1, 8, 3), ConvReLU2d(8, 8, 3, padding=1))
     plain = Branches(plain_layers(ours.first), plain_layers(ours.second))
     images = torch.rand(2, 1, 28, 28)
-    expected = gradients(plain, images)
-    with onednn.unseen_gradients():
-        found = [gradients(ours, images) for _ in range(3)]
-    for mine in (gradients(ours, images), *found):
-        for one, other in zip(mine, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    for mine, theirs in zip(gradients(ours, images), gradients(plain, images), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_between_layers_are_those_of_plain_layers():
@@ -272,7 +245,7 @@ def test_a_loss_that_is_kept_keeps_no_activations():
     nodes, convolutions = [loss.grad_fn], 0
     for node in nodes:
         nodes += [following for following, _ in node.next_functions if following is not None]
-        if hasattr(node, "fresh"):
+        if hasattr(node, "kernel"):
             convolutions += 1
             held = [name for name, value in vars(node).items() if isinstance(value, torch.Tensor)]
             assert held == ["kernel"]
@@ -288,3 +261,67 @@ def test_a_graph_can_be_gone_through_twice():
     loss = network(images).square().sum()
     first, second = (torch.autograd.grad(loss, images, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
+
+
+def with_fake_tensors(network, images):
+    """As tools do that want to know shapes only."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network(torch.rand(2, 1, 28, 28, requires_grad=True))
+
+
+def of_several_networks(network, images):
+    """An ensemble as torch.func computes it."""
+    parameters, buffers = torch.func.stack_module_state([network, network])
+    together = torch.vmap(lambda *state: torch.func.functional_call(network, state, (images,)), (0, 0))
+    together(parameters, buffers)
+
+
+def exported(network, images):
+    """To other programs."""
+    torch.export.export(network, (images,))
+
+
+def differentiated_by_function(network, images):
+    """The gradient as a function of the images."""
+    torch.func.grad(lambda images: network(images).sum())(images)
+
+
+def attacked(network, images):
+    """As usual."""
+    network(images).sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "look", [with_fake_tensors, of_several_networks, exported, differentiated_by_function, attacked]
+)
+def test_a_network_that_was_looked_at_is_as_before(look):
+    """Whether the layers allow the way of looking or not, it can be attacked, copied and pickled after."""
+    network, plain = (build("cnn7", classes=10, shape=(1, 28, 28), seed=0).eval() for _ in range(2))
+    images, size = torch.rand(2, 1, 28, 28, requires_grad=True), len(pickle.dumps(plain))
+    with suppress(RuntimeError, NotImplementedError):
+        look(network, images)
+    for parameter in network.parameters():
+        parameter.grad = None
+    for one, other in zip(gradients(network, images.detach()), gradients(plain, images.detach()), strict=True):
+        assert torch.equal(one, other)
+    assert len(pickle.dumps(network)) < size + 1_000
+    assert torch.equal(deepcopy(network)(images), plain(images))
+
+
+def test_a_compiled_network_has_the_gradients_of_the_network():
+    """The compiler is shown torch's own layers."""
+    network = build("cnn7", classes=10, shape=(1, 28, 28), seed=0).eval()
+    images = torch.rand(2, 1, 28, 28)
+    compiled = torch.compile(network, backend="aot_eager")
+    for mine, theirs in zip(gradients(compiled, images), gradients(network, images), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_an_image_without_a_batch_passes_as_through_torchs_layers():
+    """(C, H, W) is a shape that convolutions know."""
+    ours, plain = twins(1, 3, 0)
+    for mine, theirs in zip(
+        gradients(ours, torch.ones(1, 28, 28)), gradients(plain, torch.ones(1, 28, 28)), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)

@@ -68,6 +68,7 @@ def without(tensors, key):
             r"of another shape: fc3.bias \(47,\) where \(10,\) is expected$",
         ),
         (lambda t: {**t, "body.fc3.bias": t["fc3.bias"]}, "given twice: fc3.bias$"),
+        (lambda t: {**t, "fc3.bias": t["fc3.bias"] / 0}, "not finite: fc3.bias$"),
         (lambda t: {}, "missing: conv1.weight, conv1.bias, conv2.weight, conv2.bias and 10 more$"),
     ],
 )

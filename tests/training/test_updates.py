@@ -174,6 +174,21 @@ def test_a_loss_that_is_not_finite_names_epoch_and_batch(epoch, batch):
     assert saved == list(range(1, epoch))
 
 
+def test_weights_that_are_not_finite_are_an_error_of_their_epoch():
+    """Although the loss was: a ReLU of oneDNN makes 0 of NaN, so the next epochs would learn on as if nothing were."""
+    model, saved = network(), []
+
+    def spoil(epoch, number, updates):
+        if (epoch, number) == (2, 1):
+            with torch.no_grad():
+                next(model.parameters()).view(-1)[0] = torch.inf
+
+    model.register_forward_hook(lambda layer, inputs, logits: torch.nan_to_num(logits, 0.0, 0.0, 0.0))
+    with pytest.raises(RobbenchError, match=r"^training diverged: \S+ is not finite after epoch 2; a smaller"):
+        run(model, recipe(), on_update=spoil, on_epoch=lambda state: saved.append(len(state.history)))
+    assert saved == [1]
+
+
 def test_a_diverging_run_is_an_error():
     """A learning rate far too large ends in the same error, without any help."""
     with pytest.raises(RobbenchError, match="training diverged"):
