@@ -6,6 +6,7 @@ import gzip
 import re
 
 import pytest
+import torch
 from alterations import (
     FAST,
     REFERENCE,
@@ -22,6 +23,7 @@ from alterations import (
 import robbench.report.bundle
 import robbench.verification
 from robbench.cli import main
+from robbench.models import Network
 from robbench.record import WRONG
 
 
@@ -186,8 +188,8 @@ def test_a_flip_by_rounding_is_named_and_no_problem(place, verified, monkeypatch
     margins = robbench.verification._margins
     close = robbench.verification.ROUNDING / 2
 
-    def flip_first(network, images, size, device):
-        found = margins(network, images, size, device)
+    def flip_first(network, images, batches, device):
+        found = margins(network, images, batches, device)
         found[0] = -close * found[0].sign()
         return found
 
@@ -215,3 +217,23 @@ def test_a_larger_pstar_than_its_counterexample_needs_is_a_remark(place, verifie
     (line,) = [line for line in lines if line.startswith("remark")]
     assert re.search(r"image \d+ whose counterexample lies in a smaller ball than that of p\*", line)
     assert "farther" not in line
+
+
+def test_verification_goes_on_in_smaller_batches(verified, monkeypatch):
+    """Where memory runs out, with a remark; as much is proven."""
+    whole, forward = verified()[1], Network.forward
+
+    def cramped(network, images):
+        if len(images) > 7:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(network, images)
+
+    monkeypatch.setattr(robbench.verification, "attack_batch", lambda network, images: 15)
+    monkeypatch.setattr(Network, "forward", cramped)
+    status, lines = verified()
+    remarks = [line for line in lines if line.startswith("remark")]
+    assert status == 0
+    assert [line.partition(": ")[2] for line in remarks] == [
+        "out of memory: verification went on with batches of 7 images"
+    ] * 4
+    assert [line for line in lines[:-1] if line not in remarks] == whole[:-1]
