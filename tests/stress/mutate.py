@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 
 TESTS = {
-    "compare": ["test_compare.py", "test_paired.py", "test_resampling.py"],
+    "compare": ["test_compare.py", "test_verdicts.py", "test_paired.py", "test_resampling.py"],
     "store": ["test_store.py", "test_store_damage.py"],
     "checkpoints": ["test_checkpoints.py"],
     "attacks": ["test_attacks.py"],
