@@ -1,10 +1,10 @@
 """Run a suite in a crowd, and compare what comes of it with a single process.
 
 Half of the runs have four workers of pytest-xdist, the others are four pytest processes on one store, one folder of baselines
-and one report folder, begun at nearly the same time: what is finished before a run begins is made again by it. Half of each
-kind write baselines, the others are held to those of the single process. Compared are every stage (weights, histories, p*,
-robust accuracies, passes), what every process printed in its table, and the report's files, all without seconds and
-dates; and no stage may have been made twice.
+and one report folder. None makes a stage before all have begun: what is finished before a run begins is made again by it.
+Half of each kind write baselines, the others are held to those of the single process. Compared are every stage (weights,
+histories, p*, robust accuracies, passes), what every process printed in its table, and the report's files, all without
+seconds and dates; and no stage may have been made twice.
 
     python tests/stress/crowd.py --runs 20 --workers 4
 """
@@ -12,7 +12,7 @@ dates; and no stage may have been made twice.
 from __future__ import annotations
 
 import argparse
-import random
+import multiprocessing
 import shutil
 import tempfile
 import time
@@ -48,9 +48,8 @@ def main() -> int:
     parser.add_argument(
         "--workers", type=int, default=4, metavar="N", help="of pytest-xdist, or processes (default: 4)"
     )
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    numbers, faults = random.Random(options.seed), 0
+    faults = 0
     size = {"searches": ("fast",), "epochs": 3, "images": 300, "attacked": 24}
     with tempfile.TemporaryDirectory() as name:
         expected: dict[bool, dict[str, Any]] = {}
@@ -74,9 +73,11 @@ def main() -> int:
                 processes.append(project.start(folder, "-n", str(options.workers), log="0", update=update))
             else:
                 what = f"{options.workers} processes"
-                for log in range(options.workers):
-                    processes.append(project.start(folder, log=str(log), update=update))
-                    time.sleep(numbers.uniform(0, 0.05))
+                together = multiprocessing.get_context("fork").Barrier(options.workers)
+                processes += [
+                    project.start(folder, log=str(log), update=update, together=together)
+                    for log in range(options.workers)
+                ]
             for process in processes:
                 process.join()
             logs = [str(log) for log in range(len(processes))]
