@@ -1,8 +1,9 @@
 """Can the attack be trusted? Signs of masked gradients (Athalye et al. 2018, section 3.1) on a sample of the images.
 
 A large p* tells of a robust network only where the attack could have found a smaller one. It could not where gradients
-are zero or not finite, and it was not the best one where a single step, another radius or an attack without gradients
-(Square, Andriushchenko et al. 2020) fools the network within the p* that the search came to.
+are zero or not finite, and it was not the best one where a single step, another radius, a way to an image of another class
+(where the attack of Brendel et al. 2018 begins) or Square (Andriushchenko et al. 2020) fools the network within the p*
+that the search came to; the last two need no gradient.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from robbench.graphs import Loop
 from robbench.memory import Batches, attack_batch
 from robbench.precision import full_precision
 from robbench.record import WRONG, Against, Audit, Robustness
-from robbench.sampling import QUARTILES, looked_at, scan_steps, scanned
+from robbench.sampling import FEWEST, QUARTILES, looked_at, scan_steps, scanned
 
 LEVEL = 0.001
 """Of the one-sided exact tests: in a thousand sound models, a check suspects about one."""
@@ -93,6 +94,8 @@ def audit_search(
     with evaluating(model), full_precision(images.device), without_parameter_gradients(model):
         attacks = _Attacks(model, images, labels, attack.box, batch_size, [] if notes is None else notes)
         one_step = attacks.one_step(sample, [grid[at] for at in radii])
+        others = _of_another_class(labels[torch.from_numpy(sample).to(labels.device)].cpu().numpy())
+        towards = attacks.towards(sample, sample[others], [grid[at] for at in radii])
         on_progress(1, 3)
         probes = attacks.probes([image for image, _ in pairs], [grid[at] for _, at in pairs], steps)
         on_progress(2, 3)
@@ -107,11 +110,14 @@ def audit_search(
     broken = {image for (image, _), finite in zip(pairs, probes[:, 1], strict=True) if not finite}
     # The binary search's p* is a success of the attack that scans; the other search's is one of its own steps.
     known = {image: {int(places[image]): True} if found.search == "reference" else {} for image in outcomes}
+    right = labels.cpu().numpy()
     result = Audit(
         images=count,
+        one_class=len(correct) >= FEWEST and len({*right[correct]}) == 1 < len({*right}),
         zero_gradient=int(one_step[:, 0].sum()),
         not_finite=len(broken | {*sample[one_step[:, 1]]}),
         one_step=[_against(grid[at], one_step[:, 2 + number], places[sample] <= at) for number, at in enumerate(radii)],
+        towards=[_against(grid[at], towards[:, number], places[sample] <= at) for number, at in enumerate(radii)],
         scanned=len(outcomes),
         probes=len(pairs),
         not_monotone=sum(not monotone(known[image] | hits, len(grid)) for image, hits in outcomes.items()),
@@ -127,6 +133,11 @@ def audit_search(
 def warnings(audit: Audit) -> list[str]:
     """A sentence for every sign of masked gradients; none where there is no more of it than in sound models."""
     found = []
+    if audit.one_class:
+        found.append(
+            "all images that the network gets right are of one class: if it answers that class to everything, nothing "
+            "fools it"
+        )
     if audit.not_finite:
         found.append(
             f"gradients are not finite on {audit.not_finite} of {audit.images} images: the sign of NaN is 0, and steps do "
@@ -137,10 +148,14 @@ def warnings(audit: Audit) -> list[str]:
             f"gradients are exactly zero (on {BLOCKED:.0%} of the pixels or more) on {audit.zero_gradient} of {audit.images} "
             "images: steps do not move them"
         )
-    beaten = [against for against in audit.one_step if _beats(against, len(audit.one_step))]
-    if beaten:
-        worst = max(beaten, key=lambda against: against.attack_alone - against.search_alone)
-        found.append(f"one step fools more images than the search with all its steps: {_said(worst)}")
+    for attacks, what in (
+        (audit.one_step, "one step fools more images than the search with all its steps"),
+        (audit.towards, "the way to an image of another class fools more images than the search"),
+    ):
+        beaten = [against for against in attacks if _beats(against, len(attacks))]
+        if beaten:
+            worst = max(beaten, key=lambda against: against.attack_alone - against.search_alone)
+            found.append(f"{what}: {_said(worst)}")
     if _more_than(TOLERATED_SCAN, audit.not_monotone, audit.scanned):
         found.append(
             f"success is not monotone in ε on {audit.not_monotone} of {audit.scanned} scanned images: fooled at some "
@@ -193,6 +208,13 @@ def _against(epsilon: float, fooled: NDArray[np.bool_], searched: NDArray[np.boo
     )
 
 
+def _of_another_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of some images the place of the next one with another label; its own where there is none."""
+    places = np.arange(len(labels))
+    ahead = (places[:, None] + places) % max(1, len(labels))  # of each image all places, itself first
+    return ahead[places, (labels[ahead] != labels[:, None]).argmax(axis=1)] if len(labels) else places
+
+
 def _place(places: NDArray[np.int64], share: float, grid: Sequence[float]) -> int:
     """The place in the grid within which the search fooled a share of the images; its end where that is censored."""
     return min(int(np.sort(places)[int(share * (len(places) - 1))]), len(grid) - 1)
@@ -228,25 +250,41 @@ class _Attacks:
     def one_step(self, chosen: NDArray[np.int64], radii: Sequence[float]) -> NDArray[np.bool_]:
         """(N, 2 + R) of N images: gradient zero, not finite, and fooled by a step of each of the R radii."""
 
-        def look(originals: Tensor, labels: Tensor, _: Tensor) -> Tensor:
+        def look(originals: Tensor, labels: Tensor, part: slice) -> Tensor:
             gradient = self._gradient(originals, labels)
             flat = gradient.flatten(1)
             columns = [(flat == 0).sum(dim=1) >= BLOCKED * flat.shape[1], ~torch.isfinite(flat).all(dim=1)]
             for radius in radii:
                 adversarial = torch.add(originals, gradient.sign(), alpha=radius)
                 adversarial = adversarial.clamp_(originals - radius, originals + radius).clamp_(*self._box)
-                columns.append(
-                    self._fooled(adversarial, originals, labels, torch.full_like(originals[:, 0, 0, 0], radius))
-                )
+                columns.append(self._fooled(adversarial, originals, labels, radius))
             return torch.stack(columns, dim=1)
 
-        return self._batched(look, chosen, np.zeros(len(chosen)), 2 + len(radii))
+        return self._batched(look, chosen, 2 + len(radii))
+
+    def towards(
+        self, chosen: NDArray[np.int64], others: NDArray[np.int64], radii: Sequence[float]
+    ) -> NDArray[np.bool_]:
+        """(N, R) of N images: fooled at each of the R radii by the image of the ball that is nearest to another one."""
+
+        def look(originals: Tensor, labels: Tensor, part: slice) -> Tensor:
+            goals = pixels(self._images[torch.from_numpy(others[part]).to(labels.device)])
+            columns = [
+                self._fooled(
+                    goals.clamp(originals - radius, originals + radius).clamp_(*self._box), originals, labels, radius
+                )
+                for radius in radii
+            ]
+            return torch.stack(columns, dim=1) if columns else labels.new_zeros((len(labels), 0), dtype=torch.bool)
+
+        return self._batched(look, chosen, len(radii))
 
     def probes(self, chosen: Sequence[int], radii: Sequence[float], steps: int) -> NDArray[np.bool_]:
         """(N, 2) of N pairs of image and radius: fooled by the search's attack, and its gradient finite in the end."""
         loop = Loop(self._images.device, self._batches.notes)
 
-        def look(originals: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
+        def look(originals: Tensor, labels: Tensor, part: slice) -> Tensor:
+            epsilon = torch.tensor(radii[part], dtype=torch.float64, device=labels.device)
             adversarial = pgd(
                 self._model,
                 originals,
@@ -263,7 +301,7 @@ class _Attacks:
             finite = torch.isfinite(self._gradient(adversarial, labels).flatten(1)).all(dim=1)
             return torch.stack([self._fooled(adversarial, originals, labels, epsilon), finite], dim=1)
 
-        return self._batched(look, np.asarray(chosen, dtype=np.int64), np.asarray(radii), 2)
+        return self._batched(look, np.asarray(chosen, dtype=np.int64), 2)
 
     def square(self, chosen: NDArray[np.int64], epsilon: float, queries: int, seed: int) -> NDArray[np.bool_]:
         """(N,) of N images: fooled by Square."""
@@ -273,13 +311,13 @@ class _Attacks:
         attack.set_device(self._images.device)
         devices = [self._images.device] if self._images.is_cuda else []
 
-        def look(originals: Tensor, labels: Tensor, epsilons: Tensor) -> Tensor:
+        def look(originals: Tensor, labels: Tensor, part: slice) -> Tensor:
             with torch.random.fork_rng(devices=devices):  # it seeds the generator of the whole process
                 adversarial = attack(originals, labels)
-            return self._fooled(adversarial, originals, labels, epsilons)[:, None]
+            return self._fooled(adversarial, originals, labels, epsilon)[:, None]
 
         counted = self.forward
-        fooled = self._batched(look, chosen, np.full(len(chosen), epsilon), 1)[:, 0]
+        fooled = self._batched(look, chosen, 1)[:, 0]
         self.forward = counted
         return fooled
 
@@ -291,27 +329,26 @@ class _Attacks:
             loss = F.cross_entropy(self._model(iterate), labels, reduction="sum")
             return torch.autograd.grad(loss, iterate)[0]
 
-    def _fooled(self, adversarial: Tensor, originals: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
+    def _fooled(self, adversarial: Tensor, originals: Tensor, labels: Tensor, epsilon: float | Tensor) -> Tensor:
         self.forward += len(originals)
+        if isinstance(epsilon, float):
+            epsilon = torch.full(labels.shape, epsilon, dtype=torch.float64, device=labels.device)
         return is_counterexample(self._model, adversarial, originals, labels, epsilon, box=self._box)
 
     def _batched(
         self,
-        look: Callable[[Tensor, Tensor, Tensor], Tensor],
+        look: Callable[[Tensor, Tensor, slice], Tensor],
         chosen: NDArray[np.int64],
-        epsilons: NDArray[np.float64],
         width: int,
     ) -> NDArray[np.bool_]:
-        """The rows of ``look`` for images, their labels and float64 radii, one batch after the other."""
+        """The rows of ``look`` for images, their labels and their places in ``chosen``, one batch after the other."""
         device, rows = self._images.device, np.zeros((len(chosen), width), dtype=np.bool_)
 
         def fill(part: slice) -> None:
             index = torch.from_numpy(chosen[part]).to(device)
             before = self.forward, self.backward
             try:
-                found = look(
-                    pixels(self._images[index]), self._labels[index], torch.from_numpy(epsilons[part]).to(device)
-                )
+                found = look(pixels(self._images[index]), self._labels[index], part)
             except (RuntimeError, MemoryError):
                 self.forward, self.backward = before
                 raise

@@ -174,7 +174,7 @@ def audit_work(estimate: Estimate, images: int) -> Work:
     # No more are scanned than are looked at, for two passes each at least: so many pay for both with the whole share.
     affordable = int(audit.share * passes / (2 + audit.radii * probe_passes(steps)))
     probes = audit.radii * min(looked[0], max(FEWEST, affordable))
-    judged = max(radii * count for radii, count in enumerate(looked))
+    judged = max(2 * radii * count for radii, count in enumerate(looked))
     square = looked[1] * (audit.square_queries + 3) if audit.square_queries else 0
     return Work(inference=judged + probes + square, attack=looked[0] + probes * (steps + 1))
 

@@ -210,12 +210,16 @@ class Audit(Struct, frozen=True, kw_only=True):
     """Whether the attack could be trusted: what was found on a sample of the correctly classified images."""
 
     images: int
+    one_class: bool = False
+    """Whether all of them have the same label, although the test images have several."""
     zero_gradient: int
     """Images at which the gradient of the cross-entropy is exactly zero, at nine tenths of the pixels or at all."""
     not_finite: int
     """Images whose gradient is not finite, there or where the scan's attack ended."""
     one_step: list[Against]
     """A single step of the whole radius, at the quartiles of p*."""
+    towards: list[Against] = []
+    """The image of the ball that is nearest to one of another class, at the same radii."""
     scanned: int
     """Images attacked at several radii of the grid, with the estimate's attack."""
     probes: int

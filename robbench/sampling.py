@@ -15,14 +15,19 @@ QUARTILES = (0.25, 0.5, 0.75)
 
 
 def looked_at(audit: Audit, correct: int, passes: int, radii: int) -> int:
-    """How many of the correct images: two passes for the gradient, one for a step of each radius, half of the share."""
-    return min(correct, audit.images, max(FEWEST, int(audit.share * passes / 2 / (2 + radii))))
+    """How many of the correct images: for half of the share, at the passes of :func:`image_passes`."""
+    return min(correct, audit.images, max(FEWEST, int(audit.share * passes / 2 / image_passes(radii))))
 
 
 def scanned(audit: Audit, looked_at: int, passes: int, radii: int, steps: int) -> int:
     """How many of those: what the others leave of the share, at every radius an attack, a gradient and a judgement."""
-    left = audit.share * passes - (2 + radii) * looked_at
+    left = audit.share * passes - image_passes(radii) * looked_at
     return min(looked_at, max(FEWEST, int(left / (audit.radii * probe_passes(steps)))))
+
+
+def image_passes(radii: int) -> int:
+    """Forward and backward passes of an image that is looked at: its gradient, and two judgements at each radius."""
+    return 2 + 2 * radii
 
 
 def probe_passes(steps: int) -> int:

@@ -82,12 +82,26 @@ def sharpened(classes, shape):
     return nn.Sequential(plain(classes, shape), Sharpened())
 
 
+class Backwards(nn.Module):
+    """The images themselves, with the opposite of their gradient once training is over."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The images; twice a float less itself is exact."""
+        return images if self.training else 2 * images.detach() - images
+
+
+def misled(classes, shape):
+    """Gradients that are finite, nowhere zero, and lead away from every counterexample."""
+    return nn.Sequential(Backwards(), plain(classes, shape))
+
+
 STANDARD = Recipe(optimiser="adam", learning_rate=2e-3, weight_decay=1e-4, batch_size=64, epochs=3, schedule=OneCycle())
 ADVERSARIAL = replace(
     STANDARD, epochs=6, attack=PGD(epsilon=0.1, step_size=0.04, steps=5), ramp_epochs=2, checkpoint="last"
 )
 SOUND = (("plain", STANDARD), ("plain", ADVERSARIAL))
-MASKED = tuple((name, STANDARD) for name in ("quantised", "saturating", "steep", "shattered", "rooted", "sharpened"))
+MASKS = ("quantised", "saturating", "steep", "shattered", "rooted", "sharpened", "misled")
+MASKED = tuple((name, STANDARD) for name in MASKS)
 
 
 def estimate(search, queries):

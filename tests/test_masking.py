@@ -92,7 +92,9 @@ def test_a_staircase_has_no_gradient():
     assert result.zero_gradient == found.clean.correct >= 35
     assert result.warnings == [
         f"gradients are exactly zero (on 90% of the pixels or more) on {result.images} of {result.images} images: steps "
-        "do not move them"
+        "do not move them",
+        "the way to an image of another class fools more images than the search: "
+        f"{result.images} against 0 of {result.images} at ε = 0.16",
     ]
 
 
@@ -139,7 +141,7 @@ def test_success_that_comes_and_goes_with_the_radius_is_found():
 
 
 def test_a_search_that_missed_smaller_radii_is_found():
-    """p* put too high by hand: the scan fools every image below it, and one step fools more than the search did."""
+    """p* put too high by hand: the scan fools every image below it, and what it is held to more than the search did."""
     model, images, labels, _ = linear_case(7, count=40)
     found = estimated(model, images, labels)
     missed = msgspec.structs.replace(found, pstar=[len(GRID)] * 40)
@@ -147,10 +149,64 @@ def test_a_search_that_missed_smaller_radii_is_found():
     assert result.below == result.scanned >= 5
     assert [warning.split(":")[0] for warning in result.warnings] == [
         "one step fools more images than the search with all its steps",
+        "the way to an image of another class fools more images than the search",
         f"a linear scan disagrees with the search on {result.below} of {result.scanned} scanned images",
     ]
     fooled = sum(place < len(GRID) for place in found.pstar)
     assert result.one_step == [Against(epsilon=0.16, images=40, both=0, attack_alone=fooled, search_alone=0)]
+
+
+def test_a_network_with_one_answer_is_named():
+    """Nothing fools it, and no attack could: not for lack of a gradient, but because its images are all of that class."""
+    model, images, labels, _ = linear_case(10, count=40)
+    constant = Through(model, logits=lambda logits: logits * 1e-3 + torch.tensor([1.0, 0.0], dtype=torch.float64))
+    found = estimated(constant, images, labels)
+    assert found.median == float("inf")
+    result = audit_search(constant, images, labels, found, ATTACK, ALL)
+    assert result.one_class
+    assert result.warnings[0].startswith("all images that the network gets right are of one class")
+    alike = labels == 0
+    assert not audited(model, images[alike], labels[alike]).one_class
+
+
+class Misled(torch.autograd.Function):
+    """The image, and another gradient than its own."""
+
+    @staticmethod
+    def forward(ctx, images, gradient):
+        """The images."""
+        ctx.gradient = gradient
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx, towards):
+        """What was asked for."""
+        return ctx.gradient(towards), None
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+@pytest.mark.parametrize("gradient", [torch.neg, torch.ones_like], ids=["backwards", "aimless"])
+def test_gradients_that_lead_elsewhere_are_found_by_an_attack_without(gradient, search):
+    """They are finite and not zero, and one step is as bad as many: only another class's images show the way."""
+    model, images, labels, _ = linear_case(11, count=40)
+    masked = Through(model, images=lambda pixels: Misled.apply(pixels, gradient))
+    result = audited(masked, images, labels, search=search)
+    assert any(warning.startswith("the way to an image of another class") for warning in result.warnings)
+    assert result.zero_gradient == result.not_finite == 0
+
+
+def test_the_way_to_another_class_ends_at_the_ball_or_at_its_image():
+    """Every image's goal is the next of the sample with another label; in one class there is none, and none is fooled."""
+    model, images, labels, _ = linear_case(12, count=30)
+    alike = labels == labels[0]
+    assert audited(model, images[alike], labels[alike]).towards[-1].attack_alone == 0
+    found = estimated(model, images, labels)
+    whole = replace(ALL, images=30)
+    result = audit_search(model, images, labels, msgspec.structs.replace(found, pstar=[len(GRID)] * 30), ATTACK, whole)
+    # All pixels lie within 0.1 of each other, so at 0.16 every image becomes its goal.
+    assert result.towards == [Against(epsilon=0.16, images=30, both=0, attack_alone=30, search_alone=0)]
+    near = audit_search(model, images, labels, msgspec.structs.replace(found, pstar=[1] * 30), ATTACK, whole).towards
+    assert [(against.epsilon, against.images, against.attack_alone) for against in near] == [(GRID[1], 30, 0)]
 
 
 # --- thresholds -------------------------------------------------------------------------------------------------------
@@ -311,6 +367,7 @@ def record_of(demonstration, workplace, name, recipe=None, search="reference", *
         ("sharpened", "gradients are exactly zero"),
         ("shattered", "one step fools more images"),
         ("rooted", "gradients are not finite"),
+        ("misled", "the way to an image of another class"),
     ],
 )
 def test_a_trained_network_that_masks_is_recognised(demonstration, workplace, name, sign):

@@ -113,7 +113,8 @@ class Audit(Checked):
     """A look at whether the attack can be trusted, on a seeded sample of the correctly classified images."""
 
     images: int = 100
-    """At most this many: is their gradient usable, and does one step, or Square, find what the search did not."""
+    """At most this many: is their gradient usable, and does one step, another class's image, or Square find what the
+    search did not."""
     share: float = 0.1
     """Of the search's passes that it may take, Square not counted; what the gradients leave pays for the scan."""
     radii: int = 8
