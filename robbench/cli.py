@@ -6,10 +6,12 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robbench.errors import RobbenchError, unknown
+from robbench.suites import find_code_in
 
 if TYPE_CHECKING:
     from robbench.compare import Tolerances, Verdict
@@ -21,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0; 1 where a comparison or a proof fails, 2 for bad input, 3 where p* is left unproven, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
+    find_code_in(Path.cwd())
     try:
         status: int = options.run(options)
     except RobbenchError as error:
@@ -36,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="robbench", description="Robustness transfer of image classifiers. Stages are run by `pytest -m suite`."
     )
+    parser.add_argument("--version", action="version", version=f"robbench {version('robbench')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     report = commands.add_parser("report", help="render a report bundle from records, or one from several")
@@ -163,7 +167,8 @@ def _compare(options: argparse.Namespace) -> int:
             print(f"{verdict.mark:7}  {verdict.suite}/{verdict.case}.{verdict.stage}: {verdict.message}")
     equal = sum(verdict.mark == "=" for verdict in verdicts)
     if failing:
-        print(f"{failing} of {len(verdicts)} figures fail")
+        held = f"--pstar {tolerances.pstar:g} --accuracy {tolerances.accuracy:g} --seconds {tolerances.seconds:g}"
+        print(f"{failing} of {len(verdicts)} figures fail, held to {held}; suites may declare other tolerances")
     else:
         print(f"no regression: {equal} of {len(verdicts)} as before")
     return 1 if failing else 0
@@ -177,7 +182,6 @@ def _verify(options: argparse.Namespace) -> int:
 
     if not options.store.is_dir():
         raise RobbenchError(f"verify: expected the store that the run left, {options.store} is none; see --store")
-    sys.path.append(str(Path.cwd()))  # where the user's own networks lie
     store = Store(options.store, run="")
     workplace = Workplace(store=store, data=options.data, device=choose_device(options.device))
     marks: Counter[str] = Counter()

@@ -28,6 +28,12 @@ def read_studies(path: Path) -> tuple[Study, ...]:
     return tuple(studies.values())
 
 
+def find_code_in(folder: Path) -> None:
+    """Let networks of the user's own be imported from a folder, once all else that is installed lacks them."""
+    if (path := str(folder.resolve())) not in sys.path:
+        sys.path.append(path)
+
+
 def _marks(holder: Any) -> list[Any]:
     """The marks that pytest leaves on a module or function; no more is known of them here than their arguments."""
     marks = getattr(holder, "pytestmark", [])
@@ -42,9 +48,7 @@ def _imported(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise RobbenchError(f"suite {str(path)!r}: expected a Python file")
     module = importlib.util.module_from_spec(spec)
-    folder = str(path.parent.resolve())
-    if folder not in sys.path:
-        sys.path.append(folder)
+    find_code_in(path.parent)
     try:
         spec.loader.exec_module(module)
     except RobbenchError as error:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from robbench.report import Bundle, bundle, read_bundle, write_bundle
 
 FACTS = make_facts()
 GOOD, BAD = [3] * 200, [1] * 200
+HELD = "held to --pstar 0.05 --accuracy 0.01 --seconds 1.25; suites may declare other tolerances"
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +68,7 @@ def test_compare_with_a_regression(tmp_path, baselines, capsys):
     """Exit status 1, and the figure that fails with its mark."""
     status, output, errors = run(capsys, "compare", bundle_of(tmp_path / "run", BAD, 20.0), "--baselines", baselines)
     lines = output.splitlines()
-    assert (status, errors, lines[-1]) == (1, "", "2 of 5 figures fail")
+    assert (status, errors, lines[-1]) == (1, "", f"2 of 5 figures fail, {HELD}")
     assert [line for line in lines if line.startswith("-  ")] == [
         line for line in lines if "median p* 0.3 → 0.1" in line or "10.0 s → 20.0 s" in line
     ]
@@ -78,7 +80,7 @@ def test_compare_takes_tolerances(tmp_path, baselines, capsys):
     given = ("--pstar", "0.9", "--seconds", "3", "--seconds-floor", "1", "--accuracy", "0.5")
     assert run(capsys, "compare", folder, "--baselines", baselines, *given)[0] == 0
     assert run(capsys, "compare", folder, "--baselines", baselines, "--pstar", "0.9")[1].endswith(
-        "1 of 5 figures fail\n"
+        f"1 of 5 figures fail, {HELD.replace('0.05', '0.9')}\n"
     )
 
 
@@ -89,7 +91,7 @@ def test_compare_without_baselines(tmp_path, capsys):
     status, output, _ = run(capsys, "compare", folder, "--baselines", tmp_path / "none")
     assert status == 1
     assert f"missing  demo/cnn7-mnist-pgd.training: no baseline in {tmp_path / 'none'}" in output
-    assert output.endswith("2 of 2 figures fail\n")
+    assert output.endswith(f"2 of 2 figures fail, {HELD}\n")
     status, _, errors = run(capsys, "compare", folder, "--baselines", tmp_path / "nowhere")
     assert (status, "expected a folder of baselines" in errors) == (2, True)
 
@@ -364,3 +366,25 @@ def test_plan_refuses_what_is_no_suite(suite, capsys):
         status, _, err = run(capsys, "plan", "--no-calibration", *arguments)
         assert status == 2
         assert message in err
+
+
+def test_networks_of_the_current_folder_are_found(tmp_path, monkeypatch, capsys):
+    """Whatever starts the command: an installed script does not have that folder on its path."""
+    (tmp_path / "lying_here.py").write_text(
+        "from torch import nn\n\n"
+        "def small(classes, shape):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    status, output, errors = run(capsys, "list", "lying_here:small", "--shape", "1,3,3")
+    assert (status, errors) == (0, "")
+    assert "TL#1" in output
+
+
+def test_the_version(capsys):
+    """The installed package's."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"robbench {version('robbench')}\n"

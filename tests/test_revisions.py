@@ -206,7 +206,7 @@ def test_uncommitted_changes_are_part_of_head(repository):
     assert status == 1
     assert "-        demo/cnn7-mnist-pgd.robustness: median p* 0.3 → 0.1" in output
     assert "-        demo/cnn7-mnist-pgd.training: 10.0 s → 20.0 s" in output
-    assert output.endswith("2 of 5 figures fail\n")
+    assert "\n2 of 5 figures fail, held to --pstar 0.05 " in output
     wide = ("--pstar", "0.9", "--seconds", "3")
     assert compared(repository, "--base", "HEAD", "--rounds", "1", *wide)[0] == 0
     commit(repository, "worse")

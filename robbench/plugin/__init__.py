@@ -23,6 +23,7 @@ from robbench.plugin.session import SESSION, Session, marked
 from robbench.plugin.settings import Settings, add_options
 from robbench.plugin.signals import end_orderly
 from robbench.plugin.stage import Robbench
+from robbench.suites import find_code_in
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -90,6 +91,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         found = marked(metafunc.definition)
         if found is None or "model" not in metafunc.fixturenames:
             return
+        find_code_in(metafunc.config.invocation_params.dir)
         study = session.study(found[0])
         if not _parametrises_models(metafunc.definition):
             metafunc.parametrize("model", study.models(), ids=str)

@@ -253,3 +253,14 @@ def test_a_study_on_request_runs_in_the_workers_of_xdist(asked_for):
 def test_a_study_on_request_is_listed_all_the_same(asked_for):
     """Collecting shows what there is."""
     assert len(collected(asked_for("--collect-only", "-q"))) == 3
+
+
+def test_networks_of_the_folder_where_pytest_runs_are_found(write_suite, pytester, monkeypatch):
+    """Also where the suite lies in a folder of its own, and no conftest.py beside the network puts it on the path."""
+    write_suite()
+    (pytester.mkdir("suites") / "test_tiny.py").write_bytes((pytester.path / "test_tiny.py").read_bytes())
+    (pytester.path / "test_tiny.py").unlink()
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    pytester.runpytest_inprocess("suites", "-k", "glyphs10-standard", "--robbench-update").assert_outcomes(
+        passed=2, deselected=8
+    )
