@@ -22,14 +22,10 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
-from PIL import Image
 
 from robbench.report.rows import Group, Row
 
 DPI = 150
-COLOURS = 96
-"""Of a picture's palette, spread over the colours there are, so that thin lines keep theirs: small files, and no
-difference to the eye."""
 ANSWERS, ABLATION = "answers", "ablation"
 """Kinds of pictures that stand in a place of their own."""
 HATCHED: dict[str, Any] = {"facecolor": "#F4F4F4", "edgecolor": "#CCCCCC", "hatch": "////", "linewidth": 0}
@@ -92,12 +88,9 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG with a palette, without a date or a version in it."""
-    drawn, data = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
-    with Image.open(drawn) as image:
-        flat = image.convert("RGB").quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    flat.save(data, format="png", optimize=True)
+    """The figure as PNG, without a date or a version in it."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
     return data.getvalue()
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from io import BytesIO
 
 import numpy as np
 import pytest
 from factories import both_records, make_facts
 from matplotlib.figure import Figure
-from PIL import Image
 
 from robbench.record import Record
 from robbench.report import curves, dots, durations
-from robbench.report.drawing import Label, canvas, place_labels, png
+from robbench.report.drawing import Label, canvas, place_labels
 from robbench.report.rows import Group, group_records
 
 SOURCE, SCRATCH = make_facts("pgd", "mnist"), make_facts("pgd", "emnist")
@@ -160,18 +158,3 @@ def test_the_axis_of_seconds_holds_every_seed(drawn: Callable[..., Figure]) -> N
     assert low < 0.1
     assert high > 1000.0
     assert "from the fastest to the slowest seed" in legend(figure)
-
-
-def test_a_thin_line_keeps_its_colour() -> None:
-    """A palette made for the many greys of text has the few orange pixels of a line, too."""
-    with canvas(6.0, 4.0) as figure:
-        axes = figure.subplots()
-        for at in range(40):
-            axes.plot([0, 1], [at, at + 0.4], color=(at / 40, 0.3, 1 - at / 40))
-        axes.axvline(0.5, ymin=0.4, ymax=0.6, color="#D55E00", alpha=0.5, linewidth=1.1)
-        drawn = BytesIO()
-        figure.savefig(drawn, format="png", dpi=150)
-        true, shown = (
-            np.asarray(Image.open(BytesIO(data)).convert("RGB"), dtype=int) for data in (drawn.getvalue(), png(figure))
-        )
-    assert math.sqrt(((true - shown) ** 2).sum(axis=2).max()) < 40
