@@ -42,6 +42,8 @@ def locked(folder: Path, say: Callable[[str], None] = to_stderr) -> Iterator[Non
         acquire(lock, str(folder), say)
     except OSError as error:
         raise RobbenchError(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
+    except NotImplementedError as error:
+        raise RobbenchError(f"{str(folder)!r}: expected a file system with locks, got {error}") from error
     try:
         yield
     finally:

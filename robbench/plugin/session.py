@@ -43,8 +43,10 @@ class Session:
     """Whether a benchmark of robbench itself was selected."""
     selected: dict[str, list[Model]] = field(default_factory=dict)
     """Models of the items that this run selected, by study."""
-    preflights: dict[str, str] = field(default_factory=dict)
-    """What is wrong with each study that was looked at; empty where nothing is."""
+    faults: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What is wrong with the models of each study that was looked at, by id; with all of them under no name."""
+    told: set[str] = field(default_factory=set)
+    """Faults that were told in full."""
     said: list[str] = field(default_factory=list)
     """What stages had to say beside their results, since the last one's end."""
     switches: ExitStack = field(default_factory=ExitStack)
@@ -141,30 +143,40 @@ class Session:
             raise RobbenchError(f"study {study.name!r}: expected one study of this name, got two that differ")
         return study
 
-    def preflight(self, study: str) -> None:
-        """Check all selected models of a study before the first of its stages runs.
+    def preflight(self, study: str, model: str) -> None:
+        """Check all selected models of a study before the first of its stages runs; those without fault go on.
 
         Raises:
-            RobbenchError: a data set, shape, checkpoint or folder is at fault; in full for the first stage only.
+            RobbenchError: a data set, shape or checkpoint of this model is at fault, or a folder; in full once only.
         """
-        if study in self.preflights:
-            if self.preflights[study]:
-                raise RobbenchError(f"not run: {self.preflights[study].partition(';')[0]}")
+        if study not in self.faults:
+            self.faults[study] = self._faults(study)
+        faults = self.faults[study]
+        fault = faults.get("") or faults.get(model)
+        if fault is None:
             return
+        if fault in self.told:
+            raise RobbenchError(f"not run: {fault.partition(';')[0]}")
+        self.told.add(fault)
+        raise RobbenchError(fault)
+
+    def _faults(self, study: str) -> dict[str, str]:
         from robbench.masking import check_audit
         from robbench.pipeline import check
 
-        settings = self.settings
+        settings, faults = self.settings, {}
         try:
             for folder in (settings.report, *([settings.baselines] if settings.update else [])):
                 check_writable(folder)
             check_audit(self.studies[study].estimate.audit)
-            for model in self.selected.get(study, []):
-                check(model, self.workplace)
         except RobbenchError as error:
-            self.preflights[study] = str(error)
-            raise
-        self.preflights[study] = ""
+            return {"": str(error)}
+        for model in self.selected.get(study, []):
+            try:
+                check(model, self.workplace)
+            except RobbenchError as error:
+                faults[model.id] = str(error)
+        return faults
 
     def plan(self, study: Study) -> dict[str, dict[str, Any]]:
         """A study's plan by its name, as plain values, which workers can send; nothing where it was given before.

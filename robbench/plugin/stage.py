@@ -66,7 +66,7 @@ class Robbench:
 
         def measured() -> Record:
             nonlocal baseline
-            self._session.preflight(study.name)
+            self._session.preflight(study.name, model.id)
             if not settings.quick:  # even where it is renewed: what is not ours is not written over
                 baseline = read_baseline(settings.baselines, study.name, model.id, stage)
             record: Record = run()

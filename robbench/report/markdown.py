@@ -12,12 +12,19 @@ NOTHING = "–"
 """Stands for a figure that does not exist."""
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])|(?<!\w)(_)|(_)(?!\w)")
+"""What means something to Markdown anywhere, or at the border of a word."""
+
+_BEGINNING = re.compile(r"^(\d*)([.)]|[#+=-]+)(?=\s|$)")
+"""Of a heading, a list or a rule."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def escape(text: str) -> str:
     """Text from a record as literal Markdown on one line."""
-    plain = " ".join(str(text).split())
-    return _SPECIAL.sub(r"\\\g<0>", plain).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = _CONTROL.sub("", " ".join(str(text).split()))
+    plain = _SPECIAL.sub(r"\\\g<0>", plain)
+    return _BEGINNING.sub(r"\1\\\2", plain).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def code(name: str) -> str:

@@ -29,6 +29,7 @@ from robbench.errors import RobbenchError
 from robbench.models import build
 from robbench.report import Bundle, read_bundle, render, write_bundle
 from robbench.report.drawing import file_name
+from robbench.report.markdown import escape
 from robbench.spec import Checkpoint, Dataset
 from robbench.store import Store
 
@@ -288,6 +289,19 @@ def test_hostile_text_breaks_no_report() -> None:
         assert len(widths) == 1, block
     assert all(re.fullmatch(r"[\w.-]+|figures/[\w.-]+", path) for path in files)
     assert json.loads(files["records.json"])["title"] == NASTY
+
+
+@pytest.mark.parametrize(
+    ("text", "literal"),
+    [
+        ("# H", r"\# H"), ("## H", r"\## H"), ("---", r"\---"), ("- x", r"\- x"), ("+ x", r"\+ x"), ("===", r"\==="),
+        ("1. one", r"1\. one"), ("12) one", r"12\) one"), ("-0.5", "-0.5"), ("2.0", "2.0"), ("#7", "#7"),
+        ("\x1b[31mred\x07", r"\[31mred"), ("a\n# b", "a # b"),
+    ],
+)  # fmt: skip
+def test_text_begins_no_heading_list_or_rule(text: str, literal: str) -> None:
+    """Where a line or a list's item begins with it; what no terminal shows is left out."""
+    assert escape(text) == literal
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

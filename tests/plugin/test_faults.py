@@ -105,3 +105,18 @@ def test_a_damaged_stage_fails_its_own_items_alone(tiny, pytester, errors, cases
     assert cases[1] not in {record.case for record in records if record.training}
     shutil.rmtree(stored.parent)
     tiny("--robbench-resume").assert_outcomes(passed=10)
+
+
+def test_damaged_data_fails_the_items_that_need_it_alone(tiny, pytester, errors):
+    """The source's models are trained and estimated; the target's name the file, in full once, before they run."""
+    path = pytester.mkdir(".robbench").joinpath("data", "far.npz")
+    path.parent.mkdir()
+    path.write_bytes(b"PK\x03\x04 and no more")
+    result = tiny("--robbench-update", "--robbench-dataset", "glyphs47=far")
+    result.assert_outcomes(passed=4, failed=6)
+    assert errors(result).count(f"{path}: ") >= 6
+    assert errors(result).count("not run: ") >= 5
+    assert {record.case for record in read_bundle(pytester.path / "reports" / "tiny-far").records} == {
+        "net.mlp-glyphs10-standard",
+        "net.mlp-glyphs10-pgd",
+    }
