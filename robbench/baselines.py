@@ -21,6 +21,7 @@ from robbench.record import (
     Record,
     Stage,
     Struct,
+    check_depth,
 )
 from robbench.writing import write_atomically
 
@@ -75,6 +76,7 @@ class Baseline(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ValueError(f"expected schema {SCHEMA!r}, got {self.schema!r}")
+        check_depth(self.spec)
         images = self.data.test if self.stage == "robustness" else self.data.validation
         if self.accuracy is not None and self.accuracy.total != images:
             raise ValueError(f"expected accuracy of the {images} images of data, got {self.accuracy.total}")

@@ -313,7 +313,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _shape(text: str) -> tuple[int, int, int]:
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
         raise RobbenchError(f"--shape: expected C,H,W (3,32,32), got {text!r}")
     return int(parts[0]), int(parts[1]), int(parts[2])
 

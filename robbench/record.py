@@ -20,6 +20,9 @@ WRONG = -1
 
 Stage = Literal["training", "robustness"]
 
+DEEPEST = 32
+"""Levels of mappings and lists in a specification; ours have seven."""
+
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 """What decoding raises of bytes that are not what is expected."""
 
@@ -206,6 +209,20 @@ class Against(Struct, frozen=True, kw_only=True):
     search_alone: int
 
 
+def check_depth(spec: Any) -> None:
+    """Raise a ValueError where a specification is nested deeper than any, and than a program can go down."""
+    level = [spec]
+    for _ in range(DEEPEST):
+        level = [part for whole in level if isinstance(whole, dict | list) for part in _parts(whole)]
+        if not level:
+            return
+    raise ValueError(f"expected a spec of {DEEPEST} levels at most")
+
+
+def _parts(whole: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return whole.values() if isinstance(whole, dict) else whole
+
+
 class Audit(Struct, frozen=True, kw_only=True):
     """Whether the attack could be trusted: what was found on a sample of the correctly classified images."""
 
@@ -333,6 +350,7 @@ class Record(Struct, frozen=True, kw_only=True):
             self.stage == "robustness"
         ):
             raise ValueError(f"expected the result of a {self.stage} stage and no other")
+        check_depth(self.spec)
 
     @property
     def name(self) -> str:

@@ -388,3 +388,16 @@ def test_the_version(capsys):
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"robbench {version('robbench')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("list", "resnet18", "--shape", "3,²,²"), "robbench: --shape: expected C,H,W (3,32,32), got '3,²,²'"),
+        (("list", "wrn10_9999999"), "robbench: out of memory: wrn10_9999999 does not fit; choose a smaller network"),
+    ],
+)
+def test_networks_that_cannot_be_built_are_one_line(capsys, arguments, message):
+    """No traceback, and no name of torch's."""
+    status, output, errors = run(capsys, *arguments, *([] if "--shape" in arguments else ["--shape", "3,32,32"]))
+    assert (status, output, errors) == (2, "", message + "\n")

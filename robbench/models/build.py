@@ -13,6 +13,7 @@ from torch import nn
 
 from robbench.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
 from robbench.errors import RobbenchError, require
+from robbench.memory import indivisible
 from robbench.models import plain
 from robbench.models.network import Network, Normalise, seeded, sizes
 from robbench.models.residual import RESNET_STAGES, resnet, wide_resnet
@@ -51,14 +52,15 @@ def build(
         seed: of the initialisation.
 
     Raises:
-        RobbenchError: the architecture is unknown or cannot be imported, or it does not take such images or classes.
+        RobbenchError: the architecture is unknown or cannot be imported, does not take such images or classes, or does
+            not fit into memory.
     """
     names = block_names(architecture)
     require(classes >= 2, "classes", "at least 2", classes)
     require(len(shape) == 3 and min(shape) >= 1, "shape", "(channels, height, width), each at least 1", shape)
     require(mean is None or len(mean) in (1, shape[0]), "mean", f"{shape[0]} values, one for each channel", mean)
     normalise = Normalise(mean, std)
-    with seeded(seed):
+    with seeded(seed), indivisible(f"{architecture} does not fit", "choose a smaller network"):
         if names is not None:
             body, head = _named(architecture, classes, shape), names[-1]
         elif architecture.startswith("timm:"):

@@ -25,7 +25,7 @@ from robbench.errors import RobbenchError
 from robbench.estimation import estimate_pstar
 from robbench.final_test import attack_accuracies
 from robbench.record import WRONG, AttackAccuracy, Counts, Record
-from robbench.report import Bundle, read_bundle, render
+from robbench.report import Bundle, read_bundle, render, write_bundle
 from robbench.report.bundle import encode_bundle
 from robbench.spec import PGD, EpsilonGrid, Estimate, Recipe, describe, digest_of
 from robbench.store import Store
@@ -190,6 +190,33 @@ def test_brackets_without_end_are_refused(tmp_path: Path, deep: int) -> None:
     store.finish(RECORDS["training"])
     next(store.folder.rglob("stage.json")).write_text(text)
     with pytest.raises(RobbenchError, match=r"stage\.json is damaged"):
+        store.finished(DIGEST)
+
+
+@pytest.mark.parametrize("deep", [40, 500])
+def test_a_specification_too_deep_to_walk_is_refused(tmp_path: Path, deep: int) -> None:
+    """Around a record that is otherwise whole, in a bundle, a baseline and a finished stage."""
+    spec: Any = {}
+    for _ in range(deep):
+        spec = {"recipe": [spec]}
+
+    def deepen(path: Path, find: Callable[[Any], Any]) -> None:
+        values = json.loads(path.read_text())
+        find(values)["spec"] = spec
+        path.write_text(json.dumps({name: value for name, value in values.items() if name != "sha256"}))
+
+    write_bundle(tmp_path / "bundle", Bundle(title="t", command="c", records=[RECORDS["training"]]))
+    deepen(tmp_path / "bundle" / "records.json", lambda values: values["records"][0])
+    with pytest.raises(RobbenchError, match="expected a spec of 32 levels at most"):
+        read_bundle(tmp_path / "bundle")
+    path = write_baseline(tmp_path, RECORDS["training"])
+    deepen(path, lambda values: values)
+    with pytest.raises(RobbenchError, match="expected a spec of 32 levels at most"):
+        read_baseline(tmp_path, "demo", RECORDS["training"].case, "training")
+    store = Store(tmp_path / "store", "run")
+    store.finish(RECORDS["training"])
+    deepen(next(store.folder.rglob("stage.json")), lambda values: values["record"])
+    with pytest.raises(RobbenchError, match="expected a spec of 32 levels at most"):
         store.finished(DIGEST)
 
 
