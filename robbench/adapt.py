@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from robbench.catalogue import DATASETS
-from robbench.errors import RobbenchError
+from robbench.errors import RobbenchError, require
 from robbench.recipes import with_protocol
 from robbench.spec import Dataset, Protocol, Study
+
+_MOST_SEEDS = 1_000
 
 
 def adapt(
@@ -30,7 +32,7 @@ def adapt(
         quick: shrink to the quick scale.
 
     Raises:
-        RobbenchError: fewer than one seed.
+        RobbenchError: fewer than one seed, or more than a thousand.
     """
     if protocol is not None:
         study = with_protocol(study, protocol)
@@ -39,8 +41,7 @@ def adapt(
         changed = study.with_datasets(lambda dataset: _renamed(dataset, found.get(dataset.name, dataset.name)))
         study = replace(changed, name="-".join([study.name, *(re.sub(r"[^\w-]", "_", new) for new in found.values())]))
     if seeds is not None:
-        if seeds < 1:
-            raise RobbenchError(f"seeds: expected at least 1, got {seeds}")
+        require(1 <= seeds <= _MOST_SEEDS, "seeds", f"1 to {_MOST_SEEDS:,}", seeds)
         study = replace(study, seeds=tuple(range(seeds)))
     return study.shrunk() if quick else study
 

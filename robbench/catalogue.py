@@ -115,7 +115,7 @@ def block_names(architecture: str) -> tuple[str, ...] | None:
         return ARCHITECTURES[architecture]
     if wrn_size(architecture):
         return _WRN_BLOCKS
-    if architecture.startswith("timm:") and len(architecture) > len("timm:"):
+    if architecture.startswith("timm:") and len(architecture) > len("timm:") and architecture.isprintable():
         return None
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", architecture):
         return None

@@ -9,7 +9,7 @@ from zipfile import ZipFile
 import numpy as np
 
 from robbench.catalogue import DATASETS
-from robbench.errors import RobbenchError
+from robbench.errors import RobbenchError, unknown
 from robbench.spec import Dataset
 
 
@@ -38,9 +38,15 @@ def sizes(name: str, data: Path) -> Sizes:
             shape=(channels[0] if channels else 1, height, width),
         )
     if name not in DATASETS:
-        raise RobbenchError(f"dataset {name!r}: expected a name that robbench knows, or the file {path}")
+        raise unknown_dataset(name, data)
     facts = DATASETS[name]
     return Sizes(train=facts.train, test=facts.test, shape=facts.shape)
+
+
+def unknown_dataset(name: str, data: Path) -> RobbenchError:
+    """The error for a name that is neither known nor a prepared file's, with the nearest of both."""
+    known = {*DATASETS, *(file.stem for file in data.glob("*.npz"))}
+    return RobbenchError(f"{unknown('dataset', name, known)}; or put {data / f'{name}.npz'} there")
 
 
 def _shape(path: Path, array: str) -> tuple[int, ...]:

@@ -73,10 +73,10 @@ def test_seeds_quick_and_protocol_combine():
     assert changed.target == Dataset(name="emnist", train=256, test=64, orientation="stored", split="overlapping")
 
 
-@pytest.mark.parametrize("seeds", [0, -1])
-def test_a_study_has_at_least_one_seed(seeds):
+@pytest.mark.parametrize("seeds", [0, -1, 1_001, 10**12])
+def test_a_study_has_one_to_a_thousand_seeds(seeds):
     """The message names the number."""
-    with pytest.raises(RobbenchError, match=f"seeds: expected at least 1, got {seeds}"):
+    with pytest.raises(RobbenchError, match=f"seeds: expected 1 to 1,000, got {seeds}"):
         adapt(STUDY, seeds=seeds)
 
 

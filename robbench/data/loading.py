@@ -12,6 +12,8 @@ from robbench.data import glyphs, torchvision_sets
 from robbench.data.images import Data, Images
 from robbench.data.prepared import LAYOUT, read_npz, write_npz
 from robbench.errors import RobbenchError, require, unknown
+from robbench.sizes import unknown_dataset
+from robbench.spec import checks
 
 ORIENTATIONS = ("upright", "stored")
 GLYPH_COUNTS = {name: (DATASETS[name].train, DATASETS[name].test) for name in glyphs.GLYPHS}
@@ -52,7 +54,7 @@ def load(
         raise unknown("orientation", orientation, ORIENTATIONS)
     for field, count in (("train", train), ("test", test)):
         require(count is None or count >= 1, field, "at least 1 image", count)
-    require(seed >= 0, "seed", "an integer >= 0", seed)
+    checks.random_seed("seed", seed)
     if name in glyphs.GLYPHS:
         train, test = train or GLYPH_COUNTS[name][0], test or GLYPH_COUNTS[name][1]
         drawn = glyphs.draw(name, train, 2 * seed), glyphs.draw(name, test, 2 * seed + 1)
@@ -110,12 +112,12 @@ def _not_on_disk(name: str, folder: Path) -> RobbenchError:
             f"dataset {name!r} is not on disk: expected {path} or torchvision's {theirs}; "
             f"let torchvision download it with --robbench-download (`robbench data {name} --download`), or put {path.name} there with {LAYOUT}"
         )
-    known = {*DATASETS, *(file.stem for file in folder.glob("*.npz"))}
-    return RobbenchError(f"{unknown('dataset', name, known)}; or put {path} there with {LAYOUT}")
+    return RobbenchError(f"{unknown_dataset(name, folder)} with {LAYOUT}")
 
 
 def _check_name(name: str) -> None:
     require(plain_name(name), "dataset", "a plain file name without folder and ending", name)
+    checks.file_name("dataset", name)
 
 
 def _part(images: Images, count: int | None, seed: int, transposed: bool) -> Images:

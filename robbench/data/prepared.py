@@ -31,17 +31,23 @@ def read_npz(path: Path, name: str) -> Data:
     Raises:
         RobbenchError: the file is unreadable, or one of its arrays is missing or not as expected.
     """
+    place, arrays = str(path), {}
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise TypeError("a single array")
             found = archive.files
-            arrays = {array: np.asarray(archive[array]) for array in ARRAYS if array in found}
+            for array in (array for array in ARRAYS if array in found):
+                place = f"{path}: array {array}"
+                arrays[array] = np.asarray(archive[array])
     # Which byte is wrong decides what a damaged archive raises: a dozen exceptions of zipfile, zlib and numpy.
     except Exception as error:
+        if str(error).startswith("Object arrays"):
+            expected = "uint8 images, integer labels or strings (np.array(names, dtype=str))"
+            raise RobbenchError(f"{place}: expected {expected}, got Python objects (dtype object)") from error
         problem = f"{type(error).__name__}: {error}"
-        raise RobbenchError(f"{path}: expected an .npz archive with {LAYOUT}; got {problem}") from error
+        raise RobbenchError(f"{place}: expected an .npz archive with {LAYOUT}; got {problem}") from error
     missing = [array for array in ARRAYS if array not in found]
     if missing:
         raise RobbenchError(f"{path}: array {missing[0]}: expected {LAYOUT}; got only {', '.join(found) or 'nothing'}")

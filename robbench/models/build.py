@@ -142,7 +142,8 @@ def _from_function(architecture: str, classes: int, shape: tuple[int, int, int])
             f"{architecture}: expected an nn.Linear in its last block, the last child with parameters, got {found}"
         )
     outputs = body.get_submodule(linear[-1]).out_features
-    require(outputs == classes, f"{architecture}, outputs of {linear[-1]}", f"{classes}, one for each class", outputs)
+    field = f"{architecture}, outputs of its layer {linear[-1]!r}"
+    require(outputs == classes, field, f"{classes}, one for each class", outputs)
     return body, linear[-1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
@@ -19,22 +20,53 @@ def choice(field: str, value: object, options: Any) -> None:
         raise unknown(field, value, known)
 
 
+FARTHEST = 1e4
+"""The largest radius, step or pixel that is taken, in pixel units: images lie in [0, 1]."""
+
+LONGEST_NAME = 100
+"""Bytes of a name that becomes a file's or a folder's; file systems take 255, endings and all."""
+
+
+def integer(field: str, value: object, *, low: int) -> None:
+    """Check an integer ≥ low that 64 bits hold."""
+    good = isinstance(value, int) and not isinstance(value, bool)
+    require(good and low <= value, field, f"an integer ≥ {low}", value)  # type: ignore[operator]
+    require(value < 2**63, field, "an integer below 2**63", value)  # type: ignore[operator]
+
+
 def positive_int(field: str, value: object) -> None:
     """Check an integer ≥ 1."""
-    require(isinstance(value, int) and not isinstance(value, bool) and value >= 1, field, "an integer ≥ 1", value)
+    integer(field, value, low=1)
+
+
+def random_seed(field: str, value: object) -> None:
+    """Check an integer that every generator of random numbers takes: 0 … 2**63 - 1."""
+    integer(field, value, low=0)
+
+
+def file_name(field: str, name: str) -> None:
+    """Check that a text is not too long to name a file."""
+    size = len(name.encode())
+    require(size <= LONGEST_NAME, field, f"at most {LONGEST_NAME} bytes, as it names files", size)
 
 
 def number(field: str, value: object, expectation: str, *, low: float, high: float = math.inf) -> None:
-    """Check a finite number in (low, high]; ``low`` itself only where the expectation says ≥."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Check a number in (low, high] that a float can hold; ``low`` itself only where the expectation says ≥."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     inside = good and (low <= value if "≥" in expectation else low < value) and value <= high  # type: ignore[operator]
     require(bool(inside), field, expectation, value)
+
+
+def radius(field: str, value: float, expectation: str, *, low: float = 0.0) -> None:
+    """Check a radius or step as :func:`number` does, and that it is not far larger than any image."""
+    number(field, value, expectation, low=low)
+    require(value <= FARTHEST, field, f"at most {FARTHEST:g} in pixel units, as images lie in [0, 1]", value)
 
 
 class Checked:
     """Base of the specs: a value of another type than its field's is refused when it is written down.
 
-    Numbers and choices are left to :func:`number`, :func:`positive_int` and :func:`choice`, which also know the range.
+    Numbers and choices are left to :func:`number`, :func:`integer` and :func:`choice`, which also know the range.
     """
 
     def __post_init__(self) -> None:

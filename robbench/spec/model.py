@@ -14,7 +14,7 @@ from typing import Literal
 from robbench.catalogue import block_names
 from robbench.errors import RobbenchError, require
 from robbench.spec.canonical import UNDESCRIBED, WHERE_GIVEN, describe, digest_of
-from robbench.spec.checks import Checked, choice, number, positive_int
+from robbench.spec.checks import Checked, choice, integer, number, positive_int, radius, random_seed
 from robbench.spec.training import PGD, Dataset, Recipe
 
 TRAINING_VERSION = 1
@@ -25,6 +25,12 @@ ESTIMATION_VERSION = 1
 
 Head = Literal["linear", "mlp1", "mlp2", "mlp3"]
 Kept = Literal["frozen", "finetuned"]
+
+FINEST_STEP = 1e-9
+"""Of a grid in pixel units: its values are rounded to ten decimals."""
+
+MOST_RADII = 100_000
+"""Of a grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +104,18 @@ class EpsilonGrid(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("grid step", self.step, "a step > 0 in pixel units", low=0.0)
-        number("grid stop", self.stop, "a radius ≥ one step in pixel units", low=self.step)
+        radius("grid step", self.step, "a step ≥ 1e-9 in pixel units", low=FINEST_STEP)
+        radius("grid stop", self.stop, "a radius ≥ one step in pixel units", low=self.step)
+        require(self._count <= MOST_RADII, "grid", f"at most {MOST_RADII:,} radii (a larger step)", self._count)
+
+    @property
+    def _count(self) -> int:
+        return math.floor(self.stop / self.step + 1e-9) + 1
 
     @cached_property
     def values(self) -> tuple[float, ...]:
         """The grid's radii, ascending, beginning with 0."""
-        count = math.floor(self.stop / self.step + 1e-9) + 1
-        return tuple(round(i * self.step, 10) for i in range(count))
+        return tuple(round(i * self.step, 10) for i in range(self._count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +143,8 @@ class Audit(Checked):
             "an integer ≥ 2 (below and above p*)",
             self.radii,
         )
-        for name in ("square_queries", "seed"):
-            value = getattr(self, name)
-            good = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-            require(good, f"audit {name}", "an integer ≥ 0", value)
+        integer("audit square_queries", self.square_queries, low=0)
+        random_seed("audit seed", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +167,7 @@ class Estimate(Checked):
         super().__post_init__()
         positive_int("estimate images", self.images)
         choice("search", self.search, Literal["reference", "fast"])
+        random_seed("estimate seed", self.seed)
         require(self.attack.epsilon is None, "estimate attack epsilon", "none (the grid gives it)", self.attack.epsilon)
         require(self.attack.step_size is None, "estimate attack step_size", "none (ε ÷ steps)", self.attack.step_size)
         require(
@@ -195,6 +204,7 @@ class Model(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = block_names(self.architecture)
+        random_seed("model seed", self.seed)
         if self.checkpoint is not None:
             require(
                 self.recipe is None and self.transfer is None and self.source is None,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from robbench.catalogue import block_names
 from robbench.errors import RobbenchError, require, unknown
-from robbench.spec.checks import Checked, choice, positive_int
+from robbench.spec.checks import LONGEST_NAME, Checked, choice, file_name, positive_int, random_seed
 from robbench.spec.model import Checkpoint, Estimate, Head, Kept, Model, Transfer
 from robbench.spec.protocol import EFFECTS, Protocol, ProtocolField, thesis_dataset, thesis_kept, thesis_recipe
 from robbench.spec.training import PGD, Dataset, Recipe
@@ -100,18 +100,16 @@ class Study(Checked):
             "letters, digits, '-' and '_' (it names folders)",
             self.name,
         )
+        file_name("study name", self.name)
         for field in ("source", "target"):
             if isinstance(getattr(self, field), str):
                 object.__setattr__(self, field, Dataset(name=getattr(self, field)))
         require(len(self.architectures) > 0, "architectures", "at least one", self.architectures)
         for architecture in self.architectures:
             block_names(architecture)
-        require(
-            len(self.seeds) > 0 and len(set(self.seeds)) == len(self.seeds) and min(self.seeds) >= 0,
-            "seeds",
-            "distinct integers ≥ 0",
-            self.seeds,
-        )
+        for value in self.seeds:
+            random_seed("seeds", value)
+        require(0 < len(set(self.seeds)) == len(self.seeds), "seeds", "distinct integers ≥ 0", self.seeds)
         choice("protocol", self.protocol, Protocol)
         require(
             self.protocol == "sound"
@@ -144,6 +142,13 @@ class Study(Checked):
         names = [model.id for model in self.models()]
         twice = sorted({name for name in names if names.count(name) > 1})
         require(not twice, f"study {self.name!r}", "every model declared once", ", ".join(twice))
+        longest = max((f"{self.name}-{name}" for name in names), key=lambda name: len(name.encode()))
+        require(
+            len(longest.encode()) <= 2 * LONGEST_NAME,
+            "study name and model",
+            f"at most {2 * LONGEST_NAME} bytes together, as they name files",
+            longest,
+        )
 
     def models(self) -> tuple[Model, ...]:
         """The study's models, each after the source it is transferred from; then the variants of an ablation."""

@@ -9,7 +9,10 @@ from typing import Literal
 from robbench.catalogue import DATASETS, plain_name
 from robbench.errors import require
 from robbench.spec.canonical import UNDESCRIBED
-from robbench.spec.checks import Checked, choice, number, positive_int
+from robbench.spec.checks import FARTHEST, Checked, choice, file_name, number, positive_int, radius, random_seed
+
+STD = (1e-6, 1e6)
+"""Least and greatest standard deviation of a normalisation: float32 pixels are divided by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,7 @@ class Dataset(Checked):
             "a plain name such as 'mnist'",
             self.name,
         )
+        file_name("dataset name", self.name)
         for name in ("train", "test"):
             if getattr(self, name) is not None:
                 positive_int(f"dataset {name}", getattr(self, name))
@@ -55,10 +59,11 @@ class Dataset(Checked):
         if self.mean is None and facts is not None:
             object.__setattr__(self, "mean", facts.mean)
             object.__setattr__(self, "std", facts.std)
+        for value in self.mean or ():
+            number("dataset mean", value, "a number between -1e6 and 1e6", low=-STD[1], high=STD[1])
         for value in self.std or ():
-            number("dataset std", value, "a number > 0", low=0.0)
-        number("dataset seed", self.seed, "an integer ≥ 0", low=0)
-        require(isinstance(self.seed, int), "dataset seed", "an integer ≥ 0", self.seed)
+            number("dataset std", value, "a number ≥ 1e-6 and ≤ 1e6", low=STD[0], high=STD[1])
+        random_seed("dataset seed", self.seed)
         require(
             self.mean is None or self.std is None or len(self.mean) == len(self.std),
             "dataset mean and std",
@@ -87,10 +92,11 @@ class PGD(Checked):
         super().__post_init__()
         positive_int("PGD steps", self.steps)
         if self.epsilon is not None:
-            number("PGD epsilon", self.epsilon, "a radius > 0 in pixel units", low=0.0)
+            radius("PGD epsilon", self.epsilon, "a radius > 0 in pixel units")
         if self.step_size is not None:
-            number("PGD step_size", self.step_size, "a step > 0 in pixel units", low=0.0)
-        require(len(self.box) == 2 and self.box[0] < self.box[1], "PGD box", "(low, high) with low < high", self.box)
+            radius("PGD step_size", self.step_size, "a step > 0 in pixel units")
+        low, high = self.box
+        require(-FARTHEST <= low < high <= FARTHEST, "PGD box", "(low, high) with low < high", self.box)
         if self.epsilon and self.step_size and self.steps * self.step_size < self.epsilon * (1 - 1e-9):
             warnings.warn(
                 f"PGD: {self.steps} steps of {self.step_size:g} cannot reach the radius {self.epsilon:g}", stacklevel=3

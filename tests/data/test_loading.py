@@ -68,7 +68,8 @@ def test_more_than_there_is_is_all(own: Path) -> None:
     ("arguments", "message"),
     [
         ({"train": 0}, "train: expected at least 1 image, got 0"),
-        ({"seed": -1}, "seed: expected an integer >= 0, got -1"),
+        ({"seed": -1}, "seed: expected an integer ≥ 0, got -1"),
+        ({"seed": 2**70}, r"seed: expected an integer below 2\*\*63"),
         ({"orientation": "uprigth"}, "unknown orientation 'uprigth'.*did you mean 'upright'"),
     ],
 )
@@ -86,6 +87,13 @@ def test_names_cannot_leave_the_folder(name: str, find: Callable[..., object], o
     """A name with a folder in it is refused before anything is opened."""
     with pytest.raises(RobbenchError, match="dataset: expected a plain file name"):
         find(name, folder=own / "inner")
+
+
+@pytest.mark.parametrize("find", [load, prepare])
+def test_a_name_that_no_file_can_have_is_refused(find: Callable[..., object], own: Path) -> None:
+    """Before the file system is asked for it."""
+    with pytest.raises(RobbenchError, match="dataset: expected at most 100 bytes, as it names files, got 300"):
+        find("x" * 300, folder=own)
 
 
 def test_torchvision_set_not_on_disk(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_pickled_objects_are_never_loaded(arrays: Make, tmp_path: Path) -> None:
     """Neither an array of objects nor a pickle under the file's name is unpickled."""
     path = tmp_path / "own.npz"
     np.savez(path, **arrays(classes=np.array(["a"] * 10, dtype=object)))
-    with pytest.raises(RobbenchError, match="Object arrays cannot be loaded"):
+    with pytest.raises(RobbenchError, match=r"array classes: expected .*strings.*dtype=str.*, got Python objects"):
         read_npz(path, "own")
     path.write_bytes(pickle.dumps({"x_train": 1}))
     with pytest.raises(RobbenchError, match=r"expected an .npz archive"):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from factories import both_records, make_facts, robustness_record, training_record
@@ -20,15 +24,19 @@ from torch import nn
 
 import robbench.report.bundle
 from robbench.adapt import parse_datasets
+from robbench.attacks import pgd
 from robbench.baselines import read_baseline, write_baseline
 from robbench.compare import Tolerances, Verdict, compare
+from robbench.data import draw, split
 from robbench.errors import RobbenchError
 from robbench.estimation import estimate_pstar
 from robbench.final_test import attack_accuracies
-from robbench.record import WRONG, AttackAccuracy, Counts, Record
+from robbench.models import Normalise, seeded
+from robbench.record import WRONG, AttackAccuracy, Counts, Record, choose_images
 from robbench.report import Bundle, read_bundle, render, write_bundle
 from robbench.report.bundle import encode_bundle
-from robbench.spec import PGD, EpsilonGrid, Estimate, Recipe, describe, digest_of
+from robbench.schedule import learning_rate, ramp
+from robbench.spec import PGD, Audit, Dataset, EpsilonGrid, Estimate, Model, Recipe, describe, digest_of
 from robbench.store import Store
 from robbench.terminal import table
 
@@ -222,22 +230,85 @@ def test_a_specification_too_deep_to_walk_is_refused(tmp_path: Path, deep: int) 
 
 # --- specs and options ------------------------------------------------------------------------------------------------
 
-ANYTHING = VALUES | st.floats() | st.binary(max_size=3) | st.just(object()) | st.tuples(st.integers(), st.floats())
+ANYTHING = (
+    VALUES
+    | st.floats()
+    | st.sampled_from([0.01, 1e-9, 1e-11, 1e-40, 1e308, 2**63 - 1, 2**64, 10**400, "x" * 101])
+    | st.binary(max_size=3)
+    | st.just(object())
+    | st.tuples(st.integers() | st.floats(), st.floats())
+    | st.tuples(st.floats() | st.sampled_from([1e-40, 1e-6, -1e5, 1e300]))
+)
 
 SPECS: dict[type, dict[str, Any]] = {
     Recipe: {"optimiser": "adam", "learning_rate": 0.1, "weight_decay": 0.0, "batch_size": 4, "epochs": 1},
     PGD: {"steps": 3, "epsilon": 0.1, "step_size": 0.1, "random_start": False, "box": (0.0, 1.0)},
     EpsilonGrid: {"stop": 0.4, "step": 0.1},
     Estimate: {"grid": EpsilonGrid(stop=0.4, step=0.1), "attack": PGD(steps=2, random_start=False), "images": 3},
+    Audit: {"images": 3, "share": 0.1},
+    Dataset: {"name": "mine", "train": 20, "validation": 0.2, "mean": (0.5,), "std": (0.2,)},
+    Model: {
+        "architecture": "cnn7",
+        "dataset": Dataset(name="mine"),
+        "recipe": Recipe(optimiser="adam", learning_rate=0.1, weight_decay=0.0, batch_size=4, epochs=1),
+    },
 }
+DEFAULTS: dict[type, list[str]] = {
+    Recipe: ["momentum", "clip_norm", "ramp_epochs", "attack"],
+    Estimate: ["seed"],
+    Audit: ["radii", "square_queries", "seed"],
+    Dataset: ["test", "seed"],
+    Model: ["seed"],
+}
+"""Fields whose default may be replaced, too."""
 
 
-@settings(max_examples=300, deadline=None)
+def use(spec: Any) -> None:
+    """Do with a spec what a run does with it, on next to nothing."""
+    match spec:
+        case EpsilonGrid():
+            assert 2 <= len(spec.values) <= 100_000
+            assert all(low < high for low, high in pairwise(spec.values))
+        case Estimate():
+            use(spec.grid)
+            assert len(choose_images(20, spec.images, spec.seed)) == min(20, spec.images)
+        case Audit():
+            np.random.default_rng(spec.seed)
+            torch.Generator().manual_seed(spec.seed)
+        case Dataset():
+            assert not Path(f".{spec.name}.npz.{'0' * 16}.tmp").exists()
+            draw("glyphs10", 1, 2 * spec.seed + 1)
+            with suppress(RobbenchError):  # a share of so few images may be none
+                split(20, validation=spec.validation, seed=spec.seed)
+            extremes = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+            assert Normalise(spec.mean, spec.std)(extremes).isfinite().all()
+        case Model():
+            assert spec.id
+            with seeded(spec.seed):
+                assert torch.rand(1) < 1
+        case PGD():
+            found = pgd(
+                linear(torch.ones(4)).float(),
+                torch.full((3, 1, 2, 2), 0.5),
+                torch.zeros(3, dtype=torch.int64),
+                spec.epsilon or 0.1,
+                steps=min(spec.steps, 3),
+                step_size=spec.step_size,
+                random_start=spec.random_start,
+                box=spec.box,
+            )
+            assert found.isfinite().all()
+        case Recipe():
+            assert math.isfinite(learning_rate(spec, 0.5, 2))
+            assert 0 <= ramp(spec, 0.5) <= 1
+
+
+@settings(max_examples=500, deadline=None)
 @pytest.mark.filterwarnings("ignore:PGD")
 @given(st.sampled_from(list(SPECS)), st.data())
-def test_any_value_in_a_spec_is_refused_or_has_a_digest(kind: type, data: st.DataObject) -> None:
-    """One sentence, or a spec that can be written down; never another error, never a silent NaN."""
-    fields = [*SPECS[kind], *(["momentum", "clip_norm", "ramp_epochs", "attack"] if kind is Recipe else [])]
+def test_any_value_in_a_spec_is_refused_or_can_be_used(kind: type, data: st.DataObject) -> None:
+    """One sentence, or a spec that can be written down, read and run; never another error, never a silent NaN."""
+    fields = [*SPECS[kind], *DEFAULTS.get(kind, [])]
     values = SPECS[kind] | {data.draw(st.sampled_from(fields)): data.draw(ANYTHING)}
     try:
         spec = kind(**values)
@@ -245,6 +316,7 @@ def test_any_value_in_a_spec_is_refused_or_has_a_digest(kind: type, data: st.Dat
         assert "\n" not in str(error)  # noqa: PT017
     else:
         assert len(digest_of(describe(spec))) == 64
+        use(spec)
 
 
 @settings(max_examples=200, deadline=None)

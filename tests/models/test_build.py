@@ -168,7 +168,7 @@ def test_a_function_of_the_user_is_built_from_the_seed():
     [
         ("own_networks:convolutional", "expected an nn.Linear in its last block.*got '0', a Conv2d"),
         ("own_networks:empty", "expected an nn.Linear in its last block.*without such children"),
-        ("own_networks:stubborn", "outputs of 1: expected 10, one for each class, got 1000"),
+        ("own_networks:stubborn", "outputs of its layer '1': expected 10, one for each class, got 1000"),
         ("own_networks:narrow", "does not take 1x28x28 images"),
         ("own_networks:maps", r"expected logits of shape \(1, 10\) for one image, got \(1, 1, 28, 10\)"),
         ("own_networks:nothing", "expected an nn.Module from the function, got 'NoneType'"),

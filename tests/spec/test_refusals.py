@@ -20,6 +20,8 @@ from robbench.spec import (
     StepLR,
     Transfer,
     Transfers,
+    describe,
+    read_spec,
 )
 
 
@@ -35,7 +37,22 @@ from robbench.spec import (
         (lambda: Dataset(name="mnist", validation=0.0), "dataset validation: expected a share in (0, 1), got 0.0"),
         (lambda: Dataset(name="mnist", validation=1.0), "dataset validation: expected a share in (0, 1), got 1.0"),
         (lambda: Dataset(name="x", mean=(0.5,)), "dataset mean and std: expected both or none, got ((0.5,), None)"),
-        (lambda: Dataset(name="x", mean=(0.5,), std=(0.0,)), "dataset std: expected a number > 0, got 0.0"),
+        (
+            lambda: Dataset(name="x", mean=(0.5,), std=(0.0,)),
+            "dataset std: expected a number ≥ 1e-6 and ≤ 1e6, got 0.0",
+        ),
+        (lambda: Dataset(name="x", mean=(0.5,), std=(1e-40,)), "dataset std: expected a number ≥ 1e-6 and ≤ 1e6, got"),
+        (lambda: Dataset(name="x", mean=(0.5,), std=(1e300,)), "dataset std: expected a number ≥ 1e-6 and ≤ 1e6, got"),
+        (
+            lambda: Dataset(name="x", mean=(float("nan"),), std=(1.0,)),
+            "dataset mean: expected a number between -1e6 and 1e6, got nan",
+        ),
+        (lambda: Dataset(name="x" * 101), "dataset name: expected at most 100 bytes, as it names files, got 101"),
+        (lambda: Dataset(name="é" * 51), "dataset name: expected at most 100 bytes, as it names files, got 102"),
+        (
+            lambda: Dataset(name="x", train=2**63),
+            "dataset train: expected an integer below 2**63, got 9223372036854775808",
+        ),
         (
             lambda: Dataset(name="x", augmentation="flip"),
             "unknown augmentation 'flip'; expected one of crop-flip, none",
@@ -50,6 +67,15 @@ from robbench.spec import (
         (lambda: PGD(steps=1, epsilon="8"), "PGD epsilon: expected a radius > 0 in pixel units, got '8'"),
         (lambda: PGD(steps=1, step_size=-0.1), "PGD step_size: expected a step > 0 in pixel units, got -0.1"),
         (lambda: PGD(steps=1, box=(1.0, 1.0)), "PGD box: expected (low, high) with low < high, got (1.0, 1.0)"),
+        (
+            lambda: PGD(steps=1, box=(0.0, float("inf"))),
+            "PGD box: expected (low, high) with low < high, got (0.0, inf)",
+        ),
+        (
+            lambda: PGD(steps=1, epsilon=1e300),
+            "PGD epsilon: expected at most 10000 in pixel units, as images lie in [0, 1], got 1e+300",
+        ),
+        (lambda: PGD(steps=1, epsilon=10**400), "PGD epsilon: expected a radius > 0 in pixel units, got 1000"),
         (lambda: StepLR(step=0, gamma=0.5), "StepLR step: expected an integer ≥ 1, got 0"),
         (lambda: StepLR(step=1, gamma=1.1), "StepLR gamma: expected a factor in (0, 1], got 1.1"),
         (lambda: MultiStepLR(milestones=(0,), gamma=0.5), "MultiStepLR milestones: expected an integer ≥ 1, got 0"),
@@ -91,7 +117,18 @@ from robbench.spec import (
         (lambda: Transfer(k=1, kept_scale=0), "kept_scale: expected a factor in (0, 1], got 0"),
         (lambda: Transfer(k=1, kept_statistics="off"), "unknown kept_statistics 'off'; expected one of eval, train"),
         (lambda: Checkpoint(path="weights.pt"), "checkpoint path: expected a .safetensors file"),
-        (lambda: EpsilonGrid(stop=0.1, step=0), "grid step: expected a step > 0 in pixel units, got 0"),
+        (lambda: EpsilonGrid(stop=0.1, step=0), "grid step: expected a step ≥ 1e-9 in pixel units, got 0"),
+        (lambda: EpsilonGrid(stop=1e-9, step=1e-11), "grid step: expected a step ≥ 1e-9 in pixel units, got 1e-11"),
+        (lambda: EpsilonGrid(stop=1, step=1e-300), "grid step: expected a step ≥ 1e-9 in pixel units, got 1e-300"),
+        (
+            lambda: EpsilonGrid(stop=1, step=1e-9),
+            "grid: expected at most 100,000 radii (a larger step), got 1000000",
+        ),
+        (lambda: EpsilonGrid(stop=1.0, step=1e-5), "grid: expected at most 100,000 radii (a larger step), got 100001"),
+        (
+            lambda: EpsilonGrid(stop=1e308, step=0.1),
+            "grid stop: expected at most 10000 in pixel units, as images lie in [0, 1], got 1e+308",
+        ),
         (lambda: EpsilonGrid(stop=0.1, step=0.2), "grid stop: expected a radius ≥ one step in pixel units, got 0.1"),
         (lambda: replace(ESTIMATE, images=0), "estimate images: expected an integer ≥ 1, got 0"),
         (lambda: replace(ESTIMATE, search="linear"), "unknown search 'linear'; expected one of fast, reference"),
@@ -156,7 +193,7 @@ from robbench.spec import (
         (lambda: make_study(transfers=Transfers(recipe=RECIPE)), "Study transfers: expected a tuple of Transfers, got"),
         (lambda: make_study(source=3), "Study source: expected Dataset or a text, got 3"),
         (lambda: make_study(standard=None), "Study standard: expected Recipe or a mapping to Recipe, got None"),
-        (lambda: make_study(seeds=(-1,)), "seeds: expected distinct integers ≥ 0, got (-1,)"),
+        (lambda: make_study(seeds=(-1,)), "seeds: expected an integer ≥ 0, got -1"),
         (lambda: make_study(protocol="thesis"), "study protocol: expected 'sound' in a declaration"),
         (lambda: Dataset(name="x", seed=-1), "dataset seed: expected an integer ≥ 0, got -1"),
         (lambda: Dataset(name="x", mean=(0.5, 0.5), std=(0.5,)), "dataset mean and std: expected as many values"),
@@ -200,6 +237,50 @@ def test_an_unreadable_checkpoint_is_named(tmp_path):
     missing = Checkpoint(path=str(tmp_path / "none.safetensors"))
     with pytest.raises(RobbenchError, match=r"checkpoint '.*none\.safetensors' cannot be read: No such file"):
         _ = missing.sha256
+
+
+@pytest.mark.parametrize(
+    ("seed", "expected"), [(-1, "≥ 0"), ("x", "≥ 0"), (1.5, "≥ 0"), (True, "≥ 0"), (2**63, "below 2**63")]
+)
+@pytest.mark.parametrize(
+    ("field", "build"),
+    [
+        ("dataset seed", lambda seed: replace(MNIST, seed=seed)),
+        ("model seed", lambda seed: replace(TARGET, seed=seed)),
+        ("audit seed", lambda seed: Audit(seed=seed)),
+        ("estimate seed", lambda seed: replace(ESTIMATE, seed=seed)),
+    ],
+)
+def test_a_seed_is_one_that_every_generator_takes(field, build, seed, expected):
+    """Wherever a spec has one."""
+    with pytest.raises(RobbenchError) as caught:
+        build(seed)
+    assert str(caught.value) == f"{field}: expected an integer {expected}, got {seed!r}"
+    assert build(2**63 - 1).seed == 2**63 - 1
+
+
+def test_names_that_no_file_can_have_are_refused():
+    """The study's, and the study's with a model's, which name baselines and figures."""
+    with pytest.raises(RobbenchError, match="study name: expected at most 100 bytes, as it names files, got 101"):
+        make_study(name="x" * 101)
+    network = "package.networks:" + "f" * 100
+    transfers = (Transfers(recipe=STANDARD, k=(1,)),)
+    with pytest.raises(RobbenchError, match=r"study name and model: expected at most 200 bytes together"):
+        make_study(name="x" * 60, target="y" * 60, architectures=(network,), transfers=transfers)
+    assert make_study(name="x" * 40, target="y" * 20, architectures=(network,), transfers=transfers).models()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"grid": {"step": 1e-300}}, {"grid": {"stop": 1e308}}, {"seed": 2**70}, {"attack": {"steps": 10**30}}],
+)
+def test_what_a_record_says_is_checked_as_well(changes):
+    """One error, before any value of the grid is made."""
+    described = describe(ESTIMATE)
+    for name, value in changes.items():
+        described[name] = described[name] | value if isinstance(value, dict) else value
+    with pytest.raises(RobbenchError, match="expected"):
+        read_spec(described)
 
 
 @pytest.mark.parametrize(
