@@ -30,7 +30,8 @@ def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -
         origin: where the tensors come from, for the message.
 
     Raises:
-        RobbenchError: tensors are missing, unexpected, of another shape, or hold values that are not finite.
+        RobbenchError: tensors are missing, unexpected, of another shape or kind (floats, integers, …), or hold values
+            that are not finite.
     """
     expected = network.body.state_dict()
     given: dict[str, Tensor] = {}
@@ -50,12 +51,22 @@ def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -
         "unexpected": [key for key in given if key not in expected],
         "given twice": twice,
         "of another shape": other,
+        "of another kind": [
+            f"{key} {_kind(given[key])} where {_kind(value)} are expected"
+            for key, value in expected.items()
+            if key in given and _kind(given[key]) != _kind(value)
+        ],
         "not finite": not_finite(given),
     }
     if any(faults.values()):
         said = "; ".join(f"{fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
         raise RobbenchError(f"weights from {origin} do not fit {network.describe()}: {said}")
     network.body.load_state_dict(given)
+
+
+def _kind(tensor: Tensor) -> str:
+    """In words: rounding one float to another is no mistake, making one of an integer is."""
+    return "floats" if tensor.is_floating_point() else "complex numbers" if tensor.is_complex() else "integers"
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -69,6 +69,14 @@ def without(tensors, key):
         ),
         (lambda t: {**t, "body.fc3.bias": t["fc3.bias"]}, "given twice: fc3.bias$"),
         (lambda t: {**t, "fc3.bias": t["fc3.bias"] / 0}, "not finite: fc3.bias$"),
+        (
+            lambda t: {**t, "fc3.bias": t["fc3.bias"].to(torch.int8)},
+            "of another kind: fc3.bias integers where floats are expected$",
+        ),
+        (
+            lambda t: {**t, "fc3.bias": t["fc3.bias"].to(torch.complex64)},
+            "of another kind: fc3.bias complex numbers where floats are expected$",
+        ),
         (lambda t: {}, "missing: conv1.weight, conv1.bias, conv2.weight, conv2.bias and 10 more$"),
     ],
 )
