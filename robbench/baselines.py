@@ -22,6 +22,7 @@ from robbench.record import (
     Stage,
     Struct,
     check_depth,
+    sha256_of,
 )
 from robbench.writing import write_atomically
 
@@ -72,6 +73,8 @@ class Baseline(Struct, frozen=True, kw_only=True):
     """Measured seconds per machine slug, all of this digest."""
     environment: Environment
     """Where accuracy and robustness were last measured."""
+    sha256: str | None = None
+    """Over all of the above, as canonical JSON; None in files from before it existed, or that were changed on purpose."""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -142,12 +145,17 @@ def read_baseline(folder: Path, suite: str, case: str, stage: str) -> Baseline |
     except OSError as error:
         raise RobbenchError(f"baseline {str(path)!r} cannot be read: {error.strerror or error}") from error
     try:
-        baseline = msgspec.json.decode(data, type=Baseline)
+        baseline, values = msgspec.json.decode(data, type=Baseline), msgspec.json.decode(data)
     except UNREADABLE as error:
         raise RobbenchError(
             f"baseline {str(path)!r}: expected a file of schema {SCHEMA!r} ({error}); "
             "restore it from version control, or remove it and write it anew with --robbench-update"
         ) from error
+    if baseline.sha256 is not None and baseline.sha256 != sha256_of(values):
+        raise RobbenchError(
+            f"baseline {str(path)!r} was altered: its SHA-256 is not the one that was written; restore it from version "
+            'control, or remove its line "sha256" if the change is meant'
+        )
     if (baseline.suite, baseline.case, baseline.stage) != (suite, case, stage):
         raise RobbenchError(
             f"baseline {str(path)!r}: expected {suite}/{case}.{stage}, "
@@ -166,6 +174,7 @@ def write_baseline(folder: Path, record: Record) -> Path:
     with locked(path.parent):  # another process may be about to add the seconds of another machine
         previous = read_baseline(folder, record.suite, record.case, record.stage)
         values = msgspec.to_builtins(baseline_of(record, previous))
+        values["sha256"] = sha256_of(values)
         write_atomically(path, _readable(values).encode())
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable
 from itertools import pairwise
@@ -207,6 +208,12 @@ class Against(Struct, frozen=True, kw_only=True):
     """Images that both fooled."""
     attack_alone: int
     search_alone: int
+
+
+def sha256_of(values: dict[str, Any]) -> str:
+    """Over plain values as canonical JSON, but for one called ``sha256``."""
+    rest = {name: value for name, value in values.items() if name != "sha256"}
+    return hashlib.sha256(msgspec.json.encode(rest, order="sorted")).hexdigest()
 
 
 def check_depth(spec: Any) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from robbench.errors import RobbenchError
 from robbench.interruption import postponed
 from robbench.locks import acquire, to_stderr
-from robbench.record import UNREADABLE, Record, Struct
+from robbench.record import UNREADABLE, Record, Struct, sha256_of
 from robbench.writing import check_writable, remove_leftovers, write_atomically
 
 SCHEMA = "robbench.store/1"
@@ -118,7 +118,7 @@ class Store:
             raise damaged(path, error) from error
         if stage.schema != SCHEMA or stage.record.digest != digest:
             raise damaged(path, f"schema {stage.schema!r}, digest {stage.record.digest[:12]}")
-        if stage.sha256 is not None and stage.sha256 != _sha256_of(values):
+        if stage.sha256 is not None and stage.sha256 != sha256_of(values):
             raise damaged(path, "its SHA-256 is not the one that was written")
         return stage
 
@@ -185,7 +185,7 @@ class Store:
                 finished=time.time(),
             )
             values = msgspec.json.decode(msgspec.json.encode(stage))
-            values["sha256"] = _sha256_of(values)
+            values["sha256"] = sha256_of(values)
             write_atomically(folder / "stage.json", msgspec.json.format(msgspec.json.encode(values), indent=1))
             other = "" if ending else "-2"
             for name in (f"weights{other}", f"adversarials{other}", "checkpoint"):
@@ -271,12 +271,6 @@ def _write(path: Path, tensors: Mapping[str, Tensor] | None) -> str | None:
 def damaged(path: Path, why: object) -> RobbenchError:
     """The error for a file of the store that is not what was written."""
     return RobbenchError(f"{path} is damaged ({why}); remove its folder {path.parent} and run again")
-
-
-def _sha256_of(values: dict[str, Any]) -> str:
-    """Of a stage's plain values but the checksum itself: as they stand in the file, whatever fields it has."""
-    rest = {name: value for name, value in values.items() if name != "sha256"}
-    return hashlib.sha256(msgspec.json.encode(rest, order="sorted")).hexdigest()
 
 
 def _sha256_with(tensors: Mapping[str, Tensor], state: str) -> str:

@@ -28,7 +28,7 @@ def test_round_trip(tmp_path_factory, places):
     folder, record = tmp_path_factory.mktemp("baselines"), robustness_record(FACTS, places)
     write_baseline(folder, record)
     read = read_baseline(folder, "demo", CASE, "robustness")
-    assert read == baseline_of(record)
+    assert msgspec.structs.replace(read, sha256=None) == baseline_of(record)
     assert read.accuracy == record.robustness.clean
     assert read.distribution.counts == record.robustness.distribution().tolist()
     assert read.distribution.grid == GRID
@@ -91,7 +91,7 @@ def test_a_checkpoint_without_validation_images_has_no_accuracy():
 
 def doctored(path, **changes):
     """Change a JSON file's fields."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": None} | changes))
 
 
 @pytest.mark.parametrize(
