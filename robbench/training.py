@@ -110,7 +110,7 @@ def train(
         "--robbench-resume goes on from them",
     )
     (unstored,) = _copies(_unstored(network))
-    with tensor_cores(), stopwatch.region("training"), generators_at(_seed(seed, 0), device):
+    with generators_at(_seed(seed, 0), device), tensor_cores(), stopwatch.region("training"):
         learner, inputs, checks = _learner(network, recipe, training, validation, held, augmentation, state.notes)
     updates = sum(1 for _ in batches(len(training), recipe.batch_size, generator=None, device=torch.device("cpu")))
     with tensor_cores(), stopwatch.region("warm_up"), indivisible(*whole):
@@ -123,9 +123,9 @@ def train(
         before = stopwatch.seconds
         losses, correct = [], torch.zeros((), dtype=torch.int64, device=device)
         with (
+            generators_at(_seed(seed, epoch), device),
             tensor_cores(),
             stopwatch.region("training"),
-            generators_at(_seed(seed, epoch), device),
             indivisible(*whole),
         ):
             for number, chosen in enumerate(
@@ -146,7 +146,7 @@ def train(
                 correct += hits
             *values, right = torch.cat([torch.stack(losses).double(), correct.double().view(1)]).tolist()
         _check_finite(values, epoch, updates)
-        with tensor_cores(), stopwatch.region("validation"), generators_at(_seed(seed, epoch), device):
+        with generators_at(_seed(seed, epoch), device), tensor_cores(), stopwatch.region("validation"):
             clean, robust = validate(learner, recipe, checks, seed=_seed(seed, epoch), loop=loop, judging=judging)
         steps = recipe.attack.steps if recipe.attack else 0
         judge = recipe.validation_attack or recipe.attack
