@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from robbench.errors import RobbenchError
-from robbench.locks import locked
 from robbench.record import (
     UNREADABLE,
     WRONG,
@@ -24,7 +23,7 @@ from robbench.record import (
     check_depth,
     sha256_of,
 )
-from robbench.writing import write_atomically
+from robbench.writing import only_writer, write_atomically
 
 SCHEMA = "robbench.baseline/1"
 
@@ -171,7 +170,7 @@ def write_baseline(folder: Path, record: Record) -> Path:
         RobbenchError: a file of that name is not ours, or the folder cannot be written.
     """
     path = baseline_path(folder, record.suite, record.case, record.stage)
-    with locked(path.parent):  # another process may be about to add the seconds of another machine
+    with only_writer(path.parent):  # another process may be about to add the seconds of another machine
         previous = read_baseline(folder, record.suite, record.case, record.stage)
         values = msgspec.to_builtins(baseline_of(record, previous))
         values["sha256"] = sha256_of(values)

@@ -14,9 +14,27 @@ from torch import Tensor
 from robbench.descent import Descent, Slots
 from robbench.estimation import Search
 from robbench.final_test import FinalTest
-from robbench.record import Epoch, Seconds
+from robbench.record import Epoch, Number, Seconds
 from robbench.store import Store, damaged
 from robbench.training import Progress
+
+
+class _Values(msgspec.Struct, kw_only=True):
+    """The plain values that every checkpoint holds, and those of its own kind; what older ones lack has a default."""
+
+    forward: Number
+    backward: Number
+    seconds: Seconds
+    notes: list[str] = []
+
+
+class _Training(_Values, kw_only=True):
+    history: list[Epoch]
+
+
+class _Search(_Values, kw_only=True):
+    size: Number = 0
+    testing: FinalTest = msgspec.field(default_factory=FinalTest)
 
 
 def save_training(
@@ -52,11 +70,12 @@ def load_training(
     inputs: str,
     made_from: str | None = None,
     refused: Callable[[], None] = lambda: None,
+    check: Callable[[Progress], None] = lambda progress: None,
 ) -> tuple[Progress, Seconds] | None:
     """The run to go on with and its seconds so far.
 
     None where there is none, it was made with other images, or it began with other weights; ``refused`` is called in
-    the last case.
+    the last case. ``check`` raises a ValueError where what was read is not what training would have left.
 
     Raises:
         RobbenchError: the checkpoint is damaged.
@@ -67,19 +86,16 @@ def load_training(
     tensors, values = found
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimiser": {}}
     with _as_written(store, digest):
+        plain = msgspec.convert(values, _Training)
         for key, tensor in tensors.items():
             part, _, name = key.partition("/")
             parts[part][name] = tensor
-    parts["best"] = parts["best"] or parts["weights"]
-    with _as_written(store, digest):
+        parts["best"] = parts["best"] or parts["weights"]
         progress = Progress(
-            history=msgspec.convert(values["history"], list[Epoch]),
-            forward=values["forward"],
-            backward=values["backward"],
-            notes=values.get("notes", []),
-            **parts,
+            history=plain.history, forward=plain.forward, backward=plain.backward, notes=plain.notes, **parts
         )
-        return progress, msgspec.convert(values["seconds"], Seconds)
+        check(progress)
+    return progress, plain.seconds
 
 
 def save_search(
@@ -128,21 +144,22 @@ def load_search(
     tensors, values = found
     slots = {key.removeprefix("slots/"): tensor for key, tensor in tensors.items() if key.startswith("slots/")}
     with _as_written(store, digest):
+        plain = msgspec.convert(values, _Search)
         search = Search(
             first=tensors["first"],
             last=tensors["last"],
             pstar=tensors["pstar"],
-            forward=values["forward"],
-            backward=values["backward"],
-            notes=values["notes"],
+            forward=plain.forward,
+            backward=plain.backward,
+            notes=plain.notes,
             adversarials=tensors.get("adversarials"),
-            size=values.get("size", 0),
+            size=plain.size,
             descent=Descent(tensors["waiting"], Slots(**slots) if slots else None) if "waiting" in tensors else None,
         )
         brackets = (search.first, search.last, search.pstar)
         if not all(tensor.dtype == torch.int64 and tensor.shape == search.pstar.shape for tensor in brackets):
             raise ValueError("expected one bracket per image")
-        return search, FinalTest(**values.get("testing", {})), msgspec.convert(values["seconds"], Seconds)
+    return search, plain.testing, plain.seconds
 
 
 def _unfinished(

@@ -40,10 +40,9 @@ def locked(folder: Path, say: Callable[[str], None] = to_stderr) -> Iterator[Non
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, is_singleton=True)
         acquire(lock, str(folder), say)
-    except OSError as error:
-        raise RobbenchError(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
-    except NotImplementedError as error:
-        raise RobbenchError(f"{str(folder)!r}: expected a file system with locks, got {error}") from error
+    except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
+        reason = getattr(error, "strerror", None) or error
+        raise RobbenchError(f"{str(folder)!r} cannot be written: {reason}") from error
     try:
         yield
     finally:

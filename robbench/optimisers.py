@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from robbench.spec import Recipe
 
+Layout = tuple[torch.dtype, torch.Size]
+"""Of a tensor."""
+
 
 def new_optimiser(
     network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, object]] | None
@@ -48,3 +51,28 @@ def restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> Non
             tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
         state.setdefault(int(index), {})[name] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def state_layout(
+    network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, object]] | None
+) -> list[tuple[Tensor, dict[str, Layout]]]:
+    """The optimiser's parameters by index, each with the layout of what :func:`state_tensors` has of it after an update.
+
+    Of a parameter that no gradient has reached yet it has nothing.
+    """
+    like = next(network.parameters())
+    probe = nn.ParameterList([torch.zeros(1, dtype=like.dtype, device=like.device)])
+    probe[0].grad = torch.zeros_like(probe[0])
+    tried = new_optimiser(probe, recipe, None)
+    tried.step()
+    held = {key.partition(".")[2]: tensor for key, tensor in state_tensors(tried).items()}
+    parameters = [p for group in new_optimiser(network, recipe, groups).param_groups for p in group["params"]]
+    return [
+        (parameter, {name: layout(parameter if tensor.ndim else tensor) for name, tensor in held.items()})
+        for parameter in parameters
+    ]
+
+
+def layout(tensor: Tensor) -> Layout:
+    """What a tensor must have in common with another one to take its place."""
+    return tensor.dtype, tensor.shape

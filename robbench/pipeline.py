@@ -19,6 +19,7 @@ from robbench.masking import check_audit
 from robbench.memory import Batches
 from robbench.models import Network, blocks, weights
 from robbench.record import Counts, DataUsed, Record, Training, as_case
+from robbench.resuming import check_fits
 from robbench.robustness import estimate_robustness
 from robbench.schedule import kept_epoch
 from robbench.spec import Estimate, Model, describe
@@ -130,7 +131,14 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
             )
 
         if workplace.resume:
-            found = load_training(workplace.store, model.digest, inputs=inputs, made_from=made_from, refused=refused)
+            found = load_training(
+                workplace.store,
+                model.digest,
+                inputs=inputs,
+                made_from=made_from,
+                refused=refused,
+                check=lambda read: check_fits(read, network, recipe, groups),
+            )
         if found is not None:
             progress, before = found
             stopwatch.add(before)

@@ -15,6 +15,7 @@ from robbench.attacks import evaluating
 from robbench.data import Images, augment, batches, pixels
 from robbench.errors import RobbenchError
 from robbench.features import Features, extract, frozen_part, worth_keeping
+from robbench.generators import generators_at
 from robbench.graphs import Loop
 from robbench.memory import Batches, indivisible
 from robbench.models.weights import not_finite
@@ -84,14 +85,15 @@ def train(
             for all trainable parameters.
         held: modules kept in eval mode throughout (frozen blocks).
         augmentation: of the training images, ``none`` or ``crop-flip``.
-        seed: of data order, augmentation, random starts and dropout.
+        seed: of data order, augmentation, random starts, and whatever the network draws from the global generators of
+            torch, Python and numpy: dropout, for one.
         progress: an interrupted run to go on with.
         on_epoch: called after every epoch with the state so far.
         on_update: called before every update with epoch, update and updates per epoch, without any result.
 
     Raises:
-        RobbenchError: a loss is not finite; names epoch and batch. Or weights are not, at the end of an epoch; or an
-            update does not fit into memory.
+        RobbenchError: a loss is not finite; names epoch and batch. Or weights are not, at the end of an epoch; or a
+            buffer changed that is not stored with them; or an update does not fit into memory.
     """
     device = training.images.device
     held = tuple(held)
@@ -107,7 +109,8 @@ def train(
         "set a smaller batch_size in the recipe, or use another device (--robbench-device); finished epochs stay, and "
         "--robbench-resume goes on from them",
     )
-    with tensor_cores(), stopwatch.region("training"):
+    (unstored,) = _copies(_unstored(network))
+    with generators_at(_seed(seed, 0), device), tensor_cores(), stopwatch.region("training"):
         learner, inputs, checks = _learner(network, recipe, training, validation, held, augmentation, state.notes)
     updates = sum(1 for _ in batches(len(training), recipe.batch_size, generator=None, device=torch.device("cpu")))
     with tensor_cores(), stopwatch.region("warm_up"), indivisible(*whole):
@@ -120,12 +123,11 @@ def train(
         before = stopwatch.seconds
         losses, correct = [], torch.zeros((), dtype=torch.int64, device=device)
         with (
+            generators_at(_seed(seed, epoch), device),
             tensor_cores(),
             stopwatch.region("training"),
-            torch.random.fork_rng(devices=_cuda(device)),
             indivisible(*whole),
         ):
-            torch.manual_seed(_seed(seed, epoch))
             for number, chosen in enumerate(
                 batches(len(training), recipe.batch_size, generator=order, device=device), start=1
             ):
@@ -144,7 +146,7 @@ def train(
                 correct += hits
             *values, right = torch.cat([torch.stack(losses).double(), correct.double().view(1)]).tolist()
         _check_finite(values, epoch, updates)
-        with tensor_cores(), stopwatch.region("validation"):
+        with generators_at(_seed(seed, epoch), device), tensor_cores(), stopwatch.region("validation"):
             clean, robust = validate(learner, recipe, checks, seed=_seed(seed, epoch), loop=loop, judging=judging)
         steps = recipe.attack.steps if recipe.attack else 0
         judge = recipe.validation_attack or recipe.attack
@@ -165,7 +167,10 @@ def train(
             )
         )
         with stopwatch.region("io"):
-            state.weights, state.optimiser = _copies(network.state_dict(), state_tensors(optimiser))
+            state.weights, state.optimiser, left_out = _copies(
+                network.state_dict(), state_tensors(optimiser), _unstored(network)
+            )
+            _check_unchanged(unstored, left_out, epoch)
             if overflown := not_finite(state.weights):
                 raise RobbenchError(f"training diverged: {overflown[0]} is not finite after epoch {epoch}; {DIVERGED}")
             if kept_epoch(recipe, state.history) == epoch:
@@ -206,7 +211,7 @@ def _warm_up(network: nn.Module, recipe: Recipe, training: Images | Features, he
     copied, twins = copy.deepcopy((network, held))
     images = pixels(training.images[: recipe.batch_size]).clone()  # features are not the warm-up's to write into
     labels = torch.zeros_like(training.labels[: recipe.batch_size])
-    with torch.random.fork_rng(devices=_cuda(images.device)):
+    with generators_at(0, images.device):
         if recipe.attack is not None:
             loop = Loop(images.device)
             for _ in range(2 if images.is_cuda else 1):
@@ -215,8 +220,27 @@ def _warm_up(network: nn.Module, recipe: Recipe, training: Images | Features, he
         update(copied, recipe, new_optimiser(copied, recipe, None), images, labels, twins)
 
 
-def _cuda(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
+def _unstored(network: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are no part of the weights: those with ``persistent=False``."""
+    stored = {id(tensor) for tensor in network.state_dict(keep_vars=True).values()}
+    return {name: buffer.detach() for name, buffer in network.named_buffers() if id(buffer) not in stored}
+
+
+def _check_unchanged(before: dict[str, Tensor], after: dict[str, Tensor], epoch: int) -> None:
+    """Neither p* nor a resumed run would know what such a buffer has become."""
+    for name in sorted(before.keys() | after.keys()):
+        one, other = before.get(name), after.get(name)
+        if one is None or other is None or not _same_bits(one, other):
+            raise RobbenchError(
+                f"buffer {name!r} changed in epoch {epoch}, but is not stored with the weights: p* and a resumed training "
+                "would begin with its first value; register it without persistent=False"
+            )
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
 
 
 def _seed(seed: int, epoch: int) -> int:

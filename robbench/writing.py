@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from robbench.errors import RobbenchError
 from robbench.interruption import postponed
+from robbench.locks import locked
 
-_TEMPORARY = ".writing-"
-"""How names of files begin that are being written."""
+TEMPORARY = ".writing-"
+"""How names of files begin that are being written, and those of folders of them."""
 
 
 def check_writable(folder: Path) -> None:
     """Raise a RobbenchError unless a file can be written in the folder, which is made where it is missing."""
-    probe = folder / f".writable-{uuid.uuid4().hex}"
-    write_atomically(probe, b"")
-    probe.unlink(missing_ok=True)
+    probe = folder / f"{TEMPORARY}probe"
+    with only_writer(folder):
+        write_atomically(probe, b"")
+        probe.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where it is missing, and rid it of what killed writers left.
+
+    Whoever writes under a temporary name into a folder without a lock of its own holds it so: nobody's file is taken
+    for a leftover while it is written.
+
+    Raises:
+        RobbenchError: the folder cannot be written.
+    """
+    with locked(folder):
+        remove_leftovers(folder)
+        yield
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -31,7 +49,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         with postponed():
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=f"{_TEMPORARY}{path.name}.", dir=path.parent)
+            handle, temporary = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.name}.", dir=path.parent)
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
@@ -48,9 +66,16 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of files that they wrote to a folder; for whoever alone may write there."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+    """Remove what killed processes left of files that they wrote to a folder; for whoever alone may write there.
+
+    What cannot be removed, such as another user's, stays.
+    """
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _flush_folder(folder: Path) -> None:

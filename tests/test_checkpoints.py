@@ -215,6 +215,9 @@ NOTHING = {"history": [], "forward": 0, "backward": 0, "seconds": {}, "notes": [
         ({"history": 7}, {}),
         ({"seconds": {"training": -1.0}}, {}),
         ({"seconds": None}, {}),
+        ({"forward": "x"}, {}),
+        ({"backward": -1}, {}),
+        ({"notes": "x"}, {}),
         ({}, {"other/a": torch.ones(1)}),
     ],
 )
@@ -225,6 +228,32 @@ def test_a_training_run_that_is_not_whole_is_refused(store, change, tensors):
     store.save_checkpoint(DIGEST, tensors, NOTHING | {"inputs": "these"} | change)
     with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged"):
         load_training(store, DIGEST, inputs="these")
+
+
+def test_what_training_would_not_have_left_is_refused(store):
+    """The word of whoever knows network and recipe, told as damage of the file."""
+
+    def check(state):
+        raise ValueError(f"{len(state.history)} epochs")
+
+    save_training(store, DIGEST, progress(), inputs="these", seconds=SECONDS)
+    with pytest.raises(
+        RobbenchError, match=r"checkpoint\.safetensors is damaged \(ValueError: 2 epochs\); remove its "
+    ):
+        load_training(store, DIGEST, inputs="these", check=check)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"forward": "x"}, {"backward": None}, {"notes": "x"}, {"size": -1}, {"testing": {"fooled": "x"}}, {"seconds": 1}],
+)
+def test_a_search_with_values_of_other_types_is_refused(store, change):
+    """Passes, notes, size, final test and seconds are what they are said to be."""
+    save_search(store, DIGEST, search(), inputs="these", seconds=SECONDS)
+    tensors, values = store.load_checkpoint(DIGEST)
+    store.save_checkpoint(DIGEST, tensors, values | change)
+    with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors is damaged \(ValidationError"):
+        load_search(store, DIGEST, inputs="these")
 
 
 @pytest.mark.parametrize("name", ["first", "last", "pstar"])

@@ -56,6 +56,17 @@ def test_a_folder_that_cannot_be_is_an_error(tmp_path):
         pytest.fail("held")
 
 
+def test_a_file_system_without_locks_is_an_error(tmp_path, monkeypatch):
+    """As filelock says it of some network file systems."""
+
+    def none(*_):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(robbench.locks, "acquire", none)
+    with pytest.raises(RobbenchError, match=r"cannot be written: FileSystem does not"), locked(tmp_path):
+        pytest.fail("held")
+
+
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 

@@ -84,10 +84,7 @@ def prepare(name: str, *, folder: Path, download: bool = False) -> Path:
     data = _on_disk(name, folder, download)
     path = folder / f"{name}.npz"
     if not path.is_file():
-        try:
-            write_npz(path, data)
-        except OSError as error:
-            raise RobbenchError(f"{path}: expected a folder that can be written, got {error}") from error
+        write_npz(path, data)
     return path
 
 
@@ -99,7 +96,7 @@ def _on_disk(name: str, folder: Path, download: bool) -> Data:
     data = torchvision_sets.fetch(name, folder, download=download) if name in torchvision_sets.FOLDERS else None
     if data is None:
         raise _not_on_disk(name, folder)
-    with suppress(OSError):  # a folder for reading only: the next run asks torchvision again
+    with suppress(RobbenchError):  # a folder for reading only: the next run asks torchvision again
         write_npz(path, data)
     return data
 

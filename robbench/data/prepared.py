@@ -14,6 +14,7 @@ import torch
 from robbench.catalogue import DATASETS
 from robbench.data.images import Data, Images
 from robbench.errors import RobbenchError, require
+from robbench.writing import TEMPORARY, only_writer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -58,24 +59,27 @@ def write_npz(path: Path, data: Data) -> None:
     """Write ``data`` as a prepared file, whole or not at all, whoever else reads or writes it at the same time.
 
     Raises:
-        OSError: the folder cannot be made or written.
+        RobbenchError: the folder cannot be made or written.
     """
     arrays: dict[str, Array] = {"classes": np.array(data.classes)}
     for part, images in (("train", data.train), ("test", data.test)):
         channels_last = images.images.cpu().permute(0, 2, 3, 1).numpy()
         arrays[f"x_{part}"] = channels_last[..., 0] if channels_last.shape[3] == 1 else channels_last
         arrays[f"y_{part}"] = images.labels.cpu().numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files are readable by their owner only, and data folders are shared.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f"{TEMPORARY}{path.name}.{secrets.token_hex(8)}")
     try:
-        with temporary.open("xb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with only_writer(path.parent):
+            try:
+                with temporary.open("xb") as file:
+                    np.savez(file, allow_pickle=False, **arrays)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise RobbenchError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
 
 
 def from_arrays(name: str, arrays: Mapping[str, Array], source: str) -> Data:

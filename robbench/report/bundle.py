@@ -14,7 +14,6 @@ import msgspec
 from robbench.compare import Verdict
 from robbench.errors import RobbenchError
 from robbench.interruption import postponed
-from robbench.locks import locked
 from robbench.record import UNREADABLE, Record, Struct
 from robbench.report.drawing import Picture
 from robbench.report.figures import draw, draw_study
@@ -23,7 +22,7 @@ from robbench.report.markdown import model_ranges
 from robbench.report.overview import studies
 from robbench.report.prose import report_text
 from robbench.report.rows import group_records
-from robbench.writing import write_atomically
+from robbench.writing import TEMPORARY, only_writer, write_atomically
 
 SCHEMA = "robbench.bundle/1"
 
@@ -59,9 +58,9 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
     files = render(bundle)
     folder = Path(folder)
     try:
-        with locked(folder), postponed():
+        with only_writer(folder), postponed():
             stale = _pictures(folder) - files.keys()
-            with tempfile.TemporaryDirectory(prefix=".robbench-", dir=folder) as name:
+            with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}report-", dir=folder) as name:
                 for path, data in files.items():
                     write_atomically(Path(name) / path, data)
                 (folder / "figures").mkdir(exist_ok=True)

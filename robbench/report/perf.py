@@ -8,12 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from robbench.errors import RobbenchError
 from robbench.report.markdown import escape, table
 from robbench.report.perf_figures import growth_png, quality_png
 from robbench.report.perf_tables import GROUPS, in_order, layout
 from robbench.report.performance import Measurement, Performance, Run
-from robbench.writing import write_atomically
+from robbench.writing import only_writer, write_atomically
 
 
 def write_performance(folder: Path, performance: Performance) -> Path:
@@ -32,12 +31,9 @@ def write_performance(folder: Path, performance: Performance) -> Path:
     files = {f"{name}-{kind}.png": data for kind, data in drawn.items()}
     files[f"{name}.json"] = msgspec.json.format(msgspec.json.encode(performance), indent=1)
     files[f"{name}.md"] = _text(performance, of_group, {kind: f"{name}-{kind}.png" for kind in drawn}).encode()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder):
         for file, data in files.items():
             write_atomically(folder / file, data)
-    except OSError as error:
-        raise RobbenchError(f"report folder {str(folder)!r} cannot be written: {error.strerror or error}") from error
     return folder / f"{name}.md"
 
 

@@ -178,10 +178,10 @@ def test_failed_write_leaves_the_old_file(arrays: Make, tmp_path: Path, monkeypa
     data = read_npz(path, "own")
 
     def full(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(RobbenchError, match=r"own\.npz' cannot be written: No space left"):
         write_npz(path, data)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["own.npz"]

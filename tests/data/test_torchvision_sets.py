@@ -195,9 +195,9 @@ def test_folder_that_cannot_be_written(arrays: Make, tmp_path: Path, monkeypatch
     write_idx(tmp_path / "MNIST/raw", MNIST_FILES, arrays())
 
     def refuse(*_: object) -> None:
-        raise PermissionError("read-only file system")
+        raise RobbenchError("'mnist.npz' cannot be written: read-only file system")
 
     monkeypatch.setattr("robbench.data.loading.write_npz", refuse)
     assert len(load("mnist", folder=tmp_path).train) == 12
-    with pytest.raises(RobbenchError, match=r"mnist\.npz: expected a folder that can be written, got read-only"):
+    with pytest.raises(RobbenchError, match=r"mnist\.npz' cannot be written: read-only"):
         prepare("mnist", folder=tmp_path)

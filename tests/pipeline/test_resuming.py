@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ import robbench.descent
 import robbench.estimation
 import robbench.final_test
 import robbench.robustness
+from robbench.errors import RobbenchError
 from robbench.pipeline import run_estimate, run_training
 from robbench.spec import PGD, Dataset, Model
 
@@ -63,6 +65,25 @@ def test_a_resumed_training_takes_up_where_it_stopped(place):
     history = record.training.epochs
     assert [epoch.seconds for epoch in history[:2]] == [epoch["seconds"] for epoch in values["history"]]
     assert sum(epoch.seconds for epoch in history) == pytest.approx(record.seconds.training, abs=2e-3)
+
+
+def test_a_checkpoint_without_state_of_the_optimiser_is_not_gone_on_with(place):
+    """Its checksum is right, but a fresh optimiser would end elsewhere: one error says what to remove, and helps."""
+    model = source(epochs=3)
+    first = place(show=killer("training", 8))
+    with pytest.raises(Killed):
+        run_training(model, first, suite="demo")
+    tensors, values = first.store.load_checkpoint(model.digest)
+    left = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimiser/")}
+    first.store.save_checkpoint(model.digest, left, values)
+    with pytest.raises(
+        RobbenchError, match=r"is damaged \(ValueError: optimiser: expected .*; remove its folder"
+    ) as error:
+        run_training(model, place(resume=True), suite="demo")
+    folder = first.store.checkpoint_path(model.digest).parent
+    assert f"remove its folder {folder} and run again" in str(error.value)
+    shutil.rmtree(folder)
+    assert len(run_training(model, place(resume=True), suite="demo").training.epochs) == 3
 
 
 def test_without_resuming_a_checkpoint_is_not_used(place):

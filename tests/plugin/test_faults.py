@@ -62,14 +62,14 @@ def test_a_full_disk_of_reports_is_one_line_and_a_failing_run(updated, full, err
     updated("--robbench-resume").assert_outcomes(passed=2, deselected=8)
     folder = pytester.path / "reports" / "tiny"
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    patch = full(".robbench-", name)
+    patch = full(".writing-report-", name)
     result = updated("--robbench-resume")
     patch.undo()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "no report of study 'tiny': " in errors(result)
     assert f"{name}' cannot be written: No space left on device" in errors(result)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-    assert [path.name for path in folder.glob(".robbench-*")] == []
+    assert [path.name for path in folder.glob(".writing-*")] == []
     assert updated("--robbench-resume").ret == pytest.ExitCode.OK
     assert stages == []
 

@@ -80,7 +80,7 @@ def test_renewing_removes_only_its_own_old_figures(tmp_path: Path) -> None:
     names = content(tmp_path).keys()
     assert {"figures/mine.png", "notes.txt"} <= names
     assert not any("cnn4" in name for name in names)
-    assert not any(".robbench-" in name for name in names)
+    assert not any(".writing-" in name for name in names)
 
 
 def test_an_error_leaves_the_old_bundle_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ TESTS = {
     "attacks": ["test_attacks.py"],
     "training": ["training", "test_features.py"],
     "steps": ["training"],
-    "optimisers": ["training/test_devices.py", "training/test_updates.py", "training/test_loop.py"],
+    "optimisers": ["training/test_devices.py", "training/test_updates.py", "training/test_loop.py", "test_resuming.py"],
     "schedule": ["training/test_schedules.py", "training/test_stopping.py"],
     "estimation": ["test_estimation.py", "test_estimation_limits.py", "test_descent.py"],
     "descent": ["test_descent.py", "test_descent_networks.py"],
