@@ -30,6 +30,7 @@ class _Values(msgspec.Struct, kw_only=True):
 
 class _Training(_Values, kw_only=True):
     history: list[Epoch]
+    features: bool | None = None
 
 
 class _Search(_Values, kw_only=True):
@@ -58,6 +59,7 @@ def save_training(
         "forward": state.forward,
         "backward": state.backward,
         "notes": state.notes,
+        "features": state.features,
         "seconds": msgspec.to_builtins(seconds),
     }
     store.save_checkpoint(digest, tensors, values)
@@ -92,7 +94,12 @@ def load_training(
             parts[part][name] = tensor
         parts["best"] = parts["best"] or parts["weights"]
         progress = Progress(
-            history=plain.history, forward=plain.forward, backward=plain.backward, notes=plain.notes, **parts
+            history=plain.history,
+            forward=plain.forward,
+            backward=plain.backward,
+            notes=plain.notes,
+            features=plain.features,
+            **parts,
         )
         check(progress)
     return progress, plain.seconds

@@ -48,6 +48,8 @@ class Progress:
     """Images passed so far."""
     notes: list[str] = field(default_factory=list)
     """Batches that were halved because memory ran out."""
+    features: bool | None = None
+    """Whether the frozen blocks' features were kept, which depends on free memory; None before the first epoch."""
 
 
 def train(
@@ -111,7 +113,8 @@ def train(
     )
     (unstored,) = _copies(_unstored(network))
     with generators_at(_seed(seed, 0), device), tensor_cores(), stopwatch.region("training"):
-        learner, inputs, checks = _learner(network, recipe, training, validation, held, augmentation, state.notes)
+        learner, inputs, checks = _learner(network, recipe, training, validation, held, augmentation, state)
+        state.features = inputs is not training
     updates = sum(1 for _ in batches(len(training), recipe.batch_size, generator=None, device=torch.device("cpu")))
     with tensor_cores(), stopwatch.region("warm_up"), indivisible(*whole):
         _warm_up(learner, recipe, inputs, held)
@@ -187,18 +190,24 @@ def _learner(
     validation: Images,
     held: tuple[nn.Module, ...],
     augmentation: str,
-    notes: list[str],
+    state: Progress,
 ) -> tuple[nn.Module, Images | Features, Images | Features]:
-    """What an epoch runs: the network on its images, or its last layers on the features of the first ones."""
+    """What an epoch runs: the network on its images, or its last layers on the features of the first ones.
+
+    A run that is gone on with does what it did: either way is the same function, but not to the last bit.
+    """
     whole = network, training, validation
     parts = frozen_part(network, held) if recipe.attack is None and augmentation == "none" else None
     if parts is None:
         return whole
     frozen, learner = parts
     with evaluating(frozen), autocast(recipe.precision, training.images.device):
-        if not worth_keeping(frozen, len(training) + len(validation), training.images[:1]):
+        kept = state.features
+        if kept is None:
+            kept = worth_keeping(frozen, len(training) + len(validation), training.images[:1])
+        if not kept:
             return whole
-        size = Batches("the frozen blocks' features", recipe.batch_size, notes)
+        size = Batches("the frozen blocks' features", recipe.batch_size, state.notes)
         return learner, extract(frozen, training, size), extract(frozen, validation, size)
 
 

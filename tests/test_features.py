@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -39,7 +40,7 @@ def ready(architecture, k, head="linear"):
     return transfer(source.eval(), k=k, classes=5, head=head, seed=2)
 
 
-def retrained(architecture, k, head="linear", *, recipe=RECIPE, augmentation="none", held=True):
+def retrained(architecture, k, head="linear", *, recipe=RECIPE, augmentation="none", held=True, **options):
     """Weights and history after retraining."""
     made = ready(architecture, k, head)
     progress = train(
@@ -52,6 +53,7 @@ def retrained(architecture, k, head="linear", *, recipe=RECIPE, augmentation="no
         held=made.kept if held else (),
         augmentation=augmentation,
         seed=3,
+        **options,
     )
     return weights(made.network), progress.history
 
@@ -90,6 +92,22 @@ def test_retraining_on_features_is_retraining_the_network(architecture, k, head,
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4, msg=name)
     assert [epoch.loss for epoch in history] == pytest.approx([epoch.loss for epoch in expected], rel=1e-4)
     assert [epoch.validation for epoch in history] == [epoch.validation for epoch in expected]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_resumed_run_keeps_features_where_it_did_before(kept, passes, monkeypatch):
+    """Whatever memory is free by then: with them and without differ by rounding, and the end must be the same bits."""
+    saved = []
+    recipe = dataclasses.replace(RECIPE, epochs=2)
+    monkeypatch.setattr(robbench.training, "worth_keeping", lambda *given: kept)
+    whole, _ = retrained(
+        "cnn7", 3, recipe=recipe, on_epoch=lambda state: saved.append(copy.deepcopy(state)) if not saved else None
+    )
+    monkeypatch.setattr(robbench.training, "worth_keeping", lambda *given: not kept)
+    passes["extracted"] = 0
+    resumed, _ = retrained("cnn7", 3, recipe=recipe, progress=saved[0])
+    assert passes["extracted"] == (60 if kept else 0)
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
 
 @pytest.mark.parametrize(
