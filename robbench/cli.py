@@ -189,7 +189,7 @@ def _verify(options: argparse.Namespace) -> int:
     store = Store(options.store, run="")
     workplace = Workplace(store=store, data=options.data, device=choose_device(options.device))
     marks: Counter[str] = Counter()
-    stages, unproven, proven = set(), set(), 0
+    stages, unproven, proven, smaller = set(), set(), 0, 0
     advice: dict[str, None] = {}
     for finding in verify(options.bundle, workplace, options.code):
         message = f"{finding.message}; {finding.advice}" if finding.advice else finding.message
@@ -198,8 +198,10 @@ def _verify(options: argparse.Namespace) -> int:
         stages |= {finding.name} if finding.record else set()
         unproven |= {finding.name} if finding.record and finding.mark == "unproven" else set()
         proven += finding.counterexamples
+        smaller += finding.smaller
         advice |= {finding.advice: None} if finding.advice else {}
-    parts = [f"{len(stages):,} records", f"{proven:,} counterexamples proven"]
+    nearer = f" ({smaller:,} of them smaller than their p*)" if smaller else ""
+    parts = [f"{len(stages):,} records", f"{proven:,} counterexamples proven{nearer}"]
     parts += [f"{len(unproven)} records unproven"] if unproven else []
     parts += [f"{marks['untimed']} untimed"] if marks["untimed"] else []
     parts += ["incomplete"] if marks["missing"] else []

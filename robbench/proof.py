@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from robbench.attacks import BALL_TOLERANCE
+from robbench.attacks import BALL_TOLERANCE, pgd
 from robbench.data import Data, Images, pixels
 from robbench.errors import RobbenchError
 from robbench.memory import Batches, attack_batch
@@ -17,7 +17,7 @@ from robbench.models import Network
 from robbench.models.onednn import plain_layers
 from robbench.precision import full_precision
 from robbench.record import WRONG, Robustness
-from robbench.spec import Estimate
+from robbench.spec import PGD, Estimate
 
 ROUNDING = 1e-5
 """A classification is decided by rounding where its margin is at most this share of the largest logit."""
@@ -40,6 +40,8 @@ class Line(NamedTuple):
     message: str
     proven: int = 0
     """Counterexamples."""
+    smaller: int = 0
+    """Those of them that lie in a smaller ball of the grid than that of their p*."""
     advice: str = ""
 
 
@@ -79,7 +81,8 @@ def prove(
         _note(problems, remarks, names, chosen, margins, said)
 
     found = (place != WRONG) & (place < len(radii))
-    proven = 0
+    proven = smaller = 0
+    unproven: list[str] = []
     if adversarials is not None:
         expected = (int(found.sum()), *data.shape)
         if adversarials.shape != expected or adversarials.dtype != torch.float32:
@@ -104,12 +107,22 @@ def prove(
             _note(problems, remarks, names, chosen, None, said)
         not_fooled = ~(attacked < 0)
         _note(problems, remarks, names, not_fooled, attacked, "whose counterexample is classified correctly")
-        loose = (below > 0) & (distance <= below + BALL_TOLERANCE)
+        loose = sound & ~not_fooled & (below > 0) & (distance <= below + BALL_TOLERANCE)
         if loose.any():
             remarks.append(f"{_images(names[loose])} whose counterexample lies in a smaller ball than that of p*")
-        proven = int((sound & ~not_fooled).sum())
+            inside = test.take(found.nonzero().flatten()[loose])
+            nearer = _attack(network, inside, below[loose], estimate.attack, batches, device)
+            again = _margins(network, nearer, batches, device) < -ROUNDING
+            if again.any():
+                unproven.append(
+                    f"{_images(names[loose][again])} whose p* is larger than its search would find: the attack fools the "
+                    "network at the next smaller radius, too"
+                )
+        proven, smaller = int((sound & ~not_fooled).sum()), int(loose.sum())
     for message in remarks:
         yield Line("remark", message)
+    for message in unproven:
+        yield Line("unproven", message)
     for message in problems:
         yield Line("problem", message + because)
     rest = f"{robustness.censored:,} never fooled, {len(place) - robustness.clean.correct:,} wrong unperturbed"
@@ -117,7 +130,7 @@ def prove(
         yield Line("unproven", f"the counterexamples of {int(found.sum()):,} images were not kept", advice=_KEEP)
     else:
         mark: Literal["proven", "unproven"] = "unproven" if proven < found.sum() and not problems else "proven"
-        yield Line(mark, f"{proven:,} of {int(found.sum()):,} counterexamples; {rest}", proven)
+        yield Line(mark, f"{proven:,} of {int(found.sum()):,} counterexamples; {rest}", proven, smaller)
 
 
 @dataclass(frozen=True)
@@ -126,6 +139,30 @@ class _Floats:
 
     images: Tensor
     labels: Tensor
+
+
+def _attack(
+    network: Network, images: Images, radius: Tensor, attack: PGD, batches: Batches, device: torch.device
+) -> _Floats:
+    """What the attack of the ``reference`` search ends with, at a radius for each image: (N,) float64 on the CPU."""
+    adversarials = torch.zeros_like(pixels(images.images))
+
+    def run(part: slice) -> None:
+        originals, labels = pixels(images.images[part].to(device)), images.labels[part].to(device)
+        adversarials[part] = pgd(
+            network,
+            originals,
+            labels,
+            radius[part].to(originals),
+            steps=attack.steps,
+            step_size=(radius[part] / attack.steps).to(originals),  # divided before it is rounded, as in the search
+            random_start=False,
+            box=attack.box,
+        ).cpu()
+
+    with full_precision(device):
+        batches.over(len(radius), device, run)
+    return _Floats(adversarials, images.labels)
 
 
 def _margins(network: Network, images: Images | _Floats, batches: Batches, device: torch.device) -> Tensor:

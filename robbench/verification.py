@@ -33,6 +33,8 @@ class Finding:
     """Whether it came of checking a record; otherwise it is about the bundle as a whole."""
     counterexamples: int = 0
     """How many were proven."""
+    smaller: int = 0
+    """How many of them lie in a smaller ball of the grid than that of their p*."""
     advice: str = ""
     """What would let more be proven."""
 
@@ -62,7 +64,12 @@ def verify(bundle: Path, workplace: Workplace, code: Collection[str] = ()) -> It
         try:
             for line in _record(record, workplace, code):
                 yield Finding(
-                    mark=line.mark, name=name, message=line.message, counterexamples=line.proven, advice=line.advice
+                    mark=line.mark,
+                    name=name,
+                    message=line.message,
+                    counterexamples=line.proven,
+                    smaller=line.smaller,
+                    advice=line.advice,
                 )
         except RobbenchError as error:
             yield Finding(mark="problem", name=name, message=str(error))
