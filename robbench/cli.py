@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit status.
 
-    0; 1 where a comparison or a proof fails, 2 for bad input, 3 where p* is left unproven, 130 after Ctrl-C.
+    0; 1 where a comparison or a proof fails, 2 for bad input, 3 where something is left unproven, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     find_code_in(Path.cwd())
@@ -89,9 +89,16 @@ def _parser() -> argparse.ArgumentParser:
     verifying = commands.add_parser(
         "verify",
         help="check a bundle against store and data, every counterexample included; exit status 1 on a problem, 3 where "
-        "counterexamples were not kept",
+        "records are missing or unproven",
     )
     verifying.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's folder, or its records.json")
+    verifying.add_argument(
+        "--code",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module of your own networks that may be imported and run: mypackage.nets (repeatable)",
+    )
     _add_folders(verifying)
     verifying.set_defaults(run=_verify)
 
@@ -177,7 +184,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from robbench.environment import choose_device
     from robbench.store import Store
-    from robbench.verification import KEEP, verify
+    from robbench.verification import verify
     from robbench.workplace import Workplace
 
     if not options.store.is_dir():
@@ -185,21 +192,29 @@ def _verify(options: argparse.Namespace) -> int:
     store = Store(options.store, run="")
     workplace = Workplace(store=store, data=options.data, device=choose_device(options.device))
     marks: Counter[str] = Counter()
-    stages, proven = set(), 0
-    for finding in verify(options.bundle, workplace):
-        print(f"{finding.mark:8}  {finding.name}: {finding.message}", flush=True)
+    stages, unproven, proven, smaller = set(), set(), 0, 0
+    advice: dict[str, None] = {}
+    for finding in verify(options.bundle, workplace, options.code):
+        message = f"{finding.message}; {finding.advice}" if finding.advice else finding.message
+        print(f"{finding.mark:8}  {finding.name}: {message}", flush=True)
         marks[finding.mark] += 1
         stages |= {finding.name} if finding.record else set()
+        unproven |= {finding.name} if finding.record and finding.mark == "unproven" else set()
         proven += finding.counterexamples
-    parts = [f"{len(stages):,} records", f"{proven:,} counterexamples proven"]
-    parts += [f"{marks['unproven']} records unproven"] if marks["unproven"] else []
+        smaller += finding.smaller
+        advice |= {finding.advice: None} if finding.advice else {}
+    nearer = f" ({smaller:,} of them smaller than their p*)" if smaller else ""
+    parts = [f"{len(stages):,} records", f"{proven:,} counterexamples proven{nearer}"]
+    parts += [f"{len(unproven)} records unproven"] if unproven else []
     parts += [f"{marks['untimed']} untimed"] if marks["untimed"] else []
+    parts += ["incomplete"] if marks["missing"] else []
     parts += [f"{marks['remark']} remarks"] if marks["remark"] else []
     print(", ".join([*parts, f"{marks['problem']} problems"]))
-    if marks["unproven"]:
-        what = f"p* of {marks['unproven']} records was not proven for every image" if proven else "nothing was proven"
-        print(f"{what}; counterexamples that were not kept: {KEEP}")
-    return 1 if marks["problem"] else 3 if marks["unproven"] or marks["untimed"] else 0
+    if unproven:
+        what = f"{len(unproven)} records were not proven in full" if proven else "nothing was proven"
+        print("; ".join([what, *advice]))
+    left_open = marks["unproven"] or marks["untimed"] or marks["missing"]
+    return 1 if marks["problem"] else 3 if left_open else 0
 
 
 def _against_base(options: argparse.Namespace, tolerances: Tolerances) -> list[Verdict]:

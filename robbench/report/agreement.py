@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import zlib
 from collections.abc import Iterator
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
+from typing import Literal
 
 from robbench.errors import RobbenchError
 from robbench.report.bundle import Bundle, render
@@ -16,10 +18,11 @@ _SHOWN = 60
 """Characters of a line that a message quotes, from shortly before the first difference on."""
 
 
-def disagreements(folder: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
-    """Every file of a bundle that is not what its records render to now, and how: report, tables and every p*.
+def disagreements(folder: Path, bundle: Bundle) -> Iterator[tuple[Literal["problem", "unproven", "remark"], str, str]]:
+    """Mark, path and message of every file of a bundle that is not what its records render to now.
 
-    Figures are only looked for: their bytes depend on matplotlib's version.
+    A picture's bytes depend on the versions of what draws it. One that is drawn otherwise here is a problem where it is
+    not what the bundle was written with, by its SHA-256; the others are a remark, or unproven where there is none.
 
     Raises:
         RobbenchError: the records cannot be rendered.
@@ -33,6 +36,7 @@ def disagreements(folder: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
     versions = sorted({record.environment.robbench for record in bundle.records})
     other = "" if version("robbench") in versions else f" (recorded by robbench {', '.join(versions)}, "
     hint = other and f"{other}this is {version('robbench')}; `robbench report {folder}` renders it anew)"
+    as_written = no_checksum = 0
     for path, expected in files.items():
         if path == "records.json":
             continue
@@ -41,12 +45,29 @@ def disagreements(folder: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
             if path.endswith(".gz"):
                 found, expected = gzip.decompress(found), gzip.decompress(expected)
         except FileNotFoundError:
-            yield path, "is missing"
+            yield "problem", path, "is missing"
         except (OSError, EOFError, zlib.error) as error:
-            yield path, f"cannot be read: {error}"
+            yield "problem", path, f"cannot be read: {error}"
         else:
-            if found != expected and not path.endswith(".png"):
-                yield path, f"{_first_difference(found, expected)}{hint}"
+            if found == expected:
+                continue
+            if not path.endswith(".png"):
+                yield "problem", path, f"{_first_difference(found, expected)}{hint}"
+            elif path not in bundle.pictures:
+                no_checksum += 1
+            elif hashlib.sha256(found).hexdigest() != bundle.pictures[path]:
+                yield "problem", path, "is not the picture that the bundle was written with: its SHA-256 is another one"
+            else:
+                as_written += 1
+    drawn = "drawn otherwise here, so that they show the records was not checked"
+    if as_written:
+        yield "remark", "figures", f"{as_written} pictures are those that the bundle was written with, but {drawn}"
+    if no_checksum:
+        yield (
+            "unproven",
+            "figures",
+            f"{no_checksum} pictures have no checksum and are {drawn}; `robbench report` draws them",
+        )
 
 
 def _first_difference(found: bytes, expected: bytes) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,18 @@ class Bundle(Struct, frozen=True, kw_only=True):
     records: list[Record] = msgspec.field(default_factory=list)
     missing: list[str] = msgspec.field(default_factory=list)
     """Stages that the studies ask for and no record has: ``suite/case.stage``."""
+    plan: dict[str, str] = msgspec.field(default_factory=dict)
+    """Digest of every stage that the studies ask for, as the run knew them, by ``suite/case.stage``; none of a study
+    whose run was of an older version."""
+    pictures: dict[str, str] = msgspec.field(default_factory=dict)
+    """SHA-256 of every picture by its path in the folder, as the bundle was written; :func:`render` puts them in."""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ValueError(f"expected schema {SCHEMA!r}, got {self.schema!r}")
+        counts = Counter(f"{record.suite}/{record.name}" for record in self.records)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(f"expected one record of each stage, got several of {', '.join(sorted(twice)[:3])}")
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Path:
@@ -89,11 +98,13 @@ def render(bundle: Bundle) -> dict[str, bytes]:
         verdicts=_in_order(bundle.verdicts),
         missing=bundle.missing,
     )
+    drawn = {f"figures/{picture.name}": picture.png for images in pictures.values() for picture in images}
+    checksums = {path: hashlib.sha256(data).hexdigest() for path, data in drawn.items()}
     return {
-        **{f"figures/{picture.name}": picture.png for images in pictures.values() for picture in images},
+        **drawn,
         "results.csv": results_csv(groups),
         "pstar.csv.gz": pstar_csv_gz(groups),
-        "records.json": encode_bundle(bundle),
+        "records.json": encode_bundle(msgspec.structs.replace(bundle, pictures=checksums)),
         "report.md": text.encode(),
     }
 
@@ -125,6 +136,9 @@ def encode_bundle(bundle: Bundle) -> bytes:
     def lines(values: Sequence[object]) -> bytes:
         return b"[\n" + b",\n".join(map(one_line, values)) + b"\n]" if values else b"[]"
 
+    def entries(values: Mapping[str, str]) -> bytes:
+        return b"{\n" + b",\n".join(one_line(name) + b": " + one_line(values[name]) for name in sorted(values)) + b"\n}"
+
     fields = {
         "schema": one_line(bundle.schema),
         "title": one_line(bundle.title),
@@ -133,6 +147,7 @@ def encode_bundle(bundle: Bundle) -> bytes:
         "verdicts": lines(_in_order(bundle.verdicts)),
         "records": lines(records),
         **({"missing": lines(bundle.missing)} if bundle.missing else {}),
+        **{name: entries(found) for name, found in (("plan", bundle.plan), ("pictures", bundle.pictures)) if found},
     }
     fields["sha256"] = one_line(_sha256_of({name: msgspec.json.decode(data) for name, data in fields.items()}))
     return b"{\n" + b",\n".join(f'"{name}": '.encode() + data for name, data in fields.items()) + b"\n}\n"
@@ -147,7 +162,8 @@ def read_bundle(path: Path) -> Bundle:
     """The bundle in a folder, or in its ``records.json``.
 
     Raises:
-        RobbenchError: there is none, it was altered or damaged since it was written, or is of another schema.
+        RobbenchError: there is none, it was altered or damaged since it was written, is of another schema, or has two
+            records of one stage.
     """
     path = Path(path)
     file = path / "records.json" if path.is_dir() else path
@@ -174,7 +190,8 @@ def merge(bundles: Sequence[Bundle]) -> Bundle:
     """Several bundles as one: studies side by side, the parts of one study joined.
 
     Of a case that several bundles have, the one with the newest record counts, with all its stages and verdicts; a
-    stage that it lacks comes from the next newest. A note says of how many cases. What no bundle has stays missing.
+    stage that it lacks comes from the next newest. A note says of how many cases. What no bundle has stays missing, and
+    what one of the plans asks for is in the plan: with the digest by which the chosen record was made.
 
     Raises:
         RobbenchError: there is nothing to merge.
@@ -215,7 +232,19 @@ def merge(bundles: Sequence[Bundle]) -> Bundle:
         verdicts=[*verdicts.values()],
         records=[record for record, _ in chosen.values()],
         missing=[name for name in missing if tuple(name.split("/", 1)) not in chosen],
+        plan=_plan(bundles, chosen.values()),
     )
+
+
+def _plan(bundles: Sequence[Bundle], chosen: Iterable[tuple[Record, int]]) -> dict[str, str]:
+    """The plans of all bundles as one; ``chosen`` are the records that count, with the number of their bundle."""
+    plan = {name: digest for bundle in bundles for name, digest in bundle.plan.items()}
+    planned = {name.partition("/")[0] for name in plan}
+    for record, number in chosen:
+        name = f"{record.suite}/{record.name}"
+        if record.suite in planned:  # a bundle without a plan may have more records than the others' plans
+            plan[name] = bundles[number].plan.get(name, record.digest)
+    return plan
 
 
 def _notes(bundles: Sequence[Bundle]) -> list[str]:

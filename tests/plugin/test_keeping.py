@@ -11,22 +11,23 @@ def verify(pytester, capsys):
     """Status and lines of the command on the tiny study's bundle."""
     capsys.readouterr()
     folders = [text for name in ("store", "data") for text in (f"--{name}", str(pytester.path / ".robbench" / name))]
-    status = main(["verify", str(pytester.path / "reports" / "tiny"), *folders])
+    status = main(["verify", str(pytester.path / "reports" / "tiny"), *folders, "--code", "net"])
     return status, capsys.readouterr().out.splitlines()
 
 
 def test_a_run_that_keeps_its_counterexamples_can_be_proven(updated, pytester, stages, capsys):
-    """Asked for under resume, p* is estimated again, and that is said; then every record is proven."""
+    """Asked for under resume, p* is estimated again, and that is said; then every record is proven, of this part."""
     result = updated("--robbench-update", "--robbench-resume", KEEP)
     result.assert_outcomes(passed=2, deselected=8)
     assert stages == ["net.mlp-glyphs10-standard.robustness"]
     said = "net.mlp-glyphs10-standard: p* is estimated again, the finished stage kept no counterexamples"
     assert result.stdout.lines.count(said) == 1
     status, lines = verify(pytester, capsys)
-    assert (status, [line.split()[0] for line in lines[:2]]) == (0, ["proven", "agrees"])
+    assert (status, [line.split()[0] for line in lines[:-1]]) == (3, ["proven", "agrees", "missing", "agrees"])
+    assert lines[2].startswith("missing   tiny: 8 stages have no record: net.mlp-glyphs10-")
     assert lines[-1].startswith("2 records, ")
     assert not lines[-1].startswith("2 records, 0 ")
-    assert lines[-1].endswith(" counterexamples proven, 0 problems")
+    assert lines[-1].endswith(" counterexamples proven, incomplete, 0 problems")
     assert said not in updated("--robbench-resume", KEEP).stdout.lines
 
 

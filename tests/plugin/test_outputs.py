@@ -67,6 +67,7 @@ def test_the_bundle_is_written_and_named(tiny, pytester, cases):
     assert {record.name for record in bundle.records} == {
         f"{case}.{stage}" for case in cases for stage in ("training", "robustness")
     }
+    assert bundle.plan == {f"tiny/{record.name}": record.digest for record in bundle.records}
     assert {verdict.mark for verdict in bundle.verdicts} == {"new"}
     assert bundle.notes == []
 
@@ -77,6 +78,7 @@ def test_a_part_of_a_study_says_what_is_missing(one, pytester):
     bundle = read_bundle(pytester.path / "reports" / "tiny")
     assert bundle.notes == []
     assert bundle.missing[0] == "tiny/net.mlp-glyphs47-standard.training"
+    assert bundle.plan.keys() == {f"tiny/{record.name}" for record in bundle.records} | set(bundle.missing)
     one("-k", "glyphs10-standard and test_training")
     notes = read_bundle(pytester.path / "reports" / "tiny").notes
     assert notes[0] == "1 of this run's 2 stages come from the store, same digest"

@@ -1,5 +1,7 @@
 """Bundles on disk: the same bytes again, errors that leave the old one whole, merging."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from factories import both_records, make_facts, robustness_record, training_reco
 
 from robbench.compare import Verdict
 from robbench.errors import RobbenchError
+from robbench.record import Record
 from robbench.report import Bundle, disagreements, merge, read_bundle, render, write_bundle
 
 PLACES = [1, 2, 5, -1]
@@ -190,6 +193,59 @@ def test_merging_parts_of_a_study_leaves_what_both_lack() -> None:
     merged = merge(parts)
     assert sorted(merged.missing) == sorted(names[4:])
     assert "- cnn7-emnist-TL#k, k = 3: neither trained nor tested" in render(merged)["report.md"].decode()
+
+
+def planned(records: list[Record], digest: str, **changes: object) -> Bundle:
+    """A bundle whose records were made by a digest, as its plan says."""
+    made = [msgspec.structs.replace(record, digest=digest) for record in records]
+    whole = Bundle(title="demo", command="", records=made, plan={f"{r.suite}/{r.name}": digest for r in made})
+    return msgspec.structs.replace(whole, **changes)
+
+
+def test_merging_keeps_what_any_plan_asks_for() -> None:
+    """A stage with the digest of the record that counts; one that no bundle recorded stays in the plan."""
+    one, two = (make_facts("transfer", "emnist", k) for k in (1, 2))
+    old = planned(both_records(one, [1]), "a" * 64)
+    old = msgspec.structs.replace(old, plan=old.plan | {"demo/never.training": "c" * 64})
+    new = planned(both_records(one, [2], created="2025-02-01T00:00:00Z") + both_records(two, [1]), "b" * 64)
+    names = [f"demo/{record.name}" for record in new.records]
+    for both in ([old, new], [new, old]):
+        assert merge(both).plan == {"demo/never.training": "c" * 64, **dict.fromkeys(names, "b" * 64)}
+
+
+def test_merging_with_a_bundle_without_a_plan() -> None:
+    """Its records of a study that another bundle has the plan of belong to it; a study that none has it of stays without."""
+    first = planned(both_records(make_facts("transfer", "emnist", 1), [1]), "a" * 64)
+    second = planned(both_records(make_facts("transfer", "emnist", 2), [1]), "b" * 64, plan={})
+    other = planned(both_records(make_facts(), [1], suite="more"), "c" * 64, plan={})
+    merged = merge([first, second, other])
+    assert merged.plan == {f"demo/{r.name}": r.digest for r in [*first.records, *second.records]}
+
+
+def test_a_bundle_holds_the_checksums_of_its_pictures(tmp_path: Path) -> None:
+    """As they were written; one without plan and pictures, as older versions wrote it, is read too."""
+    write_bundle(tmp_path, bundle())
+    pictures = read_bundle(tmp_path).pictures
+    found = {str(path.relative_to(tmp_path)): path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    assert pictures == {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+    assert pictures
+    values = json.loads((tmp_path / "records.json").read_text())
+    del values["pictures"], values["sha256"]
+    (tmp_path / "records.json").write_text(json.dumps(values))
+    assert (read_bundle(tmp_path).pictures, read_bundle(tmp_path).plan) == ({}, {})
+
+
+def test_a_record_listed_twice_is_an_error(tmp_path: Path) -> None:
+    """Whatever figures the second has; the error names the stage."""
+    write_bundle(tmp_path, bundle())
+    values = json.loads((tmp_path / "records.json").read_text())
+    del values["sha256"]
+    values["records"].append(values["records"][0] | {"created": "2025-03-01T00:00:00Z"})
+    (tmp_path / "records.json").write_text(json.dumps(values))
+    with pytest.raises(
+        RobbenchError, match=r"one record of each stage, got several of demo/cnn7-emnist-TL1\.robustness"
+    ):
+        read_bundle(tmp_path)
 
 
 def test_two_studies_are_two_sections() -> None:

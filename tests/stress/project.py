@@ -252,7 +252,7 @@ def bundles(folder: Path) -> dict[str, Any]:
             found[name] = [[cell for number, cell in enumerate(row) if number not in timed] for row in rows]
         elif path.name == "records.json":
             bundle = msgspec.to_builtins(read_bundle(path))
-            del bundle["command"]
+            del bundle["command"], bundle["pictures"]
             bundle["verdicts"] = [verdict for verdict in bundle["verdicts"] if verdict["figure"] != "seconds"]
             found[name] = plain(bundle)
         elif path.name == "report.md":

@@ -55,7 +55,8 @@ def made(tmp_path_factory, one_thread):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(robbench.report.bundle, "draw", lambda group: [PICTURE])
         patch.setattr(robbench.report.bundle, "draw_study", lambda groups: [])
-        write_bundle(folder / "bundle", Bundle(title="proof", command="pytest", records=records))
+        plan = {f"{record.suite}/{record.name}": record.digest for record in records}
+        write_bundle(folder / "bundle", Bundle(title="proof", command="pytest", records=records, plan=plan))
     yield folder
     sys.path.remove(str(folder))
     sys.modules.pop("proven_net", None)
@@ -72,11 +73,12 @@ def place(made, tmp_path):
 
 @pytest.fixture
 def verified(place, capsys):
-    """Verify the copy on the command line: exit status, and the lines printed."""
+    """Verify the copy on the command line, its network named as own code: exit status, and the lines printed."""
 
-    def run():
+    def run(*options):
         folders = [text for name in ("store", "data") for text in (f"--{name}", str(place.folder / name))]
-        status = main(["verify", str(place.bundle), *folders, "--device", "cpu"])
+        options = options or ("--code", "proven_net")
+        status = main(["verify", str(place.bundle), *folders, "--device", "cpu", *options])
         captured = capsys.readouterr()
         assert captured.err == ""
         return status, captured.out.splitlines()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from alterations import (
     FAST,
+    PICTURE,
     REFERENCE,
     SOURCE,
     TARGET,
@@ -20,8 +22,8 @@ from alterations import (
     found_places,
 )
 
+import robbench.proof
 import robbench.report.bundle
-import robbench.verification
 from robbench.cli import main
 from robbench.models import Network
 from robbench.record import WRONG
@@ -44,7 +46,7 @@ def test_an_untouched_bundle_holds(place, verified):
 def test_the_path_of_the_records_is_enough(place, verified, capsys):
     """As for the other commands; without a bundle it is bad input."""
     folders = ["--store", str(place.folder / "store"), "--data", str(place.folder / "data")]
-    assert main(["verify", str(place.records), *folders]) == 0
+    assert main(["verify", str(place.records), *folders, "--code", "proven_net"]) == 0
     capsys.readouterr()
     place.records.write_text("{")
     assert main(["verify", str(place.bundle), *folders]) == 2
@@ -67,9 +69,7 @@ def test_without_kept_counterexamples_the_rest_is_checked(place, verified):
     assert f"one/{SOURCE.id}.robustness" in line
     assert "--robbench-resume --robbench-keep-adversarials" in line
     assert re.search(r"\d+ counterexamples proven, 1 records unproven, 0 problems", lines[-2])
-    assert lines[-1].startswith(
-        "p* of 1 records was not proven for every image; counterexamples that were not kept: `pytest -m"
-    )
+    assert lines[-1].startswith("1 records were not proven in full; counterexamples that were not kept: `pytest -m")
     assert status == 3
     change_weights(place)
     forget_weights(place)
@@ -140,6 +140,10 @@ FILES = {
         lambda p: (p.bundle / "pstar.csv.gz").write_bytes(b"\x1f\x8b\x08"),
         r"pstar\.csv\.gz: cannot be read",
     ),
+    "a picture": (
+        lambda place: (place.bundle / "figures" / "pstar.png").write_bytes(b"forged"),
+        r"figures/pstar\.png: is not the picture that the bundle was written with: its SHA-256 is another one",
+    ),
     "no report": (lambda place: (place.bundle / "report.md").unlink(), r"report\.md: is missing"),
     "no picture": (lambda place: (place.bundle / "figures" / "pstar.png").unlink(), r"figures/pstar\.png: is missing"),
     "line endings": (replaced("report.md", r"\n", "\r\n"), r"report\.md: differs from what the records say in line"),
@@ -169,6 +173,35 @@ def test_a_report_by_another_version_says_so(place, verified, monkeypatch):
     assert re.search(r"\(recorded by robbench [\d.]+, this is 9\.9; `robbench report .*` renders it anew\)", problem)
 
 
+def test_a_picture_that_is_drawn_otherwise_here_is_no_claim(place, verified, monkeypatch):
+    """Another matplotlib draws other bytes: the picture is the bundle's by its checksum, and no more is said."""
+    other = replace(PICTURE, png=b"drawn otherwise")
+    monkeypatch.setattr(robbench.report.bundle, "draw", lambda group: [other])
+    status, lines = verified()
+    assert status == 0
+    (remark,) = [line for line in lines if line.startswith("remark")]
+    assert remark.startswith(
+        "remark    figures: 1 pictures are those that the bundle was written with, but drawn other"
+    )
+    assert "agrees    bundle: report, tables and every p* are what the records say" in lines
+    edit(place.records, lambda values: values.pop("pictures"))
+    status, lines = verified()
+    assert status == 3
+    (unproven,) = [line for line in lines if line.startswith("unproven")]
+    assert unproven.startswith("unproven  figures: 1 pictures have no checksum and are drawn otherwise here")
+    assert "agrees    bundle: report, tables and every p* are what the records say" in lines
+
+
+def test_pictures_that_are_drawn_alike_here_need_no_checksum(place, verified):
+    """They show the records, whoever wrote them."""
+    edit(place.records, lambda values: values.pop("pictures"))
+    status, lines = verified()
+    assert (status, lines[-2]) == (
+        0,
+        "agrees    bundle: report, tables, pictures and every p* are what the records say",
+    )
+
+
 def test_records_that_cannot_be_rendered_are_a_problem(place, verified):
     """An epoch that is not in the history breaks the report, and not the check."""
 
@@ -185,38 +218,62 @@ def test_records_that_cannot_be_rendered_are_a_problem(place, verified):
 def test_a_flip_by_rounding_is_named_and_no_problem(place, verified, monkeypatch):
     """A classification whose margin is a hundred-thousandth of the logits is a remark, and leaves its p* unproven."""
     before = int(re.search(r"(\d+) counterexamples proven", verified()[1][-1])[1])
-    margins = robbench.verification._margins
-    close = robbench.verification.ROUNDING / 2
+    margins = robbench.proof._margins
+    close = robbench.proof.ROUNDING / 2
 
     def flip_first(network, images, batches, device):
         found = margins(network, images, batches, device)
         found[0] = -close * found[0].sign()
         return found
 
-    monkeypatch.setattr(robbench.verification, "_margins", flip_first)
+    monkeypatch.setattr(robbench.proof, "_margins", flip_first)
     status, lines = verified()
     remarks = [line for line in lines if line.startswith("remark")]
     assert status == 3
     assert len(remarks) == 8
     assert all("by rounding" in line for line in remarks)
     assert lines[-2] == f"8 records, {before - 4} counterexamples proven, 4 records unproven, 8 remarks, 0 problems"
-    assert lines[-1].startswith("p* of 4 records was not proven for every image")
+    assert lines[-1] == "4 records were not proven in full"
 
 
-def test_a_larger_pstar_than_its_counterexample_needs_is_a_remark(place, verified):
-    """p* raised in bundle and store alike is no untruth, since p* is an upper bound, but it is said."""
+def higher(record):
+    """The p* of one image, two steps larger."""
+    pstar = record["robustness"]["pstar"]
+    at = next(at for at, p in enumerate(pstar) if 2 <= p < 18)
+    pstar[at] += 2
 
-    def higher(record):
-        pstar = record["robustness"]["pstar"]
-        at = next(at for at, p in enumerate(pstar) if 2 <= p < 18)
-        pstar[at] += 2
 
+@pytest.mark.parametrize("estimate", [REFERENCE, FAST], ids=["reference", "fast"])
+def test_a_larger_pstar_than_its_search_finds_is_unproven(place, verified, estimate):
+    """Raised in bundle and store alike: its image fools, but so does the attack at the next smaller radius."""
+    everywhere(place, higher, estimate)
+    status, lines = verified()
+    assert status == 3
+    (remark,) = [line for line in lines if line.startswith("remark")]
+    assert re.search(r"image \d+ whose counterexample lies in a smaller ball than that of p\*", remark)
+    (line,) = [line for line in lines if line.startswith("unproven")]
+    assert re.search(r"\.robustness: image \d+ whose p\* is larger than its search would find: the attack fools", line)
+    assert re.search(
+        r"proven \(1 of them smaller than their p\*\), 1 records unproven, 1 remarks, 0 problems$", lines[-2]
+    )
+
+
+def test_a_smaller_counterexample_where_the_attack_fails_nearer_is_a_remark(place, verified, monkeypatch):
+    """As of a search whose attack fools at a radius, by an image inside a smaller ball, and not at that smaller radius."""
     everywhere(place, higher)
+    attacks = []
+
+    def failing(network, originals, labels, epsilon, **options):
+        attacks.append((len(originals), options["steps"], (epsilon / options["step_size"]).tolist()))
+        return originals
+
+    monkeypatch.setattr(robbench.proof, "pgd", failing)
     status, lines = verified()
     assert status == 0
+    assert attacks == [(1, 5, [pytest.approx(5)])]
     (line,) = [line for line in lines if line.startswith("remark")]
     assert re.search(r"image \d+ whose counterexample lies in a smaller ball than that of p\*", line)
-    assert "farther" not in line
+    assert re.search(r"proven \(1 of them smaller than their p\*\), 1 remarks, 0 problems$", lines[-1])
 
 
 def test_verification_goes_on_in_smaller_batches(verified, monkeypatch):
@@ -228,7 +285,7 @@ def test_verification_goes_on_in_smaller_batches(verified, monkeypatch):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return forward(network, images)
 
-    monkeypatch.setattr(robbench.verification, "attack_batch", lambda network, images: 15)
+    monkeypatch.setattr(robbench.proof, "attack_batch", lambda network, images: 15)
     monkeypatch.setattr(Network, "forward", cramped)
     status, lines = verified()
     remarks = [line for line in lines if line.startswith("remark")]
