@@ -1,10 +1,11 @@
-"""One process at a time in a folder whose files belong together, and a word to who waits for it. No torch."""
+"""One process at a time in a folder whose files belong together, a word to who waits for it, and who else lives. No torch."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,9 @@ from robbench.errors import RobbenchError
 
 PATIENCE = 3.0
 """Seconds of waiting for another process after which it is said."""
+
+_LIVING = ".living"
+"""How the names of files end that living processes hold."""
 
 
 def to_stderr(text: str) -> None:
@@ -49,6 +53,52 @@ def locked(folder: Path, say: Callable[[str], None] = to_stderr) -> Iterator[Non
         if lock.lock_counter == 1:
             path.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def among_the_living(folder: Path, began: float) -> Iterator[float]:
+    """Be one of the processes that live on a folder at once, and learn when the first of them began.
+
+    Who comes while another lives belongs to it, and so does who comes while that one lives, even after the first has ended:
+    what one of them makes has been made for all. Each holds a file named after that time, which the system lets go of when
+    its process dies.
+
+    Args:
+        folder: of those files, and of nothing else; made where it is missing.
+        began: when this process did, in seconds since 1970.
+
+    Yields:
+        ``began``, or the time when the first of those began to whom this process belongs, whichever is earlier.
+
+    Raises:
+        RobbenchError: the folder cannot be written.
+    """
+    with locked(folder):
+        try:
+            first = min([began, *_living(folder)])
+            own = FileLock(folder / f"{first!r}-{uuid.uuid4().hex}{_LIVING}")
+            own.acquire()
+        except OSError as error:
+            raise RobbenchError(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
+    try:
+        yield first
+    finally:
+        with suppress(OSError):  # what stays is removed by the next to come
+            Path(own.lock_file).unlink(missing_ok=True)
+        own.release()
+
+
+def _living(folder: Path) -> Iterator[float]:
+    """The times that living processes hold; files of dead ones are removed."""
+    for path in folder.glob(f"*{_LIVING}"):
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield float(path.name.partition("-")[0])
+        else:
+            path.unlink(missing_ok=True)
+            lock.release()
 
 
 def acquire(lock: FileLock, what: str, say: Callable[[str], None], run: str = "") -> None:

@@ -60,9 +60,9 @@ def check(model: Model, workplace: Workplace) -> None:
 def run_training(model: Model, workplace: Workplace, *, suite: str, under_test: bool = True) -> Record:
     """Train a model, or transfer and retrain it, or take a user's checkpoint; its weights go to the store.
 
-    The stage under test always runs, unless it finished since this session began (here, in another worker, or in another
-    run of the same code on the same machine) or resuming was asked for; what is only needed by another stage comes from
-    the store where it is there.
+    The stage under test always runs, unless it finished in this session (here, or in another worker), or in another run of
+    the same code on the same machine that shares the store with it, or resuming was asked for; what is only needed by another
+    stage comes from the store where it is there.
 
     Raises:
         RobbenchError: bad input, a diverging loss, or a source model that failed before.

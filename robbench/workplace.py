@@ -47,7 +47,8 @@ class Workplace:
     failed: dict[str, str] = field(default_factory=dict)
     """Messages of stages that failed in this session, by digest: they are not tried twice."""
     began: float = field(default_factory=time.time)
-    """When the session began, in seconds since 1970: what finished later is not made again."""
+    """In seconds since 1970, when the session began, or the first of those that share the store with it: what finished later
+    is not made again."""
     checked: dict[Hashable, int] = field(default_factory=dict)
     """Number of blocks of every combination of architecture, images and checkpoint that was found sound."""
 
@@ -102,7 +103,9 @@ def reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) 
 
 
 def _of_this_session(finished: Finished, workplace: Workplace) -> bool:
-    """Whether a stage was made by this run, or since it began by another one of the same code in the same surroundings."""
+    """Whether a stage was made by this run, or by one of those that share the store with it, by the same code in the same
+    surroundings.
+    """
     if finished.run == workplace.store.run:
         return True
     # Whether the tree is dirty changes while a run writes its baselines.

@@ -12,7 +12,7 @@ import pytest
 import robbench.locks
 from robbench.cli import main
 from robbench.errors import RobbenchError
-from robbench.locks import locked
+from robbench.locks import among_the_living, locked
 from robbench.report import Bundle, write_bundle
 from robbench.store import Store
 
@@ -65,6 +65,56 @@ def test_a_file_system_without_locks_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(robbench.locks, "acquire", none)
     with pytest.raises(RobbenchError, match=r"cannot be written: FileSystem does not"), locked(tmp_path):
         pytest.fail("held")
+
+
+# --- living together --------------------------------------------------------------------------------------------------
+
+
+def test_who_comes_while_another_lives_has_begun_with_it(tmp_path):
+    """Also after that one has ended, as long as somebody lives who came in its time; then it begins anew."""
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        assert first.enter_context(among_the_living(tmp_path, 10.5)) == 10.5
+        assert second.enter_context(among_the_living(tmp_path, 20.0)) == 10.5
+        first.close()
+        with among_the_living(tmp_path, 30.0) as began:
+            assert began == 10.5
+        second.close()
+        with among_the_living(tmp_path, 40.0) as began:
+            assert began == 40.0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_came_later_by_its_clock_does_not_count(tmp_path):
+    """The clocks of two machines differ: one's own time stands where it is the earlier one."""
+    with among_the_living(tmp_path, 20.0), among_the_living(tmp_path, 10.0) as began:
+        assert began == 10.0
+
+
+def test_a_process_that_was_killed_does_not_live(tmp_path):
+    """And the file that it left goes with the next to come."""
+    entered = FORK.Event()
+    process = FORK.Process(target=keep, args=(lambda: among_the_living(tmp_path, 10.0), entered, FORK.Event()))
+    process.start()
+    entered.wait(300)
+    with among_the_living(tmp_path, 20.0) as began:
+        assert began == 10.0
+    process.kill()
+    process.join()
+    assert len(list(tmp_path.iterdir())) == 1
+    with among_the_living(tmp_path, 20.0) as began:
+        assert began == 20.0
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_living_process_file_that_cannot_be_made_is_an_error(tmp_path, monkeypatch):
+    """As on a full disk."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(robbench.locks, "_living", full)
+    with pytest.raises(RobbenchError, match=r"cannot be written: No space left"), among_the_living(tmp_path, 1.0):
+        pytest.fail("entered")
 
 
 # --- waiting ----------------------------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         from robbench.environment import environment
 
         try:
-            device = session.workplace.device
+            device = session.device
         except RobbenchError:
             return  # every stage has said so
         machine_info.clear()

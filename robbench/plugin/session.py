@@ -21,6 +21,8 @@ from robbench.terminal import progress_line
 from robbench.writing import check_writable
 
 if TYPE_CHECKING:
+    import torch
+
     from robbench.workplace import Workplace
 
 
@@ -57,28 +59,44 @@ class Session:
 
     @cached_property
     def workplace(self) -> Workplace:
-        """Where stages run; made when the first one does, since it needs torch."""
+        """Where stages run; made when the first one does, since it needs torch.
+
+        Raises:
+            RobbenchError: the device or the store cannot be had.
+        """
         from robbench.determinism import deterministic_algorithms
-        from robbench.environment import choose_device
         from robbench.memory import keep_pages
         from robbench.store import Store
         from robbench.workplace import Workplace
 
+        device, store = self.device, Store(self.settings.store, self.run)
         keep_pages()
+        began = self.switches.enter_context(store.shared_since(self.began))
         if self.settings.deterministic:
             self.switches.enter_context(deterministic_algorithms())
         return Workplace(
-            store=Store(self.settings.store, self.run),
+            store=store,
             data=self.settings.data,
-            device=choose_device(self.settings.device, self._worker),
+            device=device,
             download=self.settings.download,
             resume=self.settings.resume,
             keep_adversarials=self.settings.keep_adversarials,
             show=self.show,
             say=self.said.append,
             announce=self.announce,
-            began=self.began,
+            began=began,
         )
+
+    @cached_property
+    def device(self) -> torch.device:
+        """What stages run on.
+
+        Raises:
+            RobbenchError: there is no such device.
+        """
+        from robbench.environment import choose_device
+
+        return choose_device(self.settings.device, self._worker)
 
     @property
     def _worker(self) -> int:
@@ -169,11 +187,12 @@ class Session:
             for folder in (settings.report, *([settings.baselines] if settings.update else [])):
                 check_writable(folder)
             check_audit(self.studies[study].estimate.audit)
+            workplace = self.workplace
         except RobbenchError as error:
             return {"": str(error)}
         for model in self.selected.get(study, []):
             try:
-                check(model, self.workplace)
+                check(model, workplace)
             except RobbenchError as error:
                 faults[model.id] = str(error)
         return faults

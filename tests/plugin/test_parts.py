@@ -1,10 +1,13 @@
 """A study in parts: by ``-k``, resumed, on machines with stores of their own, and merged into one report."""
 
+from contextlib import ExitStack
+
 import msgspec
 import pytest
 
 from robbench.cli import main
 from robbench.report import read_bundle
+from robbench.store import Store
 
 FIRST = "glyphs10 or glyphs47-standard"
 REST = "glyphs47-pgd or TL1"
@@ -86,3 +89,15 @@ def test_a_part_that_was_interrupted_goes_on(part, pytester, stages, cases):
     assert {record.case for record in read_bundle(path).records} == {
         case for case in cases if "glyphs47-" not in case
     } | {"net.mlp-glyphs47-standard"}
+
+
+def test_a_run_that_begins_while_another_lives_makes_no_stage_of_it_again(one, pytester, stages):
+    """Nor does one that begins while only that one lives. When all have ended, the next makes its own."""
+    store = Store(pytester.path / ".robbench" / "store", "another")
+    with ExitStack() as another:
+        another.enter_context(store.shared_since(0.0))
+        assert one("--robbench-update").ret == one().ret == 0
+        assert len(stages) == 2
+    assert one().ret == 0
+    assert len(stages) == 4
+    assert list((store.folder / "processes").iterdir()) == []

@@ -1,10 +1,10 @@
 """Run a suite in a crowd, and compare what comes of it with a single process.
 
 Half of the runs have four workers of pytest-xdist, the others are four pytest processes on one store, one folder of baselines
-and one report folder. None makes a stage before all have begun: what is finished before a run begins is made again by it.
-Half of each kind write baselines, the others are held to those of the single process. Compared are every stage (weights,
-histories, p*, robust accuracies, passes), what every process printed in its table, and the report's files, all without
-seconds and dates; and no stage may have been made twice.
+and one report folder: begun at once, or one by one, each after two more stages are finished. Half of each kind write baselines,
+the others are held to those of the single process. Compared are every stage (weights, histories, p*, robust accuracies,
+passes), what every process printed in its table, and the report's files, all without seconds and dates; and no stage may have
+been made twice.
 
     python tests/stress/crowd.py --runs 20 --workers 4
 """
@@ -12,7 +12,6 @@ seconds and dates; and no stage may have been made twice.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import shutil
 import tempfile
 import time
@@ -65,19 +64,17 @@ def main() -> int:
             faults += bool(process.exitcode) + (not expected[update]["stages"])
         for number in range(1, options.runs + 1):
             folder, begun = project.write(Path(name) / str(number), **size), time.monotonic()
-            update, processes = number % 4 < 2, []
+            update, one_by_one, processes = number % 4 < 2, number // 4 % 2 == 1, []
             if not update:
                 shutil.copytree(Path(name) / "alone-True" / "baselines", folder / "baselines")
             if number % 2:
                 what = f"-n {options.workers}"
                 processes.append(project.start(folder, "-n", str(options.workers), log="0", update=update))
             else:
-                what = f"{options.workers} processes"
-                together = multiprocessing.get_context("fork").Barrier(options.workers)
-                processes += [
-                    project.start(folder, log=str(log), update=update, together=together)
-                    for log in range(options.workers)
-                ]
+                what = f"{options.workers} processes {'one by one' if one_by_one else 'at once'}"
+                for log in range(options.workers):
+                    project.wait_for_stages(folder, 2 * log if one_by_one else 0)
+                    processes.append(project.start(folder, log=str(log), update=update))
             for process in processes:
                 process.join()
             logs = [str(log) for log in range(len(processes))]

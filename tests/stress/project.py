@@ -14,10 +14,10 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -157,32 +157,18 @@ def write(
     return folder
 
 
-class Together:
-    """A plugin that lets no stage begin before every run at the barrier has begun."""
-
-    def __init__(self, barrier: Barrier) -> None:
-        self.barrier = barrier
-
-    def pytest_sessionstart(self) -> None:
-        """Wait for the others."""
-        self.barrier.wait(timeout=120)
-
-
-def start(
-    folder: Path, *options: str, log: str = "log.txt", update: bool = True, together: Barrier | None = None
-) -> BaseProcess:
+def start(folder: Path, *options: str, log: str = "log.txt", update: bool = True) -> BaseProcess:
     """Run pytest with some options in a folder, as a process of its own whose output goes to a file there.
 
-    It writes baselines, or (without ``update``) is held to those that are there. ``together`` is for runs of which none is
-    to have made a stage before another begins: what is finished by then is made again.
+    It writes baselines, or (without ``update``) is held to those that are there.
     """
     options = (*(["--robbench-update"] if update else []), *options)
-    process = multiprocessing.get_context("fork").Process(target=_pytest, args=(folder, options, log, together))
+    process = multiprocessing.get_context("fork").Process(target=_pytest, args=(folder, options, log))
     process.start()
     return process
 
 
-def _pytest(folder: Path, options: tuple[str, ...], log: str, together: Barrier | None) -> None:
+def _pytest(folder: Path, options: tuple[str, ...], log: str) -> None:
     os.chdir(folder)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for number in (1, 2):
@@ -195,9 +181,22 @@ def _pytest(folder: Path, options: tuple[str, ...], log: str, together: Barrier 
     os.environ.pop("PYTEST_XDIST_WORKER", None)
     sys.path[:0] = [str(ROOT), str(folder)]
     torch.set_num_threads(1)
-    status = pytest.main(list(options), plugins=[Together(together)] if together else [])
+    status = pytest.main(list(options))
     sys.stdout.flush()
     os._exit(int(status))
+
+
+def wait_for_stages(folder: Path, number: int) -> None:
+    """Return once a project's store has so many finished stages.
+
+    Raises:
+        TimeoutError: it did not get there in two minutes.
+    """
+    until = time.monotonic() + 120
+    while len(list((folder / ".robbench" / "store").glob("*/*/stage.json"))) < number:
+        if time.monotonic() > until:
+            raise TimeoutError(f"{folder}: expected {number} finished stages within two minutes")
+        time.sleep(0.05)
 
 
 def stages(folder: Path) -> dict[str, dict[str, Any]]:

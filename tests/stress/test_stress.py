@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import sys
 import tomllib
@@ -41,10 +40,14 @@ def test_a_suite_that_is_killed_twice_ends_as_if_it_had_not_been(alone, tmp_path
 
 
 def test_three_processes_on_the_same_folders_do_what_one_does(alone, tmp_path):
-    """Every stage made once, the same tables and report files, and no lock or temporary file left behind."""
-    folder = project.write(tmp_path / "crowd", **SMALL)
-    together = multiprocessing.get_context("fork").Barrier(3)
-    processes = [project.start(folder, log=str(log), together=together) for log in range(3)]
+    """Every stage made once, the same tables and report files, and no lock or temporary file left behind.
+
+    Two begin at once, the third when they have made three stages.
+    """
+    folder, processes = project.write(tmp_path / "crowd", **SMALL), []
+    for log, made in enumerate((0, 0, 3)):
+        project.wait_for_stages(folder, made)
+        processes.append(project.start(folder, log=str(log)))
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
