@@ -226,6 +226,8 @@ def _seconds(record: Record, baseline: Baseline, tolerances: Tolerances) -> Verd
         f"{timed:.1f} s → {new:.1f} s on {slug} (×{factor:.2f}; "
         f"{f'tolerance {limit}' if math.isfinite(tolerances.seconds) else 'shown only'})"
     )
+    if record.measured_busy:
+        message += f"; the machine was busy, {record.in_line:.0%} of the time threads stood in line for a core"
     return _verdict(record, "seconds", mark, timed, new, message)
 
 

@@ -57,6 +57,10 @@ class Counts(Struct, frozen=True, kw_only=True):
         return self.correct / self.total if self.total else math.nan
 
 
+BUSY = 0.1
+"""Share of the time in line for a core beyond which seconds are no measure of a stage."""
+
+
 class Seconds(Struct, frozen=True, kw_only=True):
     """Durations of a stage by purpose, in seconds. The regression gate and pytest-benchmark see ``measured``."""
 
@@ -69,6 +73,9 @@ class Seconds(Struct, frozen=True, kw_only=True):
     """Discarded runs before the clock starts."""
     io: Duration = 0.0
     """Reading data and writing checkpoints."""
+    in_line: Duration = 0.0
+    """Of all threads together, while what is ``measured`` ran: ready to run, but other work had the cores. No duration of
+    its own. 0 where the system does not tell; Linux does."""
 
     @property
     def measured(self) -> float:
@@ -363,6 +370,17 @@ class Record(Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """``case.stage``: unique within a suite."""
         return f"{self.case}.{self.stage}"
+
+    @property
+    def in_line(self) -> float:
+        """Share of the measured seconds that a thread stood in line for a core, in [0, 1], on average."""
+        whole = self.seconds.measured * self.environment.threads
+        return min(1.0, self.seconds.in_line / whole) if whole else 0.0
+
+    @property
+    def measured_busy(self) -> bool:
+        """Whether other work had the cores for so much of a stage of a second or more that its seconds are no measure."""
+        return self.in_line > BUSY and self.seconds.measured >= 1
 
 
 def as_case(record: Record, *, suite: str, case: str, source_case: str | None, variant: str | None) -> Record:

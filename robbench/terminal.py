@@ -9,6 +9,9 @@ from tabulate import tabulate
 from robbench.compare import MARKS, Verdict, show_pstar
 from robbench.record import Record
 
+_SHOWN = 4
+"""Stages that a line names."""
+
 
 def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
     """One row per model: what was measured and the mark of each figure against its baseline."""
@@ -47,6 +50,14 @@ def warnings(records: Sequence[Record]) -> list[str]:
         for record in records
         if record.robustness and record.robustness.audit and record.robustness.audit.warnings
     ]
+
+
+def busy(records: Sequence[Record]) -> str:
+    """A line that names the stages whose seconds are no measure, since other work had the cores; empty without."""
+    found = [f"{record.name} {record.in_line:.0%}" for record in records if record.measured_busy]
+    more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    said = "seconds measured on a busy machine, share of the time in line for a core"
+    return f"{said}: {', '.join(found[:_SHOWN])}{more}" if found else ""
 
 
 def _marks(verdicts: Sequence[Verdict], case: str) -> str:

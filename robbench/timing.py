@@ -1,42 +1,71 @@
-"""Measuring durations: CUDA events on a GPU, ``perf_counter`` elsewhere."""
+"""Measuring durations: CUDA events on a GPU, ``perf_counter`` elsewhere; and how long threads waited for a core."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
 from robbench.errors import unknown
 from robbench.record import Seconds
 
+_MEASURED = ("training", "estimation")
+"""Regions that a stage is judged by: the parts of :attr:`robbench.record.Seconds.measured`."""
+
+_IN_LINE = "in_line"
+
+_THREADS = Path("/proc/self/task")
+
+
+def in_line() -> float:
+    """Seconds that this process's threads have stood in line for a core, ready to run, all together.
+
+    As Linux counts them (``/proc/PID/task/TID/schedstat``, second field, nanoseconds); 0 elsewhere.
+    """
+    total = 0
+    for path in _THREADS.glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):  # a thread that has just ended
+            total += int(path.read_text().split()[1])
+    return total / 1e9
+
 
 class Stopwatch:
-    """Adds up the seconds of named regions: the fields of :class:`robbench.record.Seconds`."""
+    """Adds up the seconds of named regions, and what threads stood in line in them: :class:`robbench.record.Seconds`."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._seconds = dict.fromkeys(Seconds.__struct_fields__, 0.0)
-        self._running: dict[str, Callable[[], float]] = {}
+        self._running: dict[str, Callable[[], dict[str, float]]] = {}
 
     @contextmanager
     def region(self, name: str) -> Iterator[None]:
         """Time a block; on a GPU from the first kernel to the last, with one synchronisation at its end.
 
         Raises:
-            RobbenchError: ``name`` is no field of Seconds.
+            RobbenchError: ``name`` is no region of Seconds.
         """
-        if name not in self._seconds:
-            raise unknown("region", name, self._seconds)
-        self._running[name] = elapsed = self._start()
+        if name not in self._seconds or name == _IN_LINE:
+            raise unknown("region", name, self._seconds.keys() - {_IN_LINE})
+        self._running[name] = so_far = self._start(name)
         try:
             yield
-            self._seconds[name] += elapsed()
+            self._count(so_far())
         finally:
             del self._running[name]
 
-    def _start(self) -> Callable[[], float]:
+    def _start(self, name: str) -> Callable[[], dict[str, float]]:
+        """What tells how much came to each field since now."""
+        clock = self._clock()
+        if name not in _MEASURED:
+            return lambda: {name: clock()}
+        before = in_line()
+        return lambda: {name: clock(), _IN_LINE: max(0.0, in_line() - before)}
+
+    def _clock(self) -> Callable[[], float]:
         """What tells the seconds since now."""
         if self._device.type != "cuda":
             begun = time.perf_counter()
@@ -54,13 +83,18 @@ class Stopwatch:
 
         return elapsed
 
+    def _count(self, found: Mapping[str, float]) -> None:
+        for name, value in found.items():
+            self._seconds[name] += value
+
     def add(self, seconds: Seconds) -> None:
         """Count what an interrupted run had measured already."""
-        for name in self._seconds:
-            self._seconds[name] += getattr(seconds, name)
+        self._count({name: getattr(seconds, name) for name in self._seconds})
 
     @property
     def seconds(self) -> Seconds:
         """What was measured so far, regions that are still running included."""
-        running = {name: elapsed() for name, elapsed in self._running.items()}
-        return Seconds(**{name: round(value + running.get(name, 0.0), 6) for name, value in self._seconds.items()})
+        found = Counter(self._seconds)
+        for so_far in self._running.values():
+            found.update(so_far())
+        return Seconds(**{name: round(found[name], 6) for name in self._seconds})

@@ -16,7 +16,7 @@ from robbench.compare import (
     compare,
     show_pstar,
 )
-from robbench.record import Counts
+from robbench.record import Counts, Seconds
 
 STEP = 0.01
 GRID = [round(i * STEP, 10) for i in range(41)]
@@ -296,6 +296,14 @@ def test_the_tolerances_of_seconds():
     assert verdicts(old, new, seconds_floor=20.0)["seconds"].mark == "="
     verdict = verdicts(old, new)["seconds"]
     assert verdict.message == "10.0 s → 25.0 s on cpu-2core (×2.50; tolerance ×1.25 and 2 s)"
+
+
+def test_seconds_of_a_busy_machine_say_so():
+    """They fail all the same: the baseline's may be as bad. The message says where to look."""
+    new = msgspec.structs.replace(training_record(FACTS), seconds=Seconds(training=20.0, in_line=16.0))
+    verdict = verdicts(training_record(FACTS, 10.0), new)["seconds"]
+    assert verdict.fails
+    assert verdict.message.endswith("; the machine was busy, 40% of the time threads stood in line for a core")
 
 
 def test_seconds_of_another_machine_are_shown_and_do_not_fail():

@@ -116,6 +116,32 @@ def test_seconds_that_are_judged_and_seconds_that_are_published():
     assert (Seconds(estimation=3.0, io=1.0).measured, Seconds(estimation=3.0, io=1.0).total) == (3.0, 4.0)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "waited", "share", "busy"),
+    [
+        (10.0, 0.0, 0.0, False),
+        (10.0, 2.0, 0.1, False),
+        (10.0, 2.2, 0.11, True),
+        (10.0, 99.0, 1.0, True),
+        (0.9, 1.8, 1.0, False),
+    ],
+)
+def test_the_share_of_time_in_line_is_a_threads(seconds, waited, share, busy):
+    """Of two threads here. What is shorter than a second is never called busy: it is no measure anyway."""
+    record = training_record(FACTS)
+    record = msgspec.structs.replace(record, seconds=Seconds(training=seconds, io=50.0, in_line=waited))
+    assert record.environment.threads == 2
+    assert record.in_line == pytest.approx(share)
+    assert record.measured_busy == busy
+
+
+def test_nothing_measured_is_nothing_in_line():
+    """A user's checkpoint takes no seconds."""
+    record = msgspec.structs.replace(training_record(FACTS), seconds=Seconds(in_line=1.0))
+    assert record.in_line == 0
+    assert not record.measured_busy
+
+
 def test_shares():
     """NaN of nothing, so that it can never pass for a figure."""
     assert Counts(correct=3, total=4).share == 0.75

@@ -5,8 +5,8 @@ import pytest
 from factories import both_records, make_facts, robustness_record, training_record
 
 from robbench.compare import Verdict
-from robbench.record import Audit
-from robbench.terminal import legend, progress_line, table, warnings
+from robbench.record import Audit, Seconds
+from robbench.terminal import busy, legend, progress_line, table, warnings
 
 
 def verdict(case, figure, mark, stage="robustness"):
@@ -103,3 +103,18 @@ def test_a_model_whose_gradients_look_masked_has_a_line_below_the_table():
 
     assert found(audit) == ["cnn7-mnist-pgd: p* cannot be trusted: one; two"]
     assert found(msgspec.structs.replace(audit, warnings=[])) == found(None) == []
+
+
+def test_stages_that_were_measured_on_a_busy_machine_are_named():
+    """Four of them, with the share of the time in line; none where the machine was free."""
+    records = [
+        msgspec.structs.replace(
+            training_record(make_facts("transfer", "emnist", k)), seconds=Seconds(training=4, in_line=k)
+        )
+        for k in range(7)
+    ]
+    assert busy(records[:1]) == ""
+    said = "seconds measured on a busy machine, share of the time in line for a core: "
+    assert busy(records[:2]) == f"{said}cnn7-emnist-TL1.training 12%"
+    assert busy(records).startswith(f"{said}cnn7-emnist-TL1.training 12%, cnn7-emnist-TL2.training 25%, ")
+    assert busy(records).endswith("cnn7-emnist-TL4.training 50%, and 2 more")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +15,7 @@ from hypothesis import strategies as st
 import robbench.timing
 from robbench.errors import RobbenchError
 from robbench.record import Seconds
-from robbench.timing import Stopwatch
+from robbench.timing import Stopwatch, in_line
 
 REGIONS = ("training", "validation", "estimation", "warm_up", "io")
 DURATIONS = st.lists(st.tuples(st.sampled_from(REGIONS), st.integers(0, 10**9)), max_size=20)
@@ -30,9 +35,10 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clock that the stopwatch reads."""
+    """The clock that the stopwatch reads; no thread stands in line."""
     clock = Clock()
     monkeypatch.setattr(robbench.timing, "time", clock)
+    monkeypatch.setattr(robbench.timing, "in_line", lambda: 5.0)
     return clock
 
 
@@ -73,10 +79,59 @@ def test_a_running_region_counts_up_to_now(clock, stopwatch):
 
 def test_an_earlier_runs_seconds_are_added(clock, stopwatch):
     """After an interruption, what had been measured before counts on top, name by name."""
-    stopwatch.add(Seconds(training=10.0, io=1.5))
+    stopwatch.add(Seconds(training=10.0, io=1.5, in_line=0.5))
     with stopwatch.region("training"):
         clock.now += 2
-    assert stopwatch.seconds == Seconds(training=12.0, io=1.5)
+    assert stopwatch.seconds == Seconds(training=12.0, io=1.5, in_line=0.5)
+
+
+def test_time_in_line_counts_where_a_stage_is_measured(monkeypatch, stopwatch):
+    """In its updates and its search, running regions included; it is no part of any duration."""
+    told = 0.0
+    monkeypatch.setattr(robbench.timing, "in_line", lambda: told)
+    for name in REGIONS:
+        with stopwatch.region(name):
+            told += 1
+            before = stopwatch.seconds.in_line
+        told += 10
+        assert stopwatch.seconds.in_line == before
+        assert before == {"training": 1, "validation": 1, "estimation": 2, "warm_up": 2, "io": 2}[name]
+    assert stopwatch.seconds.total < 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells")
+def test_two_processes_on_one_core_stand_in_line():
+    """Half of the time each; other work on the machine only adds to it."""
+    core = min(os.sched_getaffinity(0))
+    process = multiprocessing.get_context("fork").Process(target=spin, args=(core, 60.0))
+    process.start()
+    before, cores = in_line(), os.sched_getaffinity(0)
+    try:
+        spin(core, 1.0)
+    finally:
+        os.sched_setaffinity(0, cores)
+        process.kill()
+        process.join()
+    assert in_line() - before > 0.2
+
+
+def spin(core, seconds):
+    """Keep a core busy."""
+    os.sched_setaffinity(0, {core})
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def test_where_the_system_does_not_tell_nobody_stands_in_line(monkeypatch, tmp_path):
+    """Without the folder, and with a file of another form in it."""
+    monkeypatch.setattr(robbench.timing, "_THREADS", tmp_path / "none")
+    assert in_line() == 0
+    for thread, text in (("1", "12 3000000000 4"), ("2", "12"), ("3", "a b c")):
+        (tmp_path / thread).mkdir()
+        (tmp_path / thread / "schedstat").write_text(text)
+    monkeypatch.setattr(robbench.timing, "_THREADS", tmp_path)
+    assert in_line() == 3
 
 
 def test_a_block_that_fails_is_not_counted_and_its_error_comes_through(clock, stopwatch):

@@ -44,7 +44,8 @@ def build(
     Args:
         architecture: a name of :data:`robbench.catalogue.ARCHITECTURES`; ``wrnD_W``; ``timm:NAME``, without its
             pretrained weights; or ``package.module:function``, called as ``function(classes=…, shape=…)``, which
-            returns a module that draws its weights from torch's global generator and ends in an ``nn.Linear``.
+            returns a module that draws its weights from the global generators of torch, Python or numpy, and ends in an
+            ``nn.Linear``.
         classes: number of logits, at least 2.
         shape: channels, height and width of the images.
         mean: per-channel mean for the input normalisation; None for none.

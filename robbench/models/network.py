@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robbench.errors import require
+from robbench.generators import generators_at
 
 
 class Normalise(nn.Module):
@@ -110,8 +111,9 @@ def parameter_count(network: nn.Module) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within it, new modules are made on the CPU from ``seed``; the global random states are as before afterwards."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        # Not torch.manual_seed: it would seed the GPUs' generators too, and nothing would put those back.
-        torch.default_generator.manual_seed(seed)
+    """Within it, new modules are made on the CPU from ``seed``, by whichever global generator they draw from.
+
+    Afterwards the generators go on where they stood.
+    """
+    with generators_at(seed, torch.device("cpu")), torch.device("cpu"):
         yield

@@ -16,7 +16,7 @@ from robbench.locks import locked
 from robbench.plugin.session import Session
 from robbench.plugin.signals import TERMINATED, Terminated
 from robbench.record import Record, as_case
-from robbench.terminal import legend, table, warnings
+from robbench.terminal import busy, legend, table, warnings
 
 if TYPE_CHECKING:
     from robbench.report import Bundle
@@ -34,7 +34,7 @@ class Results:
         self._bundles: list[tuple[Bundle, Path]] = []
         self._said: list[str] = []
         self._faults: list[str] = []
-        self._terminated = False
+        self._interrupted = self._terminated = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect what a stage sent in its properties, and the plan of its study."""
@@ -56,7 +56,7 @@ class Results:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Say how to go on after SIGINT or SIGTERM."""
-        self._terminated = isinstance(excinfo.value, Terminated)
+        self._interrupted, self._terminated = True, isinstance(excinfo.value, Terminated)
         if self._session.plans or self._session.studies:
             arguments = [*map(str, self._session.config.invocation_params.args)]
             arguments += ["--robbench-resume"] if "--robbench-resume" not in arguments else []
@@ -88,6 +88,8 @@ class Results:
                 terminalreporter.write_line(marks)
             for warning in warnings(bundle.records):
                 terminalreporter.write_line(warning, yellow=True)
+            if said := busy(bundle.records):
+                terminalreporter.write_line(said, yellow=True)
             if failing:
                 terminalreporter.write_line(
                     f"{failing} figure{' fails' if failing == 1 else 's fail'}, see above", red=True
@@ -113,6 +115,8 @@ class Results:
             notes.append("thesis protocol: the published code's departures from sound practice are switched on")
         if settings.quick:
             notes.append("quick scale: every stage ran, but no figure here means anything")
+        if self._interrupted:
+            notes.append("this run was interrupted before its end")
         if earlier:
             notes.append(f"{earlier} of this run's {len(records)} stages come from the store, same digest")
         arguments = self._session.config.invocation_params.args

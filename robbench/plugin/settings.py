@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,8 @@ class Settings:
         if values["protocol"] not in (None, "sound", "thesis"):
             raise unknown("--robbench-protocol", values["protocol"], ("sound", "thesis"))
         seeds = values["seeds"]
-        if seeds is not None and (not str(seeds).isdigit() or int(seeds) < 1):
-            raise RobbenchError(f"--robbench-seeds: expected an integer ≥ 1, got {seeds!r}")
+        if seeds is not None and not (re.fullmatch("[0-9]{1,4}", str(seeds)) and int(seeds) >= 1):
+            raise RobbenchError(f"--robbench-seeds: expected an integer in 1…9999, got {seeds!r}")
         values["seeds"] = int(seeds) if seeds is not None else None
         values["datasets"] = parse_datasets(values.pop("dataset") or [])
         return cls(**values)

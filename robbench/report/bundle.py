@@ -15,7 +15,7 @@ import msgspec
 from robbench.compare import Verdict
 from robbench.errors import RobbenchError
 from robbench.interruption import postponed
-from robbench.record import UNREADABLE, Record, Struct
+from robbench.record import UNREADABLE, Record, Struct, sha256_of
 from robbench.report.drawing import Picture
 from robbench.report.figures import draw, draw_study
 from robbench.report.files import pstar_csv_gz, results_csv
@@ -149,13 +149,8 @@ def encode_bundle(bundle: Bundle) -> bytes:
         **({"missing": lines(bundle.missing)} if bundle.missing else {}),
         **{name: entries(found) for name, found in (("plan", bundle.plan), ("pictures", bundle.pictures)) if found},
     }
-    fields["sha256"] = one_line(_sha256_of({name: msgspec.json.decode(data) for name, data in fields.items()}))
+    fields["sha256"] = one_line(sha256_of({name: msgspec.json.decode(data) for name, data in fields.items()}))
     return b"{\n" + b",\n".join(f'"{name}": '.encode() + data for name, data in fields.items()) + b"\n}\n"
-
-
-def _sha256_of(values: Mapping[str, Any]) -> str:
-    """Of a bundle's plain values, whatever their order and layout."""
-    return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -178,7 +173,7 @@ def read_bundle(path: Path) -> Bundle:
         bundle = msgspec.convert(values, Bundle)
     except UNREADABLE as error:
         raise RobbenchError(f"{str(file)!r}: {expected}, as `robbench report` writes it: {error}") from error
-    if written is not None and written != _sha256_of(values):
+    if written is not None and written != sha256_of(values):
         raise RobbenchError(
             f"{str(file)!r} was altered after it was written: its SHA-256 is another one; restore the file, or remove "
             'its line "sha256" if the change is meant'

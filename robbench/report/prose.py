@@ -10,7 +10,7 @@ from robbench.report.markdown import escape, fenced, text_table
 from robbench.report.missing import missing_section
 from robbench.report.overview import overview_table, studies, study_heading
 from robbench.report.provenance import data_table, environment_table, estimates, when
-from robbench.report.remarks import ablation_section, few_images_remark, ranking_remark
+from robbench.report.remarks import ablation_section, busy_remark, few_images_remark, ranking_remark
 from robbench.report.rows import Group
 from robbench.report.sentences import answer_section
 from robbench.report.tables import attack_table, not_beside, study_table, views_table
@@ -125,8 +125,7 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
     parts += ["### The answers in figures"]
     for group in groups:
         parts += answer_section(group)
-        few = few_images_remark(group)
-        parts += [few] if few else []
+        parts += [remark for remark in (few_images_remark(group), busy_remark(group)) if remark]
         parts += [_shown(image) for image in pictures.get((suite, group.architecture), ()) if image.kind == ANSWERS]
     overview = overview_table(groups)
     parts += ["Every kind of transfer at its best k:", overview] if overview else []

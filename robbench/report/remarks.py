@@ -32,6 +32,22 @@ def few_images_remark(group: Group) -> str | None:
     return f"**Fewer than {FEW} correct images**: {named}. Their medians, and ratios of them, say little; see the intervals."
 
 
+def busy_remark(group: Group) -> str | None:
+    """Models that were trained while other work had the cores, so that their seconds are no measure; None without."""
+    busy: dict[str, float] = {}
+    for row in group.all_rows:
+        if row.trained is not None and row.trained.measured_busy:
+            label = f"{row.label} ({row.facts.variant})" if row.facts.variant else row.label
+            busy[label] = max(row.trained.in_line, busy.get(label, 0.0))
+    if not busy:
+        return None
+    named = ", ".join(f"{escape(label)}: {share:.0%}" for label, share in busy.items())
+    return (
+        f"**Trained on a busy machine**: {named} of the time their threads stood in line for a core, on average. Their "
+        "seconds, and factors and shares of them, measure that, too."
+    )
+
+
 def ranking_remark(group: Group) -> str | None:
     """Which models change places between the views; None where fewer than two were tested."""
     if sum(row.robustness is not None for row in group.rows) < 2:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -78,3 +81,19 @@ def test_seeded_leaves_the_global_generator_alone():
     with seeded(5):
         torch.rand(7)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_seeded_begins_every_generator_and_leaves_it_alone():
+    """Networks of one's own may draw from Python's or numpy's, too: the same from the same seed, whatever was drawn before."""
+    drawn, expected = [], []
+    for before in (3, 4):
+        random.seed(before)
+        np.random.seed(before)
+        expected.append((random.random(), np.random.rand()))
+        random.seed(before)
+        np.random.seed(before)
+        with seeded(5):
+            drawn.append((random.random(), np.random.rand()))
+        assert (random.random(), np.random.rand()) == expected[-1]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] not in expected

@@ -68,11 +68,14 @@ def test_a_signal_ends_a_run_in_order(folder, name, status):
         "net.mlp-glyphs10-standard.training",
         "net.mlp-glyphs47-standard.training",
     ]
+    assert "this run was interrupted before its end" in read_bundle(folder / "reports" / "tiny").notes
     (folder / "conftest.py").unlink()
     found, text = run(folder, "-k", "standard", "--robbench-resume")
     assert found == 0
     assert "interrupted" not in text
-    assert len(read_bundle(folder / "reports" / "tiny").records) == 4
+    bundle = read_bundle(folder / "reports" / "tiny")
+    assert len(bundle.records) == 4
+    assert not any("interrupted" in note for note in bundle.notes)
 
 
 def test_a_run_without_a_suite_dies_of_sigterm_as_always(pytester):

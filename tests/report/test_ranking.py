@@ -1,10 +1,11 @@
 """Three views on models that misclassify different images, and pairs that change places between them."""
 
+import msgspec
 from factories import both_records, make_facts
 
-from robbench.record import Record
+from robbench.record import Record, Seconds
 from robbench.report.ranking import COMMON, CORRECT, ROBUST, common_medians, ranking_epsilon, swaps
-from robbench.report.remarks import few_images_remark
+from robbench.report.remarks import busy_remark, few_images_remark
 from robbench.report.rows import Group, group_records
 
 SOURCE = make_facts("pgd", "mnist")
@@ -42,6 +43,19 @@ def test_few_correct_images_are_called_out() -> None:
     remark = few_images_remark(group(transfer(1, enough), transfer(2, few), transfer(2, [1] * 7 + [-1] * 33, seed=1)))
     assert remark is not None
     assert remark.startswith("**Fewer than 30 correct images**: TL#2: 7. Their medians")
+
+
+def test_models_that_were_trained_on_a_busy_machine_are_called_out() -> None:
+    """With the largest share of a model's seeds; a free machine is nothing to speak of."""
+
+    def trained(k: int, waited: float, seed: int = 0) -> list[Record]:
+        training, robustness = transfer(k, [1] * 40, seed=seed)
+        return [msgspec.structs.replace(training, seconds=Seconds(training=10.0, in_line=waited)), robustness]
+
+    assert busy_remark(group(trained(1, 2.0))) is None
+    remark = busy_remark(group(trained(1, 2.0), trained(2, 6.0), trained(2, 4.0, seed=1)))
+    assert remark is not None
+    assert remark.startswith("**Trained on a busy machine**: TL#2: 30% of the time their threads stood in line")
 
 
 def test_common_images_are_a_seeds_own() -> None:
