@@ -93,7 +93,13 @@ def run_estimate(
         data = workplace.images(model.dataset)
         record = reusable(workplace, digest, model, under_test)
         if record is None:
+            before = workplace.store.undamaged(digest)
             record = estimate_robustness(model, estimate, digest, data, trained, workplace)
+            if before is not None and before.adversarials_sha256 is not None and not workplace.keep_adversarials:
+                workplace.say(
+                    f"{model.id}: p* was estimated again without --robbench-keep-adversarials, the counterexamples that "
+                    "were kept are gone"
+                )
     return _named(record, model, suite)
 
 

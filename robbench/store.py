@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from robbench.errors import RobbenchError
 from robbench.interruption import postponed
-from robbench.locks import acquire, among_the_living, to_stderr
+from robbench.locks import acquire, to_stderr
 from robbench.record import UNREADABLE, Record, Struct, sha256_of
 from robbench.writing import check_writable, remove_leftovers, write_atomically
 
@@ -72,13 +72,6 @@ class Store:
     def check_writable(self) -> None:
         """Raise a RobbenchError unless a file can be written here."""
         check_writable(self.folder)
-
-    def shared_since(self, began: float) -> AbstractContextManager[float]:
-        """While it lasts, this process is one of those that share the store; gives when the first of them began.
-
-        Args and errors as of :func:`robbench.locks.among_the_living`.
-        """
-        return among_the_living(self.folder / "processes", began)
 
     @contextmanager
     def lock(self, digest: str, what: str = "", say: Callable[[str], None] = to_stderr) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ class Results:
         properties = dict(report.user_properties)
         if report.when != "call" or "robbench_stage" not in properties:
             return
+        with suppress(RobbenchError):  # which the stage has met, too
+            _ = self._session.since  # a controller of pytest-xdist lives longer than its workers
         study, _, stage = str(properties["robbench_stage"]).partition("/")
         self._digests[study, stage] = str(properties.get("digest", ""))
         self._said += [str(text) for name, text in report.user_properties if name == "robbench_said"]

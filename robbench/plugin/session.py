@@ -14,7 +14,7 @@ import pytest
 from robbench.adapt import adapt, names
 from robbench.compare import Tolerances
 from robbench.errors import RobbenchError
-from robbench.locks import to_stderr
+from robbench.locks import among_the_living, to_stderr
 from robbench.plugin.settings import Settings
 from robbench.spec import Model, Study
 from robbench.terminal import progress_line
@@ -69,13 +69,12 @@ class Session:
         from robbench.store import Store
         from robbench.workplace import Workplace
 
-        device, store = self.device, Store(self.settings.store, self.run)
+        device, since = self.device, self.since
         keep_pages()
-        began = self.switches.enter_context(store.shared_since(self.began))
         if self.settings.deterministic:
             self.switches.enter_context(deterministic_algorithms())
         return Workplace(
-            store=store,
+            store=Store(self.settings.store, self.run),
             data=self.settings.data,
             device=device,
             download=self.settings.download,
@@ -84,8 +83,17 @@ class Session:
             show=self.show,
             say=self.said.append,
             announce=self.announce,
-            began=began,
+            began=since,
         )
+
+    @cached_property
+    def since(self) -> float:
+        """When the first of the runs began that share the store with this one: which counts as one of them from now on.
+
+        Raises:
+            RobbenchError: the store cannot be written.
+        """
+        return self.switches.enter_context(among_the_living(self.settings.store / "processes", self.began))
 
     @cached_property
     def device(self) -> torch.device:

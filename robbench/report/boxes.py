@@ -5,10 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from robbench.record import WRONG, Robustness
@@ -56,7 +60,26 @@ def draw_boxes(group: Group) -> bytes:
         parts = np.atleast_1d(np.array(figure.subfigures(len(bands), 1)))
         for part, band in zip(parts, bands.values(), strict=True):
             _band(part, band, top)
+        shown = [model for _, models in panels for model in models if model.right]
+        if shown:
+            figure.legend(handles=_keys(shown, top), loc="outside lower center", frameon=False, fontsize=9, ncols=5)
         return png(figure)
+
+
+def _keys(models: Sequence[Model], top: float) -> list[Artist]:
+    """What the marks mean that the picture has."""
+    ink: dict[str, Any] = {"color": "black", "linestyle": "none"}
+    keys: list[Artist] = [
+        Patch(facecolor="#dddddd", edgecolor="black", label="p*: 25th to 75th percentile"),
+        Line2D([], [], color="black", linewidth=2, label="median"),
+        Line2D([], [], marker="|", markersize=11, label="12.5th to 87.5th", **ink),
+    ]
+    if any(box_places(*_distributions(model))[-1] > top for model in models):
+        keys.append(Line2D([], [], marker="^", markersize=6, label="ends past the grid", **ink))
+    if any(len(model.right) > 1 for model in models):
+        dots = ink | {"markersize": 4, "markerfacecolor": "white"}
+        keys.append(Line2D([], [], marker="o", label="medians of the seeds", **dots))
+    return keys
 
 
 def _width(panel: _Panel) -> float:

@@ -21,17 +21,17 @@ _INK: dict[str, Any] = {"color": "black", "linestyle": "none", "fillstyle": "non
 
 
 def draw_seconds(group: Group) -> bytes:
-    """Training seconds as bars on a log axis, values and speed-ups written beside them."""
+    """Training seconds on a log axis, values and speed-ups written beside them; no bars: a log axis has no zero."""
     models = [model for model in models_of(group.rows) if model.seconds]
     theirs = {place: model.published.train_seconds for place, model in enumerate(models) if model.published}
     with canvas(9.6, 1.6 + 0.34 * len(models)) as figure:
         axes = figure.subplots()
         places = range(len(models))
-        measured = [model.seconds or 0.0 for model in models]
         seeds = [seconds for model in models for row in model.rows if (seconds := row.seconds)]
         totals = [model.value(lambda row: row.total_seconds) or 0.0 for model in models]
-        axes.barh(places, measured, color=[colour(model.rows[0]) for model in models], height=0.68)
         for place, model in enumerate(models):
+            axes.axhline(place, color="#dddddd", linewidth=0.8, zorder=0)
+            axes.plot(model.seconds or 0.0, place, "o", color=colour(model.rows[0]), markersize=9)
             found = model.spread(lambda row: row.seconds)
             if found and found.count > 1:
                 ends = error_bars(found.value, found.low, found.high)

@@ -19,7 +19,7 @@ _Drawing = tuple[str, str, str, Callable[[], bytes]]
 def draw(group: Group) -> list[Picture]:
     """Every figure of an architecture that its records allow."""
     tested = [row for row in group.rows if row.robustness and row.robustness.pstar]
-    several = len(group.seeds) > 1
+    several, published = len(group.seeds) > 1, _published([group])
     drawings: list[_Drawing] = []
     if any(answer.best for answer in answers(group)):
         drawings.append(
@@ -31,7 +31,7 @@ def draw(group: Group) -> list[Picture]:
                 "edge: the interval goes on past it, without end where a median may be past the grid's; an open triangle "
                 "is a bound, where a median is censored), and how many times faster it trained"
                 + ("; points: medians over seeds, crosses: the seeds" if several else "")
-                + "; hollow, dashed: published",
+                + "; hollow, dashed: published" * published,
                 lambda: draw_answers(group),
             )
         )
@@ -64,7 +64,8 @@ def draw(group: Group) -> list[Picture]:
             (
                 "tradeoff",
                 "median p* over clean accuracy",
-                "Median p* over clean accuracy; numbers are k, the blocks retrained; hollow, dashed: published"
+                "Median p* over clean accuracy; numbers are k, the blocks retrained"
+                + "; hollow, dashed: published" * published
                 + ("; points are medians over seeds, lines reach from the least to the greatest seed" * several),
                 lambda: draw_tradeoff(group),
             ),
@@ -76,7 +77,7 @@ def draw(group: Group) -> list[Picture]:
                 "training seconds per model",
                 "Training seconds on a log axis, with the speed-up over adversarial training of the target from "
                 "scratch; the tick adds validation, warm-up and I/O, which is what published seconds span"
-                + ("; bars are medians over seeds, lines reach from the least to the greatest seed" * several),
+                + ("; points are medians over seeds, lines reach from the least to the greatest seed" * several),
                 lambda: draw_seconds(group),
             )
         )
@@ -103,15 +104,15 @@ def draw_study(groups: Sequence[Group]) -> list[Picture]:
     if len(groups) < 2:
         return []
     suite = groups[0].suite
-    several = any(len(group.seeds) > 1 for group in groups)
+    several, published = any(len(group.seeds) > 1 for group in groups), _published(groups)
     drawings: list[_Drawing] = []
     if any(row.median is not None for group in groups for line in group.lines for row in group.of(line)):
         drawings.append(
             (
                 "tradeoff",
                 "median p* over clean accuracy of every architecture's transfers",
-                "Median p* over clean accuracy of the transferred models; numbers are k, the blocks retrained; hollow, "
-                "dashed: published"
+                "Median p* over clean accuracy of the transferred models; numbers are k, the blocks retrained"
+                + "; hollow, dashed: published" * published
                 + ("; points are medians over seeds, lines reach from the least to the greatest seed" * several),
                 lambda: draw_study_tradeoff(groups),
             )
@@ -122,7 +123,9 @@ def draw_study(groups: Sequence[Group]) -> list[Picture]:
                 "seconds",
                 "training seconds of every architecture",
                 "Training seconds on a log axis; of a kind of transfer the mean over its k, the line reaching from the "
-                "fastest to the slowest; hollow: published" + ("; of every model the median over seeds" * several),
+                "fastest to the slowest"
+                + "; hollow: published" * published
+                + ("; of every model the median over seeds" * several),
                 lambda: draw_study_seconds(groups),
             )
         )
@@ -132,3 +135,8 @@ def draw_study(groups: Sequence[Group]) -> list[Picture]:
         )
         for kind, alt, text, made in drawings
     ]
+
+
+def _published(groups: Sequence[Group]) -> bool:
+    """Whether a model stands beside a published one."""
+    return any(row.published for group in groups for row in group.rows)

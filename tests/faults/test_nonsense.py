@@ -20,7 +20,6 @@ from factories import both_records, make_facts, robustness_record, training_reco
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import linear
-from torch import nn
 
 import robbench.report.bundle
 from robbench.adapt import parse_datasets
@@ -29,10 +28,8 @@ from robbench.baselines import read_baseline, write_baseline
 from robbench.compare import Tolerances, Verdict, compare
 from robbench.data import draw, split
 from robbench.errors import RobbenchError
-from robbench.estimation import estimate_pstar
-from robbench.final_test import attack_accuracies
 from robbench.models import Normalise, seeded
-from robbench.record import WRONG, AttackAccuracy, Counts, Record, choose_images
+from robbench.record import AttackAccuracy, Counts, Record, choose_images
 from robbench.report import Bundle, read_bundle, render, write_bundle
 from robbench.report.bundle import encode_bundle
 from robbench.schedule import learning_rate, ramp
@@ -329,74 +326,6 @@ def test_any_replacement_of_datasets_is_refused_or_read(texts: list[str]) -> Non
         assert "dataset replacement: expected" in str(error)  # noqa: PT017
     else:
         assert [f"{old}={new}" for old, new in pairs.items()] == texts
-
-
-# --- images and models at their limits --------------------------------------------------------------------------------
-
-ATTACK = PGD(steps=3, random_start=False)
-GRID = [0.0, 0.1, 0.2]
-
-
-class Always(nn.Module):
-    """Says the same class of every image, with a gradient that leads nowhere."""
-
-    def __init__(self, answer: int) -> None:
-        super().__init__()
-        self.answer = nn.Parameter(torch.nn.functional.one_hot(torch.tensor(answer), 3).float())
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, 3) logits."""
-        return self.answer + 0 * images.flatten(1).sum(1, keepdim=True)
-
-
-@pytest.mark.parametrize("search", ["reference", "fast"])
-@pytest.mark.parametrize("count", [1, 5])
-def test_all_wrong_and_none_fooled_are_answers(search: str, count: int) -> None:
-    """Of any number of images: no p* at all, or p* beyond the grid of every one."""
-    images = torch.full((count, 1, 2, 2), 0.5)
-    for label, expected in ((0, len(GRID)), (1, WRONG)):
-        found = estimate_pstar(Always(0), images, torch.full((count,), label), GRID, ATTACK, search=search)  # type: ignore[arg-type]
-        assert found.pstar.tolist() == [expected] * count
-
-
-@pytest.mark.parametrize(("places", "words"), [([-1] * 4, "–"), ([5] * 4, "> 0.4"), ([0, 0], "0"), ([3], "0.3")])
-def test_such_models_have_a_report_and_a_verdict(
-    monkeypatch: pytest.MonkeyPatch, places: list[int], words: str
-) -> None:
-    """All wrong, none fooled, all fooled by nothing, a single image."""
-    monkeypatch.setattr(robbench.report.bundle, "draw", lambda group: [])
-    records = [
-        *both_records(make_facts(), places),
-        *both_records(make_facts("transfer", "emnist", 1), places),
-        *both_records(make_facts("pgd", "emnist"), places),
-    ]
-    text = render(Bundle(title="t", command="c", records=records))["report.md"].decode()
-    assert words in text
-    assert not any(word in text for word in ("nan", "NaN", "inf%"))
-
-
-@pytest.mark.parametrize("grid", [[0.0], [0.1]])
-def test_a_grid_of_one_value_has_a_report(grid: list[float]) -> None:
-    """With pictures."""
-    records = [
-        record
-        for facts in (make_facts(), make_facts("transfer", "emnist", 1), make_facts("pgd", "emnist"))
-        for record in (training_record(facts), robustness_record(facts, [0, 1, -1], grid))
-    ]
-    assert render(Bundle(title="t", command="c", records=records))["report.md"]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5, 1.5])
-@pytest.mark.parametrize("search", ["reference", "fast"])
-def test_pixels_that_are_none_have_no_pstar(value: float, search: str) -> None:
-    """NaN, infinite or outside [0, 1]: what is attacked there is no image."""
-    images = torch.full((3, 1, 2, 2), 0.5, dtype=torch.float64)
-    images[1, 0, 0, 0] = value
-    model, labels = linear(torch.ones(4, dtype=torch.float64), -1.9), torch.tensor([0, 0, 0])
-    with pytest.raises(RobbenchError, match=r"images: expected pixels in \[0, 1\]"):
-        estimate_pstar(model, images, labels, GRID, ATTACK, search=search)  # type: ignore[arg-type]
-    with pytest.raises(RobbenchError, match=r"images: expected pixels in \[0, 1\]"):
-        attack_accuracies(model, images, labels, labels == 0, [PGD(steps=1, epsilon=0.1, random_start=False)])
 
 
 @settings(max_examples=100, deadline=None)

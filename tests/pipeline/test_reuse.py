@@ -166,6 +166,17 @@ def test_a_finished_stage_without_counterexamples_is_not_enough_for_one_with(pla
     assert keeping.store.adversarials(record.digest) is not None
 
 
+def test_a_run_that_drops_kept_counterexamples_says_so(place):
+    """Once: after it there are none to drop."""
+    said = []
+    run_estimate(source(), FOOLING, place(keep_adversarials=True, say=said.append), suite="demo")
+    assert said == []
+    run_estimate(source(), FOOLING, place(say=said.append), suite="demo")
+    run_estimate(source(), FOOLING, place(say=said.append), suite="demo")
+    (line,) = said
+    assert line.startswith(f"{source().id}: p* was estimated again without --robbench-keep-adversarials, ")
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_changed_images_are_noticed(place, ran, resume):
     """A dataset file that was overwritten is not what the stored model learnt: training and estimate run again."""

@@ -1,13 +1,14 @@
 """A study in parts: by ``-k``, resumed, on machines with stores of their own, and merged into one report."""
 
-from contextlib import ExitStack
+import math
 
 import msgspec
 import pytest
 
 from robbench.cli import main
+from robbench.locks import among_the_living
+from robbench.plugin.results import Results
 from robbench.report import read_bundle
-from robbench.store import Store
 
 FIRST = "glyphs10 or glyphs47-standard"
 REST = "glyphs47-pgd or TL1"
@@ -93,11 +94,24 @@ def test_a_part_that_was_interrupted_goes_on(part, pytester, stages, cases):
 
 def test_a_run_that_begins_while_another_lives_makes_no_stage_of_it_again(one, pytester, stages):
     """Nor does one that begins while only that one lives. When all have ended, the next makes its own."""
-    store = Store(pytester.path / ".robbench" / "store", "another")
-    with ExitStack() as another:
-        another.enter_context(store.shared_since(0.0))
+    processes = pytester.path / ".robbench" / "store" / "processes"
+    with among_the_living(processes, 0.0):
         assert one("--robbench-update").ret == one().ret == 0
         assert len(stages) == 2
     assert one().ret == 0
     assert len(stages) == 4
-    assert list((store.folder / "processes").iterdir()) == []
+    assert list(processes.iterdir()) == []
+
+
+def test_a_controller_lives_until_its_report_is_written(one, pytester, monkeypatch):
+    """Longer than its workers: who begins meanwhile makes nothing of theirs again."""
+    living, write = [], Results._write
+
+    def noted(self, *rest):
+        with among_the_living(pytester.path / ".robbench" / "store" / "processes", math.inf) as since:
+            living.append(since)
+        return write(self, *rest)
+
+    monkeypatch.setattr(Results, "_write", noted)
+    assert one("--robbench-update", "-n", "2").ret == 0
+    assert living[0] < math.inf
