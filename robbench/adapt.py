@@ -11,7 +11,7 @@ from robbench.errors import RobbenchError, require
 from robbench.recipes import with_protocol
 from robbench.spec import Dataset, Protocol, Study
 
-_MOST_SEEDS = 1_000
+MOST_SEEDS = 1_000
 
 
 def adapt(
@@ -41,7 +41,7 @@ def adapt(
         changed = study.with_datasets(lambda dataset: _renamed(dataset, found.get(dataset.name, dataset.name)))
         study = replace(changed, name="-".join([study.name, *(re.sub(r"[^\w-]", "_", new) for new in found.values())]))
     if seeds is not None:
-        require(1 <= seeds <= _MOST_SEEDS, "seeds", f"1 to {_MOST_SEEDS:,}", seeds)
+        require(1 <= seeds <= MOST_SEEDS, "seeds", f"1 to {MOST_SEEDS:,}", seeds)
         study = replace(study, seeds=tuple(range(seeds)))
     return study.shrunk() if quick else study
 

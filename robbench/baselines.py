@@ -53,8 +53,8 @@ class Distribution(Struct, frozen=True, kw_only=True):
 class Baseline(Struct, frozen=True, kw_only=True):
     """What a stage of a case is held to.
 
-    There is no checksum: version control has one, and people merge these files. Instead a robustness stage's accuracy
-    and p* stand in two places each, and a file that contradicts itself is refused.
+    A robustness stage's accuracy and p* stand in two places each, and a file that contradicts itself is refused, whatever
+    its checksum says.
     """
 
     schema: str = SCHEMA

@@ -227,7 +227,7 @@ def _seconds(record: Record, baseline: Baseline, tolerances: Tolerances) -> Verd
         f"{f'tolerance {limit}' if math.isfinite(tolerances.seconds) else 'shown only'})"
     )
     if record.measured_busy:
-        message += f"; the machine was busy, {record.in_line:.0%} of the time threads stood in line for a core"
+        message += f"; the machine was busy, {record.in_line:.0%} of the time a thread stood in line for a core"
     return _verdict(record, "seconds", mark, timed, new, message)
 
 

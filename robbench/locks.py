@@ -42,11 +42,10 @@ def locked(folder: Path, say: Callable[[str], None] = to_stderr) -> Iterator[Non
     path = folder / ".robbench.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, is_singleton=True)
+        lock = file_lock(path, shared=True)
         acquire(lock, str(folder), say)
-    except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
-        reason = getattr(error, "strerror", None) or error
-        raise RobbenchError(f"{str(folder)!r} cannot be written: {reason}") from error
+    except OSError as error:
+        raise RobbenchError(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
     try:
         yield
     finally:
@@ -56,8 +55,8 @@ def locked(folder: Path, say: Callable[[str], None] = to_stderr) -> Iterator[Non
 
 
 @contextmanager
-def among_the_living(folder: Path, began: float) -> Iterator[float]:
-    """Be one of the processes that live on a folder at once, and learn when the first of them began.
+def among_the_living(folder: Path, began: float, code: str) -> Iterator[float]:
+    """Be one of the processes that live on a folder at once with the same code, and learn when the first of them began.
 
     Who comes while another lives belongs to it, and so does who comes while that one lives, even after the first has ended:
     what one of them makes has been made for all. Each holds a file named after that time, which the system lets go of when
@@ -66,6 +65,7 @@ def among_the_living(folder: Path, began: float) -> Iterator[float]:
     Args:
         folder: of those files, and of nothing else; made where it is missing.
         began: when this process did, in seconds since 1970.
+        code: what two processes must share to belong to each other; letters and digits.
 
     Yields:
         ``began``, or the time when the first of those began to whom this process belongs, whichever is earlier.
@@ -75,8 +75,8 @@ def among_the_living(folder: Path, began: float) -> Iterator[float]:
     """
     with locked(folder):
         try:
-            first = min([began, *_living(folder)])
-            own = FileLock(folder / f"{first!r}-{uuid.uuid4().hex}{_LIVING}")
+            first = min([began, *_living(folder, code)])
+            own = file_lock(folder / f"{first!r}-{code}-{uuid.uuid4().hex}{_LIVING}")
             own.acquire()
         except OSError as error:
             raise RobbenchError(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
@@ -88,17 +88,31 @@ def among_the_living(folder: Path, began: float) -> Iterator[float]:
         own.release()
 
 
-def _living(folder: Path) -> Iterator[float]:
-    """The times that living processes hold; files of dead ones are removed."""
+def _living(folder: Path, code: str) -> Iterator[float]:
+    """The times that living processes hold; files of dead ones are removed. Those of other users tell nothing."""
     for path in folder.glob(f"*{_LIVING}"):
-        lock = FileLock(path)
+        lock = file_lock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            yield float(path.name.partition("-")[0])
+            first, its_code = (*path.name.split("-"), "")[:2]
+            if its_code == code:
+                yield float(first)
+        except PermissionError:
+            continue
         else:
             path.unlink(missing_ok=True)
             lock.release()
+
+
+def file_lock(path: Path, *, shared: bool = False) -> FileLock:
+    """A lock that the system frees when its holder dies; where it has none of that kind, taking it is an OSError.
+
+    Args:
+        path: of its file.
+        shared: whether whoever asks for this file in this thread gets the same lock, and may take it again.
+    """
+    return FileLock(path, is_singleton=shared, fallback_to_soft=False)
 
 
 def acquire(lock: FileLock, what: str, say: Callable[[str], None], run: str = "") -> None:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from robbench.attacks import BALL_TOLERANCE, pgd
+from robbench.attacks import BALL_TOLERANCE
 from robbench.data import Data, Images, pixels
 from robbench.errors import RobbenchError
 from robbench.memory import Batches, attack_batch
@@ -17,7 +17,7 @@ from robbench.models import Network
 from robbench.models.onednn import plain_layers
 from robbench.precision import full_precision
 from robbench.record import WRONG, Robustness
-from robbench.spec import PGD, Estimate
+from robbench.spec import Estimate
 
 ROUNDING = 1e-5
 """A classification is decided by rounding where its margin is at most this share of the largest logit."""
@@ -82,7 +82,6 @@ def prove(
 
     found = (place != WRONG) & (place < len(radii))
     proven = smaller = 0
-    unproven: list[str] = []
     if adversarials is not None:
         expected = (int(found.sum()), *data.shape)
         if adversarials.shape != expected or adversarials.dtype != torch.float32:
@@ -110,19 +109,9 @@ def prove(
         loose = sound & ~not_fooled & (below > 0) & (distance <= below + BALL_TOLERANCE)
         if loose.any():
             remarks.append(f"{_images(names[loose])} whose counterexample lies in a smaller ball than that of p*")
-            inside = test.take(found.nonzero().flatten()[loose])
-            nearer = _attack(network, inside, below[loose], estimate.attack, batches, device)
-            again = _margins(network, nearer, batches, device) < -ROUNDING
-            if again.any():
-                unproven.append(
-                    f"{_images(names[loose][again])} whose p* is larger than its search would find: the attack fools the "
-                    "network at the next smaller radius, too"
-                )
         proven, smaller = int((sound & ~not_fooled).sum()), int(loose.sum())
     for message in remarks:
         yield Line("remark", message)
-    for message in unproven:
-        yield Line("unproven", message)
     for message in problems:
         yield Line("problem", message + because)
     rest = f"{robustness.censored:,} never fooled, {len(place) - robustness.clean.correct:,} wrong unperturbed"
@@ -139,30 +128,6 @@ class _Floats:
 
     images: Tensor
     labels: Tensor
-
-
-def _attack(
-    network: Network, images: Images, radius: Tensor, attack: PGD, batches: Batches, device: torch.device
-) -> _Floats:
-    """What the attack of the ``reference`` search ends with, at a radius for each image: (N,) float64 on the CPU."""
-    adversarials = torch.zeros_like(pixels(images.images))
-
-    def run(part: slice) -> None:
-        originals, labels = pixels(images.images[part].to(device)), images.labels[part].to(device)
-        adversarials[part] = pgd(
-            network,
-            originals,
-            labels,
-            radius[part].to(originals),
-            steps=attack.steps,
-            step_size=(radius[part] / attack.steps).to(originals),  # divided before it is rounded, as in the search
-            random_start=False,
-            box=attack.box,
-        ).cpu()
-
-    with full_precision(device):
-        batches.over(len(radius), device, run)
-    return _Floats(adversarials, images.labels)
 
 
 def _margins(network: Network, images: Images | _Floats, batches: Batches, device: torch.device) -> Tensor:

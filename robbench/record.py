@@ -74,8 +74,8 @@ class Seconds(Struct, frozen=True, kw_only=True):
     io: Duration = 0.0
     """Reading data and writing checkpoints."""
     in_line: Duration = 0.0
-    """Of all threads together, while what is ``measured`` ran: ready to run, but other work had the cores. No duration of
-    its own. 0 where the system does not tell; Linux does."""
+    """While what is ``measured`` ran, by the thread that stood there longest: ready to run, but other work had the cores. No
+    duration of its own. 0 where the system does not tell; Linux does."""
 
     @property
     def measured(self) -> float:
@@ -373,9 +373,8 @@ class Record(Struct, frozen=True, kw_only=True):
 
     @property
     def in_line(self) -> float:
-        """Share of the measured seconds that a thread stood in line for a core, in [0, 1], on average."""
-        whole = self.seconds.measured * self.environment.threads
-        return min(1.0, self.seconds.in_line / whole) if whole else 0.0
+        """Share of the measured seconds that a thread stood in line for a core, in [0, 1]."""
+        return min(1.0, self.seconds.in_line / self.seconds.measured) if self.seconds.measured else 0.0
 
     @property
     def measured_busy(self) -> bool:

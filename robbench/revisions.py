@@ -26,6 +26,7 @@ from robbench.compare import Tolerances, Verdict, compare, plain_verdict
 from robbench.errors import RobbenchError
 from robbench.record import Record
 from robbench.report import read_bundle
+from robbench.terminal import busy
 from robbench.writing import check_writable
 
 OWN_OPTIONS = ("data", "store", "report", "baselines", "update", "resume")
@@ -114,7 +115,11 @@ def against_base(
         ]
         if stages:
             say(f"{name} differs from itself between rounds ({', '.join(stages)}): this machine is not deterministic")
-    return judge(fastest(found["base"]), fastest(found["head"]), tolerances)
+    best = {name: fastest(rounds) for name, rounds in found.items()}
+    for name, records in best.items():
+        if said := busy([*records.values()]):
+            say(f"{name}: {said}")
+    return judge(best["base"], best["head"], tolerances)
 
 
 def judge(base: Mapping[str, Record], head: Mapping[str, Record], tolerances: Tolerances) -> list[Verdict]:

@@ -19,14 +19,13 @@ from typing import Any, Literal
 
 import msgspec
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
 from robbench.errors import RobbenchError
 from robbench.interruption import postponed
-from robbench.locks import acquire, to_stderr
+from robbench.locks import acquire, file_lock, to_stderr
 from robbench.record import UNREADABLE, Record, Struct, sha256_of
 from robbench.writing import check_writable, remove_leftovers, write_atomically
 
@@ -53,6 +52,8 @@ class Finished(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the names of its files of tensors: those of a stage that takes another's place differ from the old ones."""
     finished: float = 0.0
     """When, in seconds since 1970; 0 where an older version did not say."""
+    code: str = ""
+    """By which code, as the run that made it told it apart; empty where it did not."""
     sha256: str | None = None
     """Over all of the above, as canonical JSON; None in files from before it existed."""
 
@@ -63,11 +64,13 @@ class Store:
     Args:
         folder: made when first written to.
         run: identifies this test session, shared by all its workers.
+        code: identifies the code that makes stages here.
     """
 
-    def __init__(self, folder: Path, run: str) -> None:
+    def __init__(self, folder: Path, run: str, code: str = "") -> None:
         self.folder = folder
         self.run = run
+        self.code = code
 
     def check_writable(self) -> None:
         """Raise a RobbenchError unless a file can be written here."""
@@ -86,11 +89,11 @@ class Store:
             RobbenchError: its folder cannot be written.
         """
         path = self._folder(digest)
-        lock = FileLock(path / "lock")
+        lock = file_lock(path / "lock")
         try:
             path.mkdir(parents=True, exist_ok=True)
             acquire(lock, what or digest, say, self.run)
-        except (OSError, NotImplementedError) as error:  # the latter from file systems without locks
+        except OSError as error:
             raise RobbenchError(f"store {str(path)!r} cannot be locked: {_reason(error)}") from error
         try:
             remove_leftovers(path)
@@ -183,6 +186,7 @@ class Store:
                 made_from=made_from,
                 ending=ending,
                 finished=time.time(),
+                code=self.code,
             )
             values = msgspec.json.decode(msgspec.json.encode(stage))
             values["sha256"] = sha256_of(values)

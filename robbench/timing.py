@@ -21,16 +21,16 @@ _IN_LINE = "in_line"
 _THREADS = Path("/proc/self/task")
 
 
-def in_line() -> float:
-    """Seconds that this process's threads have stood in line for a core, ready to run, all together.
+def in_line() -> dict[str, float]:
+    """Seconds that every living thread of this process has stood in line for a core, ready to run, by its number.
 
-    As Linux counts them (``/proc/PID/task/TID/schedstat``, second field, nanoseconds); 0 elsewhere.
+    As Linux counts them (``/proc/PID/task/TID/schedstat``, second field, nanoseconds); nothing elsewhere.
     """
-    total = 0
+    found = {}
     for path in _THREADS.glob("*/schedstat"):
         with suppress(OSError, ValueError, IndexError):  # a thread that has just ended
-            total += int(path.read_text().split()[1])
-    return total / 1e9
+            found[path.parent.name] = int(path.read_text().split()[1]) / 1e9
+    return found
 
 
 class Stopwatch:
@@ -63,7 +63,12 @@ class Stopwatch:
         if name not in _MEASURED:
             return lambda: {name: clock()}
         before = in_line()
-        return lambda: {name: clock(), _IN_LINE: max(0.0, in_line() - before)}
+
+        def so_far() -> dict[str, float]:
+            longest = max((waited - before.get(thread, 0.0) for thread, waited in in_line().items()), default=0.0)
+            return {name: clock(), _IN_LINE: longest}
+
+        return so_far
 
     def _clock(self) -> Callable[[], float]:
         """What tells the seconds since now."""

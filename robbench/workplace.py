@@ -88,7 +88,8 @@ def reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) 
         return None
     if torch.are_deterministic_algorithms_enabled() and not finished.record.environment.deterministic:
         return None
-    if under_test and not workplace.resume and not _of_this_session(finished, workplace):
+    shared = under_test and not workplace.resume and finished.run != workplace.store.run
+    if shared and not _of_this_session(finished, workplace):
         return None
     if _outdated(finished, model, workplace.store):
         again = f"trained again, the finished stage began with former weights of {model.source}"
@@ -99,21 +100,19 @@ def reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) 
     if workplace.keep_adversarials and finished.record.robustness and finished.adversarials_sha256 is None:
         workplace.say(f"{model.id}: p* is estimated again, the finished stage kept no counterexamples")
         return None
+    if shared:
+        workplace.say("what another run of the same code finished in this store meanwhile was not made again")
     return finished.record
 
 
 def _of_this_session(finished: Finished, workplace: Workplace) -> bool:
-    """Whether a stage was made by this run, or by one of those that share the store with it, by the same code in the same
-    surroundings.
-    """
-    if finished.run == workplace.store.run:
-        return True
+    """Whether another run made a stage that shares the store with this one, by the same code in the same surroundings."""
     # Whether the tree is dirty changes while a run writes its baselines.
     there, here = (
         msgspec.structs.replace(surroundings, dirty=None)
         for surroundings in (finished.record.environment, environment(workplace.device))
     )
-    return finished.finished >= workplace.began and there == here
+    return finished.finished >= workplace.began and finished.code == workplace.store.code and there == here
 
 
 def basis_of(model: Model, stage: Stage) -> Model | None:

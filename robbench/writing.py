@@ -14,7 +14,10 @@ from robbench.interruption import postponed
 from robbench.locks import locked
 
 TEMPORARY = ".writing-"
-"""How names of files begin that are being written, and those of folders of them."""
+"""How names of files begin that are being written."""
+
+TEMPORARY_FOLDER = f"{TEMPORARY}report-"
+"""How names of folders of such files begin."""
 
 
 def check_writable(folder: Path) -> None:
@@ -72,7 +75,7 @@ def remove_leftovers(folder: Path) -> None:
     """
     for path in folder.glob(f"{TEMPORARY}*"):
         with suppress(OSError):
-            if path.is_dir() and not path.is_symlink():
+            if path.name.startswith(TEMPORARY_FOLDER) and path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()

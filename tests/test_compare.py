@@ -300,10 +300,10 @@ def test_the_tolerances_of_seconds():
 
 def test_seconds_of_a_busy_machine_say_so():
     """They fail all the same: the baseline's may be as bad. The message says where to look."""
-    new = msgspec.structs.replace(training_record(FACTS), seconds=Seconds(training=20.0, in_line=16.0))
+    new = msgspec.structs.replace(training_record(FACTS), seconds=Seconds(training=20.0, in_line=8.0))
     verdict = verdicts(training_record(FACTS, 10.0), new)["seconds"]
     assert verdict.fails
-    assert verdict.message.endswith("; the machine was busy, 40% of the time threads stood in line for a core")
+    assert verdict.message.endswith("; the machine was busy, 40% of the time a thread stood in line for a core")
 
 
 def test_seconds_of_another_machine_are_shown_and_do_not_fail():

@@ -89,6 +89,22 @@ def test_one_run_per_bundle_and_seed(written):
     assert len(list(runs.pairs(found, same_seed=False))) == 8
 
 
+def test_one_seed_at_two_commits_is_no_pair(written):
+    """Neither the same code again nor another training; different seeds are a pair at any commits."""
+    changed = [
+        msgspec.structs.replace(record, environment=msgspec.structs.replace(record.environment, commit="1" * 40))
+        for record in stages(0, places(0))
+    ]
+    folders = [
+        written(*stages(0, places(0)), *stages(2, places(2)), name="a"),
+        written(*changed, name="b"),
+    ]
+    found = runs.read_runs(folders)
+    assert [(run.seed, run.commit == "1" * 40) for run in found] == [(0, False), (2, False), (0, True)]
+    assert list(runs.pairs(found, same_seed=True)) == []
+    assert len(list(runs.pairs(found, same_seed=False))) == 4
+
+
 def test_runs_without_a_stage_in_common_are_refused(written):
     """One sentence, no empty tables."""
     folders = [

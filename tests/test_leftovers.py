@@ -113,3 +113,12 @@ def test_a_leftover_that_cannot_be_removed_hinders_nobody(tmp_path, monkeypatch)
     monkeypatch.setattr(Path, "unlink", refuse)
     prepared(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-theirs", "own.npz"]
+
+
+def test_a_folder_of_somebody_elses_is_no_leftover(tmp_path):
+    """Whatever it is called: reports alone are written in folders."""
+    kept = tmp_path / ".writing-thesis" / "chapter.tex"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    prepared(tmp_path)
+    assert kept.read_text() == "mine"

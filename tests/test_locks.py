@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import multiprocessing
 import platform
 import threading
@@ -56,14 +58,24 @@ def test_a_folder_that_cannot_be_is_an_error(tmp_path):
         pytest.fail("held")
 
 
-def test_a_file_system_without_locks_is_an_error(tmp_path, monkeypatch):
-    """As filelock says it of some network file systems."""
+@pytest.fixture
+def _lockless(monkeypatch):
+    """A file system that has no locks, as some network file systems have none."""
 
-    def none(*_):
-        raise NotImplementedError("FileSystem does not appear to support flock")
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(robbench.locks, "acquire", none)
-    with pytest.raises(RobbenchError, match=r"cannot be written: FileSystem does not"), locked(tmp_path):
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("_lockless")
+def test_a_file_system_without_locks_is_an_error(tmp_path):
+    """For whoever wants a folder, a stage of a store, or to be counted; no other kind of lock is tried."""
+    with pytest.raises(RobbenchError, match=r"cannot be written: Function not implemented"), locked(tmp_path):
+        pytest.fail("held")
+    with pytest.raises(RobbenchError, match=r"cannot be locked: Function not"), Store(tmp_path, "run").lock(DIGEST):
+        pytest.fail("held")
+    with pytest.raises(RobbenchError, match=r"cannot be written: Function"), among_the_living(tmp_path, 1.0, "a"):
         pytest.fail("held")
 
 
@@ -73,35 +85,53 @@ def test_a_file_system_without_locks_is_an_error(tmp_path, monkeypatch):
 def test_who_comes_while_another_lives_has_begun_with_it(tmp_path):
     """Also after that one has ended, as long as somebody lives who came in its time; then it begins anew."""
     with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
-        assert first.enter_context(among_the_living(tmp_path, 10.5)) == 10.5
-        assert second.enter_context(among_the_living(tmp_path, 20.0)) == 10.5
+        assert first.enter_context(among_the_living(tmp_path, 10.5, "a")) == 10.5
+        assert second.enter_context(among_the_living(tmp_path, 20.0, "a")) == 10.5
         first.close()
-        with among_the_living(tmp_path, 30.0) as began:
+        with among_the_living(tmp_path, 30.0, "a") as began:
             assert began == 10.5
         second.close()
-        with among_the_living(tmp_path, 40.0) as began:
+        with among_the_living(tmp_path, 40.0, "a") as began:
             assert began == 40.0
     assert list(tmp_path.iterdir()) == []
 
 
+def test_who_lives_by_other_code_does_not_count(tmp_path):
+    """What it makes may be something else."""
+    with among_the_living(tmp_path, 10.0, "a"), among_the_living(tmp_path, 20.0, "b") as began:
+        assert began == 20.0
+
+
+def test_another_users_file_tells_nothing(tmp_path, monkeypatch):
+    """It may not be opened; the own run goes on."""
+
+    def forbidden(lock, timeout=None):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "10.0-a-0123.living").write_text("")
+    monkeypatch.setattr(robbench.locks.FileLock, "acquire", forbidden)
+    assert list(robbench.locks._living(tmp_path, "a")) == []
+    assert (tmp_path / "10.0-a-0123.living").exists()
+
+
 def test_who_came_later_by_its_clock_does_not_count(tmp_path):
     """The clocks of two machines differ: one's own time stands where it is the earlier one."""
-    with among_the_living(tmp_path, 20.0), among_the_living(tmp_path, 10.0) as began:
+    with among_the_living(tmp_path, 20.0, "a"), among_the_living(tmp_path, 10.0, "a") as began:
         assert began == 10.0
 
 
 def test_a_process_that_was_killed_does_not_live(tmp_path):
     """And the file that it left goes with the next to come."""
     entered = FORK.Event()
-    process = FORK.Process(target=keep, args=(lambda: among_the_living(tmp_path, 10.0), entered, FORK.Event()))
+    process = FORK.Process(target=keep, args=(lambda: among_the_living(tmp_path, 10.0, "a"), entered, FORK.Event()))
     process.start()
     entered.wait(300)
-    with among_the_living(tmp_path, 20.0) as began:
+    with among_the_living(tmp_path, 20.0, "a") as began:
         assert began == 10.0
     process.kill()
     process.join()
     assert len(list(tmp_path.iterdir())) == 1
-    with among_the_living(tmp_path, 20.0) as began:
+    with among_the_living(tmp_path, 20.0, "a") as began:
         assert began == 20.0
         assert len(list(tmp_path.iterdir())) == 1
 
@@ -113,7 +143,7 @@ def test_a_living_process_file_that_cannot_be_made_is_an_error(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(robbench.locks, "_living", full)
-    with pytest.raises(RobbenchError, match=r"cannot be written: No space left"), among_the_living(tmp_path, 1.0):
+    with pytest.raises(RobbenchError, match=r"cannot be written: No space left"), among_the_living(tmp_path, 1.0, "a"):
         pytest.fail("entered")
 
 

@@ -109,7 +109,7 @@ def test_stages_that_were_measured_on_a_busy_machine_are_named():
     """Four of them, with the share of the time in line; none where the machine was free."""
     records = [
         msgspec.structs.replace(
-            training_record(make_facts("transfer", "emnist", k)), seconds=Seconds(training=4, in_line=k)
+            training_record(make_facts("transfer", "emnist", k)), seconds=Seconds(training=8, in_line=k)
         )
         for k in range(7)
     ]

@@ -38,7 +38,7 @@ def clock(monkeypatch):
     """The clock that the stopwatch reads; no thread stands in line."""
     clock = Clock()
     monkeypatch.setattr(robbench.timing, "time", clock)
-    monkeypatch.setattr(robbench.timing, "in_line", lambda: 5.0)
+    monkeypatch.setattr(robbench.timing, "in_line", lambda: {"1": 5.0})
     return clock
 
 
@@ -86,9 +86,9 @@ def test_an_earlier_runs_seconds_are_added(clock, stopwatch):
 
 
 def test_time_in_line_counts_where_a_stage_is_measured(monkeypatch, stopwatch):
-    """In its updates and its search, running regions included; it is no part of any duration."""
+    """In its updates and its search, running regions included, by the thread that waited longest; no part of any duration."""
     told = 0.0
-    monkeypatch.setattr(robbench.timing, "in_line", lambda: told)
+    monkeypatch.setattr(robbench.timing, "in_line", lambda: {"1": told / 2, "2": 7.0 + told, f"new {told}": told % 1})
     for name in REGIONS:
         with stopwatch.region(name):
             told += 1
@@ -112,7 +112,7 @@ def test_two_processes_on_one_core_stand_in_line():
         os.sched_setaffinity(0, cores)
         process.kill()
         process.join()
-    assert in_line() - before > 0.2
+    assert in_line()[str(os.getpid())] - before[str(os.getpid())] > 0.2
 
 
 def spin(core, seconds):
@@ -123,15 +123,24 @@ def spin(core, seconds):
         pass
 
 
+def test_a_thread_that_ends_takes_nothing_away(monkeypatch, stopwatch):
+    """And one that begins counts from its beginning."""
+    told = [{"old": 100.0, "main": 1.0}, {"main": 2.0, "new": 3.0}]
+    monkeypatch.setattr(robbench.timing, "in_line", lambda: told.pop(0))
+    with stopwatch.region("training"):
+        pass
+    assert stopwatch.seconds.in_line == 3
+
+
 def test_where_the_system_does_not_tell_nobody_stands_in_line(monkeypatch, tmp_path):
     """Without the folder, and with a file of another form in it."""
     monkeypatch.setattr(robbench.timing, "_THREADS", tmp_path / "none")
-    assert in_line() == 0
+    assert in_line() == {}
     for thread, text in (("1", "12 3000000000 4"), ("2", "12"), ("3", "a b c")):
         (tmp_path / thread).mkdir()
         (tmp_path / thread / "schedstat").write_text(text)
     monkeypatch.setattr(robbench.timing, "_THREADS", tmp_path)
-    assert in_line() == 3
+    assert in_line() == {"1": 3}
 
 
 def test_a_block_that_fails_is_not_counted_and_its_error_comes_through(clock, stopwatch):

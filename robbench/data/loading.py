@@ -96,8 +96,9 @@ def _on_disk(name: str, folder: Path, download: bool) -> Data:
     data = torchvision_sets.fetch(name, folder, download=download) if name in torchvision_sets.FOLDERS else None
     if data is None:
         raise _not_on_disk(name, folder)
-    with suppress(RobbenchError):  # a folder for reading only: the next run asks torchvision again
-        write_npz(path, data)
+    if not path.is_file():  # which another worker may have written
+        with suppress(RobbenchError):  # a folder for reading only: the next run asks torchvision again
+            write_npz(path, data)
     return data
 
 

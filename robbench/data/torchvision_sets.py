@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from robbench.catalogue import EMNIST_CLASSES
 from robbench.data.images import Data
 from robbench.data.prepared import from_arrays
 from robbench.errors import RobbenchError
+from robbench.locks import file_lock
 
 FOLDERS = {
     "mnist": "MNIST/raw",
@@ -40,7 +40,7 @@ def fetch(name: str, folder: Path, *, download: bool = False) -> Data | None:
     try:
         if download:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / f".{name}.lock"):  # pytest-xdist workers would unpack over one another
+            with file_lock(folder / f".{name}.lock"):  # pytest-xdist workers would unpack over one another
                 train, test = (_open(name, folder, train, download=True) for train in (True, False))
         elif not where.is_dir():
             return None

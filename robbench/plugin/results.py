@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +42,6 @@ class Results:
         properties = dict(report.user_properties)
         if report.when != "call" or "robbench_stage" not in properties:
             return
-        with suppress(RobbenchError):  # which the stage has met, too
-            _ = self._session.since  # a controller of pytest-xdist lives longer than its workers
         study, _, stage = str(properties["robbench_stage"]).partition("/")
         self._digests[study, stage] = str(properties.get("digest", ""))
         self._said += [str(text) for name, text in report.user_properties if name == "robbench_said"]
@@ -59,7 +56,9 @@ class Results:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Say how to go on after SIGINT or SIGTERM."""
-        self._interrupted, self._terminated = True, isinstance(excinfo.value, Terminated)
+        if excinfo.type not in (KeyboardInterrupt, Terminated):  # such as -x among workers of pytest-xdist
+            return
+        self._interrupted, self._terminated = True, excinfo.type is Terminated
         if self._session.plans or self._session.studies:
             arguments = [*map(str, self._session.config.invocation_params.args)]
             arguments += ["--robbench-resume"] if "--robbench-resume" not in arguments else []

@@ -15,6 +15,7 @@ from robbench.adapt import adapt, names
 from robbench.compare import Tolerances
 from robbench.errors import RobbenchError
 from robbench.locks import among_the_living, to_stderr
+from robbench.plugin.code import code_of_run
 from robbench.plugin.settings import Settings
 from robbench.spec import Model, Study
 from robbench.terminal import progress_line
@@ -74,7 +75,7 @@ class Session:
         if self.settings.deterministic:
             self.switches.enter_context(deterministic_algorithms())
         return Workplace(
-            store=Store(self.settings.store, self.run),
+            store=Store(self.settings.store, self.run, self.code),
             data=self.settings.data,
             device=device,
             download=self.settings.download,
@@ -88,12 +89,19 @@ class Session:
 
     @cached_property
     def since(self) -> float:
-        """When the first of the runs began that share the store with this one: which counts as one of them from now on.
+        """When the first of the runs of this code began that share the store with this one, one of them from now on.
 
         Raises:
             RobbenchError: the store cannot be written.
         """
-        return self.switches.enter_context(among_the_living(self.settings.store / "processes", self.began))
+        living = among_the_living(self.settings.store / "processes", self.began, self.code)
+        return self.switches.enter_context(living)
+
+    @cached_property
+    def code(self) -> str:
+        """Identifies the code that is loaded when the first stage runs."""
+        folders = (self.config.rootpath, self.config.invocation_params.dir)
+        return code_of_run(folders, self.config.getini("python_files"))
 
     @cached_property
     def device(self) -> torch.device:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from robbench.adapt import parse_datasets
+from robbench.adapt import MOST_SEEDS, parse_datasets
 from robbench.errors import RobbenchError, unknown
 from robbench.spec import Protocol
 
@@ -92,8 +92,8 @@ class Settings:
         if values["protocol"] not in (None, "sound", "thesis"):
             raise unknown("--robbench-protocol", values["protocol"], ("sound", "thesis"))
         seeds = values["seeds"]
-        if seeds is not None and not (re.fullmatch("[0-9]{1,4}", str(seeds)) and int(seeds) >= 1):
-            raise RobbenchError(f"--robbench-seeds: expected an integer in 1…9999, got {seeds!r}")
+        if seeds is not None and not (re.fullmatch("[0-9]{1,9}", str(seeds)) and 1 <= int(seeds) <= MOST_SEEDS):
+            raise RobbenchError(f"--robbench-seeds: expected an integer in 1…{MOST_SEEDS}, got {seeds!r}")
         values["seeds"] = int(seeds) if seeds is not None else None
         values["datasets"] = parse_datasets(values.pop("dataset") or [])
         return cls(**values)

@@ -23,7 +23,7 @@ from robbench.report.markdown import model_ranges
 from robbench.report.overview import studies
 from robbench.report.prose import report_text
 from robbench.report.rows import group_records
-from robbench.writing import TEMPORARY, only_writer, write_atomically
+from robbench.writing import TEMPORARY_FOLDER, only_writer, write_atomically
 
 SCHEMA = "robbench.bundle/1"
 
@@ -69,7 +69,7 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
     try:
         with only_writer(folder), postponed():
             stale = _pictures(folder) - files.keys()
-            with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}report-", dir=folder) as name:
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY_FOLDER, dir=folder) as name:
                 for path, data in files.items():
                     write_atomically(Path(name) / path, data)
                 (folder / "figures").mkdir(exist_ok=True)

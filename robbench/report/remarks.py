@@ -33,18 +33,24 @@ def few_images_remark(group: Group) -> str | None:
 
 
 def busy_remark(group: Group) -> str | None:
-    """Models that were trained while other work had the cores, so that their seconds are no measure; None without."""
-    busy: dict[str, float] = {}
-    for row in group.all_rows:
-        if row.trained is not None and row.trained.measured_busy:
-            label = f"{row.label} ({row.facts.variant})" if row.facts.variant else row.label
-            busy[label] = max(row.trained.in_line, busy.get(label, 0.0))
-    if not busy:
+    """Models measured while other work had the cores, so that their seconds are no measure; None where there is none."""
+    named = []
+    for what, records in (
+        ("training", [(row, row.trained) for row in group.all_rows]),
+        ("p\\*", [(row, row.tested) for row in group.all_rows]),
+    ):
+        busy: dict[str, float] = {}
+        for row, record in records:
+            if record is not None and record.measured_busy:
+                label = f"{row.label} ({row.facts.variant})" if row.facts.variant else row.label
+                busy[label] = max(record.in_line, busy.get(label, 0.0))
+        if busy:
+            named.append(f"{what}: " + ", ".join(f"{escape(label)} {share:.0%}" for label, share in busy.items()))
+    if not named:
         return None
-    named = ", ".join(f"{escape(label)}: {share:.0%}" for label, share in busy.items())
     return (
-        f"**Trained on a busy machine**: {named} of the time their threads stood in line for a core, on average. Their "
-        "seconds, and factors and shares of them, measure that, too."
+        f"**Measured on a busy machine** ({'; '.join(named)} of the time in line for a core). These seconds, and factors "
+        "and shares of them, measure that, too."
     )
 
 

@@ -96,7 +96,12 @@ class PGD(Checked):
         if self.step_size is not None:
             radius("PGD step_size", self.step_size, "a step > 0 in pixel units")
         low, high = self.box
-        require(-FARTHEST <= low < high <= FARTHEST, "PGD box", "(low, high) with low < high", self.box)
+        require(
+            -FARTHEST <= low < high <= FARTHEST,
+            "PGD box",
+            f"(low, high) with -{FARTHEST:g} ≤ low < high ≤ {FARTHEST:g}",
+            self.box,
+        )
         if self.epsilon and self.step_size and self.steps * self.step_size < self.epsilon * (1 - 1e-9):
             warnings.warn(
                 f"PGD: {self.steps} steps of {self.step_size:g} cannot reach the radius {self.epsilon:g}", stacklevel=3

@@ -1,13 +1,13 @@
 """A study in parts: by ``-k``, resumed, on machines with stores of their own, and merged into one report."""
 
-import math
+import contextlib
+import json
 
 import msgspec
 import pytest
 
 from robbench.cli import main
 from robbench.locks import among_the_living
-from robbench.plugin.results import Results
 from robbench.report import read_bundle
 
 FIRST = "glyphs10 or glyphs47-standard"
@@ -92,26 +92,50 @@ def test_a_part_that_was_interrupted_goes_on(part, pytester, stages, cases):
     } | {"net.mlp-glyphs47-standard"}
 
 
-def test_a_run_that_begins_while_another_lives_makes_no_stage_of_it_again(one, pytester, stages):
-    """Nor does one that begins while only that one lives. When all have ended, the next makes its own."""
-    processes = pytester.path / ".robbench" / "store" / "processes"
-    with among_the_living(processes, 0.0):
-        assert one("--robbench-update").ret == one().ret == 0
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_a_run_that_ends_at_its_first_failure_was_not_interrupted(one, pytester, workers):
+    """By ``-x``: nobody asks how to go on, with workers or without."""
+    result = one("-x", *workers)  # no baseline: fails
+    assert result.ret != 0
+    assert "interrupted; this goes on" not in result.stdout.str()
+    assert not any("interrupted" in note for note in read_bundle(pytester.path / "reports" / "tiny").notes)
+
+
+@pytest.fixture
+def another(pytester):
+    """While it lasts, a run lives that began long ago, of the code that the last run had."""
+
+    @contextlib.contextmanager
+    def lives():
+        (stage, *_) = (pytester.path / ".robbench" / "store").rglob("stage.json")
+        code = json.loads(stage.read_bytes())["code"]
+        with among_the_living(pytester.path / ".robbench" / "store" / "processes", 0.0, code):
+            yield
+
+    return lives
+
+
+def test_a_run_that_begins_while_another_lives_makes_no_stage_of_it_again(updated, pytester, stages, another):
+    """It says so. When all have ended, the next makes its own."""
+    said = "what another run of the same code finished in this store meanwhile was not made again"
+    with another():
+        result = updated()
+    assert (result.ret, stages) == (0, [])
+    assert result.stdout.lines.count(said) == 1
+    result = updated()
+    assert (result.ret, len(stages)) == (0, 2)
+    assert said not in result.stdout.lines
+    assert list((pytester.path / ".robbench" / "store" / "processes").iterdir()) == []
+
+
+def test_code_that_was_changed_meanwhile_makes_its_own(updated, pytester, stages, another):
+    """Although no digest tells: here a module that a conftest loads."""
+    pytester.makepyfile(helper="x = 1")
+    pytester.makeconftest("import helper")
+    assert updated().ret == 0
+    with another():
+        assert updated().ret == 0
         assert len(stages) == 2
-    assert one().ret == 0
+        pytester.makepyfile(helper="x = 2")
+        assert updated().ret == 0
     assert len(stages) == 4
-    assert list(processes.iterdir()) == []
-
-
-def test_a_controller_lives_until_its_report_is_written(one, pytester, monkeypatch):
-    """Longer than its workers: who begins meanwhile makes nothing of theirs again."""
-    living, write = [], Results._write
-
-    def noted(self, *rest):
-        with among_the_living(pytester.path / ".robbench" / "store" / "processes", math.inf) as since:
-            living.append(since)
-        return write(self, *rest)
-
-    monkeypatch.setattr(Results, "_write", noted)
-    assert one("--robbench-update", "-n", "2").ret == 0
-    assert living[0] < math.inf

@@ -45,17 +45,22 @@ def test_few_correct_images_are_called_out() -> None:
     assert remark.startswith("**Fewer than 30 correct images**: TL#2: 7. Their medians")
 
 
-def test_models_that_were_trained_on_a_busy_machine_are_called_out() -> None:
-    """With the largest share of a model's seeds; a free machine is nothing to speak of."""
+def test_models_that_were_measured_on_a_busy_machine_are_called_out() -> None:
+    """By stage, with the largest share of a model's seeds; a free machine is nothing to speak of."""
 
-    def trained(k: int, waited: float, seed: int = 0) -> list[Record]:
-        training, robustness = transfer(k, [1] * 40, seed=seed)
-        return [msgspec.structs.replace(training, seconds=Seconds(training=10.0, in_line=waited)), robustness]
+    def measured(k: int, training: float, estimation: float, seed: int = 0) -> list[Record]:
+        one, other = transfer(k, [1] * 40, seed=seed)
+        return [
+            msgspec.structs.replace(one, seconds=Seconds(training=10.0, in_line=training)),
+            msgspec.structs.replace(other, seconds=Seconds(estimation=10.0, in_line=estimation)),
+        ]
 
-    assert busy_remark(group(trained(1, 2.0))) is None
-    remark = busy_remark(group(trained(1, 2.0), trained(2, 6.0), trained(2, 4.0, seed=1)))
+    assert busy_remark(group(measured(1, 1.0, 1.0))) is None
+    remark = busy_remark(group(measured(1, 1.0, 5.0), measured(2, 3.0, 0.0), measured(2, 2.0, 0.0, seed=1)))
     assert remark is not None
-    assert remark.startswith("**Trained on a busy machine**: TL#2: 30% of the time their threads stood in line")
+    assert remark.startswith(
+        "**Measured on a busy machine** (training: TL#2 30%; p\\*: TL#1 50% of the time in line for"
+    )
 
 
 def test_common_images_are_a_seeds_own() -> None:

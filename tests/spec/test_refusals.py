@@ -50,6 +50,10 @@ from robbench.spec import (
         (lambda: Dataset(name="x" * 101), "dataset name: expected at most 100 bytes, as it names files, got 101"),
         (lambda: Dataset(name="é" * 51), "dataset name: expected at most 100 bytes, as it names files, got 102"),
         (
+            lambda: Dataset(name="x", train=10**5000),
+            "dataset train: expected an integer below 2**63, got a number too long to write",
+        ),
+        (
             lambda: Dataset(name="x", train=2**63),
             "dataset train: expected an integer below 2**63, got 9223372036854775808",
         ),
@@ -66,10 +70,13 @@ from robbench.spec import (
         (lambda: PGD(steps=1, epsilon=0.0), "PGD epsilon: expected a radius > 0 in pixel units, got 0.0"),
         (lambda: PGD(steps=1, epsilon="8"), "PGD epsilon: expected a radius > 0 in pixel units, got '8'"),
         (lambda: PGD(steps=1, step_size=-0.1), "PGD step_size: expected a step > 0 in pixel units, got -0.1"),
-        (lambda: PGD(steps=1, box=(1.0, 1.0)), "PGD box: expected (low, high) with low < high, got (1.0, 1.0)"),
+        (
+            lambda: PGD(steps=1, box=(1.0, 1.0)),
+            "PGD box: expected (low, high) with -10000 ≤ low < high ≤ 10000, got (1.0, 1.0)",
+        ),
         (
             lambda: PGD(steps=1, box=(0.0, float("inf"))),
-            "PGD box: expected (low, high) with low < high, got (0.0, inf)",
+            "PGD box: expected (low, high) with -10000 ≤ low < high ≤ 10000, got (0.0, inf)",
         ),
         (
             lambda: PGD(steps=1, epsilon=1e300),

@@ -265,7 +265,7 @@ def without_seconds(report: str) -> list[str]:
     """The lines of a report without dates and command: sentences about seconds without digits, tables without such columns."""
     lines, timed = [], set[int]()
     for dated in report.splitlines():
-        if dated.startswith("**Trained on a busy machine**"):
+        if dated.startswith("**Measured on a busy machine**"):
             continue
         line = re.sub(r"\d{4}-\d\d-\d\dT[\d:+]+|^pytest\b.*", "#", dated)
         cells = [" ".join(cell.split()) for cell in line.split("|")]

@@ -26,6 +26,8 @@ class Run:
     """One seed of one bundle; its records are named and specified as if their seed were 0."""
 
     seed: int
+    commit: str | None
+    """Of the code that made it."""
     records: Mapping[str, Record]
 
     @property
@@ -50,8 +52,9 @@ def read_runs(paths: Iterable[Path]) -> list[Run]:
         records = [seedless(record) for record in read_bundle(path).records]
         seeds = sorted({seed for seed, _ in records})
         runs += [
-            Run(seed, {f"{record.suite}/{record.name}": record for at, record in records if at == seed})
+            Run(seed, own[0].environment.commit, {f"{record.suite}/{record.name}": record for record in own})
             for seed in seeds
+            if (own := [record for at, record in records if at == seed])
         ]
     if not runs:
         raise RobbenchError("error rates: expected bundles with records, got none")
@@ -88,5 +91,12 @@ def failing(records: Mapping[str, Record], baselines: Mapping[str, Baseline], to
 
 
 def pairs(runs: Sequence[Run], *, same_seed: bool) -> Iterator[tuple[Run, Run]]:
-    """Every ordered pair of runs, baseline first, of one seed or of two."""
-    return ((old, new) for old, new in permutations(runs, 2) if (old.seed == new.seed) == same_seed)
+    """Every ordered pair of runs, baseline first: of one seed and commit, or of two seeds.
+
+    One seed at two commits is left out: neither the same code again nor a training of its own.
+    """
+    return (
+        (old, new)
+        for old, new in permutations(runs, 2)
+        if (old.seed == new.seed) == same_seed and (old.commit == new.commit or not same_seed)
+    )

@@ -19,10 +19,12 @@ def report(runs: Sequence[Run], declared: Tolerances, target: float) -> str:
     """The tables as markdown."""
     others, reruns = list(pairs(runs, same_seed=False)), list(pairs(runs, same_seed=True))
     seeds = sorted({run.seed for run in runs})
+    commits = sorted({run.commit[:7] for run in runs if run.commit})
+    of = f" at commit{'s' * (len(commits) > 1)} {', '.join(commits)}" if commits else ""
     stages = len(set.intersection(*(set(run.records) for run in runs)))
     parts = [
-        f"{len(runs)} runs of {stages} stages, seeds {', '.join(map(str, seeds))}: {len(others)} ordered pairs of runs "
-        f"with different seeds, {len(reruns)} with the same seed."
+        f"{len(runs)} runs of {stages} stages, seeds {', '.join(map(str, seeds))}{of}: {len(others)} ordered pairs of runs "
+        f"with different seeds, {len(reruns)} with the same seed and commit."
     ]
     gates = [("declared", declared), ("default", Tolerances(seconds=math.inf))]
     if others:
@@ -35,7 +37,7 @@ def report(runs: Sequence[Run], declared: Tolerances, target: float) -> str:
         ]
     parts += seeing([(run, run) for run in runs], others, gates)
     if others or reruns:
-        parts += seconds([*others, *reruns])
+        parts += seconds([(old, new) for old, new in (*others, *reruns) if old.commit == new.commit])
     return "\n\n".join(parts) + "\n"
 
 
