@@ -210,9 +210,12 @@ def _against(epsilon: float, fooled: NDArray[np.bool_], searched: NDArray[np.boo
 
 def _of_another_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each of some images the place of the next one with another label; its own where there is none."""
-    places = np.arange(len(labels))
-    ahead = (places[:, None] + places) % max(1, len(labels))  # of each image all places, itself first
-    return ahead[places, (labels[ahead] != labels[:, None]).argmax(axis=1)] if len(labels) else places
+    ends = labels != np.roll(labels, -1)  # of runs with one label; the first image follows the last one
+    if not ends.any():
+        return np.arange(len(labels))
+    starts = (np.flatnonzero(ends) + 1) % len(labels)
+    following: NDArray[np.int64] = starts[(np.cumsum(ends) - ends) % len(starts)]
+    return following
 
 
 def _place(places: NDArray[np.int64], share: float, grid: Sequence[float]) -> int:

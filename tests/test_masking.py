@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from networks import Counting, Cramped, Through, linear_case
 
 from robbench.estimation import estimate_pstar
-from robbench.masking import audit_search, monotone, warnings
+from robbench.masking import _of_another_class, audit_search, monotone, warnings
 from robbench.record import Against, Audit, Robustness
 from robbench.sampling import FEWEST
 from robbench.spec import PGD, EpsilonGrid
@@ -200,6 +202,29 @@ def test_the_way_to_another_class_ends_at_the_ball_or_at_its_image():
     assert result.towards == [Against(epsilon=0.16, images=30, both=0, attack_alone=30, search_alone=0)]
     near = audit_search(model, images, labels, msgspec.structs.replace(found, pstar=[1] * 30), ATTACK, whole).towards
     assert [(against.epsilon, against.images, against.attack_alone) for against in near] == [(GRID[1], 30, 0)]
+
+
+@given(st.lists(st.integers(0, 3), max_size=40))
+def test_the_next_image_of_another_class_is_the_first_that_a_walk_around_meets(labels):
+    """From the image onwards, and from the last one to the first; the image itself where all are of one class."""
+    expected = []
+    for place, label in enumerate(labels):
+        others = [(place + ahead) % len(labels) for ahead in range(len(labels))]
+        expected.append(next((other for other in others if labels[other] != label), place))
+    assert _of_another_class(np.array(labels, dtype=np.int64)).tolist() == expected
+
+
+def test_looking_for_another_class_takes_memory_for_every_image_not_for_every_pair():
+    """Of a hundred thousand images, ten arrays of them at most, not the eighty gigabytes of a table."""
+    labels = np.arange(100_000) // 10_000
+    tracemalloc.start()
+    try:
+        following = _of_another_class(labels)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * labels.nbytes
+    assert following[[0, 9_999, 10_000, 99_999]].tolist() == [10_000, 10_000, 20_000, 0]
 
 
 # --- thresholds -------------------------------------------------------------------------------------------------------
