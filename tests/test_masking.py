@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from dataclasses import replace
 
@@ -164,6 +165,46 @@ def test_a_network_with_one_answer_is_named():
     assert not audited(model, images[alike], labels[alike]).one_class
 
 
+@pytest.mark.parametrize("search", ["reference", "fast"])
+def test_a_network_that_draws_random_numbers_is_named(search):
+    """Its p* is another at every try; with numbers drawn once there is nothing to say."""
+    model, images, labels, _ = linear_case(13, count=40)
+
+    def look(noise):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return audited(Through(model, images=noise), images, labels, search=search)
+
+    result = look(lambda pixels: pixels + 0.02 * torch.rand_like(pixels))
+    assert result.images >= result.by_chance > result.images / 2
+    assert result.warnings[0] == (
+        f"the network gives {result.by_chance} of {result.images} images other logits the second time: p* depends on chance"
+    )
+    drawn = 0.02 * torch.rand(images[:1].shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
+    sound = look(lambda pixels: pixels + drawn)
+    assert (sound.by_chance, sound.warnings) == (0, [])
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1e-4, 0), (1e-2, 40)])
+def test_rounding_is_not_chance(size, expected):
+    """Logits may differ by a thousandth of the largest one; every second pass here is so much off."""
+    model, images, labels, _ = linear_case(13, count=40)
+    passes = itertools.count()
+    found = estimated(model, images, labels)
+    shaky = Through(model, logits=lambda logits: logits * (1 + size * (next(passes) % 2)))
+    result = audit_search(shaky, images, labels, found, ATTACK, ALL, batch_size=40)
+    assert (result.images, result.by_chance) == (40, expected)
+    assert len(result.warnings) == bool(expected)
+
+
+def test_a_number_that_is_none_the_second_time_is_chance():
+    """No comparison with NaN is true."""
+    model, images, labels, _ = linear_case(13, count=40)
+    found, passes = estimated(model, images, labels), itertools.count()
+    broken = Through(model, logits=lambda logits: logits * (torch.nan if next(passes) == 1 else 1))
+    assert audit_search(broken, images, labels, found, ATTACK, ALL, batch_size=40).by_chance == 40
+
+
 class Misled(torch.autograd.Function):
     """The image, and another gradient than its own."""
 
@@ -239,6 +280,7 @@ def test_thresholds():
 
     assert [warned(zero_gradient=count) for count in (0, 5, 6, 100)] == [0, 0, 1, 1]
     assert [warned(not_finite=count) for count in (0, 1)] == [0, 1]
+    assert [warned(by_chance=count) for count in (0, 1)] == [0, 1]
     assert [warned(not_monotone=count) for count in (0, 4, 5)] == [0, 0, 1]
     assert [warned(below=count) for count in (0, 4, 5)] == [0, 0, 1]
 
