@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.errors import require
+from robbench.errors import RobbenchError, require
 from robbench.graphs import Loop, Tensors, repeat
 from robbench.models.onednn import plain_layers
 from robbench.precision import full_precision
@@ -137,6 +137,28 @@ def _per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
         return per_image
     require(value >= 0, name, "a number ≥ 0 in pixel units", value)
     return torch.full((1,) * images.ndim, value, dtype=images.dtype, device=images.device)
+
+
+def is_right(model: nn.Module, images: Tensor, labels: Tensor, kind: str) -> Tensor:
+    """Which images are classified correctly as they are, by torch's own layers, so that what is not finite shows.
+
+    Args:
+        model: in eval mode.
+        images: (N, C, H, W) floats.
+        labels: (N,) int64.
+        kind: of the images, for the message: ``test``, ``validation``.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        RobbenchError: logits are not finite.
+    """
+    with torch.no_grad(), plain_layers():
+        logits: Tensor = model(images)
+    if not torch.isfinite(logits).all():
+        raise RobbenchError(f"the network's logits are not finite on unperturbed {kind} images; was it trained?")
+    return logits.argmax(dim=1) == labels
 
 
 def is_counterexample(

@@ -10,13 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robbench.attacks import evaluating, is_counterexample, pgd
+from robbench.attacks import evaluating, is_counterexample, is_right, pgd
 from robbench.data import check_pixels, pixels
 from robbench.descent import Descent, descend
-from robbench.errors import RobbenchError, require
+from robbench.errors import require
 from robbench.graphs import Loop
 from robbench.memory import Batches, attack_batch, halved
-from robbench.models.onednn import plain_layers
 from robbench.precision import full_precision
 from robbench.record import WRONG
 from robbench.spec import PGD
@@ -158,13 +157,9 @@ def _start(model: nn.Module, images: Tensor, labels: Tensor, values: int, batche
     correct = []
 
     def judge(part: slice) -> None:
-        logits = model(pixels(images[part]))
-        if not torch.isfinite(logits).all():
-            raise RobbenchError("the network's logits are not finite on unperturbed test images; was it trained?")
-        correct.append(logits.argmax(dim=1) == labels[part])
+        correct.append(is_right(model, pixels(images[part]), labels[part], "test"))
 
-    with torch.no_grad(), plain_layers():
-        batches.over(len(images), images.device, judge)
+    batches.over(len(images), images.device, judge)
     right = torch.cat(correct).cpu()
     last = torch.where(right, values - 1, -1)
     return Search(

@@ -3,7 +3,7 @@
 A large p* tells of a robust network only where the attack could have found a smaller one. It could not where gradients
 are zero or not finite, and it was not the best one where a single step, another radius, a way to an image of another class
 (where the attack of Brendel et al. 2018 begins) or Square (Andriushchenko et al. 2020) fools the network within the p*
-that the search came to; the last two need no gradient.
+that the search came to; the last two need no gradient. And a network that draws random numbers has no p* to repeat.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ TOLERATED_SCAN = 0.05
 
 BLOCKED = 0.9
 """Share of an image's pixels with a gradient of exactly zero from which on the image counts as one without any."""
+
+
+ROUNDING = 1e-3
+"""Share of an image's largest logit by which its logits may differ when the network is asked again."""
 
 
 def check_audit(audit: spec.Audit | None) -> None:
@@ -116,7 +120,8 @@ def audit_search(
         one_class=len(correct) >= FEWEST and len({*right[correct]}) == 1 < len({*right}),
         zero_gradient=int(one_step[:, 0].sum()),
         not_finite=len(broken | {*sample[one_step[:, 1]]}),
-        one_step=[_against(grid[at], one_step[:, 2 + number], places[sample] <= at) for number, at in enumerate(radii)],
+        by_chance=int(one_step[:, 2].sum()),
+        one_step=[_against(grid[at], one_step[:, 3 + number], places[sample] <= at) for number, at in enumerate(radii)],
         towards=[_against(grid[at], towards[:, number], places[sample] <= at) for number, at in enumerate(radii)],
         scanned=len(outcomes),
         probes=len(pairs),
@@ -133,6 +138,10 @@ def audit_search(
 def warnings(audit: Audit) -> list[str]:
     """A sentence for every sign of masked gradients; none where there is no more of it than in sound models."""
     found = []
+    if audit.by_chance:
+        found.append(
+            f"the network gives {audit.by_chance} of {audit.images} images other logits the second time: p* depends on chance"
+        )
     if audit.one_class:
         found.append(
             "all images that the network gets right are of one class: if it answers that class to everything, nothing "
@@ -210,9 +219,12 @@ def _against(epsilon: float, fooled: NDArray[np.bool_], searched: NDArray[np.boo
 
 def _of_another_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each of some images the place of the next one with another label; its own where there is none."""
-    places = np.arange(len(labels))
-    ahead = (places[:, None] + places) % max(1, len(labels))  # of each image all places, itself first
-    return ahead[places, (labels[ahead] != labels[:, None]).argmax(axis=1)] if len(labels) else places
+    ends = labels != np.roll(labels, -1)  # of runs with one label; the first image follows the last one
+    if not ends.any():
+        return np.arange(len(labels))
+    starts = (np.flatnonzero(ends) + 1) % len(labels)
+    following: NDArray[np.int64] = starts[(np.cumsum(ends) - ends) % len(starts)]
+    return following
 
 
 def _place(places: NDArray[np.int64], share: float, grid: Sequence[float]) -> int:
@@ -248,19 +260,22 @@ class _Attacks:
         self.forward = self.backward = 0
 
     def one_step(self, chosen: NDArray[np.int64], radii: Sequence[float]) -> NDArray[np.bool_]:
-        """(N, 2 + R) of N images: gradient zero, not finite, and fooled by a step of each of the R radii."""
+        """(N, 3 + R) of N images: gradient zero, not finite, other logits the second time, and fooled by a step of each of the R radii."""
 
         def look(originals: Tensor, labels: Tensor, part: slice) -> Tensor:
-            gradient = self._gradient(originals, labels)
+            gradient, logits = self._gradient(originals, labels)
             flat = gradient.flatten(1)
             columns = [(flat == 0).sum(dim=1) >= BLOCKED * flat.shape[1], ~torch.isfinite(flat).all(dim=1)]
+            again = self._logits(originals)[1].detach()
+            largest = logits.abs().amax(dim=1)
+            columns.append(~((again - logits).abs().amax(dim=1) <= ROUNDING * largest))  # NaN is no number again
             for radius in radii:
                 adversarial = torch.add(originals, gradient.sign(), alpha=radius)
                 adversarial = adversarial.clamp_(originals - radius, originals + radius).clamp_(*self._box)
                 columns.append(self._fooled(adversarial, originals, labels, radius))
             return torch.stack(columns, dim=1)
 
-        return self._batched(look, chosen, 2 + len(radii))
+        return self._batched(look, chosen, 3 + len(radii))
 
     def towards(
         self, chosen: NDArray[np.int64], others: NDArray[np.int64], radii: Sequence[float]
@@ -298,7 +313,7 @@ class _Attacks:
             )
             self.forward += len(originals) * steps
             self.backward += len(originals) * steps
-            finite = torch.isfinite(self._gradient(adversarial, labels).flatten(1)).all(dim=1)
+            finite = torch.isfinite(self._gradient(adversarial, labels)[0].flatten(1)).all(dim=1)
             return torch.stack([self._fooled(adversarial, originals, labels, epsilon), finite], dim=1)
 
         return self._batched(look, np.asarray(chosen, dtype=np.int64), 2)
@@ -321,13 +336,20 @@ class _Attacks:
         self.forward = counted
         return fooled
 
-    def _gradient(self, images: Tensor, labels: Tensor) -> Tensor:
-        self.forward += len(images)
+    def _gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the loss, and the logits that it came from."""
+        iterate, logits = self._logits(images)
         self.backward += len(images)
         with torch.enable_grad():
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+        return torch.autograd.grad(loss, iterate)[0], logits.detach()
+
+    def _logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The images as ones that want a gradient, and their logits: some layers take another way where none is wanted."""
+        self.forward += len(images)
+        with torch.enable_grad():
             iterate = images.detach().requires_grad_()
-            loss = F.cross_entropy(self._model(iterate), labels, reduction="sum")
-            return torch.autograd.grad(loss, iterate)[0]
+            return iterate, self._model(iterate)
 
     def _fooled(self, adversarial: Tensor, originals: Tensor, labels: Tensor, epsilon: float | Tensor) -> Tensor:
         self.forward += len(originals)

@@ -55,8 +55,8 @@ def restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> Non
 
 def state_layout(
     network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, object]] | None
-) -> list[tuple[Tensor, dict[str, Layout]]]:
-    """The optimiser's parameters by index, each with the layout of what :func:`state_tensors` has of it after an update.
+) -> list[dict[str, Layout]]:
+    """The layout of what :func:`state_tensors` has of each of the optimiser's parameters after an update.
 
     Of a parameter that no gradient has reached yet it has nothing.
     """
@@ -68,8 +68,8 @@ def state_layout(
     held = {key.partition(".")[2]: tensor for key, tensor in state_tensors(tried).items()}
     parameters = [p for group in new_optimiser(network, recipe, groups).param_groups for p in group["params"]]
     return [
-        (parameter, {name: layout(parameter if tensor.ndim else tensor) for name, tensor in held.items()})
-        for parameter in parameters
+        {f"{index}.{name}": layout(parameter if tensor.ndim else tensor) for name, tensor in held.items()}
+        for index, parameter in enumerate(parameters)
     ]
 
 

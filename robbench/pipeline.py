@@ -6,11 +6,10 @@ pytest-xdist worker, or on another machine that shares the store.
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from robbench.assembly import build_network, check_takes, placed, read_checkpoint, training_parts, transferred_network
-from robbench.attacks import evaluating
+from robbench.attacks import evaluating, is_right
 from robbench.checkpoints import load_training, save_training
 from robbench.data import Data, Images, pixels
 from robbench.environment import multiplies_in_tf32
@@ -204,14 +203,18 @@ def _train(model: Model, data: Data, workplace: Workplace, suite: str) -> Record
 
 
 def _untrained(network: Network, validation: Images, notes: list[str]) -> Training:
-    """What is known of a user's checkpoint without any training: its validation accuracy."""
+    """What is known of a user's checkpoint without any training: its validation accuracy.
+
+    Raises:
+        RobbenchError: its logits are not finite.
+    """
     right = 0
 
     def judge(part: slice) -> None:
         nonlocal right
-        right += int((network(pixels(validation.images[part])).argmax(1) == validation.labels[part]).sum())
+        right += int(is_right(network, pixels(validation.images[part]), validation.labels[part], "validation").sum())
 
-    with evaluating(network), torch.no_grad():
+    with evaluating(network):
         Batches("validation", VALIDATION_BATCH, notes).over(len(validation), validation.images.device, judge)
     return Training(
         epochs=[],

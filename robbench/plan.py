@@ -10,7 +10,7 @@ from pathlib import Path
 from robbench.catalogue import block_names
 from robbench.errors import unknown
 from robbench.record import Stage
-from robbench.sampling import FEWEST, QUARTILES, looked_at, probe_passes, scan_steps
+from robbench.sampling import FEWEST, QUARTILES, image_passes, looked_at, probe_passes, scan_steps
 from robbench.sizes import Sizes, images_tested, parts, sizes
 from robbench.spec import Estimate, Model, Recipe, Study
 
@@ -171,10 +171,10 @@ def audit_work(estimate: Estimate, images: int) -> Work:
     search = search_work(estimate, images)
     passes, steps = search.forward + search.backward, scan_steps(estimate.search, estimate.attack.steps)
     looked = [looked_at(audit, images, passes, radii) for radii in range(len(QUARTILES) + 1)]
-    # No more are scanned than are looked at, for two passes each at least: so many pay for both with the whole share.
-    affordable = int(audit.share * passes / (2 + audit.radii * probe_passes(steps)))
+    # No more are scanned than are looked at, at no radius at least: so many pay for both with the whole share.
+    affordable = int(audit.share * passes / (image_passes(0) + audit.radii * probe_passes(steps)))
     probes = audit.radii * min(looked[0], max(FEWEST, affordable))
-    judged = max(2 * radii * count for radii, count in enumerate(looked))
+    judged = max((image_passes(radii) - 2) * count for radii, count in enumerate(looked))  # the others give gradients
     square = looked[1] * (audit.square_queries + 3) if audit.square_queries else 0
     return Work(inference=judged + probes + square, attack=looked[0] + probes * (steps + 1))
 

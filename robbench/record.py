@@ -247,6 +247,8 @@ class Audit(Struct, frozen=True, kw_only=True):
     """Images at which the gradient of the cross-entropy is exactly zero, at nine tenths of the pixels or at all."""
     not_finite: int
     """Images whose gradient is not finite, there or where the scan's attack ended."""
+    by_chance: int = 0
+    """Images whose logits are others, by more than rounding, when the network is asked again."""
     one_step: list[Against]
     """A single step of the whole radius, at the quartiles of p*."""
     towards: list[Against] = []

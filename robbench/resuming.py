@@ -1,4 +1,4 @@
-"""Whether training can go on from a state that was read: all of it is there, and fits network and recipe."""
+"""Whether training, or a p* search, can go on from a state that was read: all of it is there, and fits what is to be done."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from robbench.models.weights import not_finite
+from robbench.estimation import Search
+from robbench.final_test import FinalTest
+from robbench.models.weights import buffers, not_finite
 from robbench.optimisers import Layout, layout, state_layout
+from robbench.record import WRONG
 from robbench.schedule import kept_epoch
 from robbench.spec import Recipe
 from robbench.training import Progress
@@ -21,7 +24,7 @@ def check_fits(
 
     Args:
         progress: what was read.
-        network: as training began with it, its values included.
+        network: as training began with it, the values of its buffers included.
         recipe: of the training.
         groups: parameter groups of the optimiser, as in :func:`robbench.training.train`.
 
@@ -34,19 +37,49 @@ def check_fits(
     kept = kept_epoch(recipe, progress.history)
     if kept < len(epochs) and progress.best is progress.weights:
         raise ValueError(f"best: expected the weights of epoch {kept}, got none")
-    own = network.state_dict(keep_vars=True)
+    own = network.state_dict()
     for part, tensors in (("weights", progress.weights), ("best", progress.best)):
         _compare(part, tensors, {name: layout(value) for name, value in own.items()})
-        if overflown := not_finite(tensors):
+        if overflown := not_finite(tensors, buffers(network)):
             raise ValueError(f"{part}: {overflown[0]} is not finite")
-    names = {id(value): name for name, value in own.items()}
-    expected: dict[str, Layout] = {}
-    for index, (parameter, held) in enumerate(state_layout(network, recipe, groups)):
-        state = {f"{index}.{name}": kind for name, kind in held.items()}
-        moved = not torch.equal(parameter.detach().cpu(), progress.weights[names[id(parameter)]])
-        if moved or state.keys() & progress.optimiser.keys():  # one that never had a gradient has no state
-            expected |= state
-    _compare("optimiser", progress.optimiser, expected)
+    states = state_layout(network, recipe, groups)
+    # A parameter that never had a gradient has no state, but one at least had.
+    held = [state for state in states if state.keys() & progress.optimiser.keys()] or states
+    _compare("optimiser", progress.optimiser, {name: kind for state in held for name, kind in state.items()})
+
+
+def check_search_fits(search: Search, testing: FinalTest, images: Tensor, values: int, attacks: int) -> None:
+    """Compare the counts and places of a search's state, and of the final test after it, with what they are of.
+
+    Args:
+        search: what was read.
+        testing: the same.
+        images: (N, C, H, W), of which p* is estimated.
+        values: of the grid.
+        attacks: of the final test.
+
+    Raises:
+        ValueError: there are more or fewer of something than of these, or it is beyond them; names the first.
+    """
+    count = len(images)
+    _check_places("first", search.first, count, 0, values)
+    _check_places("last", search.last, count, -1, values - 1)
+    _check_places("pstar", search.pstar, count, WRONG, values)
+    if search.adversarials is not None and search.adversarials.shape != images.shape:
+        raise ValueError(f"adversarials: expected {tuple(images.shape)}, got {tuple(search.adversarials.shape)}")
+    if search.descent is not None:
+        waiting, slots = search.descent.waiting, search.descent.slots
+        _check_places("waiting", waiting, len(waiting), 0, count - 1)
+        if slots is not None:
+            _check_places("slots", slots.index, len(slots.labels), -1, count - 1)
+    attacked = int((search.pstar != WRONG).sum())
+    if len(testing.fooled) > attacks or not all(0 <= number <= attacked for number in [testing.start, *testing.fooled]):
+        raise ValueError(f"testing: expected at most {attacks} attacks on {attacked} images, got {testing}")
+
+
+def _check_places(part: str, places: Tensor, count: int, least: int, most: int) -> None:
+    if layout(places) != (torch.int64, (count,)) or ((places < least) | (places > most)).any():
+        raise ValueError(f"{part}: expected {count} places from {least} to {most}, got {places.tolist()[:8]}…")
 
 
 def _compare(part: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Layout]) -> None:

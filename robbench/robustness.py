@@ -13,6 +13,7 @@ from robbench.estimation import Search, estimate_pstar
 from robbench.final_test import FinalTest, attack_accuracies
 from robbench.masking import audit_search
 from robbench.record import WRONG, Record, Robustness, choose_images
+from robbench.resuming import check_search_fits
 from robbench.spec import Estimate, Model, describe
 from robbench.timing import Stopwatch
 from robbench.workplace import Workplace, inputs_of, load_trained, record_of
@@ -50,7 +51,16 @@ def estimate_robustness(
         state, testing = None, FinalTest()
         found = None
         if workplace.resume:
-            found = load_search(workplace.store, digest, inputs=inputs, made_from=weights, refused=refused)
+            found = load_search(
+                workplace.store,
+                digest,
+                inputs=inputs,
+                made_from=weights,
+                refused=refused,
+                check=lambda search, testing: check_search_fits(
+                    search, testing, test.images, len(estimate.grid.values), len(estimate.final_test)
+                ),
+            )
         if found is not None:
             if workplace.keep_adversarials and found[0].adversarials is None:
                 workplace.say(f"{model.id}: p* is estimated from the start, its checkpoint kept no counterexamples")

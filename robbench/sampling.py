@@ -26,8 +26,8 @@ def scanned(audit: Audit, looked_at: int, passes: int, radii: int, steps: int) -
 
 
 def image_passes(radii: int) -> int:
-    """Forward and backward passes of an image that is looked at: its gradient, and two judgements at each radius."""
-    return 2 + 2 * radii
+    """Passes of an image that is looked at: its gradient, its logits once more, and two judgements at each radius."""
+    return 3 + 2 * radii
 
 
 def probe_passes(steps: int) -> int:

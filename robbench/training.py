@@ -18,7 +18,7 @@ from robbench.features import Features, extract, frozen_part, worth_keeping
 from robbench.generators import generators_at
 from robbench.graphs import Loop
 from robbench.memory import Batches, indivisible
-from robbench.models.weights import not_finite
+from robbench.models.weights import buffers, not_finite
 from robbench.optimisers import new_optimiser, restore, state_tensors
 from robbench.precision import tensor_cores
 from robbench.record import Counts, Epoch
@@ -78,7 +78,8 @@ def train(
     batches of validation and of those features are halved, which changes no result; an update is never made smaller.
 
     Args:
-        network: (N, C, H, W) float32 in [0, 1] -> (N, classes), on the device of the images.
+        network: (N, C, H, W) float32 in [0, 1] -> (N, classes), on the device of the images; as training begins with
+            it, even where ``progress`` is given.
         recipe: how to train.
         training: uint8 images and int64 labels.
         validation: the same, other images.
@@ -101,6 +102,7 @@ def train(
     held = tuple(held)
     optimiser = new_optimiser(network, recipe, groups)
     state = progress or Progress()
+    (begun,) = _copies(buffers(network))
     if state.history:
         network.load_state_dict(state.weights)
         restore(optimiser, state.optimiser)
@@ -174,7 +176,7 @@ def train(
                 network.state_dict(), state_tensors(optimiser), _unstored(network)
             )
             _check_unchanged(unstored, left_out, epoch)
-            if overflown := not_finite(state.weights):
+            if overflown := not_finite(state.weights, begun):
                 raise RobbenchError(f"training diverged: {overflown[0]} is not finite after epoch {epoch}; {DIVERGED}")
             if kept_epoch(recipe, state.history) == epoch:
                 state.best = state.weights

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import tracemalloc
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from networks import Counting, Cramped, Through, linear_case
 
 from robbench.estimation import estimate_pstar
-from robbench.masking import audit_search, monotone, warnings
+from robbench.masking import _of_another_class, audit_search, monotone, warnings
 from robbench.record import Against, Audit, Robustness
 from robbench.sampling import FEWEST
 from robbench.spec import PGD, EpsilonGrid
@@ -162,6 +165,46 @@ def test_a_network_with_one_answer_is_named():
     assert not audited(model, images[alike], labels[alike]).one_class
 
 
+@pytest.mark.parametrize("search", ["reference", "fast"])
+def test_a_network_that_draws_random_numbers_is_named(search):
+    """Its p* is another at every try; with numbers drawn once there is nothing to say."""
+    model, images, labels, _ = linear_case(13, count=40)
+
+    def look(noise):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return audited(Through(model, images=noise), images, labels, search=search)
+
+    result = look(lambda pixels: pixels + 0.02 * torch.rand_like(pixels))
+    assert result.images >= result.by_chance > result.images / 2
+    assert result.warnings[0] == (
+        f"the network gives {result.by_chance} of {result.images} images other logits the second time: p* depends on chance"
+    )
+    drawn = 0.02 * torch.rand(images[:1].shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
+    sound = look(lambda pixels: pixels + drawn)
+    assert (sound.by_chance, sound.warnings) == (0, [])
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1e-4, 0), (1e-2, 40)])
+def test_rounding_is_not_chance(size, expected):
+    """Logits may differ by a thousandth of the largest one; every second pass here is so much off."""
+    model, images, labels, _ = linear_case(13, count=40)
+    passes = itertools.count()
+    found = estimated(model, images, labels)
+    shaky = Through(model, logits=lambda logits: logits * (1 + size * (next(passes) % 2)))
+    result = audit_search(shaky, images, labels, found, ATTACK, ALL, batch_size=40)
+    assert (result.images, result.by_chance) == (40, expected)
+    assert len(result.warnings) == bool(expected)
+
+
+def test_a_number_that_is_none_the_second_time_is_chance():
+    """No comparison with NaN is true."""
+    model, images, labels, _ = linear_case(13, count=40)
+    found, passes = estimated(model, images, labels), itertools.count()
+    broken = Through(model, logits=lambda logits: logits * (torch.nan if next(passes) == 1 else 1))
+    assert audit_search(broken, images, labels, found, ATTACK, ALL, batch_size=40).by_chance == 40
+
+
 class Misled(torch.autograd.Function):
     """The image, and another gradient than its own."""
 
@@ -202,6 +245,29 @@ def test_the_way_to_another_class_ends_at_the_ball_or_at_its_image():
     assert [(against.epsilon, against.images, against.attack_alone) for against in near] == [(GRID[1], 30, 0)]
 
 
+@given(st.lists(st.integers(0, 3), max_size=40))
+def test_the_next_image_of_another_class_is_the_first_that_a_walk_around_meets(labels):
+    """From the image onwards, and from the last one to the first; the image itself where all are of one class."""
+    expected = []
+    for place, label in enumerate(labels):
+        others = [(place + ahead) % len(labels) for ahead in range(len(labels))]
+        expected.append(next((other for other in others if labels[other] != label), place))
+    assert _of_another_class(np.array(labels, dtype=np.int64)).tolist() == expected
+
+
+def test_looking_for_another_class_takes_memory_for_every_image_not_for_every_pair():
+    """Of a hundred thousand images, ten arrays of them at most, not the eighty gigabytes of a table."""
+    labels = np.arange(100_000) // 10_000
+    tracemalloc.start()
+    try:
+        following = _of_another_class(labels)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * labels.nbytes
+    assert following[[0, 9_999, 10_000, 99_999]].tolist() == [10_000, 10_000, 20_000, 0]
+
+
 # --- thresholds -------------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +280,7 @@ def test_thresholds():
 
     assert [warned(zero_gradient=count) for count in (0, 5, 6, 100)] == [0, 0, 1, 1]
     assert [warned(not_finite=count) for count in (0, 1)] == [0, 1]
+    assert [warned(by_chance=count) for count in (0, 1)] == [0, 1]
     assert [warned(not_monotone=count) for count in (0, 4, 5)] == [0, 0, 1]
     assert [warned(below=count) for count in (0, 4, 5)] == [0, 0, 1]
 

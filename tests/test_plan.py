@@ -136,7 +136,7 @@ def test_an_audit_of_many_images_is_planned_exactly():
     audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=8)
     planned = audit_work(estimate, 12)
     assert (planned.forward, planned.backward) == (counting.forwards, counting.backwards)
-    assert planned == Work(inference=12 * 3 * 2 + 12 * 4, attack=12 + 12 * 4 * 11)
+    assert planned == Work(inference=12 + 12 * 3 * 2 + 12 * 4, attack=12 + 12 * 4 * 11)
 
 
 def test_square_is_planned_with_all_its_queries():

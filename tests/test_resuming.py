@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 
 import msgspec
 import pytest
 import torch
 from loops import network, problem, recipe, run
+from networks import Masked, linear_case
 from torch import nn
 
-from robbench.resuming import check_fits
+from robbench.estimation import estimate_pstar
+from robbench.final_test import FinalTest
+from robbench.resuming import check_fits, check_search_fits
+from robbench.spec import PGD, EpsilonGrid
 
 ADAM = recipe(optimiser="adam", learning_rate=0.01, epochs=4)
 MOMENTUM = recipe(momentum=0.9, epochs=4)
 PLAIN = recipe(epochs=4)
+NUMBERS = itertools.count()
 
 
 class Unused(nn.Sequential):
-    """With a layer that no image passes, and whose parameters no gradient reaches."""
+    """With a layer that no image passes, whose parameters no gradient reaches, and which no seed makes the same again."""
 
     def __init__(self, seed=0):
         super().__init__(*network(seed), nn.Linear(2, 2))
+        nn.init.uniform_(self[-1].weight, generator=torch.Generator().manual_seed(next(NUMBERS)))
 
     def forward(self, images):
         """Logits of the layers in front."""
@@ -40,12 +47,10 @@ def states(model, spec, **options):
 
 @pytest.mark.parametrize("spec", [ADAM, MOMENTUM, PLAIN], ids=["adam", "momentum", "plain"])
 def test_what_training_left_is_gone_on_with(spec):
-    """After every epoch, by each optimiser; also with a layer that is not used, and so has no state."""
-    for make in (network, Unused):
-        model = make()
-        before = copy.deepcopy(model)
-        for state in states(model, spec):
-            check_fits(state, before, spec)
+    """After every epoch, by each optimiser; also with a layer that is not used, and so has no state, or with a causal mask."""
+    for make in (network, Unused, lambda: nn.Sequential(Masked(6), *network())):
+        for state in states(make(), spec):
+            check_fits(state, make(), spec)
 
 
 def test_groups_of_parameters_are_numbered_as_the_optimiser_does():
@@ -124,8 +129,81 @@ def test_anything_else_is_refused(spec, change, message):
         check_fits(state, before, spec)
 
 
+@pytest.mark.parametrize("name", ["0.mask", "2.running_mean", "1.weight"])
+def test_infinities_where_a_network_begins_with_none_are_refused(name):
+    """In a mask that has others by design, in statistics, and in a parameter."""
+    before = nn.Sequential(Masked(6), *network())
+    (state, *_) = states(copy.deepcopy(before), PLAIN)
+    state.weights[name].view(-1)[0] = -torch.inf
+    with pytest.raises(ValueError, match=f"^weights: {name} is not finite"):
+        check_fits(state, before, PLAIN)
+
+
 def test_more_epochs_than_the_recipe_has_are_refused():
     """They would be of another recipe."""
     state = states(network(), ADAM)[3]
     with pytest.raises(ValueError, match=r"^history: expected epochs from 1 to at most 3, got \[1, 2, 3, 4\]"):
         check_fits(state, network(), recipe(optimiser="adam", learning_rate=0.01, epochs=3))
+
+
+GRID = EpsilonGrid(stop=0.1, step=0.01).values
+
+
+def put(name, value):
+    """A change of the first place of a tensor; ``name`` is its path from the search."""
+
+    def change(search, testing):
+        tensor = search
+        for attribute in name.split("."):
+            tensor = getattr(tensor, attribute)
+        tensor[0] = value
+
+    return change
+
+
+def put_all(name, make):
+    """A change of a whole tensor of a search."""
+    return lambda search, testing: setattr(search, name, make(getattr(search, name)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *((put_all(name, make), f"{name}: expected 12 places from")
+          for name in ("first", "last", "pstar")
+          for make in (lambda tensor: tensor[:6], lambda tensor: tensor.repeat(2), torch.Tensor.double)),
+        (put("first", 12), "first: expected 12 places from 0 to 11"),
+        (put("first", -1), "first: expected 12 places from 0 to 11"),
+        (put("last", 11), "last: expected 12 places from -1 to 10"),
+        (put("pstar", 12), "pstar: expected 12 places from -1 to 11"),
+        (put_all("adversarials", lambda tensor: tensor[1:]), "adversarials: expected (12, 1, 6, 6), got (11, 1, 6, 6)"),
+        (put("descent.waiting", 12), "waiting: expected 8 places from 0 to 11"),
+        (put("descent.waiting", -1), "waiting: expected 8 places from 0 to 11"),
+        (put("descent.slots.index", 12), "slots: expected 4 places from -1 to 11"),
+        (lambda search, testing: testing.fooled.extend([1, 2]), "testing: expected at most 2 attacks on 12 images"),
+        (lambda search, testing: testing.fooled.append(-1), "testing: expected at most 2 attacks on 12 images"),
+        (lambda search, testing: testing.fooled.append(13), "testing: expected at most 2 attacks on 12 images"),
+        (lambda search, testing: setattr(testing, "start", 13), "testing: expected at most 2 attacks on 12 images"),
+    ],
+)  # fmt: skip
+def test_a_search_of_other_images_grids_or_attacks_is_refused(change, message):
+    """More of them, or fewer, or places that there are none of."""
+    model, images, labels, _ = linear_case(1)
+    found = []
+    estimate_pstar(
+        model,
+        images,
+        labels,
+        GRID,
+        PGD(steps=3, random_start=False),
+        search="fast",
+        batch_size=4,
+        keep_adversarials=True,
+        on_progress=lambda state: found.append(copy.deepcopy(state)),
+    )
+    for state in found:
+        check_search_fits(state, FinalTest([3], 8), images, len(GRID), 2)
+    search, testing = found[0], FinalTest([3], 8)
+    change(search, testing)
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        check_search_fits(search, testing, images, len(GRID), 2)

@@ -23,8 +23,9 @@ class ConvReLU2d(nn.Conv2d):
     ReLU costs no pass over memory, its backward pass goes over pooled values only, and the gradient towards the input is
     one more convolution, with the mirrored kernel. These gradients cannot be differentiated again, which raises a
     RuntimeError, as do torch's anomaly detection, ``retain_grad`` and full backward hooks between such layers. NaN does
-    not get through them, and an infinite gradient may become NaN: what judges a network uses
-    :func:`robbench.models.onednn.plain_layers`.
+    not get through them, and an infinite gradient may become NaN: what judges a network for p*, or a checkpoint that
+    was not trained here, uses :func:`robbench.models.onednn.plain_layers`. Training and its validation do not, which
+    would round otherwise; the weights of every epoch are looked into instead.
 
     Args:
         channels: of the input.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robbench.errors import RobbenchError
 from robbench.models.network import Network
@@ -31,7 +31,7 @@ def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -
 
     Raises:
         RobbenchError: tensors are missing, unexpected, of another shape or kind (floats, integers, …), or hold values
-            that are not finite.
+            that are not finite where the network's own are.
     """
     expected = network.body.state_dict()
     given: dict[str, Tensor] = {}
@@ -56,7 +56,7 @@ def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -
             for key, value in expected.items()
             if key in given and _kind(given[key]) != _kind(value)
         ],
-        "not finite": not_finite(given),
+        "not finite": not_finite(given, buffers(network.body)),
     }
     if any(faults.values()):
         said = "; ".join(f"{fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
@@ -69,9 +69,27 @@ def _kind(tensor: Tensor) -> str:
     return "floats" if tensor.is_floating_point() else "complex numbers" if tensor.is_complex() else "integers"
 
 
-def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The tensors with a NaN or an infinity."""
-    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+def buffers(network: nn.Module) -> dict[str, Tensor]:
+    """All of a network's buffers, by every name that its state dict may have for them."""
+    return dict(network.named_buffers(remove_duplicate=False))
+
+
+def not_finite(tensors: Mapping[str, Tensor], begun: Mapping[str, Tensor]) -> list[str]:
+    """The tensors with a NaN or an infinity that no buffer was begun with.
+
+    Args:
+        tensors: of a state dict.
+        begun: the network's buffers before any training: a causal mask, for one, is infinite by design. What is not
+            among them, as a parameter, must be finite throughout.
+    """
+    return [name for name, tensor in tensors.items() if not _finite(tensor, begun.get(name))]
+
+
+def _finite(tensor: Tensor, begun: Tensor | None) -> bool:
+    finite = torch.isfinite(tensor)
+    if begun is not None and begun.shape == tensor.shape:
+        finite |= ~torch.isfinite(begun.to(tensor.device))
+    return bool(finite.all())
 
 
 def _some(keys: Sequence[str]) -> str:

@@ -58,6 +58,19 @@ def without(tensors, key):
     return {name: value for name, value in tensors.items() if name != key}
 
 
+def test_a_buffer_may_be_infinite_where_it_was_built_so():
+    """A causal mask goes in as it came out; elsewhere, and in another buffer, no infinity does."""
+    first, second = cnn7(seed=1), cnn7(seed=2)
+    for network in (first, second):
+        network.body.register_buffer("mask", torch.triu(torch.full((3, 3), -torch.inf), diagonal=1))
+        network.body.register_buffer("mean", torch.zeros(2))
+    load_weights(second, weights(first), "memory")
+    assert same(weights(second), weights(first))
+    for changed in ({"mask": torch.full((3, 3), -torch.inf)}, {"mean": torch.tensor([0.0, torch.nan])}):
+        with pytest.raises(RobbenchError, match=f"not finite: {next(iter(changed))}$"):
+            load_weights(second, weights(first) | changed, "memory")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from stages import ESTIMATE, source, target, write_images
 
 from robbench.errors import RobbenchError
+from robbench.models import build, weights
 from robbench.pipeline import check, run_estimate, run_training
 from robbench.spec import Checkpoint, Dataset, Model
 
@@ -34,6 +35,21 @@ def test_a_checkpoint_that_does_not_fit_fails_before_any_training(place, ran, tm
     with pytest.raises(RobbenchError, match=message):
         run_training(target(1, of=mine), place(), suite="demo")
     assert ran == []
+
+
+def test_a_checkpoint_whose_logits_are_not_finite_has_no_accuracy(place, tmp_path):
+    """Its weights are finite, and behind a ReLU of oneDNN, which makes 0 of NaN, its logits would be."""
+    network = build("cnn7", classes=3, shape=(1, 28, 28), seed=0)
+    with torch.no_grad():
+        for layer in (network.body.conv1, network.body.conv2):
+            layer.weight.mul_(1e25)
+    save_file(weights(network), tmp_path / "mine.safetensors")
+    checkpoint = Checkpoint(path=str(tmp_path / "mine.safetensors"))
+    workplace = place()
+    write_images(tmp_path / "data", "large", side=28)
+    mine = Model(architecture="cnn7", dataset=Dataset(name="large"), checkpoint=checkpoint)
+    with pytest.raises(RobbenchError, match="logits are not finite on unperturbed validation images"):
+        run_training(mine, workplace, suite="demo")
 
 
 def test_what_depends_on_a_failed_stage_fails_at_once_with_its_reason(place, ran):

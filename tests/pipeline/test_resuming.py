@@ -203,6 +203,28 @@ def test_a_resumed_estimate_counts_the_seconds_before_it(place, monkeypatch):
     assert record.notes == ["memory ran out"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, values: ({name: tensor.repeat(2) for name, tensor in tensors.items()}, values),
+        lambda tensors, values: (tensors | {"last": tensors["last"] + 100}, values),
+        lambda tensors, values: (tensors, values | {"testing": {"fooled": [1] * 9, "start": 0}}),
+    ],
+    ids=["images", "grid", "attacks"],
+)
+def test_a_checkpoint_of_another_search_is_one_error(place, monkeypatch, change):
+    """Its checksum is right, but it has brackets of other images, places beyond the grid, or results of other attacks."""
+    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setitem(robbench.memory.LARGEST_BATCH, "cpu", 7)
+    first = place(show=killer("p*", 3))
+    with pytest.raises(Killed):
+        run_estimate(source(), TESTED, first, suite="demo")
+    digest = source().estimate_digest(TESTED)
+    first.store.save_checkpoint(digest, *change(*first.store.load_checkpoint(digest)))
+    with pytest.raises(RobbenchError, match=r"is damaged \(ValueError: \w+: expected .*; remove its folder"):
+        run_estimate(source(), TESTED, place(resume=True), suite="demo")
+
+
 @pytest.mark.parametrize("search", ["reference", "fast"])
 def test_an_estimate_killed_in_its_audit_searches_no_more(place, tmp_path, monkeypatch, search):
     """However short the search was: the audit begins again, and p*, final test and passes are those before it."""

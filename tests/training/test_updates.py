@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loops import ADVERSARY, Watched, network, parameters, problem, recipe, run, same
+from networks import Masked
 from torch import nn
 
 from robbench.errors import RobbenchError
@@ -187,6 +188,25 @@ def test_weights_that_are_not_finite_are_an_error_of_their_epoch():
     with pytest.raises(RobbenchError, match=r"^training diverged: \S+ is not finite after epoch 2; a smaller"):
         run(model, recipe(), on_update=spoil, on_epoch=lambda state: saved.append(len(state.history)))
     assert saved == [1]
+
+
+def test_a_buffer_may_be_infinite_where_it_began_so():
+    """A causal mask that is stored with the weights, in a run from the start and in one that is gone on with."""
+    states = []
+    run(nn.Sequential(Masked(6), *network()), recipe(), on_epoch=lambda state: states.append(copy.deepcopy(state)))
+    assert torch.isinf(states[-1].weights["0.mask"]).sum() == 15
+    resumed = run(nn.Sequential(Masked(6), *network()), recipe(), progress=copy.deepcopy(states[0]))
+    assert same(resumed.weights, states[-1].weights)
+
+
+@pytest.mark.parametrize("name", ["0.mask", "2.running_mean", "2.running_var"])
+def test_a_buffer_that_becomes_no_number_is_an_error(name):
+    """Where it began as one: of a mask with infinities by design, too."""
+    model = nn.Sequential(Masked(6), *network())
+    broken = model.get_buffer(name)
+    model.register_forward_hook(lambda layer, inputs, logits: torch.nan_to_num(logits, 0.0, 0.0, 0.0))
+    with pytest.raises(RobbenchError, match=f"^training diverged: {name} is not finite after epoch 1; a smaller"):
+        run(model, recipe(), on_update=lambda *numbers: broken.view(-1)[0].fill_(torch.nan))
 
 
 def test_a_diverging_run_is_an_error():
