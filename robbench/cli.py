@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from robbench.compare import Tolerances, Verdict
 
 
+def _path(text: str) -> Path:
+    """What an option takes as a file or folder."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected a file or folder, got {text!r}")
+    return Path(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit status.
 
@@ -46,12 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "bundles",
         nargs="+",
-        type=Path,
+        type=_path,
         metavar="RECORDS",
         help="a bundle's records.json or folder, or --benchmark-json of `pytest -m perf`",
     )
     report.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="folder of the new bundle (default: where the only one lies)"
+        "-o", "--output", type=_path, metavar="DIR", help="folder of the new bundle (default: where the only one lies)"
     )
     report.set_defaults(run=_report)
 
@@ -69,13 +76,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RECORDS | PYTEST_ARGUMENT",
         help="a bundle's records.json or folder; with --base, what pytest gets: -- suites/test_mine.py -k TL3",
     )
-    compare.add_argument("--baselines", type=Path, metavar="DIR", help="default: baselines")
+    compare.add_argument("--baselines", type=_path, metavar="DIR", help="default: baselines")
     compare.add_argument("--base", metavar="REV", help="the git revision to hold the working tree to")
     compare.add_argument(
         "--rounds", type=int, metavar="N", help="runs of each side, the least seconds of which count (default: 2)"
     )
-    compare.add_argument("--data", type=Path, metavar="DIR", help="of both sides (default: .robbench/data)")
-    compare.add_argument("-o", "--output", type=Path, metavar="DIR", help="keep both sides' report bundles there")
+    compare.add_argument("--data", type=_path, metavar="DIR", help="of both sides (default: .robbench/data)")
+    compare.add_argument("-o", "--output", type=_path, metavar="DIR", help="keep both sides' report bundles there")
     for name, text in (
         ("pstar", "share of the median p*"),
         ("accuracy", "share"),
@@ -91,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         help="check a bundle against store and data, every counterexample included; exit status 1 on a problem, 3 where "
         "records are missing or unproven",
     )
-    verifying.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's folder, or its records.json")
+    verifying.add_argument("bundle", type=_path, metavar="BUNDLE", help="a bundle's folder, or its records.json")
     verifying.add_argument(
         "--code",
         action="append",
@@ -128,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="prepare a data set as <DIR>/<name>.npz, and check it")
     data.add_argument("name", help="mnist, emnist, cifar10, cifar100, or a file of your own")
     data.add_argument(
-        "--data", type=Path, default=Path(".robbench/data"), metavar="DIR", help="default: .robbench/data"
+        "--data", type=_path, default=Path(".robbench/data"), metavar="DIR", help="default: .robbench/data"
     )
     data.add_argument("--download", action="store_true", help="let torchvision download it")
     data.set_defaults(run=_data)
@@ -139,7 +146,7 @@ def _add_folders(parser: argparse.ArgumentParser) -> None:
     """Where data and stages are, and what to compute on."""
     for name in ("data", "store"):
         default = Path(".robbench") / name
-        parser.add_argument(f"--{name}", type=Path, default=default, metavar="DIR", help=f"default: {default}")
+        parser.add_argument(f"--{name}", type=_path, default=default, metavar="DIR", help=f"default: {default}")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")
 
 

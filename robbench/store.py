@@ -153,6 +153,13 @@ class Store:
             raise damaged(self._folder(digest) / "adversarials.safetensors", f"it holds {sorted(tensors)}")
         return tensors["adversarials"]
 
+    def check(self, digest: str, stage: Finished) -> None:
+        """Raise a RobbenchError unless the tensors that a finished stage kept are those that were written."""
+        if stage.weights_sha256 is not None:
+            self._tensors(digest, "weights", stage)
+        if stage.adversarials_sha256 is not None:
+            self._tensors(digest, "adversarials", stage)
+
     def finish(
         self,
         record: Record,
@@ -204,7 +211,7 @@ class Store:
 
     def save_checkpoint(self, digest: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Keep the state of an unfinished stage: tensors by name, and plain JSON values."""
-        state = json.dumps(values)
+        state = json.dumps({**values, "digest": digest})
         data = save(dict(tensors), metadata={"state": state, "sha256": _sha256_with(tensors, state)})
         write_atomically(self._folder(digest) / "checkpoint.safetensors", data)
 
@@ -226,6 +233,8 @@ class Store:
             intact = metadata.get("sha256") in (None, _sha256_with(tensors, metadata["state"]))
             if not isinstance(values, dict) or not intact:
                 raise ValueError("its SHA-256 is not the one that was written")
+            if (of := values.pop("digest", digest)) != digest:  # one from before there were digests says none
+                raise ValueError(f"it is another stage's, of digest {str(of)[:12]}…")
         except (SafetensorError, OSError, *UNREADABLE, KeyError, TypeError, AttributeError) as error:
             raise damaged(path, error) from error
         return tensors, values

@@ -80,6 +80,9 @@ def reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) 
     """The finished stage's record, where it may stand for a new run: same digest, images and weights, its sources' too.
 
     A run that asks for determinism takes nothing that was made without.
+
+    Raises:
+        RobbenchError: the stage, or for one under test what it kept, is damaged.
     """
     finished = workplace.store.finished(digest)
     if finished is None or finished.record.data.sha256 != workplace.images(model.dataset).sha256:
@@ -100,6 +103,8 @@ def reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) 
     if workplace.keep_adversarials and finished.record.robustness and finished.adversarials_sha256 is None:
         workplace.say(f"{model.id}: p* is estimated again, the finished stage kept no counterexamples")
         return None
+    if under_test:  # nobody else looks at what the stage kept
+        workplace.store.check(digest, finished)
     if shared:
         workplace.say("what another run of the same code finished in this store meanwhile was not made again")
     return finished.record

@@ -280,6 +280,15 @@ def test_networks_of_the_current_folder_are_found(tmp_path, monkeypatch, capsys)
     assert "TL#1" in output
 
 
+@pytest.mark.parametrize("arguments", [("report", "a", "-o", ""), ("verify", ""), ("verify", "a", "--data", "a\0b")])
+def test_what_is_no_path_is_refused(capsys, arguments):
+    """An empty one, as of an unset variable, would be the current folder."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 2
+    assert "expected a file or folder, got" in capsys.readouterr().err
+
+
 def test_the_version(capsys):
     """The installed package's."""
     with pytest.raises(SystemExit) as ended:

@@ -91,6 +91,16 @@ def test_a_damaged_checkpoint_names_its_file(store, damage):
         store.load_checkpoint(DIGEST)
 
 
+def test_a_checkpoint_of_another_stage_is_refused(store):
+    """Copied over this one's: whole, and of the same shapes, it would be gone on with."""
+    store.save_checkpoint(OTHER, tensors(), {"epoch": 1})
+    data = store.checkpoint_path(OTHER).read_bytes()
+    store.save_checkpoint(DIGEST, tensors(), {"epoch": 2})
+    store.checkpoint_path(DIGEST).write_bytes(data)
+    with pytest.raises(RobbenchError, match=rf"is damaged \(it is another stage's, of digest {OTHER[:12]}"):
+        store.load_checkpoint(DIGEST)
+
+
 @pytest.mark.parametrize("metadata", [None, {"other": "{}"}, {"state": "{"}], ids=["none", "another", "cut"])
 def test_a_checkpoint_without_its_values_is_damaged(store, metadata):
     """A safetensors file that somebody else wrote, or one with other metadata, is no checkpoint."""

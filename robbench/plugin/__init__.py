@@ -21,8 +21,9 @@ from robbench.plugin.perf import perf as perf
 from robbench.plugin.results import Results
 from robbench.plugin.session import SESSION, Session, marked
 from robbench.plugin.settings import Settings, add_options
-from robbench.plugin.signals import end_orderly
+from robbench.plugin.signals import end_orderly, one_at_a_time
 from robbench.plugin.stage import Robbench
+from robbench.spec import Study
 from robbench.suites import find_code_in
 
 if TYPE_CHECKING:
@@ -144,28 +145,45 @@ def _named(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Remember which models were selected, so that all can be checked before the first is trained."""
+    """Remember which models were selected, so that all can be checked before the first is trained.
+
+    A run counts as one of those that share the store from now on: importing torch takes seconds.
+    """
     state = session.config.stash[SESSION]
     state.measures = any(item.get_closest_marker("perf") for item in session.items)
     for item in session.items:
         mark, parameters = item.get_closest_marker("suite"), getattr(item, "callspec", None)
         if mark is not None and parameters is not None and "model" in parameters.params:
             state.selected.setdefault(state.study(mark.args[0]).name, []).append(parameters.params["model"])
+            if not (
+                session.config.option.collectonly or item.get_closest_marker("skip") or _asks_for_cuda(state, item)
+            ):
+                state.share()
+    if state.selected:
+        one_at_a_time(session.config)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip studies that need CUDA where there is none, unless they are quick or forced."""
-    mark = item.get_closest_marker("suite")
-    state = item.config.stash[SESSION]
-    if mark is None or not mark.args[0].needs_cuda or state.settings.quick or state.settings.device != "auto":
+    study = _asks_for_cuda(item.config.stash[SESSION], item)
+    if study is None:
         return
     import torch
 
     if not torch.cuda.is_available():
         pytest.skip(
-            f"study {mark.args[0].name!r} needs a CUDA device at its full scale; run it all the same with "
+            f"study {study.name!r} needs a CUDA device at its full scale; run it all the same with "
             "--robbench-device cpu (days), or shrunk with --robbench-quick"
         )
+
+
+def _asks_for_cuda(session: Session, item: pytest.Item) -> Study | None:
+    """The study of an item that runs only where there is a CUDA device."""
+    mark = item.get_closest_marker("suite")
+    if mark is None or session.settings.quick or session.settings.device != "auto":
+        return None
+    study: Study = mark.args[0]
+    return study if study.needs_cuda else None
 
 
 @pytest.fixture

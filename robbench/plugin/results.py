@@ -38,7 +38,9 @@ class Results:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect what a stage sent in its properties, and the plan of its study."""
-        self._session.plans |= getattr(report, "robbench_plans", {})
+        if plans := getattr(report, "robbench_plans", {}):
+            self._session.plans |= plans
+            self._session.share()  # a controller of pytest-xdist, which outlives its workers
         properties = dict(report.user_properties)
         if report.when != "call" or "robbench_stage" not in properties:
             return
@@ -121,10 +123,10 @@ class Results:
             notes.append("this run was interrupted before its end")
         if earlier:
             notes.append(f"{earlier} of this run's {len(records)} stages come from the store, same digest")
-        arguments = self._session.config.invocation_params.args
+        command = shlex.join(["pytest", *map(str, self._session.config.invocation_params.args)])
         bundle = Bundle(
             title=study,
-            command=shlex.join(["pytest", *map(str, arguments)]),
+            command=command.encode(errors="backslashreplace").decode(),  # file names may be no text
             notes=notes,
             verdicts=[verdict for verdict in self._verdicts if verdict.suite == study],
             records=records,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ class Session:
 
     @cached_property
     def since(self) -> float:
-        """When the first of the runs of this code began that share the store with this one, one of them from now on.
+        """When the first of the runs of this code began that share the store with this one: one of them from now to its end.
 
         Raises:
             RobbenchError: the store cannot be written.
@@ -97,9 +97,14 @@ class Session:
         living = among_the_living(self.settings.store / "processes", self.began, self.code)
         return self.switches.enter_context(living)
 
+    def share(self) -> None:
+        """Count as one of the runs that share the store from now on, if it can be written; every stage says if it cannot."""
+        with suppress(RobbenchError):
+            _ = self.since
+
     @cached_property
     def code(self) -> str:
-        """Identifies the code that is loaded when the first stage runs."""
+        """Identifies robbench's and the project's code."""
         folders = (self.config.rootpath, self.config.invocation_params.dir)
         return code_of_run(folders, self.config.getini("python_files"))
 

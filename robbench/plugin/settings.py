@@ -82,6 +82,8 @@ class Settings:
             ini = config.getini(f"robbench_{name}")
             base = config.invocation_params.dir if given is not None else config.rootpath
             value: Any = given if given is not None else (ini or extra.get("default"))
+            if name in _FOLDERS and (not str(value) or "\0" in str(value)):
+                raise RobbenchError(f"--robbench-{name}: expected a folder, got {str(value)!r}")
             values[name] = base / str(value) if name in _FOLDERS else bool(value) if name in _FLAGS else value
         if values["quick"] and values["update"]:
             raise RobbenchError(

@@ -1,11 +1,15 @@
-"""SIGTERM, which schedulers send before they take a machine away, turned into the orderly end that SIGINT brings."""
+"""SIGTERM, which schedulers send before they take a machine away, turned into the orderly end that one SIGINT brings."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
+
+import pytest
 
 from robbench.plugin.session import Session
 
@@ -40,3 +44,27 @@ def end_orderly(session: Session) -> Callable[[], None]:
 
 def _restore() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def one_at_a_time(config: pytest.Config) -> None:
+    """Until the run ends, take SIGINTs that follow each other within a second for one: the second one would end pytest
+    in the middle of handling the first. A handler of somebody else's stays.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    last = -math.inf
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 1:
+            last = now
+            signal.default_int_handler(number, frame)
+
+    def restore() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, interrupt)
+    config.add_cleanup(restore)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,6 +13,7 @@ from stages import ESTIMATE, FOOLING, comparable, source, target, write_images
 
 import robbench.workplace
 from robbench.data import load
+from robbench.errors import RobbenchError
 from robbench.pipeline import run_estimate, run_training
 from robbench.spec import PGD, EpsilonGrid
 from robbench.workplace import load_network
@@ -175,6 +178,22 @@ def test_a_run_that_drops_kept_counterexamples_says_so(place):
     run_estimate(source(), FOOLING, place(say=said.append), suite="demo")
     (line,) = said
     assert line.startswith(f"{source().id}: p* was estimated again without --robbench-keep-adversarials, ")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-9])])
+@pytest.mark.parametrize("kind", ["weights", "adversarials"])
+def test_damaged_tensors_of_a_finished_stage_are_named(place, ran, kind, damage):
+    """Gone or cut: whoever takes the stage over looks at them, and what needs them does; a run that makes it again mends it."""
+    run_estimate(source(), FOOLING, place(keep_adversarials=True), suite="demo")
+    (path,) = place().store.folder.rglob(f"{kind}.safetensors")
+    damage(path)
+    stage = run_training if kind == "weights" else functools.partial(run_estimate, estimate=FOOLING)
+    with pytest.raises(RobbenchError, match=rf"{kind}\.safetensors is damaged"):
+        stage(source(), workplace=place(resume=True), suite="demo")
+    ran.clear()
+    stage(source(), workplace=place(keep_adversarials=True), suite="demo")
+    assert ran == [{"weights": "train", "adversarials": "estimate"}[kind]]
+    stage(source(), workplace=place(resume=True), suite="demo")
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -127,6 +127,8 @@ def test_the_command_line_wins(settings):
             "",
             "unknown --robbench-protocol 'theses'; expected one of sound, thesis (did you mean 'thesis'?)",
         ),
+        (["--robbench-store", ""], "", "--robbench-store: expected a folder, got ''"),
+        ([], "robbench_report = a\0b", "--robbench-report: expected a folder, got 'a\\x00b'"),
         (["--robbench-seeds", "0"], "", "--robbench-seeds: expected an integer in 1…1000, got 0"),
         (["--robbench-seeds", "-1"], "", "--robbench-seeds: expected an integer in 1…1000, got -1"),
         (["--robbench-seeds", "1001"], "", "--robbench-seeds: expected an integer in 1…1000, got 1001"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -239,3 +240,10 @@ def test_the_final_test_stands_in_records_and_benchmark_json(write_suite, pytest
     (record,) = (record for record in records if record.stage == "robustness")
     assert [entry.robust.share for entry in record.robustness.attacks] == list(shares.values())
     assert benchmark["stats"]["total"] == record.seconds.estimation
+
+
+def test_a_folder_whose_name_is_no_text_has_a_report(one, pytester):
+    """A byte that is no UTF-8 in an argument: the bundle says its command all the same."""
+    store = os.fsdecode(b"st\xe9")
+    assert one("--robbench-update", f"--robbench-store={store}").ret == 0
+    assert "--robbench-store=st\\udce9" in read_bundle(pytester.path / "reports" / "tiny").command

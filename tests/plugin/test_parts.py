@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import math
 
 import msgspec
 import pytest
 
 from robbench.cli import main
 from robbench.locks import among_the_living
+from robbench.plugin.results import Results
 from robbench.report import read_bundle
 
 FIRST = "glyphs10 or glyphs47-standard"
@@ -129,9 +131,8 @@ def test_a_run_that_begins_while_another_lives_makes_no_stage_of_it_again(update
 
 
 def test_code_that_was_changed_meanwhile_makes_its_own(updated, pytester, stages, another):
-    """Although no digest tells: here a module that a conftest loads."""
+    """Although no digest tells: here a module that nothing has loaded yet when the run begins."""
     pytester.makepyfile(helper="x = 1")
-    pytester.makeconftest("import helper")
     assert updated().ret == 0
     with another():
         assert updated().ret == 0
@@ -139,3 +140,25 @@ def test_code_that_was_changed_meanwhile_makes_its_own(updated, pytester, stages
         pytester.makepyfile(helper="x = 2")
         assert updated().ret == 0
     assert len(stages) == 4
+
+
+def test_a_controller_lives_until_its_report_is_written(one, pytester, monkeypatch):
+    """Longer than its workers: who begins meanwhile makes nothing of theirs again."""
+    living, write = [], Results._write
+
+    def noted(self, *rest):
+        (stage, *_) = (pytester.path / ".robbench" / "store").rglob("stage.json")
+        code = json.loads(stage.read_bytes())["code"]
+        with among_the_living(pytester.path / ".robbench" / "store" / "processes", math.inf, code) as since:
+            living.append(since)
+        return write(self, *rest)
+
+    monkeypatch.setattr(Results, "_write", noted)
+    assert one("--robbench-update", "-n", "2").ret == 0
+    assert living[0] < math.inf
+
+
+def test_a_run_that_makes_no_stage_leaves_the_store_alone(tiny, pytester):
+    """Not even a folder, where nothing but names is asked for."""
+    tiny("--collect-only", "-q")
+    assert not (pytester.path / ".robbench").exists()

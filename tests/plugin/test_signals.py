@@ -93,3 +93,14 @@ def test_a_signal_while_the_report_is_written_changes_nothing(folder):
     assert "interrupted" not in text
     assert "Traceback" not in text
     assert (folder / "reports" / "tiny" / "report.md").exists()
+
+
+def test_two_signals_at_once_end_a_run_in_order(folder):
+    """As of a wrapper that passes Ctrl-C on to a process which the terminal has told already."""
+    conftest = INTERRUPT.format(file="stage.json", word="glyphs47-standard", name="SIGINT")
+    again = "    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\n    write(source, target)"
+    (folder / "conftest.py").write_text("import threading\n" + conftest.replace("    write(source, target)", again))
+    found, text = run(folder, "-k", "standard")
+    assert found == 2
+    assert "Traceback" not in text
+    assert "interrupted; this goes on with what is left: pytest --robbench-update -k standard --robbench-resume" in text
