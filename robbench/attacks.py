@@ -43,6 +43,14 @@ def without_parameter_gradients(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def gradient_of(loss: Tensor, images: Tensor) -> Tensor:
+    """The loss's gradient by the images, in their shape; zero where a network that cuts it lets none through."""
+    if not loss.requires_grad:
+        return torch.zeros_like(images)
+    (gradient,) = torch.autograd.grad(loss, images, materialize_grads=True)
+    return gradient
+
+
 def fgsm(
     model: nn.Module,
     images: Tensor,
@@ -113,7 +121,7 @@ def pgd(
         with torch.enable_grad():
             iterate = iterate.detach().requires_grad_()
             loss = F.cross_entropy(model(iterate), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, iterate)
+            gradient = gradient_of(loss, iterate)
         return (torch.addcmul(iterate.detach(), gradient.sign(), step).clamp_(lower, upper),)
 
     with without_parameter_gradients(model):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from robbench.errors import RobbenchError, unknown
 from robbench.suites import find_code_in
+from robbench.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from robbench.compare import Tolerances, Verdict
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except RobbenchError as error:
-        print(f"robbench: {error}", file=sys.stderr)
+        print(printable_lines(f"robbench: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("robbench: interrupted", file=sys.stderr)
@@ -178,7 +179,7 @@ def _compare(options: argparse.Namespace) -> int:
     failing = sum(verdict.fails for verdict in verdicts)
     for verdict in sorted(verdicts, key=lambda verdict: not verdict.fails):
         if verdict.fails or options.all or verdict.mark != "=":
-            print(f"{verdict.mark:7}  {verdict.suite}/{verdict.case}.{verdict.stage}: {verdict.message}")
+            print(printable(f"{verdict.mark:7}  {verdict.suite}/{verdict.case}.{verdict.stage}: {verdict.message}"))
     equal = sum(verdict.mark == "=" for verdict in verdicts)
     if failing:
         held = f"--pstar {tolerances.pstar:g} --accuracy {tolerances.accuracy:g} --seconds {tolerances.seconds:g}"
@@ -203,7 +204,7 @@ def _verify(options: argparse.Namespace) -> int:
     advice: dict[str, None] = {}
     for finding in verify(options.bundle, workplace, options.code):
         message = f"{finding.message}; {finding.advice}" if finding.advice else finding.message
-        print(f"{finding.mark:8}  {finding.name}: {message}", flush=True)
+        print(printable(f"{finding.mark:8}  {finding.name}: {message}"), flush=True)
         marks[finding.mark] += 1
         stages |= {finding.name} if finding.record else set()
         unproven |= {finding.name} if finding.record and finding.mark == "unproven" else set()
@@ -219,7 +220,7 @@ def _verify(options: argparse.Namespace) -> int:
     print(", ".join([*parts, f"{marks['problem']} problems"]))
     if unproven:
         what = f"{len(unproven)} records were not proven in full" if proven else "nothing was proven"
-        print("; ".join([what, *advice]))
+        print(printable("; ".join([what, *advice])))
     left_open = marks["unproven"] or marks["untimed"] or marks["missing"]
     return 1 if marks["problem"] else 3 if left_open else 0
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.attacks import BALL_TOLERANCE, is_counterexample, without_parameter_gradients
+from robbench.attacks import BALL_TOLERANCE, gradient_of, is_counterexample, without_parameter_gradients
 from robbench.errors import RobbenchError
 from robbench.graphs import Loop, Tensors
 
@@ -182,7 +182,7 @@ def _step(model: nn.Module, state: Tensors, constants: Tensors, radii: Tensor, b
     with torch.enable_grad():
         iterate = adversarial.detach().requires_grad_()
         logits = model(iterate)
-        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), iterate)
+        gradient = gradient_of(F.cross_entropy(logits, labels, reduction="sum"), iterate)
     logits = logits.detach()
     fooled = (logits.argmax(dim=1) != labels) & torch.isfinite(logits).all(dim=1) & ~_settled(best, age, radii)
     distance = (adversarial - originals).abs().flatten(1).amax(dim=1)

@@ -20,7 +20,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from robbench import spec
-from robbench.attacks import evaluating, is_counterexample, pgd, without_parameter_gradients
+from robbench.attacks import evaluating, gradient_of, is_counterexample, pgd, without_parameter_gradients
 from robbench.data import pixels
 from robbench.errors import RobbenchError
 from robbench.graphs import Loop
@@ -342,7 +342,7 @@ class _Attacks:
         self.backward += len(images)
         with torch.enable_grad():
             loss = F.cross_entropy(logits, labels, reduction="sum")
-        return torch.autograd.grad(loss, iterate)[0], logits.detach()
+        return gradient_of(loss, iterate), logits.detach()
 
     def _logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The images as ones that want a gradient, and their logits: some layers take another way where none is wanted."""

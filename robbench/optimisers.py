@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from robbench.errors import RobbenchError
 from robbench.spec import Recipe
 
 Layout = tuple[torch.dtype, torch.Size]
@@ -16,7 +17,16 @@ Layout = tuple[torch.dtype, torch.Size]
 def new_optimiser(
     network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, object]] | None
 ) -> torch.optim.Optimizer:
-    """The recipe's optimiser, of these parameter groups or of all trainable parameters; fused on a GPU."""
+    """The recipe's optimiser, of these parameter groups or of all trainable parameters; fused on a GPU.
+
+    Raises:
+        RobbenchError: there is no trainable parameter.
+    """
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise RobbenchError(
+            "training: expected a network with parameters to train, got one whose parameters are all frozen "
+            "(requires_grad=False)"
+        )
     if groups is None:
         groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad]}]
     scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in groups]

@@ -1,4 +1,4 @@
-"""Networks whose p* is known in closed form, and one that counts what it sees."""
+"""Networks whose p* is known in closed form, what cuts their gradient, and one that counts what it sees."""
 
 from __future__ import annotations
 
@@ -40,6 +40,15 @@ class Through(nn.Module):
     def forward(self, images):
         """The logits after both functions."""
         return self.logits(self.model(self.images(images)))
+
+
+CUTS = {
+    "integers": lambda pixels: (pixels * 1000).int().to(pixels) / 1000,
+    "comparison": lambda pixels: (pixels > 0.5).to(pixels),
+    "numpy": lambda pixels: torch.from_numpy(pixels.detach().numpy().copy()),
+    "beside": lambda pixels: pixels.detach() + torch.zeros((), requires_grad=True),
+}
+"""Functions of images that let no gradient through; behind the last one the loss has one, but not of the images."""
 
 
 class Masked(nn.Module):

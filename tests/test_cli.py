@@ -102,6 +102,24 @@ def test_compare_misses_what_has_a_baseline_but_no_record(tmp_path, baselines, c
     assert "error    demo/cnn7-mnist-standard.training: has a baseline, but no record" in output
 
 
+def test_what_a_bundle_says_does_nothing_to_a_terminal(tmp_path, baselines, capsys):
+    """Escape sequences, line breaks and letters that turn others around are gone from verdicts and errors."""
+    nasty = "x\x1b[2J\n=  all is well\u202e\x9b"
+    (record,) = [each for each in both_records(FACTS, GOOD, case=nasty, suite=nasty) if each.robustness]
+    write_bundle(tmp_path / "run", Bundle(title="t", command="c", records=[record]))
+    status, output, _ = run(capsys, "compare", tmp_path / "run", "--baselines", baselines)
+    assert status == 1
+    assert output.startswith("missing  x[2J =  all is well/x[2J =  all is well.robustness: no baseline")
+    assert all(line.isprintable() for line in output.split("\n"))
+    path = tmp_path / "run" / "records.json"
+    values = msgspec.json.decode(path.read_bytes())
+    del values["sha256"]
+    path.write_bytes(msgspec.json.encode({**values, "records": values["records"] * 2}))
+    status, _, errors = run(capsys, "compare", path, "--baselines", baselines)
+    assert (status, "x[2J" in errors) == (2, True)
+    assert all(line.isprintable() for line in errors.split("\n"))
+
+
 def test_compare_with_bad_input(tmp_path, baselines, capsys):
     """Exit status 2 and one line on stderr: no bundle, a damaged one, a damaged baseline, an impossible tolerance."""
     folder = bundle_of(tmp_path / "run")

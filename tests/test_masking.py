@@ -12,8 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import Counting, Cramped, Through, linear_case
+from networks import CUTS, Counting, Cramped, Through, linear_case
 
+from robbench.attacks import pgd
 from robbench.estimation import estimate_pstar
 from robbench.masking import _of_another_class, audit_search, monotone, warnings
 from robbench.record import Against, Audit, Robustness
@@ -92,6 +93,29 @@ def test_a_staircase_has_no_gradient():
         "the way to an image of another class fools more images than the search: "
         f"{result.images} against 0 of {result.images} at ε = 0.16",
     ]
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_network_that_cuts_its_gradient_has_none(cut, search):
+    """Where torch has no way back to the images the search stands still, and the audit says so: on every image."""
+    model, images, _, _ = linear_case(2, count=40)
+    masked = Through(model, images=CUTS[cut])
+    labels = masked(images).argmax(dim=1)
+    found = estimated(masked, images, labels, search=search)
+    assert (found.median, found.clean.correct) == (float("inf"), 40)
+    result = audit_search(masked, images, labels, found, ATTACK, ALL)
+    assert result.zero_gradient == result.images == 40
+    assert result.warnings[0].startswith("gradients are exactly zero (on 90% of the pixels or more) on 40 of 40 images")
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_where_a_gradient_is_cut_an_attack_stays_where_it_starts(cut):
+    """And a network that cuts nothing is attacked with the gradient that it has."""
+    model, images, labels, _ = linear_case(2)
+    settings = {"epsilon": 0.1, "steps": 3, "random_start": False}
+    assert torch.equal(pgd(Through(model, images=CUTS[cut]), images, labels, **settings), images)
+    assert not torch.equal(pgd(model, images, labels, **settings), images)
 
 
 def test_a_loss_that_rounds_to_zero_has_no_gradient():

@@ -153,7 +153,7 @@ def _try(body: nn.Module, architecture: str, classes: int, shape: tuple[int, int
     body.eval()
     try:
         with torch.no_grad():
-            got = tuple(body(torch.zeros(1, *shape)).shape)
+            got = tuple(body(torch.zeros(1, *shape, dtype=torch.float32)).shape)
     except Exception as error:
         raise RobbenchError(f"{architecture} does not take {sizes(shape)} images: {error!r}") from error
     finally:

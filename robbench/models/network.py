@@ -113,7 +113,11 @@ def parameter_count(network: nn.Module) -> int:
 def seeded(seed: int) -> Iterator[None]:
     """Within it, new modules are made on the CPU from ``seed``, by whichever global generator they draw from.
 
-    Afterwards the generators go on where they stood.
+    Afterwards the generators go on where they stood, and torch's default dtype is what it was.
     """
-    with generators_at(seed, torch.device("cpu")), torch.device("cpu"):
-        yield
+    dtype = torch.get_default_dtype()
+    try:
+        with generators_at(seed, torch.device("cpu")), torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

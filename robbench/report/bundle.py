@@ -57,12 +57,12 @@ class Bundle(Struct, frozen=True, kw_only=True):
 def write_bundle(folder: Path, bundle: Bundle) -> Path:
     """Write or renew a bundle; returns the path of its ``report.md``.
 
-    Everything is rendered and laid down beside the old files first, so an error leaves an old bundle whole. The same
-    bundle always gives the same bytes. Files that are not a bundle's own stay. One process at a time lays its files down,
-    and no SIGINT or SIGTERM stops it half way.
+    Everything is rendered and laid down beside the old files first, and what lies in the place of a file is looked at, so
+    an error leaves an old bundle whole. The same bundle always gives the same bytes. Files that are not a bundle's own
+    stay. One process at a time lays its files down, and no SIGINT or SIGTERM stops it half way.
 
     Raises:
-        RobbenchError: the folder cannot be written.
+        RobbenchError: the folder cannot be written, or has a folder in the place of a file.
     """
     files = render(bundle)
     folder = Path(folder)
@@ -73,6 +73,11 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
                 for path, data in files.items():
                     write_atomically(Path(name) / path, data)
                 (folder / "figures").mkdir(exist_ok=True)
+                if in_the_way := [path for path in files if _is_folder(folder / path)]:
+                    raise RobbenchError(
+                        f"bundle {str(folder)!r} cannot be written: expected a file or nothing in the place of "
+                        f"{', '.join(in_the_way)}, got a folder"
+                    )
                 for path in files:
                     os.replace(Path(name) / path, folder / path)
             for path in stale:
@@ -120,7 +125,16 @@ def _pictures(folder: Path) -> set[str]:
         text = (folder / "report.md").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return set()
-    return {f"figures/{path.name}" for path in (folder / "figures").glob("*.png") if f"](figures/{path.name})" in text}
+    return {
+        f"figures/{path.name}"
+        for path in (folder / "figures").glob("*.png")
+        if f"](figures/{path.name})" in text and not _is_folder(path)
+    }
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether no file can be put there; a link can be replaced, wherever it leads."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def encode_bundle(bundle: Bundle) -> bytes:

@@ -12,6 +12,7 @@ from robbench.record import WRONG
 from robbench.report.radii import fixed_epsilons, robust_share
 from robbench.report.ranking import common_medians
 from robbench.report.rows import Group, Row
+from robbench.text import printable
 
 
 def results_csv(groups: Sequence[Group]) -> bytes:
@@ -93,6 +94,10 @@ def _csv(fields: Sequence[str] | None, lines: Iterable[Sequence[Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if fields is not None:
-        writer.writerow(fields)
-    writer.writerows([f"{value:.10g}" if isinstance(value, float) else value for value in line] for line in lines)
+        writer.writerow(map(printable, fields))
+    writer.writerows(map(_shown, line) for line in lines)
     return text.getvalue().encode()
+
+
+def _shown(value: Any) -> Any:
+    return f"{value:.10g}" if isinstance(value, float) else printable(value) if isinstance(value, str) else value

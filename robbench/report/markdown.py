@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
+from robbench.text import printable, printable_lines
+
 NOTHING = "–"
 """Stands for a figure that does not exist."""
 
@@ -17,12 +19,10 @@ _SPECIAL = re.compile(r"([\\`*\[\]|~$])|(?<!\w)(_)|(_)(?!\w)")
 _BEGINNING = re.compile(r"^(\d*)([.)]|[#+=-]+)(?=\s|$)")
 """Of a heading, a list or a rule."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
 
 def escape(text: str) -> str:
     """Text from a record as literal Markdown on one line."""
-    plain = _CONTROL.sub("", " ".join(str(text).split()))
+    plain = " ".join(printable(str(text)).split())
     plain = _SPECIAL.sub(r"\\\g<0>", plain)
     return _BEGINNING.sub(r"\1\\\2", plain).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -50,6 +50,7 @@ def _pipe(headers: Sequence[str], lines: list[list[str]], align: list[str]) -> s
 
 def fenced(text: str) -> str:
     """A code block, whatever backticks the text holds."""
+    text = printable_lines(text)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text}\n{fence}"

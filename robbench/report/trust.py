@@ -19,8 +19,8 @@ def suspect_section(groups: Sequence[Group]) -> list[str]:
         return []
     several = len(rows) != 1
     return [
-        f"**{SUSPECT} p\\* of {len(rows)} model{'s' * several} cannot be trusted: gradients look masked, and a better "
-        f"attack may find less robustness.** {'They are' if several else 'It is'} marked {SUSPECT} below.",
+        f"**{SUSPECT} p\\* of {len(rows)} model{'s' * several} cannot be trusted**, for what the audit found. "
+        f"{'They are' if several else 'It is'} marked {SUSPECT} below.",
         "\n".join(f"- {escape(f'{row.suite}/{row.case}')}: {_said(row)}" for row in rows),
     ]
 
@@ -34,9 +34,9 @@ def audit_remark(group: Group) -> str | None:
     suspects = [row for row in rows if row.suspect]
     skipped = len(rows) - len(audits)
     found = (
-        f"**masked gradients suspected in {len(suspects)}**: {escape(model_ranges(map(_name, suspects)))} ({SUSPECT})"
+        f"**{len(suspects)} not to be trusted**: {escape(model_ranges(map(_name, suspects)))} ({SUSPECT})"
         if suspects
-        else "no sign of masked gradients"
+        else "nothing found"
     )
     return (
         f"Audit of p\\*, {len(audits)} model{'s' * (len(audits) != 1)}: {found}. Looked at: {_checks(audits)}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import json
 import pickle
 import re
@@ -237,7 +238,7 @@ def test_a_picture_lies_in_its_folder(parts: list[str]) -> None:
 
 # --- text -------------------------------------------------------------------------------------------------------------
 
-NASTY = "a|b<script>alert(1)</script>`c`\n# d\n\n[e](f) ![g](h) *i* $\\frac$ \x1b[31m ]("
+NASTY = "a|b<script>alert(1)</script>`c`\n# d\n\n[e](f) ![g](h) *i* $\\frac$ \x1b[31m\x07\x9b\u202e\u2066\u200b ]("
 
 
 def nasty_bundle() -> Bundle:
@@ -287,6 +288,8 @@ def test_hostile_text_breaks_no_report() -> None:
     for block in re.findall(r"(?m)(?:^\|.*\n)+", outside):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
+    for shown in (text, files["results.csv"].decode(), gzip.decompress(files["pstar.csv.gz"]).decode()):
+        assert [line for line in shown.split("\n") if not line.isprintable()] == []
     assert all(re.fullmatch(r"[\w.-]+|figures/[\w.-]+", path) for path in files)
     assert json.loads(files["records.json"])["title"] == NASTY
 
@@ -296,7 +299,7 @@ def test_hostile_text_breaks_no_report() -> None:
     [
         ("# H", r"\# H"), ("## H", r"\## H"), ("---", r"\---"), ("- x", r"\- x"), ("+ x", r"\+ x"), ("===", r"\==="),
         ("1. one", r"1\. one"), ("12) one", r"12\) one"), ("-0.5", "-0.5"), ("2.0", "2.0"), ("#7", "#7"),
-        ("\x1b[31mred\x07", r"\[31mred"), ("a\n# b", "a # b"),
+        ("\x1b[31mred\x07", r"\[31mred"), ("a\n# b", "a # b"), ("\u200b# c", r"\# c"), ("1\u202e23", "123"),
     ],
 )  # fmt: skip
 def test_text_begins_no_heading_list_or_rule(text: str, literal: str) -> None:

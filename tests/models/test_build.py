@@ -138,6 +138,13 @@ def maps(classes, shape):
 def nothing(classes, shape):
     return None
 
+def double(classes, shape):
+    torch.set_default_dtype(torch.float64)
+    return small(classes, shape)
+
+def cast(classes, shape):
+    return double(classes, shape).float()
+
 def empty(classes, shape):
     return nn.Identity()
 """
@@ -171,6 +178,7 @@ def test_a_function_of_the_user_is_built_from_the_seed():
         ("own_networks:stubborn", "outputs of its layer '1': expected 10, one for each class, got 1000"),
         ("own_networks:narrow", "does not take 1x28x28 images"),
         ("own_networks:maps", r"expected logits of shape \(1, 10\) for one image, got \(1, 1, 28, 10\)"),
+        ("own_networks:double", "own_networks:double does not take 1x28x28 images: .*dtype"),
         ("own_networks:nothing", "expected an nn.Module from the function, got 'NoneType'"),
         ("broken_networks:f", "ZeroDivisionError"),
     ],
@@ -179,3 +187,18 @@ def test_a_function_whose_network_does_not_fit_is_refused(function, message):
     """The message says what the network lacks."""
     with pytest.raises(RobbenchError, match=message):
         build(function, classes=10, shape=GREY)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("function", ["cast", "double"])
+def test_a_function_that_changes_torchs_default_dtype_changes_it_for_nobody_else(function):
+    """Whether its network takes float32 images in the end, or is refused."""
+    try:
+        if function == "cast":
+            assert build("own_networks:cast", classes=10, shape=GREY)(torch.rand(1, *GREY)).dtype == torch.float32
+        else:
+            with pytest.raises(RobbenchError, match="does not take"):
+                build("own_networks:double", classes=10, shape=GREY)
+        assert torch.get_default_dtype() == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -106,6 +106,32 @@ def test_an_error_leaves_the_old_bundle_whole(tmp_path: Path, monkeypatch: pytes
     assert content(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["report.md", "records.json", "figures/demo-cnn7-pstar.png"])
+def test_a_folder_in_the_place_of_a_file_leaves_the_old_bundle_whole(tmp_path: Path, name: str) -> None:
+    """The error names it before any other file is replaced."""
+    write_bundle(tmp_path, bundle())
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    before = content(tmp_path)
+    with pytest.raises(RobbenchError, match=rf"cannot be written: expected a file .* {name}, got a folder"):
+        write_bundle(tmp_path, bundle(title="new", places=[1]))
+    assert content(tmp_path) == before
+
+
+def test_a_folder_named_as_an_old_figure_stays(tmp_path: Path) -> None:
+    """It is none of the bundle's own, and in nobody's way; a link in the place of a file is replaced, not followed."""
+    write_bundle(tmp_path, Bundle(title="two", command="", records=both_records(make_facts(architecture="cnn4"), [1])))
+    figure = next((tmp_path / "figures").glob("*cnn4*.png"))
+    figure.unlink()
+    figure.mkdir()
+    (tmp_path / "results.csv").unlink()
+    (tmp_path / "results.csv").symlink_to(figure, target_is_directory=True)
+    write_bundle(tmp_path, bundle())
+    assert figure.is_dir()
+    assert not any(figure.iterdir())
+    assert (tmp_path / "results.csv").is_file()
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

@@ -1,4 +1,4 @@
-"""Warnings of masked gradients in the report: at the top, at the model, and nothing where nothing was looked at."""
+"""Warnings of the audit in the report: at the top, at the model, and nothing where nothing was looked at."""
 
 from __future__ import annotations
 
@@ -46,13 +46,23 @@ def test_a_suspect_model_is_named_at_the_top_and_marked_in_the_tables() -> None:
     """Before anything else is said, with its reasons; the sound model beside it is not marked."""
     found = text(SOUND, MASKED)
     top = found.split("## ")[0]
-    assert "⚠ p\\* of 1 model cannot be trusted" in top
+    assert "**⚠ p\\* of 1 model cannot be trusted**, for what the audit found. It is marked ⚠ below." in top
     assert "- demo/cnn7-emnist-TL1: gradients are \\*zero\\*; and so on" in top
     rows = [line for line in found.splitlines() if line.startswith("|")]
     assert sum(line.startswith("| TL#1 ⚠ ") for line in rows) == 2
     assert any(line.startswith("| PGD MNIST ") for line in rows)
     assert "PGD MNIST ⚠" not in found
-    assert "Audit of p\\*, 2 models: **masked gradients suspected in 1**: TL#1 (⚠)." in found
+    assert "Audit of p\\*, 2 models: **1 not to be trusted**: TL#1 (⚠)." in found
+
+
+def test_chance_is_not_called_a_masked_gradient() -> None:
+    """Where the only warning is that a network draws random numbers, the report says that and no other reason."""
+    reason = "the network gives 9 of 100 images other logits the second time"
+    chance = msgspec.structs.replace(SOUND, by_chance=9, warnings=[reason])
+    found = text(SOUND, chance, chance)
+    assert "p\\* of 2 models cannot be trusted**, for what the audit found. They are marked ⚠ below." in found
+    assert f"- demo/cnn7-emnist-TL1: {reason}\n" in found
+    assert "mask" not in found
 
 
 def test_a_suspect_variant_is_told_from_its_base() -> None:
@@ -62,7 +72,7 @@ def test_a_suspect_variant_is_told_from_its_base() -> None:
         for record in model(MASKED, 1)
     ]
     (group,) = group_records(records)
-    assert "suspected in 1**: TL#1 (box) (⚠)" in (audit_remark(group) or "").replace("\\", "")
+    assert "**1 not to be trusted**: TL#1 (box) (⚠)" in (audit_remark(group) or "").replace("\\", "")
 
 
 def test_an_audit_that_found_nothing_is_said_in_one_line() -> None:
@@ -70,7 +80,7 @@ def test_an_audit_that_found_nothing_is_said_in_one_line() -> None:
     found = text(SOUND, SOUND)
     assert "⚠" not in found
     assert (
-        "Audit of p\\*, 2 models: no sign of masked gradients. Looked at: gradients, and one step against the search, on "
+        "Audit of p\\*, 2 models: nothing found. Looked at: gradients, and one step against the search, on "
         "200 images; a linear scan of 20 images, of which 4 (20.0%) disagree with the search and 2 are not monotone in ε; "
         "not Square, which was not asked for."
     ) in found

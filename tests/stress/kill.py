@@ -46,6 +46,14 @@ def round_of_kills(
             return kills
 
 
+def undisturbed(folder: Path, *options: str) -> tuple[int | None, float]:
+    """Exit status and seconds of a run that nobody kills."""
+    begun = time.monotonic()
+    process = project.start(folder, *options)
+    process.join()
+    return process.exitcode, time.monotonic() - begun
+
+
 def main() -> int:
     """Exit status 1 where a stage of any round differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,18 +68,16 @@ def main() -> int:
         size = {"epochs": options.epochs, "images": options.images, "steps": 4, "attacked": 24, "drawn": False}
         size |= {"network": options.network}
         alone = project.write(Path(name) / "alone", **size)
-        begun = time.monotonic()
-        process = project.start(alone)
-        process.join()
-        seconds = time.monotonic() - begun
+        status, seconds = undisturbed(alone)
         expected = project.stages(alone)
-        print(f"left alone: exit status {process.exitcode}, {len(expected)} stages in {seconds:.0f} s", flush=True)
+        print(f"left alone: exit status {status}, {len(expected)} stages in {seconds:.0f} s", flush=True)
+        longest = max(seconds / 4, 2 * undisturbed(alone, "--robbench-resume")[1])  # or no run would get to its end
         number = 0
         while in_stages(kills).total() < options.kills:
             number += 1
             print(f"round {number}", flush=True)
             folder = project.write(Path(name) / f"round{number}", **size)
-            kills.update(round_of_kills(folder, numbers, seconds / 4, lambda line: print(line, flush=True)))
+            kills.update(round_of_kills(folder, numbers, longest, lambda line: print(line, flush=True)))
             found = project.differences(expected, project.stages(folder))
             faults += len(found)
             same = f"{len(expected)} stages: weights, histories, p*, robust accuracies and passes identical"
@@ -82,7 +88,7 @@ def main() -> int:
         + ", ".join(f"{parts[part]} {text}" for part, text in PARTS.items())
     )
     print(f"{faults} differences" if faults else "no difference")
-    return 1 if faults or process.exitcode or not expected else 0
+    return 1 if faults or status or not expected else 0
 
 
 PARTS = {

@@ -50,12 +50,15 @@ import math
 
 import pytest
 
-from robbench import PGD, Dataset, EpsilonGrid, Estimate, Recipe, Study, Transfers
+from robbench import PGD, Dataset, EarlyStopping, EpsilonGrid, Estimate, OneCycle, Recipe, Study, Transfers
 
-STANDARD = Recipe(optimiser="adam", learning_rate=0.003, weight_decay=0, batch_size=50, epochs={epochs})
+STANDARD = Recipe(
+    optimiser="adam", learning_rate=0.003, weight_decay=0, batch_size=50, epochs={epochs},
+    early_stopping=EarlyStopping(patience=1),
+)
 ADVERSARIAL = Recipe(
     optimiser="sgd", momentum=0.9, learning_rate=0.1, weight_decay=1e-4, batch_size=50, epochs={epochs},
-    attack=PGD(epsilon=0.05, steps=3),
+    schedule=OneCycle(), attack=PGD(epsilon=0.05, steps=3),
 )
 STUDY = Study(
     name="{search}",

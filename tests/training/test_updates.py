@@ -161,6 +161,16 @@ def test_parameters_that_are_frozen_do_not_move():
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["0.weight", "0.bias"]
 
 
+@pytest.mark.parametrize("attack", [None, ADVERSARY])
+def test_a_network_that_is_frozen_as_a_whole_is_an_error(attack):
+    """Before its first update; a single trainable layer is enough."""
+    model = network().requires_grad_(False)
+    with pytest.raises(RobbenchError, match=r"expected a network with parameters to train, got one .* all frozen"):
+        run(model, recipe(attack=attack))
+    model[-1].requires_grad_(True)
+    assert len(run(model, recipe(attack=attack)).history) == 3
+
+
 @pytest.mark.parametrize(("epoch", "batch"), [(1, 1), (2, 3)])
 def test_a_loss_that_is_not_finite_names_epoch_and_batch(epoch, batch):
     """The error comes after the epoch, names the first batch that went wrong, and no checkpoint of it is made."""

@@ -46,6 +46,15 @@ REMOVED = {
 }
 
 
+def test_names_of_missing_stages_do_nothing_to_a_terminal(verified, without):
+    """No escape sequence, line of their own or turned text, whatever a bundle says is missing."""
+    without(lambda record: False, missing=["a\x1b]0;b\x07/c\u202e\nproblem   d\x9b.training"])
+    _, lines = verified()
+    (line,) = found(lines, "missing")
+    assert line == "a]0;b: 1 stages have no record: c problem   d.training"
+    assert all(line.isprintable() for line in lines)
+
+
 @pytest.mark.parametrize("name", REMOVED)
 def test_a_stage_of_the_plan_without_a_record_is_a_problem(place, verified, without, name):
     """Each of them is named, though every file of the bundle says what the remaining records say."""
