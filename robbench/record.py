@@ -74,7 +74,7 @@ class Seconds(Struct, frozen=True, kw_only=True):
     io: Duration = 0.0
     """Reading data and writing checkpoints."""
     in_line: Duration = 0.0
-    """While what is ``measured`` ran, by the thread that stood there longest: ready to run, but other work had the cores. No
+    """While what is ``measured`` ran, by the thread that stood there longest: ready to run, but the cores were taken. No
     duration of its own. 0 where the system does not tell; Linux does."""
 
     @property

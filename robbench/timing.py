@@ -59,14 +59,15 @@ class Stopwatch:
 
     def _start(self, name: str) -> Callable[[], dict[str, float]]:
         """What tells how much came to each field since now."""
+        before = in_line() if name in _MEASURED else {}
         clock = self._clock()
         if name not in _MEASURED:
             return lambda: {name: clock()}
-        before = in_line()
 
         def so_far() -> dict[str, float]:
+            seconds = clock()
             longest = max((waited - before.get(thread, 0.0) for thread, waited in in_line().items()), default=0.0)
-            return {name: clock(), _IN_LINE: longest}
+            return {name: seconds, _IN_LINE: longest}
 
         return so_far
 

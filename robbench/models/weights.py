@@ -75,7 +75,7 @@ def buffers(network: nn.Module) -> dict[str, Tensor]:
 
 
 def not_finite(tensors: Mapping[str, Tensor], begun: Mapping[str, Tensor]) -> list[str]:
-    """The tensors with a NaN or an infinity that no buffer was begun with.
+    """The tensors with a NaN or an infinity that no buffer was begun with in its place.
 
     Args:
         tensors: of a state dict.
@@ -86,10 +86,11 @@ def not_finite(tensors: Mapping[str, Tensor], begun: Mapping[str, Tensor]) -> li
 
 
 def _finite(tensor: Tensor, begun: Tensor | None) -> bool:
-    finite = torch.isfinite(tensor)
+    sound = torch.isfinite(tensor)
     if begun is not None and begun.shape == tensor.shape:
-        finite |= ~torch.isfinite(begun.to(tensor.device))
-    return bool(finite.all())
+        begun = begun.to(tensor.device)
+        sound |= (tensor == begun) | (torch.isnan(tensor) & torch.isnan(begun))
+    return bool(sound.all())
 
 
 def _some(keys: Sequence[str]) -> str:

@@ -199,6 +199,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     session, found = item.config.stash[SESSION], marked(item)
     if report.when == "setup" and found is not None:
         report.robbench_plans = session.plan(session.study(found[0]))  # type: ignore[attr-defined]
+        if report.passed:
+            report.robbench_code = session.code  # type: ignore[attr-defined]
     return report
 
 

@@ -14,7 +14,7 @@ from robbench.errors import RobbenchError
 from robbench.interruption import postponed
 from robbench.locks import locked
 from robbench.plugin.session import Session
-from robbench.plugin.signals import TERMINATED, Terminated
+from robbench.plugin.signals import TERMINATED, Terminated, one_at_a_time
 from robbench.record import Record, as_case
 from robbench.terminal import busy, legend, table, warnings
 
@@ -38,9 +38,11 @@ class Results:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect what a stage sent in its properties, and the plan of its study."""
-        if plans := getattr(report, "robbench_plans", {}):
-            self._session.plans |= plans
-            self._session.share()  # a controller of pytest-xdist, which outlives its workers
+        self._session.plans |= getattr(report, "robbench_plans", {})
+        if code := getattr(report, "robbench_code", ""):
+            self._session.code = code  # to a controller of pytest-xdist, which collects nothing and lives longest
+            self._session.share()
+            one_at_a_time(self._session.config)
         properties = dict(report.user_properties)
         if report.when != "call" or "robbench_stage" not in properties:
             return
@@ -58,8 +60,8 @@ class Results:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Say how to go on after SIGINT or SIGTERM."""
-        if excinfo.type not in (KeyboardInterrupt, Terminated):  # such as -x among workers of pytest-xdist
-            return
+        if excinfo.type not in (KeyboardInterrupt, Terminated, pytest.exit.Exception):
+            return  # such as -x among workers of pytest-xdist
         self._interrupted, self._terminated = True, excinfo.type is Terminated
         if self._session.plans or self._session.studies:
             arguments = [*map(str, self._session.config.invocation_params.args)]

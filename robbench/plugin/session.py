@@ -104,9 +104,8 @@ class Session:
 
     @cached_property
     def code(self) -> str:
-        """Identifies robbench's and the project's code."""
-        folders = (self.config.rootpath, self.config.invocation_params.dir)
-        return code_of_run(folders, self.config.getini("python_files"))
+        """Identifies robbench's and the project's code; a controller of pytest-xdist has its workers'."""
+        return code_of_run((self.config.rootpath, self.config.invocation_params.dir))
 
     @cached_property
     def device(self) -> torch.device:

@@ -33,6 +33,7 @@ def end_orderly(session: Session) -> Callable[[], None]:
         return lambda: None
 
     def terminate(number: int, frame: FrameType | None) -> None:
+        __tracebackhide__ = True
         signal.signal(number, signal.SIG_IGN if session.plans else signal.SIG_DFL)
         if session.plans:
             raise Terminated("SIGTERM")
@@ -58,13 +59,15 @@ def one_at_a_time(config: pytest.Config) -> None:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal last
+        __tracebackhide__ = True  # pytest says where the run was
         now = time.monotonic()
         if now - last >= 1:
             last = now
             signal.default_int_handler(number, frame)
 
     def restore() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     signal.signal(signal.SIGINT, interrupt)
     config.add_cleanup(restore)

@@ -25,6 +25,7 @@ write = robbench.writing.os.replace
 
 def replace(source, target):
     if str(target).endswith("{file}") and b"{word}" in pathlib.Path(source).read_bytes():
+        robbench.writing.os.replace = write
         os.kill(os.getpid(), signal.{name})
     write(source, target)
 
@@ -95,12 +96,17 @@ def test_a_signal_while_the_report_is_written_changes_nothing(folder):
     assert (folder / "reports" / "tiny" / "report.md").exists()
 
 
-def test_two_signals_at_once_end_a_run_in_order(folder):
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_two_signals_at_once_end_a_run_in_order(folder, workers):
     """As of a wrapper that passes Ctrl-C on to a process which the terminal has told already."""
     conftest = INTERRUPT.format(file="stage.json", word="glyphs47-standard", name="SIGINT")
-    again = "    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\n    write(source, target)"
-    (folder / "conftest.py").write_text("import threading\n" + conftest.replace("    write(source, target)", again))
-    found, text = run(folder, "-k", "standard")
+    whom = "os.getppid()" if workers else "os.getpid()"
+    once = "        os.kill(os.getpid(), signal.SIGINT)\n"
+    twice = f"        threading.Timer(0.3, os.kill, ({whom}, signal.SIGINT)).start()\n" + once.replace(
+        "os.getpid()", whom
+    )
+    (folder / "conftest.py").write_text("import threading\n" + conftest.replace(once, twice))
+    found, text = run(folder, "-k", "standard", *workers)
     assert found == 2
     assert "Traceback" not in text
-    assert "interrupted; this goes on with what is left: pytest --robbench-update -k standard --robbench-resume" in text
+    assert "interrupted; this goes on with what is left: pytest --robbench-update -k standard" in text

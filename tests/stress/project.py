@@ -265,10 +265,12 @@ def bundles(folder: Path) -> dict[str, Any]:
 
 
 def without_seconds(report: str) -> list[str]:
-    """The lines of a report without dates and command: sentences about seconds without digits, tables without such columns."""
+    """The lines of a report without dates and command: sentences about seconds without digits, tables without such columns,
+    and nothing about how busy the machine was.
+    """
     lines, timed = [], set[int]()
     for dated in report.splitlines():
-        if dated.startswith("**Measured on a busy machine**"):
+        if not dated or dated.startswith("**Measured on a busy machine**"):
             continue
         line = re.sub(r"\d{4}-\d\d-\d\dT[\d:+]+|^pytest\b.*", "#", dated)
         cells = [" ".join(cell.split()) for cell in line.split("|")]

@@ -64,6 +64,14 @@ def test_differences_are_found():
     assert len(project.differences({"a": [1], "b": 0}, {"a": [1, 2], "c": 0})) == 3
 
 
+def test_what_is_compared_of_reports_says_nothing_of_the_machine():
+    """Neither its seconds nor how busy it was, as a paragraph of its own."""
+    free = "TL#1 is kept\n\ntrained in 1.5 s\n\n| model | seconds |\n| --- | --- |\n| a | 2 |\n"
+    busy = free.replace("1.5", "9").replace("\n\n|", "\n\n**Measured on a busy machine** (training: a 20% …).\n\n|")
+    assert project.without_seconds(free) == project.without_seconds(busy)
+    assert project.without_seconds(free) != project.without_seconds(free.replace("TL#1", "TL#2"))
+
+
 def test_every_equivalent_mutation_is_one_that_the_rules_make():
     """An entry whose line has changed would hide nothing, and say so to nobody."""
     listed = [
