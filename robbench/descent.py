@@ -45,6 +45,11 @@ class Slots:
     index: Tensor
     """(B,) int64 on the CPU: which image this is; -1 where the row's image is settled and no other took its place."""
 
+    @property
+    def images(self) -> list[Tensor]:
+        """Those of its tensors that are images."""
+        return [self.adversarial, self.best_image, self.originals]
+
     def rows(self, chosen: Tensor) -> Slots:
         """Some of the rows, by their places on the CPU."""
         there = chosen.to(self.labels.device)

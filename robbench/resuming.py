@@ -72,6 +72,9 @@ def check_search_fits(search: Search, testing: FinalTest, images: Tensor, values
         _check_places("waiting", waiting, len(waiting), 0, count - 1)
         if slots is not None:
             _check_places("slots", slots.index, len(slots.labels), -1, count - 1)
+            expected = (len(slots.labels), *images.shape[1:])
+            if got := next((each.shape for each in slots.images if each.shape != expected), None):
+                raise ValueError(f"slots: expected images {expected}, got {tuple(got)}")
     attacked = int((search.pstar != WRONG).sum())
     if len(testing.fooled) > attacks or not all(0 <= number <= attacked for number in [testing.start, *testing.fooled]):
         raise ValueError(f"testing: expected at most {attacks} attacks on {attacked} images, got {testing}")

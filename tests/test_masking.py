@@ -221,6 +221,14 @@ def test_rounding_is_not_chance(size, expected):
     assert len(result.warnings) == bool(expected)
 
 
+def test_another_way_where_no_gradient_is_wanted_is_not_chance():
+    """Both passes take the way of the attack, as some fused layers have one of their own for inference."""
+    model, images, labels, _ = linear_case(13, count=40)
+    found = estimated(model, images, labels)
+    fused = Through(model, logits=lambda logits: logits if logits.requires_grad else 1.1 * logits)
+    assert audit_search(fused, images, labels, found, ATTACK, ALL, batch_size=40).by_chance == 0
+
+
 def test_a_number_that_is_none_the_second_time_is_chance():
     """No comparison with NaN is true."""
     model, images, labels, _ = linear_case(13, count=40)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
+from functools import reduce
 
 import msgspec
 import pytest
@@ -153,17 +154,20 @@ def put(name, value):
     """A change of the first place of a tensor; ``name`` is its path from the search."""
 
     def change(search, testing):
-        tensor = search
-        for attribute in name.split("."):
-            tensor = getattr(tensor, attribute)
-        tensor[0] = value
+        reduce(getattr, name.split("."), search)[0] = value
 
     return change
 
 
 def put_all(name, make):
-    """A change of a whole tensor of a search."""
-    return lambda search, testing: setattr(search, name, make(getattr(search, name)))
+    """A change of a whole tensor; ``name`` is its path from the search."""
+    *inner, last = name.split(".")
+
+    def change(search, testing):
+        owner = reduce(getattr, inner, search)
+        setattr(owner, last, make(getattr(owner, last)))
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -180,6 +184,9 @@ def put_all(name, make):
         (put("descent.waiting", 12), "waiting: expected 8 places from 0 to 11"),
         (put("descent.waiting", -1), "waiting: expected 8 places from 0 to 11"),
         (put("descent.slots.index", 12), "slots: expected 4 places from -1 to 11"),
+        *((put_all(f"descent.slots.{name}", lambda tensor: tensor[..., 1:]),
+           "slots: expected images (4, 1, 6, 6), got (4, 1, 6, 5)")
+          for name in ("adversarial", "best_image", "originals")),
         (lambda search, testing: testing.fooled.extend([1, 2]), "testing: expected at most 2 attacks on 12 images"),
         (lambda search, testing: testing.fooled.append(-1), "testing: expected at most 2 attacks on 12 images"),
         (lambda search, testing: testing.fooled.append(13), "testing: expected at most 2 attacks on 12 images"),

@@ -14,6 +14,7 @@ from robbench.errors import RobbenchError
 from robbench.plugin.session import SESSION, marked
 from robbench.record import Record
 from robbench.spec import Model, Study
+from robbench.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -78,7 +79,7 @@ class Robbench:
             record: Record = self._benchmark.pedantic(measured, rounds=1, iterations=1)  # type: ignore[no-untyped-call]
             verdicts = self._judge(record, baseline, tolerances)
         except RobbenchError as error:
-            fault = str(error)
+            fault = printable_lines(str(error))
         finally:
             self._session.clear()
             properties.extend(("robbench_said", text) for text in self._session.said)
@@ -90,7 +91,7 @@ class Robbench:
         self._benchmark.extra_info.update(figures)
         properties.extend((name, value) for name, value in figures.items() if value is not None)
         properties.append(("robbench_verdicts", msgspec.json.encode(verdicts).decode()))
-        failures = [verdict.message for verdict in verdicts if verdict.fails]
+        failures = [printable(verdict.message) for verdict in verdicts if verdict.fails]
         if failures:
             pytest.fail(f"{study.name}/{model.id}: " + "\n  ".join(failures), pytrace=False)
         return record

@@ -71,6 +71,14 @@ def test_a_buffer_may_be_infinite_where_it_was_built_so():
             load_weights(second, weights(first) | changed, "memory")
 
 
+def test_a_buffer_of_two_names_may_be_infinite_by_both():
+    """Layers may share their mask."""
+    network = cnn7(seed=1)
+    network.body.register_buffer("mask", torch.full((3,), -torch.inf))
+    network.body.register_buffer("again", network.body.mask)
+    load_weights(network, weights(network), "memory")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
