@@ -32,7 +32,7 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
                 _marks(verdicts, case),
             )
         )
-    headers = ("model", "accuracy", "median p*", "training s", "epochs", "p* s", "against baseline")
+    headers = ("model", "accuracy", "median p*", "training s", "kept epoch", "p* s", "against baseline")
     aligned = ("left", *["right"] * 5, "left")
     return str(tabulate(rows, headers=headers, disable_numparse=True, colalign=aligned))
 
