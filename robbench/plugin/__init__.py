@@ -151,16 +151,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """
     state = session.config.stash[SESSION]
     state.measures = any(item.get_closest_marker("perf") for item in session.items)
+    shares = False
     for item in session.items:
         mark, parameters = item.get_closest_marker("suite"), getattr(item, "callspec", None)
         if mark is not None and parameters is not None and "model" in parameters.params:
             state.selected.setdefault(state.study(mark.args[0]).name, []).append(parameters.params["model"])
-            if not (
-                session.config.option.collectonly or item.get_closest_marker("skip") or _asks_for_cuda(state, item)
-            ):
-                state.share()
+            shares |= not item.get_closest_marker("skip") and not _asks_for_cuda(state, item)
     if state.selected:
         one_at_a_time(session.config)
+    if shares and not session.config.option.collectonly:
+        state.share()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

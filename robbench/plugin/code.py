@@ -7,7 +7,9 @@ import os
 import sys
 import sysconfig
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import robbench
@@ -18,52 +20,65 @@ _MOST_FILES = 10_000
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
-def code_of_run(folders: Sequence[Path]) -> str:
-    """First half of a SHA-256, in hexadecimal: over robbench's own files, the Python files below some folders, and loaded ones.
+def code_of_run(root: Path, architectures: Iterable[str]) -> str:
+    """First half of a SHA-256, in hexadecimal: over robbench's files, all Python files below the root, and what is loaded.
 
-    What is installed is left out, since records hold versions, and so are hidden folders and virtual environments. Where a
-    file cannot be read, or there are very many, it is another value every time.
+    What is installed is left out, since records hold versions; so are hidden files and virtual environments below the
+    root, unless they are loaded. Where a file below the root cannot be read, or there are very many, it is another value
+    every time.
 
     Args:
-        folders: absolute.
+        root: of the project.
+        architectures: names of networks; the modules of the user's own are loaded.
     """
-    own = Path(robbench.__file__).parent
+    for architecture in architectures:
+        module, colon, _ = architecture.partition(":")
+        if colon and module != "timm":
+            with suppress(Exception):  # building the network says what is wrong
+                import_module(module)
+    own, root = Path(robbench.__file__).resolve().parent, root.resolve()
     found = {path: str(path.relative_to(own.parent)) for path in own.rglob("*.py")}
-    for folder in folders:
-        for path in _below(folder):
-            found.setdefault(path, str(path.relative_to(folder)))
-            if len(found) > _MOST_FILES:
-                return uuid.uuid4().hex
-    for path in _loaded_from_elsewhere(folders):
-        found.setdefault(path, str(path))
-    digest = hashlib.sha256()
+    for path in _below(root):
+        found.setdefault(path, str(path.relative_to(root)))
+        if len(found) > _MOST_FILES:
+            return uuid.uuid4().hex
     try:
-        for path, name in sorted(found.items(), key=lambda item: item[1]):
-            digest.update(f"{name}\0".encode(errors="surrogateescape") + hashlib.sha256(path.read_bytes()).digest())
+        parts = [f"{name}\0{_sha256(path)}" for path, name in found.items()]
     except OSError:
         return uuid.uuid4().hex
-    return digest.hexdigest()[:32]
+    parts += {_loaded_part(name, path) for name, path in _loaded().items() if path not in found}
+    return hashlib.sha256("\n".join(sorted(parts)).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Python files, those in linked folders too."""
-    seen = set()
-    for place, inner, names in os.walk(folder, followlinks=True):
-        if os.path.realpath(place) in seen or "pyvenv.cfg" in names:
+def _below(root: Path) -> Iterator[Path]:
+    for place, inner, names in os.walk(root):
+        if "pyvenv.cfg" in names:
             inner.clear()
             continue
-        seen.add(os.path.realpath(place))
-        inner[:] = [name for name in inner if not name.startswith(".") and name not in {"__pycache__", *_INSTALLED}]
-        yield from (Path(place, name) for name in names if name.endswith(".py"))
+        inner[:] = [name for name in inner if not name.startswith(".") and name not in _INSTALLED]
+        named = (Path(place, name) for name in names if name.endswith(".py") and not name.startswith("."))
+        yield from filter(Path.is_file, named)
 
 
-def _loaded_from_elsewhere(folders: Sequence[Path]) -> Iterator[Path]:
-    """Files of modules that are loaded and neither installed nor Python's own: such as of packages in editable mode."""
-    python = Path(sysconfig.get_path("stdlib"))
-    for module in [*sys.modules.values()]:
-        path = Path(
-            getattr(module, "__dict__", {}).get("__file__") or ""
-        )  # of PyTorch's one is "_ops.py", which is no file
-        known = any(path.is_relative_to(folder) for folder in (python, *folders))
-        if path.is_absolute() and path.suffix == ".py" and not known and not _INSTALLED & {*path.parts}:
-            yield path
+def _loaded() -> dict[str, Path]:
+    """Files of modules that are loaded and neither installed nor Python's own, as of packages in editable mode; by name."""
+    python = Path(sysconfig.get_path("stdlib")).resolve()
+    files: dict[str, Path] = {}
+    for name, module in [*sys.modules.items()]:
+        with suppress(Exception):  # anything may pass for a module
+            path = Path(vars(module)["__file__"])
+            if path.is_absolute() and name != "__main__" and not _INSTALLED & {*path.parts}:
+                files[name] = path.resolve()
+    return {name: path for name, path in files.items() if not path.is_relative_to(python)}
+
+
+def _loaded_part(name: str, path: Path) -> str:
+    """A loaded file's content, wherever it lies, or where there is none, as in an archive, the module's name."""
+    try:
+        return f"\0{_sha256(path)}"
+    except OSError:
+        return f"\0{name}"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -105,7 +105,8 @@ class Session:
     @cached_property
     def code(self) -> str:
         """Identifies robbench's and the project's code; a controller of pytest-xdist has its workers'."""
-        return code_of_run((self.config.rootpath, self.config.invocation_params.dir))
+        models = (model for chosen in self.selected.values() for model in chosen)
+        return code_of_run(self.config.rootpath, {model.architecture for model in models})
 
     @cached_property
     def device(self) -> torch.device:
