@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import signal
 import threading
@@ -40,12 +41,19 @@ def end_orderly(session: Session) -> Callable[[], None]:
         if not session.plans:
             signal.raise_signal(number)
 
+    def restore() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if session.plans:
+            atexit.register(_ignore)
+
     signal.signal(signal.SIGTERM, terminate)
-    return _restore
+    return restore
 
 
-def _restore() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _ignore() -> None:
+    """While Python ends, which takes a while with torch, and changes no status any more."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def one_at_a_time(config: pytest.Config) -> None:

@@ -44,7 +44,11 @@ FORBIDDEN_CALLS = {
     *("eval", "exec", "compile", "__import__"),
     *("torch.load", "torch.jit.load", "torch.hub.load", "pandas.read_pickle", "pd.read_pickle", "os.system"),
 }
-RUNS_USERS_CODE = {"models/build.py": "import_module", "suites.py": "exec_module"}
+RUNS_USERS_CODE = {
+    "models/build.py": "import_module",
+    "plugin/code.py": "import_module",
+    "suites.py": "exec_module",
+}
 """Where code is run on purpose: an architecture's function and a suite file, both named by the user who runs them."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -104,6 +105,16 @@ def test_a_signal_after_the_last_line_changes_nothing(folder):
     assert found == 0
     assert "interrupted" not in text
     assert "Terminated" not in text
+
+
+def test_a_signal_while_python_ends_changes_nothing(folder):
+    """Which takes a while; what was registered first to run at its end runs last."""
+    last = "atexit.register(os.kill, os.getpid(), signal.SIGTERM)"
+    (folder / "conftest.py").write_text(f"import atexit\nimport os\nimport signal\n\n{last}\n")
+    command = [sys.executable, "-m", "pytest", "-m", "suite", "--robbench-update", "-k", "glyphs10-standard"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 passed" in done.stdout
 
 
 def test_pytest_exit_says_how_to_go_on(folder):
