@@ -13,7 +13,7 @@ from torch import nn
 
 from robbench.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
 from robbench.errors import RobbenchError, require
-from robbench.memory import indivisible
+from robbench.memory import indivisible, ran_out
 from robbench.models import plain
 from robbench.models.network import Network, Normalise, seeded, sizes
 from robbench.models.residual import RESNET_STAGES, resnet, wide_resnet
@@ -124,7 +124,7 @@ def _from_function(architecture: str, classes: int, shape: tuple[int, int, int])
     module, _, function = architecture.partition(":")
     try:
         make = getattr(import_module(module), function)
-    except Exception as error:  # an import runs the user's code, which may fail in any way
+    except (Exception, SystemExit) as error:  # an import runs the user's code, which may fail in any way
         tried = f"from {module} import {function}"
         raise RobbenchError(f"architecture {architecture!r}: tried `{tried}`, got {error!r}") from error
     try:
@@ -132,7 +132,12 @@ def _from_function(architecture: str, classes: int, shape: tuple[int, int, int])
     except (TypeError, ValueError) as error:
         message = f"architecture {architecture!r}: expected a function called as f(classes=…, shape=…): {error}"
         raise RobbenchError(message) from error
-    body = make(classes=classes, shape=shape)
+    try:
+        body = make(classes=classes, shape=shape)
+    except (Exception, SystemExit) as error:
+        if ran_out(error):
+            raise
+        raise RobbenchError(f"{architecture}: called with classes={classes}, shape={shape}, got {error!r}") from error
     require(isinstance(body, nn.Module), architecture, "an nn.Module from the function", type(body).__name__)
     children = [name for name, child in body.named_children() if any(True for _ in child.parameters())]
     last = children[-1] if children else None

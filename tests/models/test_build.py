@@ -145,6 +145,12 @@ def double(classes, shape):
 def cast(classes, shape):
     return double(classes, shape).float()
 
+def vast(classes, shape):
+    raise MemoryError
+
+def picky(classes, shape):
+    return {3: None}[shape[0]]
+
 def empty(classes, shape):
     return nn.Identity()
 """
@@ -180,6 +186,8 @@ def test_a_function_of_the_user_is_built_from_the_seed():
         ("own_networks:maps", r"expected logits of shape \(1, 10\) for one image, got \(1, 1, 28, 10\)"),
         ("own_networks:double", "own_networks:double does not take 1x28x28 images: .*dtype"),
         ("own_networks:nothing", "expected an nn.Module from the function, got 'NoneType'"),
+        ("own_networks:picky", r"called with classes=10, shape=\(1, 28, 28\), got KeyError\(1\)"),
+        ("own_networks:vast", "out of memory: own_networks:vast does not fit"),
         ("broken_networks:f", "ZeroDivisionError"),
     ],
 )
