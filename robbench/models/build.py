@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robbench.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
 from robbench.errors import RobbenchError, require
@@ -165,3 +165,6 @@ def _try(body: nn.Module, architecture: str, classes: int, shape: tuple[int, int
         body.train()
     if got != (1, classes):
         raise RobbenchError(f"{architecture}: expected logits of shape (1, {classes}) for one image, got {got}")
+    for name, value in body.state_dict().items():
+        held = f"{type(value).__name__} as {name}"
+        require(isinstance(value, Tensor), architecture, "a state dict of tensors (keep numbers in buffers)", held)
