@@ -40,12 +40,15 @@ def load_data(dataset: Dataset, folder: Path, *, download: bool) -> Data:
 
 def training_parts(dataset: Dataset, data: Data, device: torch.device) -> tuple[Images, Images]:
     """Training and validation images on the device."""
-    train, validation = split(
-        len(data.train),
-        validation=dataset.validation,
-        seed=dataset.seed,
-        overlapping=dataset.split == "overlapping",
-    )
+    try:
+        train, validation = split(
+            len(data.train),
+            validation=dataset.validation,
+            seed=dataset.seed,
+            overlapping=dataset.split == "overlapping",
+        )
+    except RobbenchError as error:
+        raise RobbenchError(f"dataset {dataset.name!r} {error}") from error
     return data.train.take(train).to(device), data.train.take(validation).to(device)
 
 

@@ -17,6 +17,7 @@ from robbench.plan import PlannedStage, Speed
 from robbench.precision import tensor_cores
 from robbench.spec import PGD
 from robbench.steps import attacked
+from robbench.timing import Stopwatch
 
 BATCH_SIZE = {"cpu": 64, "cuda": 512}
 """Images timed at once, by device type; fewer where one pass would take long."""
@@ -73,10 +74,12 @@ def measure(
     return Speed(inference=inference, attack=whole_attack / steps, update=updated)
 
 
-def speeds_of(
+def measured_speeds(
     stages: Iterable[PlannedStage], device: torch.device
-) -> dict[tuple[str, tuple[int, int, int], str], Speed]:
-    """The speed of every network of a plan, each measured once; ``tf32`` is float32 where there is no TF32.
+) -> tuple[dict[tuple[str, tuple[int, int, int], str], Speed], float]:
+    """The speed of every network of a plan, each measured once, and the share of that time in line for a core, in [0, 1].
+
+    ``tf32`` is float32 where there is no TF32.
 
     Raises:
         RobbenchError: a network cannot be built.
@@ -87,10 +90,14 @@ def speeds_of(
     def speed(architecture: str, shape: tuple[int, int, int], precision: str) -> Speed:
         return measure(architecture, classes=100, shape=shape, precision=precision, device=device)
 
-    return {
-        network: speed(*network[:2], "float32" if network[2] == "tf32" and not rounded else network[2])
-        for network in dict.fromkeys(stage.network for stage in stages)
-    }
+    stopwatch = Stopwatch(torch.device("cpu"))
+    with stopwatch.region("estimation"):
+        speeds = {
+            network: speed(*network[:2], "float32" if network[2] == "tf32" and not rounded else network[2])
+            for network in dict.fromkeys(stage.network for stage in stages)
+        }
+    seconds = stopwatch.seconds
+    return speeds, min(1.0, seconds.in_line / seconds.measured) if seconds.measured > LEAST else 0.0
 
 
 def _per_run(run: Callable[[], None], device: torch.device) -> float:

@@ -105,6 +105,12 @@ def wrn_size(name: str) -> tuple[int, int] | None:
     return depth, width
 
 
+def own_module(architecture: str) -> str | None:
+    """The module of a network of the user's own, ``mypackage.nets`` of ``mypackage.nets:small``; None of any other."""
+    module, colon, _ = architecture.partition(":")
+    return module if colon and module != "timm" else None
+
+
 def block_names(architecture: str) -> tuple[str, ...] | None:
     """Names of an architecture's blocks, first to last; None where only the built network can tell (timm, own code).
 

@@ -16,6 +16,7 @@ from robbench.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from robbench.compare import Tolerances, Verdict
+    from robbench.plan import Speed
 
 
 def _path(text: str) -> Path:
@@ -177,9 +178,14 @@ def _compare(options: argparse.Namespace) -> int:
     tolerances = Tolerances.of({name: value for name, value in given.items() if value is not None})
     verdicts = _against_baselines(options, tolerances) if options.base is None else _against_base(options, tolerances)
     failing = sum(verdict.fails for verdict in verdicts)
+    untimed = Counter(verdict.message for verdict in verdicts if verdict.figure == "seconds" and verdict.mark == "x")
     for verdict in sorted(verdicts, key=lambda verdict: not verdict.fails):
+        if verdict.message in untimed:
+            continue
         if verdict.fails or options.all or verdict.mark != "=":
             print(printable(f"{verdict.mark:7}  {verdict.suite}/{verdict.case}.{verdict.stage}: {verdict.message}"))
+    for message, stages in untimed.items():
+        print(printable(f"{'x':7}  {stages} stage{'s' * (stages != 1)}: {message}"))
     equal = sum(verdict.mark == "=" for verdict in verdicts)
     if failing:
         held = f"--pstar {tolerances.pstar:g} --accuracy {tolerances.accuracy:g} --seconds {tolerances.seconds:g}"
@@ -279,6 +285,7 @@ def _against_baselines(options: argparse.Namespace, tolerances: Tolerances) -> l
 def _plan(options: argparse.Namespace) -> int:
     from robbench.adapt import adapt, names, parse_datasets
     from robbench.plan import lines, of_item, plan
+    from robbench.record import BUSY
     from robbench.store import Store
     from robbench.suites import read_studies
 
@@ -298,14 +305,18 @@ def _plan(options: argparse.Namespace) -> int:
         )
         stages = of_item(plan(study, options.data), item)
         done = {stage.digest for stage in stages if store.finished(stage.digest)}
-        speeds = {}
+        speeds: dict[tuple[str, tuple[int, int, int], str], Speed] = {}
+        busy = 0.0
         if not options.no_calibration:
-            from robbench.calibration import speeds_of
+            from robbench.calibration import measured_speeds
             from robbench.environment import choose_device
 
-            speeds = speeds_of([stage for stage in stages if stage.digest not in done], choose_device(options.device))
+            left = [stage for stage in stages if stage.digest not in done]
+            speeds, busy = measured_speeds(left, choose_device(options.device))
         print(f"study {study.name}")
         print("\n".join(lines(stages, speeds, done)))
+        if busy > BUSY:
+            print(f"measured on a busy machine, {busy:.0%} of the time in line for a core: an idle one takes less")
     return 0
 
 

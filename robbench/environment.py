@@ -44,10 +44,12 @@ def environment(device: torch.device) -> Environment:
     """Everything about this machine, these versions and torch's switches that a reader of a figure may ask."""
     cuda = device.type == "cuda"
     lasting, deterministic = _lasting(device), torch.are_deterministic_algorithms_enabled()
+    threads = torch.get_num_threads()
+    slug = lasting.slug if cuda or threads == lasting.cores else f"{lasting.slug}-{threads}thread"
     return msgspec.structs.replace(
         lasting,
-        slug=f"{lasting.slug}-deterministic" if deterministic else lasting.slug,
-        threads=torch.get_num_threads(),
+        slug=f"{slug}-deterministic" if deterministic else slug,
+        threads=threads,
         tf32=rounds_convolutions() if cuda else None,
         deterministic=deterministic,
         matmul_precision=matmul_precision(),

@@ -3,7 +3,8 @@
 A large p* tells of a robust network only where the attack could have found a smaller one. It could not where gradients
 are zero or not finite, and it was not the best one where a single step, another radius, a way to an image of another class
 (where the attack of Brendel et al. 2018 begins) or Square (Andriushchenko et al. 2020) fools the network within the p*
-that the search came to; the last two need no gradient. And a network that draws random numbers has no p* to repeat.
+that the search came to; the last two need no gradient. And a network that draws random numbers, or looks at the other
+images of its batch, has no p* to repeat.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ def warnings(audit: Audit) -> list[str]:
     found = []
     if audit.by_chance:
         found.append(
-            f"the network gives {audit.by_chance} of {audit.images} images other logits the second time: p* depends on chance"
+            f"the network gives {audit.by_chance} of {audit.images} images other logits the second time, in other company: p* "
+            "depends on chance, or on the batch"
         )
     if audit.one_class:
         found.append(
@@ -266,7 +268,9 @@ class _Attacks:
             gradient, logits = self._gradient(originals, labels)
             flat = gradient.flatten(1)
             columns = [(flat == 0).sum(dim=1) >= BLOCKED * flat.shape[1], ~torch.isfinite(flat).all(dim=1)]
-            again = self._logits(originals)[1].detach()
+            again = torch.empty_like(logits)
+            for start in range(min(2, len(originals))):  # every second image: other neighbours, in another place
+                again[start::2] = self._logits(originals[start::2].contiguous())[1].detach()
             largest = logits.abs().amax(dim=1)
             columns.append(~((again - logits).abs().amax(dim=1) <= ROUNDING * largest))  # NaN is no number again
             for radius in radii:

@@ -248,7 +248,7 @@ class Audit(Struct, frozen=True, kw_only=True):
     not_finite: int
     """Images whose gradient is not finite, there or where the scan's attack ended."""
     by_chance: int = 0
-    """Images whose logits are others, by more than rounding, when the network is asked again."""
+    """Images whose logits are others, by more than rounding, when the network is asked again, in other company."""
     one_step: list[Against]
     """A single step of the whole radius, at the quartiles of p*."""
     towards: list[Against] = []

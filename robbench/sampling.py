@@ -26,7 +26,7 @@ def scanned(audit: Audit, looked_at: int, passes: int, radii: int, steps: int) -
 
 
 def image_passes(radii: int) -> int:
-    """Passes of an image that is looked at: its gradient, its logits once more, and two judgements at each radius."""
+    """Passes of an image that is looked at: its gradient, its logits once more in half a batch, and two judgements at each radius."""
     return 3 + 2 * radii
 
 

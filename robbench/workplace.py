@@ -14,6 +14,7 @@ import msgspec
 import torch
 
 from robbench.assembly import build_network, load_data, placed, transferred_network
+from robbench.catalogue import own_module
 from robbench.data import Data
 from robbench.determinism import explained
 from robbench.environment import environment
@@ -105,6 +106,11 @@ def reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) 
         return None
     if under_test:  # nobody else looks at what the stage kept
         workplace.store.check(digest, finished)
+    if under_test and not shared and _of_changed_code(finished, model, workplace):
+        workplace.say(
+            "Python files have changed since the stages of own networks were made that this run took from the store: the "
+            "networks' own files are the same, but if others that they need are not, run without --robbench-resume"
+        )
     if shared:
         workplace.say("what another run of the same code finished in this store meanwhile was not made again")
     return finished.record
@@ -118,6 +124,13 @@ def _of_this_session(finished: Finished, workplace: Workplace) -> bool:
         for surroundings in (finished.record.environment, environment(workplace.device))
     )
     return finished.finished >= workplace.began and finished.code == workplace.store.code and there == here
+
+
+def _of_changed_code(finished: Finished, model: Model, workplace: Workplace) -> bool:
+    """Whether a network of the user's own may have become another one since a former run made its stage."""
+    if not own_module(model.architecture) or finished.run == workplace.store.run:
+        return False
+    return finished.code not in ("", workplace.store.code)
 
 
 def basis_of(model: Model, stage: Stage) -> Model | None:

@@ -1,5 +1,7 @@
 """Timing a network on this machine."""
 
+import itertools
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 import robbench.calibration
-from robbench.calibration import measure, speeds_of
+from robbench.calibration import measure, measured_speeds
 from robbench.graphs import Loop
 
 CPU = torch.device("cpu")
@@ -66,9 +68,17 @@ def test_training_is_timed_apart_only_where_it_computes_otherwise(monkeypatch, t
     monkeypatch.setattr(
         robbench.calibration, "measure", lambda name, **how: asked.append(how["precision"]) or len(asked)
     )
-    found = speeds_of(stages, CPU)
+    assert measured_speeds(stages, CPU) == ({stages[0].network: 1, stages[1].network: len(measured)}, 0.0)
     assert asked == measured
-    assert found == {stages[0].network: 1, stages[1].network: len(measured)}
+
+
+def test_time_in_line_for_a_core_is_told(monkeypatch):
+    """Of what was measured, as a share."""
+    told = itertools.count()
+    monkeypatch.setattr(robbench.timing, "in_line", lambda: {"1": 0.2 * next(told)})
+    monkeypatch.setattr(robbench.calibration, "measure", lambda name, **how: time.sleep(0.4))
+    _, busy = measured_speeds([SimpleNamespace(network=("cnn3", (1, 28, 28), "float32"))], CPU)
+    assert 0.1 < busy <= 0.5
 
 
 @needs_cuda

@@ -284,6 +284,19 @@ def test_a_record_that_is_not_comparable_counts_as_failing(tmp_path, baselines, 
         assert "x        demo/cnn7-mnist-pgd.robustness: median p* cannot be compared" in output
 
 
+def test_seconds_without_a_baseline_are_one_line(tmp_path, baselines, capsys):
+    """On another class of machine all stages have none."""
+    records = both_records(FACTS, GOOD)
+    there = msgspec.structs.replace(records[0].environment, slug="elsewhere")
+    records = [msgspec.structs.replace(record, environment=there) for record in records]
+    write_bundle(tmp_path / "there", Bundle(title="demo", command="", records=records))
+    status, output, _ = run(capsys, "compare", tmp_path / "there", "--baselines", baselines)
+    assert status == 0
+    assert [line for line in output.splitlines() if line.startswith("x")] == [
+        "x        2 stages: seconds not comparable: no baseline on elsewhere (there is: cpu-2core)"
+    ]
+
+
 def test_networks_of_the_current_folder_are_found(tmp_path, monkeypatch, capsys):
     """Whatever starts the command: an installed script does not have that folder on its path."""
     (tmp_path / "lying_here.py").write_text(

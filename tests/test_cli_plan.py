@@ -91,6 +91,15 @@ def test_plan_estimates_time_from_a_calibration(suite, capsys, monkeypatch):
     assert out.splitlines()[-1].endswith(" h")
 
 
+@pytest.mark.parametrize(("busy", "said"), [(0.1, False), (0.56, True)])
+def test_plan_says_when_its_times_are_of_a_busy_machine(suite, capsys, monkeypatch, busy, said):
+    """They may be many times too long."""
+    monkeypatch.setattr(robbench.calibration, "measured_speeds", lambda stages, device: ({}, busy))
+    _, out, _ = run(capsys, "plan", suite)
+    line = "measured on a busy machine, 56% of the time in line for a core: an idle one takes less"
+    assert (out.splitlines()[-1] == line) == said
+
+
 def test_plan_marks_what_the_store_has(suite, capsys, monkeypatch):
     """It is not counted again, nor timed."""
     monkeypatch.setattr(robbench.store.Store, "finished", lambda store, digest: "stage")

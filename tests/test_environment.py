@@ -90,11 +90,14 @@ def test_a_missing_gpu_and_an_unknown_device_are_errors(monkeypatch):
     ],
 )
 def test_a_slug_names_the_class_of_machine(afresh, monkeypatch, processor, slug):
-    """Cores that this process may use, and the processor without trademarks and clock rate."""
+    """Cores that this process may use, the processor without trademarks and clock rate, and threads if not one each."""
     monkeypatch.setattr(robbench.environment, "_cpu_name", lambda: processor)
     monkeypatch.setattr(robbench.environment.os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
-    found = environment(torch.device("cpu"))
-    assert (found.slug, found.cpu, found.device, found.cores) == (slug, processor, processor, 6)
+    for threads, ending in ((6, ""), (1, "-1thread")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found = environment(torch.device("cpu"))
+        assert (found.slug, found.threads) == (slug + ending, threads)
+        assert (found.cpu, found.device, found.cores) == (processor, processor, 6)
 
 
 def test_an_environment_says_what_ran_here():

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import CUTS, Counting, Cramped, Through, linear_case
+from torch import nn
 
 from robbench.attacks import pgd
 from robbench.estimation import estimate_pstar
@@ -202,20 +203,44 @@ def test_a_network_that_draws_random_numbers_is_named(search):
     result = look(lambda pixels: pixels + 0.02 * torch.rand_like(pixels))
     assert result.images >= result.by_chance > result.images / 2
     assert result.warnings[0] == (
-        f"the network gives {result.by_chance} of {result.images} images other logits the second time: p* depends on chance"
+        f"the network gives {result.by_chance} of {result.images} images other logits the second time, in other company: "
+        "p* depends on chance, or on the batch"
     )
     drawn = 0.02 * torch.rand(images[:1].shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
     sound = look(lambda pixels: pixels + drawn)
     assert (sound.by_chance, sound.warnings) == (0, [])
 
 
+@pytest.mark.parametrize("search", ["reference", "fast"])
+@pytest.mark.parametrize("running", [False, True])
+def test_a_network_that_looks_at_the_other_images_of_its_batch_is_named(running, search):
+    """Batch normalisation by the batch's own statistics; by those of the training there is nothing to say."""
+    model, images, labels, _ = linear_case(13, count=40)
+    norm = nn.BatchNorm2d(1, track_running_stats=running, dtype=images.dtype)
+    with torch.no_grad():  # about the images again
+        norm.weight.fill_(images.std())
+        norm.bias.fill_(images.mean())
+    if running:
+        norm.running_mean.fill_(images.mean())
+        norm.running_var.fill_(images.var())
+    for size in (None, 7):
+        result = audited(nn.Sequential(norm, model), images, labels, search=search, batch_size=size)
+        if running:
+            assert (result.by_chance, result.warnings) == (0, [])
+        else:
+            assert result.images >= result.by_chance > result.images / 2
+            assert result.warnings[0].startswith(
+                f"the network gives {result.by_chance} of {result.images} images other"
+            )
+
+
 @pytest.mark.parametrize(("size", "expected"), [(1e-4, 0), (1e-2, 40)])
 def test_rounding_is_not_chance(size, expected):
-    """Logits may differ by a thousandth of the largest one; every second pass here is so much off."""
+    """Logits may differ by a thousandth of the largest one; every pass but the first is so much off here."""
     model, images, labels, _ = linear_case(13, count=40)
     passes = itertools.count()
     found = estimated(model, images, labels)
-    shaky = Through(model, logits=lambda logits: logits * (1 + size * (next(passes) % 2)))
+    shaky = Through(model, logits=lambda logits: logits * (1 + size * (next(passes) > 0)))
     result = audit_search(shaky, images, labels, found, ATTACK, ALL, batch_size=40)
     assert (result.images, result.by_chance) == (40, expected)
     assert len(result.warnings) == bool(expected)
@@ -233,7 +258,7 @@ def test_a_number_that_is_none_the_second_time_is_chance():
     """No comparison with NaN is true."""
     model, images, labels, _ = linear_case(13, count=40)
     found, passes = estimated(model, images, labels), itertools.count()
-    broken = Through(model, logits=lambda logits: logits * (torch.nan if next(passes) == 1 else 1))
+    broken = Through(model, logits=lambda logits: logits * (torch.nan if next(passes) in (1, 2) else 1))
     assert audit_search(broken, images, labels, found, ATTACK, ALL, batch_size=40).by_chance == 40
 
 

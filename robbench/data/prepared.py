@@ -35,9 +35,8 @@ def read_npz(path: Path, name: str) -> Data:
     place, arrays = str(path), {}
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise TypeError("a single array")
+            # Not np.load: what is no archive it takes for a pickle, and says how to load that.
+            archive = np.lib.npyio.NpzFile(file, allow_pickle=False)
             found = archive.files
             for array in (array for array in ARRAYS if array in found):
                 place = f"{path}: array {array}"
@@ -49,9 +48,9 @@ def read_npz(path: Path, name: str) -> Data:
             raise RobbenchError(f"{place}: expected {expected}, got Python objects (dtype object)") from error
         problem = f"{type(error).__name__}: {error}"
         raise RobbenchError(f"{place}: expected an .npz archive with {LAYOUT}; got {problem}") from error
-    missing = [array for array in ARRAYS if array not in found]
-    if missing:
-        raise RobbenchError(f"{path}: array {missing[0]}: expected {LAYOUT}; got only {', '.join(found) or 'nothing'}")
+    if not set(ARRAYS) <= set(found):
+        expected = f"the arrays {', '.join(ARRAYS)}"
+        raise RobbenchError(f"{path}: expected {expected}; got only {', '.join(found) or 'nothing'}")
     return from_arrays(name, arrays, str(path))
 
 
@@ -94,6 +93,8 @@ def from_arrays(name: str, arrays: Mapping[str, Array], source: str) -> Data:
         images = _images(arrays[f"x_{part}"], f"{source}: array x_{part}")
         labels = _labels(arrays[f"y_{part}"], f"{source}: array y_{part}", len(images), len(classes))
         parts.append(Images(images, labels))
+    seen = np.unique(arrays["y_train"]).tolist()
+    require(len(seen) > 1, f"{source}: array y_train", "labels of two or more of the classes", seen)
     data = Data(name, parts[0], parts[1], classes)
     shape = tuple(parts[1].images.shape[1:])
     require(

@@ -62,6 +62,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Results(session), "robbench-results")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """From here on a SIGTERM ends nothing that would not end at once."""
+    session.config.stash[SESSION].ending = True
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Put back what the run switched on."""
     if (session := config.stash.get(SESSION, None)) is not None:

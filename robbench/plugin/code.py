@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import robbench
+from robbench.catalogue import own_module
 
 _MOST_FILES = 10_000
 """Beyond them a folder is taken for no project."""
@@ -32,8 +33,7 @@ def code_of_run(root: Path, architectures: Iterable[str]) -> str:
         architectures: names of networks; the modules of the user's own are loaded.
     """
     for architecture in architectures:
-        module, colon, _ = architecture.partition(":")
-        if colon and module != "timm":
+        if module := own_module(architecture):
             with suppress(Exception, SystemExit):  # building the network says what is wrong
                 import_module(module)
     own, root = Path(robbench.__file__).resolve().parent, root.resolve()

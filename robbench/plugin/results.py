@@ -59,7 +59,7 @@ class Results:
             self._verdicts += msgspec.json.decode(str(properties["robbench_verdicts"]), type=list[Verdict])
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Say how to go on after SIGINT or SIGTERM."""
+        """Say how to go on after SIGINT, SIGTERM or ``pytest.exit``."""
         if excinfo.type not in (KeyboardInterrupt, Terminated, pytest.exit.Exception):
             return  # such as -x among workers of pytest-xdist
         self._interrupted, self._terminated = True, excinfo.type is Terminated

@@ -42,6 +42,8 @@ class Session:
     studies: dict[str, Study] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
     """Data-set names that a replacement found."""
+    ending: bool = False
+    """Whether the last test has run."""
     measures: bool = False
     """Whether a benchmark of robbench itself was selected."""
     selected: dict[str, list[Model]] = field(default_factory=dict)

@@ -25,7 +25,7 @@ def end_orderly(session: Session) -> Callable[[], None]:
     """From the first stage of a suite on, let SIGTERM end the run in order; returns what undoes that.
 
     Before, and in runs without a suite, SIGTERM does what it always does; a handler of somebody else's stays. The second
-    SIGTERM is ignored: the run is ending.
+    SIGTERM is ignored, and so is one after the last test: the run is ending.
     """
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
@@ -35,9 +35,10 @@ def end_orderly(session: Session) -> Callable[[], None]:
     def terminate(number: int, frame: FrameType | None) -> None:
         __tracebackhide__ = True
         signal.signal(number, signal.SIG_IGN if session.plans else signal.SIG_DFL)
-        if session.plans:
+        if session.plans and not session.ending:
             raise Terminated("SIGTERM")
-        signal.raise_signal(number)
+        if not session.plans:
+            signal.raise_signal(number)
 
     signal.signal(signal.SIGTERM, terminate)
     return _restore

@@ -100,4 +100,7 @@ def _csv(fields: Sequence[str] | None, lines: Iterable[Sequence[Any]]) -> bytes:
 
 
 def _shown(value: Any) -> Any:
-    return f"{value:.10g}" if isinstance(value, float) else printable(value) if isinstance(value, str) else value
+    """As a cell: text that a spreadsheet would take for a formula behind an apostrophe (OWASP, "CSV Injection")."""
+    if isinstance(value, str):
+        return f"'{printable(value)}" if value.startswith(("=", "+", "-", "@")) else printable(value)
+    return f"{value:.10g}" if isinstance(value, float) else value

@@ -53,8 +53,8 @@ _GLOSSARY = (
 )
 
 
-def headline(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts in one line of plain text."""
+def headline(verdicts: Sequence[Verdict], lacking: int = 0) -> str:
+    """The verdicts in one line of plain text; nothing has passed while stages lack."""
     marks = [verdict.mark for verdict in verdicts if verdict.mark != "quick"]
     if not marks:
         return "Quick scale: compared with nothing." if verdicts else "No comparison was made."
@@ -68,12 +68,15 @@ def headline(verdicts: Sequence[Verdict]) -> str:
         f"{new} new baseline{'s' * (new != 1)}" if new else "",
     ]
     rest = ", ".join(part for part in parts if part)
+    stages = lacking - errors
+    not_run = f"; {stages} stage{'s' * (stages != 1)} not run" if stages > 0 else ""
     if any(verdict.fails for verdict in verdicts):
         figures = len(marks) - errors
-        return f"Failed: {rest}{f', of {figures} figure' + 's' * (figures != 1) if figures else ''}."
+        return f"Failed: {rest}{f', of {figures} figure' + 's' * (figures != 1) if figures else ''}{not_run}."
     if not compared:
-        return f"Nothing compared: {rest}."
-    return f"Passed: {compared} figure{'s' * (compared != 1)} compared{', ' if rest else ''}{rest}."
+        return f"Nothing compared: {rest}{not_run}."
+    found = f"{compared} figure{'s' * (compared != 1)} compared{', ' if rest else ''}{rest}"
+    return f"Incomplete: {found}, none fails{not_run}." if not_run else f"Passed: {found}."
 
 
 Pictures = Mapping[tuple[str, ...], Sequence[Picture]]
@@ -94,7 +97,7 @@ def report_text(
     records = [record for group in groups for row in group.all_rows for record in (row.trained, row.tested) if record]
     parts = [
         f"# {escape(title)}",
-        f"**{headline(verdicts)}**",
+        f"**{headline(verdicts, len(missing))}**",
         *suspect_section(groups),
         *_changed_specification(verdicts),
     ]

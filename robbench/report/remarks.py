@@ -49,8 +49,8 @@ def busy_remark(group: Group) -> str | None:
     if not named:
         return None
     return (
-        f"**Measured on a busy machine** ({'; '.join(named)} of the time in line for a core). These seconds, and factors "
-        "and shares of them, measure that, too."
+        f"**Measured on a busy machine** ({'; '.join(named)} of the time in line for a core). Their seconds, and every "
+        "factor and share of them, tell as much of that as of the models: measure again on an idle one."
     )
 
 

@@ -113,9 +113,12 @@ def _how_fast(answer: Answer) -> str:
         return f"not run: {escape(best.label)} was not trained here."
     if answer.speed_up is None:
         return "n/a: the models were trained on different machine classes."
+    factor = f"**{_times(answer.speed_up)}**"
+    if any(row.trained and row.trained.measured_busy for model in (best, scratch) for row in model.rows):
+        factor = f"{_times(answer.speed_up)}, which is no measure, since the machine was busy with other work"
     said = [
         f"{escape(best.label)} trained in {seconds(best.seconds)} s, {escape(scratch.label)} from scratch in "
-        f"{seconds(scratch.seconds)} s: **{_times(answer.speed_up)}**."
+        f"{seconds(scratch.seconds)} s: {factor}."
     ]
     if answer.speed_up_with_source is not None and answer.source is not None:
         said.append(

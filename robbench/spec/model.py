@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from robbench.catalogue import block_names
+from robbench.catalogue import block_names, own_module
 from robbench.errors import RobbenchError, require
 from robbench.spec.canonical import UNDESCRIBED, WHERE_GIVEN, describe, digest_of
 from robbench.spec.checks import Checked, choice, integer, number, positive_int, radius, random_seed
@@ -283,8 +283,8 @@ def _code(architecture: str) -> str | None:
     """What identifies the code behind a name that robbench does not define: timm's version, a module's SHA-256."""
     if architecture.startswith("timm:"):
         return f"timm {version('timm')}"
-    module, colon, _ = architecture.partition(":")
-    if not colon:
+    module = own_module(architecture)
+    if module is None:
         return None
     try:
         found = find_spec(module)

@@ -28,9 +28,12 @@ def datasets(draw: st.DrawFn) -> Data:
     channels, height, width, classes = draw(st.tuples(*[st.integers(1, 4)] * 3, st.integers(2, 5)))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
     parts = []
-    for count in draw(st.tuples(st.integers(1, 6), st.integers(1, 6))):
+    for count in draw(st.tuples(st.integers(2, 6), st.integers(1, 6))):
         images = torch.randint(256, (count, channels, height, width), generator=generator).to(torch.uint8)
-        parts.append(Images(images, torch.randint(classes, (count,), generator=generator)))
+        labels = torch.randint(classes, (count,), generator=generator)
+        if not parts:  # an image of another class than the next
+            labels[0] = (labels[1] + 1) % classes
+        parts.append(Images(images, labels))
     names = draw(st.lists(st.text("abcé 0", min_size=1), min_size=classes, max_size=classes, unique=True))
     return Data("own", parts[0], parts[1], tuple(names))
 
@@ -97,6 +100,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "label too large": ({"y_train": np.full(12, 10)}, "y_train: expected labels from 0 to 9, got 10"),
     "label below zero": ({"y_test": np.full(7, -1)}, "y_test: expected labels from 0 to 9, got -1"),
     "label beyond int64": ({"y_test": np.full(7, 2**63, np.uint64)}, "y_test: expected labels from 0 to 9"),
+    "one class": ({"y_train": np.full(12, 3)}, r"y_train: expected labels of two or more of the classes, got \[3\]"),
     "float classes": ({"classes": np.zeros(10)}, "classes: expected names"),
     "class table": ({"classes": np.array([["a", "b"]])}, "classes: expected 1 dimension"),
     "repeated classes": ({"classes": np.array(["a"] * 10)}, "classes: expected two or more different names"),
@@ -113,11 +117,12 @@ def test_bad_array(case: str, arrays: Make, tmp_path: Path) -> None:
 
 
 def test_missing_array(arrays: Make, tmp_path: Path) -> None:
-    """A file without one of the five arrays says which, and what it has."""
+    """A file without one of the five arrays says what is expected, and what it has."""
     made = arrays()
     del made["y_test"]
     np.savez(tmp_path / "own.npz", **made)
-    with pytest.raises(RobbenchError, match=r"array y_test: expected .*; got only x_train, y_train, x_test, classes"):
+    expected = r"own\.npz: expected the arrays x_train, y_train, x_test, y_test, classes"
+    with pytest.raises(RobbenchError, match=expected + "; got only x_train, y_train, x_test, classes$"):
         read_npz(tmp_path / "own.npz", "own")
 
 
@@ -143,12 +148,16 @@ def test_pickled_objects_are_never_loaded(arrays: Make, tmp_path: Path) -> None:
         read_npz(path, "own")
 
 
-def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
-    """An .npy file that was renamed says what is expected."""
-    with (tmp_path / "own.npz").open("wb") as file:
-        np.save(file, np.zeros(3))
-    with pytest.raises(RobbenchError, match=r"expected an .npz archive .*; got TypeError: a single array"):
-        read_npz(tmp_path / "own.npz", "own")
+def test_what_is_no_archive_is_named_so(tmp_path: Path) -> None:
+    """An .npy file that was renamed, text, and a pickle; without numpy's advice to load what may run code."""
+    single = io.BytesIO()
+    np.save(single, np.zeros(3))
+    for content in (single.getvalue(), b"x_train, y_train\n", pickle.dumps({"x_train": 1}), b""):
+        (tmp_path / "own.npz").write_bytes(content)
+        with pytest.raises(
+            RobbenchError, match=r"expected an \.npz archive .*; got BadZipFile: File is not a zip file$"
+        ):
+            read_npz(tmp_path / "own.npz", "own")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -35,7 +35,11 @@ def place(tmp_path):
     sessions = iter(range(1000))
 
     def make(**options):
-        store = Store(options.pop("folder", tmp_path / "store"), run=options.pop("run", f"run {next(sessions)}"))
+        store = Store(
+            options.pop("folder", tmp_path / "store"),
+            run=options.pop("run", f"run {next(sessions)}"),
+            code=options.pop("code", ""),
+        )
         return Workplace(store=store, data=tmp_path / "data", device=torch.device("cpu"), **options)
 
     return make

@@ -50,6 +50,25 @@ def test_a_training_killed_anywhere_ends_as_if_it_had_not_been(place, tmp_path, 
     assert first.store.load_checkpoint(model.digest) is None
 
 
+@pytest.mark.parametrize(
+    ("architecture", "first", "second", "said"),
+    [
+        ("own_networks:small", {"code": "one"}, {"code": "other"}, 1),
+        ("own_networks:small", {"code": "one"}, {"code": "one"}, 0),
+        ("own_networks:small", {"code": ""}, {"code": "one"}, 0),
+        ("own_networks:small", {"code": "one", "run": "the same"}, {"code": "other", "run": "the same"}, 0),
+        ("wrn10_1", {"code": "one"}, {"code": "other"}, 0),
+    ],
+)
+def test_a_stage_of_an_own_network_by_changed_code_is_taken_over_with_a_word(place, architecture, first, second, said):
+    """A digest holds the SHA-256 of the network's file, not of what that file imports."""
+    model = Model(architecture=architecture, dataset=Dataset(name="near"), recipe=RECIPE)
+    texts = []
+    expected = run_training(model, place(**first), suite="demo")
+    assert run_training(model, place(resume=True, say=texts.append, **second), suite="demo") == expected
+    assert sum(text.startswith("Python files have changed since") for text in texts) == said
+
+
 def test_a_resumed_training_takes_up_where_it_stopped(place):
     """Killed in the third epoch, only the third is trained, and the seconds of the first two are counted on."""
     model = source(epochs=3)

@@ -96,6 +96,29 @@ def test_a_signal_while_the_report_is_written_changes_nothing(folder):
     assert (folder / "reports" / "tiny" / "report.md").exists()
 
 
+def test_a_signal_after_the_last_line_changes_nothing(folder):
+    """While plugins take their leave."""
+    last = "def pytest_unconfigure():\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(0.1)\n"
+    (folder / "conftest.py").write_text(f"import os\nimport signal\nimport time\n\n\n{last}")
+    found, text = run(folder, "-k", "glyphs10-standard")
+    assert found == 0
+    assert "interrupted" not in text
+    assert "Terminated" not in text
+
+
+def test_pytest_exit_says_how_to_go_on(folder):
+    """A stage, or a hook of the user's, may end the run itself."""
+    conftest = INTERRUPT.format(file="stage.json", word="glyphs47-standard", name="SIGINT")
+    (folder / "conftest.py").write_text(
+        conftest.replace("import signal", "import signal\n\nimport pytest").replace(
+            "os.kill(os.getpid(), signal.SIGINT)", 'pytest.exit("enough")'
+        )
+    )
+    found, text = run(folder, "-k", "standard")
+    assert found == 2
+    assert "interrupted; this goes on with what is left: pytest --robbench-update -k standard --robbench-resume" in text
+
+
 @pytest.mark.parametrize("workers", [(), ("-n", "1")])
 def test_two_signals_at_once_end_a_run_in_order(folder, workers):
     """As of a wrapper that passes Ctrl-C on to a process which the terminal has told already."""

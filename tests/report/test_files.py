@@ -8,7 +8,7 @@ from factories import both_records, make_facts, training_record
 from msgspec.structs import replace
 
 from robbench.record import AttackAccuracy, Counts, Record
-from robbench.report.files import pstar_csv_gz, results_csv
+from robbench.report.files import _shown, pstar_csv_gz, results_csv
 from robbench.report.rows import Group, group_records
 
 TL1 = make_facts("transfer", "emnist", 1)
@@ -42,6 +42,18 @@ def test_pstar_csv_has_every_image() -> None:
         ["3", "", "censored"],
     ]
     assert data[4:8] == b"\0\0\0\0"
+
+
+def test_no_cell_is_a_formula() -> None:
+    """A spreadsheet would run it; a negative number stays one."""
+    tables = []
+    for name in ("=1+cmd()", "+a", "-a", "@a"):
+        records = [replace(record, suite=name, case=name) for record in both_records(TL1, [0, 3])]
+        tables += [results_csv([group(records)]), gzip.decompress(pstar_csv_gz([group(records)]))]
+    for table in tables:
+        rows = [*csv.DictReader(io.StringIO(table.decode()))]
+        assert all(row[column][:2] in {"'=", "'+", "'-", "'@"} for row in rows for column in ("suite", "case"))
+    assert _shown(-0.5) == "-0.5"
 
 
 def test_variants_and_the_final_test_have_columns() -> None:

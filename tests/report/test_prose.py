@@ -1,5 +1,6 @@
 """What ``report.md`` says, word for word where it matters."""
 
+import msgspec
 import pytest
 from factories import both_records, make_facts, robustness_record
 
@@ -29,6 +30,9 @@ STUDY = [
 ]
 
 
+CASES = {1: "cnn7-emnist-TL1", 2: "cnn7-emnist-pgd"}
+
+
 def test_the_answers_carry_figures() -> None:
     """TL#1 keeps half of 0.4, two thirds of 0.3, and is 40 times faster; what was not run is said."""
     report = text(STUDY)
@@ -45,6 +49,18 @@ def test_the_answers_carry_figures() -> None:
         "With the source model's 100 s counted in: 3.64 times faster.",
     ):
         assert sentence in report
+
+
+@pytest.mark.parametrize("busy", [1, 2])
+def test_a_factor_of_seconds_on_a_busy_machine_is_no_result(busy: int) -> None:
+    """Whichever of the two it was that waited."""
+    records = [*STUDY]
+    place = next(at for at, record in enumerate(records) if (record.case, record.stage) == (CASES[busy], "training"))
+    seconds = msgspec.structs.replace(records[place].seconds, in_line=0.5 * records[place].seconds.measured)
+    records[place] = msgspec.structs.replace(records[place], seconds=seconds)
+    report = text(records)
+    assert "40 times faster, which is no measure, since the machine was busy with other work." in report
+    assert "**40 times faster**" not in report
 
 
 def test_verdict_comes_first_and_only_what_changed() -> None:
@@ -72,6 +88,21 @@ def test_verdict_comes_first_and_only_what_changed() -> None:
 def test_headline(marks: str, line: str) -> None:
     """One line says how the comparison went."""
     assert headline([verdict(mark, figure="seconds") for mark in marks.split()]) == line
+
+
+@pytest.mark.parametrize(
+    ("marks", "lacking", "line"),
+    [
+        ("= = x", 3, "Incomplete: 2 figures compared, 1 not comparable, none fails; 3 stages not run."),
+        ("- =", 1, "Failed: 1 regression, of 2 figures; 1 stage not run."),
+        ("new", 2, "Nothing compared: 1 new baseline; 2 stages not run."),
+        ("error =", 3, "Failed: 1 stage without a result, of 1 figure; 2 stages not run."),
+        ("error =", 1, "Failed: 1 stage without a result, of 1 figure."),
+    ],
+)
+def test_a_study_of_which_stages_were_not_run_has_not_passed(marks: str, lacking: int, line: str) -> None:
+    """As after an interruption, or with ``-k``; a stage without a result is named once."""
+    assert headline([verdict(mark, figure="seconds") for mark in marks.split()], lacking) == line
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_suspect_model_is_named_at_the_top_and_marked_in_the_tables() -> None:
 
 def test_chance_is_not_called_a_masked_gradient() -> None:
     """Where the only warning is that a network draws random numbers, the report says that and no other reason."""
-    reason = "the network gives 9 of 100 images other logits the second time"
+    reason = "the network gives 9 of 100 images other logits the second time, in other company"
     chance = msgspec.structs.replace(SOUND, by_chance=9, warnings=[reason])
     found = text(SOUND, chance, chance)
     assert "p\\* of 2 models cannot be trusted**, for what the audit found. They are marked ⚠ below." in found
