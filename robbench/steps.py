@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robbench.attacks import evaluating, pgd, start_noise
 from robbench.data import Images, pixels
+from robbench.errors import RobbenchError
 from robbench.features import Features
 from robbench.graphs import Loop
 from robbench.memory import Batches
@@ -61,7 +62,11 @@ def update(
     labels: Tensor,
     held: tuple[nn.Module, ...],
 ) -> tuple[Tensor, Tensor]:
-    """One step of the optimiser; the mean loss and the number of images classified correctly, both on the device."""
+    """One step of the optimiser; the mean loss and the number of images classified correctly, both on the device.
+
+    Raises:
+        RobbenchError: no parameter that is trained has a part in the logits.
+    """
     if recipe.statistics == "running":
         network.eval()
     else:
@@ -70,6 +75,11 @@ def update(
     with autocast(recipe.precision, images.device):
         logits = network(images)
     loss = F.cross_entropy(logits.float(), labels)
+    if not loss.requires_grad:
+        raise RobbenchError(
+            "training: expected logits that depend on the parameters to train, got logits without a gradient "
+            "(torch.no_grad or detach in the network's forward)"
+        )
     loss.backward()  # type: ignore[no-untyped-call]
     if recipe.clip_norm is not None:
         trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]

@@ -97,7 +97,7 @@ def train(
     Raises:
         RobbenchError: a loss is not finite; names epoch and batch. Or weights are not, at the end of an epoch; or a
             buffer changed that is not stored with them; or an update does not fit into memory; or all parameters are
-            frozen.
+            frozen, or none that is trained has a part in the logits.
     """
     device = training.images.device
     held = tuple(held)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from robbench.errors import RobbenchError, require, unknown
-from robbench.models import Block, Network, Normalise, blocks, build, replace_head
+from robbench.models import Block, Network, Normalise, blocks, build, put_head, replace_head
 
 KEPT = ("frozen", "finetuned")
 """What may become of the kept blocks: frozen, or trained on with a smaller learning rate."""
@@ -77,8 +77,9 @@ def transfer(
         replace_head(fresh, classes, head, seed)
 
     network = deepcopy(source)
-    replace_head(network, classes, head, seed)
     like = network.head_layers[0].weight
+    # Not any linear layer: the architecture's own may be normalised or of another class, with other tensors.
+    put_head(network, fresh.body.get_submodule(fresh.head).to(like.device, like.dtype), classes)
     network.normalise = Normalise(mean, std).to(like.device)
     for old, new in zip(blocks(network)[-k:], blocks(fresh)[-k:], strict=True):
         _copy_values(old, new)

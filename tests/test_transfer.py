@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import robbench.transfer
 from robbench.catalogue import ARCHITECTURE_SHAPES, block_names
@@ -198,6 +202,25 @@ def test_a_timm_network_is_transferred_with_its_tokens():
     assert list(modes.values()) == [{False}] + [{True}] * (total - 1)
     assert unchanged(before, weights(every.network)) == set()
     assert every.network.body.cls_token.requires_grad
+
+
+@pytest.mark.parametrize("norm", [weight_norm, spectral_norm])
+@pytest.mark.parametrize("head", ["linear", "mlp1"])
+def test_a_head_of_other_tensors_is_transferred(monkeypatch, norm, head):
+    """A linear head is the network's own, normalised as it was; the block before it is kept, one like it starts anew."""
+
+    def make(classes, shape):
+        return nn.Sequential(nn.Flatten(), norm(nn.Linear(16, 8)), nn.ReLU(), norm(nn.Linear(8, classes)))
+
+    monkeypatch.setitem(sys.modules, "own_networks", SimpleNamespace(make=make))
+    source = trained("own_networks:make", shape=(1, 4, 4))
+    before = weights(source)
+    for k in (1, 2):
+        network = transfer(source, k=k, classes=5, head=head, seed=0).network
+        after = weights(network)
+        assert unchanged(before, after) == {key for key in before if key.startswith("1.") and k == 1}
+        assert head == "mlp1" or after.keys() == before.keys()
+        assert network(torch.rand(2, 1, 4, 4)).shape == (2, 5)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from robbench.models.blocks import Block, blocks
 from robbench.models.build import build
-from robbench.models.heads import HEADS, replace_head
+from robbench.models.heads import HEADS, put_head, replace_head
 from robbench.models.network import Network, Normalise, parameter_count, seeded
 from robbench.models.weights import load_weights, weights
 
@@ -15,6 +15,7 @@ __all__ = [
     "build",
     "load_weights",
     "parameter_count",
+    "put_head",
     "replace_head",
     "seeded",
     "weights",

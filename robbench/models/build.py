@@ -9,11 +9,11 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robbench.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
 from robbench.errors import RobbenchError, require
-from robbench.memory import indivisible
+from robbench.memory import indivisible, ran_out
 from robbench.models import plain
 from robbench.models.network import Network, Normalise, seeded, sizes
 from robbench.models.residual import RESNET_STAGES, resnet, wide_resnet
@@ -124,7 +124,7 @@ def _from_function(architecture: str, classes: int, shape: tuple[int, int, int])
     module, _, function = architecture.partition(":")
     try:
         make = getattr(import_module(module), function)
-    except Exception as error:  # an import runs the user's code, which may fail in any way
+    except (Exception, SystemExit) as error:  # an import runs the user's code, which may fail in any way
         tried = f"from {module} import {function}"
         raise RobbenchError(f"architecture {architecture!r}: tried `{tried}`, got {error!r}") from error
     try:
@@ -132,7 +132,12 @@ def _from_function(architecture: str, classes: int, shape: tuple[int, int, int])
     except (TypeError, ValueError) as error:
         message = f"architecture {architecture!r}: expected a function called as f(classes=…, shape=…): {error}"
         raise RobbenchError(message) from error
-    body = make(classes=classes, shape=shape)
+    try:
+        body = make(classes=classes, shape=shape)
+    except (Exception, SystemExit) as error:
+        if ran_out(error):
+            raise
+        raise RobbenchError(f"{architecture}: called with classes={classes}, shape={shape}, got {error!r}") from error
     require(isinstance(body, nn.Module), architecture, "an nn.Module from the function", type(body).__name__)
     children = [name for name, child in body.named_children() if any(True for _ in child.parameters())]
     last = children[-1] if children else None
@@ -160,3 +165,6 @@ def _try(body: nn.Module, architecture: str, classes: int, shape: tuple[int, int
         body.train()
     if got != (1, classes):
         raise RobbenchError(f"{architecture}: expected logits of shape (1, {classes}) for one image, got {got}")
+    for name, value in body.state_dict().items():
+        held = f"{type(value).__name__} as {name}"
+        require(isinstance(value, Tensor), architecture, "a state dict of tensors (keep numbers in buffers)", held)

@@ -32,7 +32,12 @@ def replace_head(network: Network, classes: int, head: str = "linear", seed: int
     bias = network.head_layers[-1].bias is not None
     with seeded(seed):
         new = _layers(features, classes, HEADS[head], bias).to(like.device, like.dtype)
-    network.body.set_submodule(network.head, new)
+    put_head(network, new, classes)
+
+
+def put_head(network: Network, head: nn.Module, classes: int) -> None:
+    """Put a module with ``classes`` logits in the place of the head of ``network``, which is changed in place."""
+    network.body.set_submodule(network.head, head)
     if hasattr(network.body, "num_classes"):  # timm keeps its own count
         setattr(network.body, "num_classes", classes)  # noqa: B010 - torch types attributes as tensors or modules
 

@@ -34,7 +34,7 @@ def code_of_run(root: Path, architectures: Iterable[str]) -> str:
     """
     for architecture in architectures:
         if module := own_module(architecture):
-            with suppress(Exception):  # building the network says what is wrong
+            with suppress(Exception, SystemExit):  # building the network says what is wrong
                 import_module(module)
     own, root = Path(robbench.__file__).resolve().parent, root.resolve()
     found = {path: str(path.relative_to(own.parent)) for path in own.rglob("*.py")}

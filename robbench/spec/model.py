@@ -289,5 +289,5 @@ def _code(architecture: str) -> str | None:
     try:
         found = find_spec(module)
         return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest() if found and found.origin else None
-    except (ImportError, ValueError, OSError):
+    except (Exception, SystemExit):  # a package that the name begins with is imported
         return None  # building the network says what is wrong with the name

@@ -14,6 +14,10 @@ from robbench.spec.checks import FARTHEST, Checked, choice, file_name, number, p
 STD = (1e-6, 1e6)
 """Least and greatest standard deviation of a normalisation: float32 pixels are divided by it."""
 
+FASTEST = 1e6
+"""The largest learning rate or weight decay that is taken: far beyond any that trains, and torch refuses what float32, or
+for an integer 64 bits, cannot hold in the midst of an update."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(Checked):
@@ -204,8 +208,8 @@ class Recipe(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         choice("optimiser", self.optimiser, Literal["adam", "sgd"])
-        number("learning_rate", self.learning_rate, "a number > 0", low=0.0)
-        number("weight_decay", self.weight_decay, "a number ≥ 0", low=0.0)
+        number("learning_rate", self.learning_rate, "a number > 0 and at most 1e6", low=0.0, high=FASTEST)
+        number("weight_decay", self.weight_decay, "a number ≥ 0 and at most 1e6", low=0.0, high=FASTEST)
         number("momentum", self.momentum, "a number ≥ 0 and below 1", low=0.0, high=0.9999)
         number("ramp_epochs", self.ramp_epochs, "a number ≥ 0", low=0.0)
         positive_int("batch_size", self.batch_size)

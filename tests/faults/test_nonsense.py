@@ -29,11 +29,13 @@ from robbench.compare import Tolerances, Verdict, compare
 from robbench.data import draw, split
 from robbench.errors import RobbenchError
 from robbench.models import Normalise, seeded
+from robbench.optimisers import new_optimiser
 from robbench.record import AttackAccuracy, Counts, Record, choose_images
 from robbench.report import Bundle, read_bundle, render, write_bundle
 from robbench.report.bundle import encode_bundle
 from robbench.schedule import learning_rate, ramp
 from robbench.spec import PGD, Audit, Dataset, EpsilonGrid, Estimate, Model, Recipe, describe, digest_of
+from robbench.steps import update
 from robbench.store import Store
 from robbench.terminal import table
 
@@ -298,6 +300,9 @@ def use(spec: Any) -> None:
         case Recipe():
             assert math.isfinite(learning_rate(spec, 0.5, 2))
             assert 0 <= ramp(spec, 0.5) <= 1
+            network = linear(torch.ones(4)).float()
+            labels = torch.zeros(3, dtype=torch.int64)
+            update(network, spec, new_optimiser(network, spec, None), torch.full((3, 1, 2, 2), 0.5), labels, ())
 
 
 @settings(max_examples=500, deadline=None)
@@ -314,6 +319,15 @@ def test_any_value_in_a_spec_is_refused_or_can_be_used(kind: type, data: st.Data
     else:
         assert len(digest_of(describe(spec))) == 64
         use(spec)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("field", ["learning_rate", "weight_decay", "momentum", "clip_norm", "ramp_epochs"])
+@pytest.mark.parametrize("value", [5e-324, 0.9999, 1e6, 10**6, 10**30, 1e39, 1e300])
+def test_any_number_in_a_recipe_is_refused_or_trains(optimiser: str, field: str, value: float) -> None:
+    """Torch's optimisers take no number that float32 or, for an integer, 64 bits cannot hold."""
+    with suppress(RobbenchError):
+        use(Recipe(**SPECS[Recipe] | {"optimiser": optimiser, field: value}))
 
 
 @settings(max_examples=200, deadline=None)

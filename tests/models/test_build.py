@@ -145,6 +145,29 @@ def double(classes, shape):
 def cast(classes, shape):
     return double(classes, shape).float()
 
+def vast(classes, shape):
+    raise MemoryError
+
+def picky(classes, shape):
+    return {3: None}[shape[0]]
+
+class Counting(nn.Linear):
+    state = 0
+
+    def get_extra_state(self):
+        return self.state
+
+    def set_extra_state(self, state):
+        self.state = state
+
+def counting(classes, shape):
+    return nn.Sequential(nn.Flatten(), Counting(784, classes))
+
+def remembering(classes, shape):
+    network = counting(classes, shape)
+    network[1].state = torch.tensor(0)
+    return network
+
 def empty(classes, shape):
     return nn.Identity()
 """
@@ -180,6 +203,12 @@ def test_a_function_of_the_user_is_built_from_the_seed():
         ("own_networks:maps", r"expected logits of shape \(1, 10\) for one image, got \(1, 1, 28, 10\)"),
         ("own_networks:double", "own_networks:double does not take 1x28x28 images: .*dtype"),
         ("own_networks:nothing", "expected an nn.Module from the function, got 'NoneType'"),
+        (
+            "own_networks:counting",
+            r"expected a state dict of tensors \(keep numbers in buffers\), got 'int as 1._extra_state'",
+        ),
+        ("own_networks:picky", r"called with classes=10, shape=\(1, 28, 28\), got KeyError\(1\)"),
+        ("own_networks:vast", "out of memory: own_networks:vast does not fit"),
         ("broken_networks:f", "ZeroDivisionError"),
     ],
 )
@@ -187,6 +216,12 @@ def test_a_function_whose_network_does_not_fit_is_refused(function, message):
     """The message says what the network lacks."""
     with pytest.raises(RobbenchError, match=message):
         build(function, classes=10, shape=GREY)
+
+
+@pytest.mark.usefixtures("own")
+def test_a_network_may_have_extra_state_that_is_a_tensor():
+    """It is stored with its weights."""
+    assert weights(build("own_networks:remembering", classes=10, shape=GREY))["1._extra_state"] == 0
 
 
 @pytest.mark.usefixtures("own")

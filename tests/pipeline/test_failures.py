@@ -55,7 +55,7 @@ def test_a_checkpoint_whose_logits_are_not_finite_has_no_accuracy(place, tmp_pat
 def test_what_depends_on_a_failed_stage_fails_at_once_with_its_reason(place, ran):
     """A source that diverges is tried once: transfers of it and estimates of them name the divergence."""
     workplace = place()
-    bad = source(learning_rate=1e30, clip_norm=None, epochs=3)
+    bad = source(learning_rate=1e6, clip_norm=None, epochs=3)
     with pytest.raises(RobbenchError, match="training diverged"):
         run_training(target(1, of=bad), workplace, suite="demo")
     assert ran == ["train"]

@@ -8,6 +8,19 @@ import pytest
 
 from robbench.report import read_bundle
 
+ODD = """
+from torch import nn
+
+
+class Odd(nn.Sequential):
+    def {method}(self, *arguments):
+        raise {fault}
+
+
+def mlp(classes, shape):
+    return Odd(nn.Flatten(), nn.Linear(784, classes))
+"""
+
 
 @pytest.fixture
 def full(monkeypatch):
@@ -120,3 +133,27 @@ def test_damaged_data_fails_the_items_that_need_it_alone(tiny, pytester, errors)
         "net.mlp-glyphs10-standard",
         "net.mlp-glyphs10-pgd",
     }
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            "def mlp(classes, shape):\n    return {}['missing']",
+            "odd:mlp: called with classes=10, shape=(1, 28, 28), got KeyError('missing')",
+        ),
+        ("raise SystemExit(3)", "tried `from odd import mlp`, got SystemExit(3)"),
+        (ODD.format(method="named_children", fault="KeyError(1)"), "standard: its check failed with KeyError(1)"),
+        (ODD.format(method="forward", fault="SystemExit(3)"), "standard: its check failed with SystemExit(3)"),
+    ],
+    ids=["its function", "its module", "its body", "its logits"],
+)
+def test_a_network_that_raises_fails_its_own_items_alone(pytester, write_suite, errors, network, message):
+    """Whatever it raises, exits included, and wherever: in one line, in full once, beside a network that is sound."""
+    write_suite(('("net:mlp",)', '("odd:mlp", "net:mlp")'))
+    pytester.makepyfile(odd=network)
+    result = pytester.runpytest_inprocess("-k", "glyphs10-standard", "--robbench-update")
+    result.assert_outcomes(passed=2, failed=2, deselected=16)
+    text = errors(result)
+    assert message in text
+    assert "not run: " in text

@@ -180,8 +180,8 @@ def test_a_failing_source_fails_what_needs_it_at_once(write_suite, pytester, sta
     """A diverging source model is tried once, and its dependents give its reason."""
     write_suite(
         (
-            'ADVERSARIAL = Recipe(\n    optimiser="adam", learning_rate=0.01',
-            'ADVERSARIAL = Recipe(\n    optimiser="sgd", clip_norm=None, learning_rate=1e30',
+            'ADVERSARIAL = Recipe(\n    optimiser="adam", learning_rate=0.01, weight_decay=0',
+            'ADVERSARIAL = Recipe(\n    optimiser="sgd", clip_norm=None, learning_rate=1e6, weight_decay=1e6',
         )
     )
     result = pytester.runpytest_inprocess("-k", "glyphs10-pgd or TL1", "--robbench-update")

@@ -230,3 +230,12 @@ def test_the_digest_follows_the_code_of_an_own_network(tmp_path, monkeypatch):
         model = Model(architecture="own_nets:make", dataset=Dataset(name="mnist"), recipe=RECIPE)
         digests.add(model.digest)
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize("fault", ["KeyError(1)", "SystemExit(3)"])
+def test_a_package_that_raises_has_a_digest(tmp_path, monkeypatch, fault):
+    """Its network is refused where it is built, for itself alone."""
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "__init__.py").write_text(f"raise {fault}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(replace(SOURCE, architecture="own_package.nets:make").digest) == 64

@@ -171,6 +171,17 @@ def test_a_network_that_is_frozen_as_a_whole_is_an_error(attack):
     assert len(run(model, recipe(attack=attack)).history) == 3
 
 
+@pytest.mark.parametrize("attack", [None, ADVERSARY])
+@pytest.mark.parametrize("forward", [torch.no_grad(), torch.inference_mode()])
+def test_a_network_that_lets_no_gradient_through_is_an_error(attack, forward):
+    """Before its first epoch."""
+    model, begun = network(), []
+    model.forward = forward(model.forward)
+    with pytest.raises(RobbenchError, match=r"expected logits that depend on the parameters to train, got logits with"):
+        run(model, recipe(attack=attack), on_update=lambda *numbers: begun.append(numbers))
+    assert begun == []
+
+
 @pytest.mark.parametrize(("epoch", "batch"), [(1, 1), (2, 3)])
 def test_a_loss_that_is_not_finite_names_epoch_and_batch(epoch, batch):
     """The error comes after the epoch, names the first batch that went wrong, and no checkpoint of it is made."""
@@ -222,4 +233,4 @@ def test_a_buffer_that_becomes_no_number_is_an_error(name):
 def test_a_diverging_run_is_an_error():
     """A learning rate far too large ends in the same error, without any help."""
     with pytest.raises(RobbenchError, match="training diverged"):
-        run(network(), recipe(learning_rate=1e30, epochs=5))
+        run(network(), recipe(learning_rate=1e6, epochs=5))
