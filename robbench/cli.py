@@ -179,13 +179,14 @@ def _compare(options: argparse.Namespace) -> int:
     verdicts = _against_baselines(options, tolerances) if options.base is None else _against_base(options, tolerances)
     failing = sum(verdict.fails for verdict in verdicts)
     untimed = Counter(verdict.message for verdict in verdicts if verdict.figure == "seconds" and verdict.mark == "x")
+    untimed = Counter({message: stages for message, stages in untimed.items() if stages > 1})
     for verdict in sorted(verdicts, key=lambda verdict: not verdict.fails):
         if verdict.message in untimed:
             continue
         if verdict.fails or options.all or verdict.mark != "=":
             print(printable(f"{verdict.mark:7}  {verdict.suite}/{verdict.case}.{verdict.stage}: {verdict.message}"))
     for message, stages in untimed.items():
-        print(printable(f"{'x':7}  {stages} stage{'s' * (stages != 1)}: {message}"))
+        print(printable(f"{'x':7}  {stages} stages: {message}"))
     equal = sum(verdict.mark == "=" for verdict in verdicts)
     if failing:
         held = f"--pstar {tolerances.pstar:g} --accuracy {tolerances.accuracy:g} --seconds {tolerances.seconds:g}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from robbench.catalogue import own_module
 from robbench.completeness import gaps
 from robbench.errors import RobbenchError
 from robbench.proof import Line, Mark, prove
@@ -100,7 +101,7 @@ def _record(record: Record, workplace: Workplace, code: Collection[str]) -> Iter
         later = f"the store holds a later run, of {stored.created}, with the same results"
         yield Line("untimed", f"{later}: this one's seconds, machine and notes cannot be checked")
     model, estimate = _specs(record)
-    module = _own_module(model)
+    module = own_module(model.architecture)
     if module is not None and module not in code:
         yield Line(
             "unproven",
@@ -188,17 +189,11 @@ def _specs(record: Record) -> tuple[Model, Estimate | None]:
     return replace(model, dataset=dataset, variant=record.model.variant), estimate
 
 
-def _own_module(model: Model) -> str | None:
-    """The module that a user's own architecture is imported from; the sources of a model have the same architecture."""
-    module, colon, _ = model.architecture.partition(":")
-    return module if colon and module != "timm" else None
-
-
 def _check_names(record: Record, model: Model, estimate: Estimate | None) -> None:
     """Raise a RobbenchError unless digest, case and source of a record are those of its specification."""
     digest = model.digest if estimate is None else model.estimate_digest(estimate)
     if digest != record.digest:
-        own = _own_module(model) is not None
+        own = own_module(model.architecture) is not None
         code = f", {model.architecture} has changed or cannot be imported here (PYTHONPATH)" if own else ""
         raise RobbenchError(
             f"digest {record.digest[:12]}… is not that of its specification, {digest[:12]}…: one of them was changed, "

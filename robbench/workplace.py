@@ -106,10 +106,10 @@ def reusable(workplace: Workplace, digest: str, model: Model, under_test: bool) 
         return None
     if under_test:  # nobody else looks at what the stage kept
         workplace.store.check(digest, finished)
-    if under_test and not shared and _of_changed_code(finished, model, workplace):
+    if _of_changed_code(finished, model, workplace):
         workplace.say(
-            "Python files have changed since the stages of own networks were made that this run took from the store: the "
-            "networks' own files are the same, but if others that they need are not, run without --robbench-resume"
+            "Python files have changed since stages of own networks were made that this run took from the store: the "
+            "networks' own files are the same, but if others that they need are not, take another --robbench-store"
         )
     if shared:
         workplace.say("what another run of the same code finished in this store meanwhile was not made again")

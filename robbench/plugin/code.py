@@ -34,15 +34,19 @@ def code_of_run(root: Path, architectures: Iterable[str]) -> str:
     """
     for architecture in architectures:
         if module := own_module(architecture):
-            with suppress(Exception, SystemExit):  # building the network says what is wrong
+            try:
                 import_module(module)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # building the network says what is wrong
+                continue
     own, root = Path(robbench.__file__).resolve().parent, root.resolve()
     found = {path: str(path.relative_to(own.parent)) for path in own.rglob("*.py")}
-    for path in _below(root):
-        found.setdefault(path, str(path.relative_to(root)))
-        if len(found) > _MOST_FILES:
-            return uuid.uuid4().hex
     try:
+        for path in _below(root):
+            found.setdefault(path, str(path.relative_to(root)))
+            if len(found) > _MOST_FILES:
+                return uuid.uuid4().hex
         parts = [f"{name}\0{_sha256(path)}" for path, name in found.items()]
     except OSError:
         return uuid.uuid4().hex

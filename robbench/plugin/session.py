@@ -218,9 +218,9 @@ class Session:
                 check(model, workplace)
             except RobbenchError as error:
                 faults[model.id] = str(error)
-            except pytest.exit.Exception:
+            except (KeyboardInterrupt, pytest.exit.Exception):
                 raise
-            except (Exception, SystemExit) as error:  # a network is the user's code: the others' models go on
+            except BaseException as error:  # a network is the user's code: the others' models go on
                 faults[model.id] = f"{model.id}: its check failed with {error!r}"
         return faults
 

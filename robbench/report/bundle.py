@@ -102,6 +102,7 @@ def render(bundle: Bundle) -> dict[str, bytes]:
         notes=bundle.notes,
         verdicts=_in_order(bundle.verdicts),
         missing=bundle.missing,
+        plan=bundle.plan,
     )
     drawn = {f"figures/{picture.name}": picture.png for images in pictures.values() for picture in images}
     checksums = {path: hashlib.sha256(data).hexdigest() for path, data in drawn.items()}

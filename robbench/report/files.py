@@ -102,5 +102,6 @@ def _csv(fields: Sequence[str] | None, lines: Iterable[Sequence[Any]]) -> bytes:
 def _shown(value: Any) -> Any:
     """As a cell: text that a spreadsheet would take for a formula behind an apostrophe (OWASP, "CSV Injection")."""
     if isinstance(value, str):
-        return f"'{printable(value)}" if value.startswith(("=", "+", "-", "@")) else printable(value)
+        text = printable(value)
+        return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
     return f"{value:.10g}" if isinstance(value, float) else value

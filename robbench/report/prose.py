@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from robbench.compare import CONFIDENCE, MARKS, Verdict
 from robbench.report.drawing import ABLATION, ANSWERS, Picture
@@ -54,7 +54,12 @@ _GLOSSARY = (
 
 
 def headline(verdicts: Sequence[Verdict], lacking: int = 0) -> str:
-    """The verdicts in one line of plain text; nothing has passed while stages lack."""
+    """The verdicts in one line of plain text.
+
+    Args:
+        verdicts: of the stages that a run compared.
+        lacking: how many of the study's stages it did not: a study has not passed while there are any.
+    """
     marks = [verdict.mark for verdict in verdicts if verdict.mark != "quick"]
     if not marks:
         return "Quick scale: compared with nothing." if verdicts else "No comparison was made."
@@ -68,15 +73,14 @@ def headline(verdicts: Sequence[Verdict], lacking: int = 0) -> str:
         f"{new} new baseline{'s' * (new != 1)}" if new else "",
     ]
     rest = ", ".join(part for part in parts if part)
-    stages = lacking - errors
-    not_run = f"; {stages} stage{'s' * (stages != 1)} not run" if stages > 0 else ""
+    left = f"; {lacking} stage{'s' * (lacking != 1)} of the study not compared" if lacking else ""
     if any(verdict.fails for verdict in verdicts):
         figures = len(marks) - errors
-        return f"Failed: {rest}{f', of {figures} figure' + 's' * (figures != 1) if figures else ''}{not_run}."
+        return f"Failed: {rest}{f', of {figures} figure' + 's' * (figures != 1) if figures else ''}{left}."
     if not compared:
-        return f"Nothing compared: {rest}{not_run}."
-    found = f"{compared} figure{'s' * (compared != 1)} compared{', ' if rest else ''}{rest}"
-    return f"Incomplete: {found}, none fails{not_run}." if not_run else f"Passed: {found}."
+        return f"Nothing compared: {rest}{left}."
+    passed = "Passed so far" if left else "Passed"
+    return f"{passed}: {compared} figure{'s' * (compared != 1)} compared{', ' if rest else ''}{rest}{left}."
 
 
 Pictures = Mapping[tuple[str, ...], Sequence[Picture]]
@@ -92,12 +96,14 @@ def report_text(
     notes: Sequence[str] = (),
     verdicts: Sequence[Verdict] = (),
     missing: Sequence[str] = (),
+    plan: Iterable[str] = (),
 ) -> str:
     """The whole of ``report.md``: a section per study, answers first."""
     records = [record for group in groups for row in group.all_rows for record in (row.trained, row.tested) if record]
+    compared = {f"{verdict.suite}/{verdict.case}.{verdict.stage}" for verdict in verdicts}
     parts = [
         f"# {escape(title)}",
-        f"**{headline(verdicts, len(missing))}**",
+        f"**{headline(verdicts, len({*plan, *missing} - compared))}**",
         *suspect_section(groups),
         *_changed_specification(verdicts),
     ]

@@ -113,9 +113,9 @@ def _how_fast(answer: Answer) -> str:
         return f"not run: {escape(best.label)} was not trained here."
     if answer.speed_up is None:
         return "n/a: the models were trained on different machine classes."
-    factor = f"**{_times(answer.speed_up)}**"
-    if any(row.trained and row.trained.measured_busy for model in (best, scratch) for row in model.rows):
-        factor = f"{_times(answer.speed_up)}, which is no measure, since the machine was busy with other work"
+    no_measure = ", which is no measure, since the machine was busy with other work"
+    busy = _measured_busy(best) or _measured_busy(scratch)
+    factor = _times(answer.speed_up) + no_measure if busy else f"**{_times(answer.speed_up)}**"
     said = [
         f"{escape(best.label)} trained in {seconds(best.seconds)} s, {escape(scratch.label)} from scratch in "
         f"{seconds(scratch.seconds)} s: {factor}."
@@ -123,12 +123,16 @@ def _how_fast(answer: Answer) -> str:
     if answer.speed_up_with_source is not None and answer.source is not None:
         said.append(
             f"With the source model's {seconds(answer.source.seconds)} s counted in: "
-            f"{_times(answer.speed_up_with_source)}."
+            f"{_times(answer.speed_up_with_source)}{no_measure if busy or _measured_busy(answer.source) else ''}."
         )
     else:
         said.append("With the source model's training counted in: n/a (it was not trained on this machine class).")
     machines = sorted({row.trained.environment.slug for row in best.rows if row.trained})
     return " ".join([*said, f"(Measured on {escape(', '.join(machines))}.)"])
+
+
+def _measured_busy(model: Model) -> bool:
+    return any(row.trained.measured_busy for row in model.rows if row.trained)
 
 
 def _no_best(answer: Answer) -> str:

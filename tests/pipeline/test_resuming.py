@@ -66,7 +66,8 @@ def test_a_stage_of_an_own_network_by_changed_code_is_taken_over_with_a_word(pla
     texts = []
     expected = run_training(model, place(**first), suite="demo")
     assert run_training(model, place(resume=True, say=texts.append, **second), suite="demo") == expected
-    assert sum(text.startswith("Python files have changed since") for text in texts) == said
+    run_estimate(model, ESTIMATE, place(say=texts.append, **second), suite="demo")  # takes the training, too
+    assert sum(text.startswith("Python files have changed since") for text in texts) == 2 * said
 
 
 def test_a_resumed_training_takes_up_where_it_stopped(place):

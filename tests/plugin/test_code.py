@@ -131,17 +131,18 @@ def test_very_many_files_are_never_the_same_code(write, tmp_path, monkeypatch):
     assert code_of_run(tmp_path, []) != code_of_run(tmp_path, [])
 
 
-def test_a_file_that_cannot_be_read_is_never_the_same_code(write, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["read_bytes", "is_file"])
+def test_a_file_that_cannot_be_read_or_reached_is_never_the_same_code(write, tmp_path, monkeypatch, method):
     """And ends no run."""
     write("a.py", "x = 1")
-    read = Path.read_bytes
+    granted = getattr(Path, method)
 
     def refused(path):
         if path == tmp_path / "a.py":
             raise PermissionError
-        return read(path)
+        return granted(path)
 
-    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(Path, method, refused)
     assert code_of_run(tmp_path, []) != code_of_run(tmp_path, [])
 
 

@@ -145,8 +145,16 @@ def test_damaged_data_fails_the_items_that_need_it_alone(tiny, pytester, errors)
         ("raise SystemExit(3)", "tried `from odd import mlp`, got SystemExit(3)"),
         (ODD.format(method="named_children", fault="KeyError(1)"), "standard: its check failed with KeyError(1)"),
         (ODD.format(method="forward", fault="SystemExit(3)"), "standard: its check failed with SystemExit(3)"),
+        (
+            "import pytest\n\npytest.importorskip('nowhere_at_all')",
+            "standard: its check failed with could not import 'nowhere_at_all'",
+        ),
+        (
+            "import pytest\n\n\ndef mlp(classes, shape):\n    pytest.skip('no GPU')",
+            "standard: its check failed with no GPU",
+        ),
     ],
-    ids=["its function", "its module", "its body", "its logits"],
+    ids=["its function", "its module", "its body", "its logits", "a module that skips", "a function that skips"],
 )
 def test_a_network_that_raises_fails_its_own_items_alone(pytester, write_suite, errors, network, message):
     """Whatever it raises, exits included, and wherever: in one line, in full once, beside a network that is sound."""
@@ -157,3 +165,14 @@ def test_a_network_that_raises_fails_its_own_items_alone(pytester, write_suite, 
     text = errors(result)
     assert message in text
     assert "not run: " in text
+
+
+def test_who_ends_the_run_while_networks_are_checked_ends_it(pytester, write_suite):
+    """As somebody else's handler of a signal may: that is no network's fault."""
+    write_suite()
+    pytester.makeconftest(
+        "import pytest\nimport robbench.pipeline\n\nrobbench.pipeline.check = lambda *_: pytest.exit('enough')"
+    )
+    result = pytester.runpytest_subprocess("-k", "glyphs10-standard", "--robbench-update")
+    assert result.ret == 2
+    assert "enough" in result.stdout.str()

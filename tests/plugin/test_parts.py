@@ -94,6 +94,21 @@ def test_a_part_that_was_interrupted_goes_on(part, pytester, stages, cases):
     } | {"net.mlp-glyphs47-standard"}
 
 
+def test_a_part_has_passed_so_far(tiny, pytester, cases):
+    """Also where the store and the report have the rest of an earlier run: this one compared none of it."""
+    report = pytester.path / "reports" / "tiny" / "report.md"
+    assert tiny("--robbench-update").ret == 0
+    for options, line in (
+        ((), f"**Passed: {5 * len(cases)} figures compared.**"),
+        (
+            ("-k", "glyphs10-standard"),
+            f"**Passed so far: 5 figures compared; {2 * len(cases) - 2} stages of the study not compared.**",
+        ),
+    ):
+        assert tiny(*options).ret == 0
+        assert report.read_text().splitlines()[2] == line
+
+
 @pytest.mark.parametrize("workers", [(), ("-n", "1")])
 def test_a_run_that_ends_at_its_first_failure_was_not_interrupted(one, pytester, workers):
     """By ``-x``: nobody asks how to go on, with workers or without."""
