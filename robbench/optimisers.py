@@ -30,10 +30,10 @@ def new_optimiser(
     if groups is None:
         groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad]}]
     scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in groups]
-    rate, decay = recipe.learning_rate, recipe.weight_decay
+    decay = recipe.weight_decay
     if recipe.optimiser == "adam":
-        return torch.optim.Adam(scaled, lr=rate, weight_decay=decay, fused=fused(network))
-    return torch.optim.SGD(scaled, lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=fused(network))
+        return torch.optim.Adam(scaled, weight_decay=decay, fused=fused(network))
+    return torch.optim.SGD(scaled, momentum=recipe.momentum, weight_decay=decay, fused=fused(network))
 
 
 def fused(network: nn.Module) -> bool | None:
