@@ -398,10 +398,3 @@ def median_pstar(places: Iterable[int], grid: list[float]) -> float | None:
     values.sort()
     low, high = values[(len(values) - 1) // 2], values[len(values) // 2]
     return float(low if low == high else (low + high) / 2)
-
-
-def choose_images(total: int, count: int, seed: int) -> list[int]:
-    """Ascending indices of at most ``count`` of ``total`` test images, a seeded choice, the same for every model."""
-    if count >= total:
-        return list(range(total))
-    return sorted(np.random.default_rng(seed).permutation(total)[:count].tolist())

@@ -12,8 +12,9 @@ from robbench.data import Data
 from robbench.estimation import Search, estimate_pstar
 from robbench.final_test import FinalTest, attack_accuracies
 from robbench.masking import audit_search
-from robbench.record import WRONG, Record, Robustness, choose_images
+from robbench.record import WRONG, Record, Robustness
 from robbench.resuming import check_search_fits
+from robbench.sampling import choose_images
 from robbench.spec import Estimate, Model, describe
 from robbench.timing import Stopwatch
 from robbench.workplace import Workplace, inputs_of, load_trained, record_of

@@ -1,6 +1,8 @@
-"""How many images an audit looks at, from the passes of the search that it audits. No torch."""
+"""Which images are attacked, and how many of them an audit looks at. No torch."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from robbench.spec import Audit
 
@@ -12,6 +14,13 @@ SCAN_STEPS = 10
 
 QUARTILES = (0.25, 0.5, 0.75)
 """Shares of the images whose p* gives the radii of the single steps: as many as these where all differ."""
+
+
+def choose_images(total: int, count: int, seed: int) -> list[int]:
+    """Ascending indices of at most ``count`` of ``total`` test images, a seeded choice, the same for every model."""
+    if count >= total:
+        return list(range(total))
+    return sorted(np.random.default_rng(seed).permutation(total)[:count].tolist())
 
 
 def looked_at(audit: Audit, correct: int, passes: int, radii: int) -> int:

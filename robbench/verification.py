@@ -13,8 +13,9 @@ from robbench.catalogue import own_module
 from robbench.completeness import gaps
 from robbench.errors import RobbenchError
 from robbench.proof import Line, Mark, prove
-from robbench.record import Record, Robustness, as_case, choose_images
+from robbench.record import Record, Robustness, as_case
 from robbench.report import Bundle, disagreements, read_bundle
+from robbench.sampling import choose_images
 from robbench.spec import Estimate, Model, describe, differences, read_spec
 from robbench.store import Finished, Store
 from robbench.workplace import Workplace, basis_of, load_network

@@ -17,8 +17,8 @@ from torch import nn
 
 from robbench.attacks import pgd
 from robbench.estimation import estimate_pstar
-from robbench.masking import _of_another_class, audit_search, monotone, warnings
-from robbench.record import Against, Audit, Robustness
+from robbench.masking import _of_another_class, audit_search
+from robbench.record import Against, Robustness
 from robbench.sampling import FEWEST
 from robbench.spec import PGD, EpsilonGrid
 from robbench.spec import Audit as AuditSpec
@@ -27,10 +27,6 @@ GRID = EpsilonGrid(stop=0.16, step=0.005).values
 ATTACK = PGD(steps=4, random_start=False)
 ALL = AuditSpec(images=1000, share=1.0, radii=16)
 SEEDS = st.integers(0, 10_000)
-CLEAN = Audit(
-    images=100, zero_gradient=0, not_finite=0, one_step=[], scanned=20, probes=160, not_monotone=0, below=0,
-    forward=1, backward=1,
-)  # fmt: skip
 
 
 def estimated(model, images, labels, *, search="reference", attack=ATTACK, **options):
@@ -323,44 +319,6 @@ def test_looking_for_another_class_takes_memory_for_every_image_not_for_every_pa
         tracemalloc.stop()
     assert peak < 10 * labels.nbytes
     assert following[[0, 9_999, 10_000, 99_999]].tolist() == [10_000, 10_000, 20_000, 0]
-
-
-# --- thresholds -------------------------------------------------------------------------------------------------------
-
-
-def test_thresholds():
-    """What the exact tests let pass, and what they do not, on the default's hundred images and ten scanned ones."""
-    ten = msgspec.structs.replace(CLEAN, scanned=10)
-
-    def warned(**changes):
-        return len(warnings(msgspec.structs.replace(ten, **changes)))
-
-    assert [warned(zero_gradient=count) for count in (0, 5, 6, 100)] == [0, 0, 1, 1]
-    assert [warned(not_finite=count) for count in (0, 1)] == [0, 1]
-    assert [warned(by_chance=count) for count in (0, 1)] == [0, 1]
-    assert [warned(not_monotone=count) for count in (0, 4, 5)] == [0, 0, 1]
-    assert [warned(below=count) for count in (0, 4, 5)] == [0, 0, 1]
-
-    def beaten(alone, search):
-        against = Against(epsilon=0.1, images=100, both=9, attack_alone=alone, search_alone=search)
-        return warned(one_step=[against]), warned(square=against, square_queries=10)
-
-    assert [beaten(*counts) for counts in ((0, 0), (9, 0), (10, 0), (30, 10), (31, 10), (10, 50))] == [
-        (0, 0), (0, 0), (1, 1), (0, 0), (1, 1), (0, 0),
-    ]  # fmt: skip
-
-
-def test_five_scanned_images_can_show_something():
-    """The fewest there are: four of five are a warning."""
-    five = msgspec.structs.replace(CLEAN, scanned=5)
-    assert [len(warnings(msgspec.structs.replace(five, below=count))) for count in (3, 4)] == [0, 1]
-
-
-@given(st.dictionaries(st.integers(0, 9), st.booleans()))
-def test_monotone_is_no_failure_above_a_success(success):
-    """Checked pair by pair."""
-    pairs = [(low, high) for low in success for high in success if low < high < 8]
-    assert monotone(success, 8) == all(success[high] or not success[low] for low, high in pairs)
 
 
 # --- cost -------------------------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from robbench.record import (
     Record,
     Robustness,
     Seconds,
-    choose_images,
     median_pstar,
 )
+from robbench.sampling import choose_images
 
 PLACES = st.lists(st.integers(WRONG, len(GRID)), min_size=1, max_size=30)
 FACTS = make_facts()

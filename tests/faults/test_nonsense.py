@@ -30,9 +30,10 @@ from robbench.data import draw, split
 from robbench.errors import RobbenchError
 from robbench.models import Normalise, seeded
 from robbench.optimisers import new_optimiser
-from robbench.record import AttackAccuracy, Counts, Record, choose_images
+from robbench.record import AttackAccuracy, Counts, Record
 from robbench.report import Bundle, read_bundle, render, write_bundle
 from robbench.report.bundle import encode_bundle
+from robbench.sampling import choose_images
 from robbench.schedule import learning_rate, ramp
 from robbench.spec import PGD, Audit, Dataset, EpsilonGrid, Estimate, Model, Recipe, describe, digest_of
 from robbench.steps import update
