@@ -3,7 +3,6 @@
 A suite file needs the names below only; importing them does not import torch.
 """
 
-from robbench import recipes
 from robbench.errors import RobbenchError
 from robbench.spec import (
     PGD,
@@ -22,6 +21,7 @@ from robbench.spec import (
     Study,
     Transfer,
     Transfers,
+    recipes,
 )
 
 __all__ = [

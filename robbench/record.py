@@ -16,10 +16,8 @@ from robbench.errors import RobbenchError
 
 SCHEMA = "robbench.record/1"
 
-WRONG = -1
+MISCLASSIFIED = -1
 """Place of an image in ``Robustness.pstar`` that the network misclassifies without any perturbation."""
-
-Stage = Literal["training", "robustness"]
 
 DEEPEST = 32
 """Levels of mappings and lists in a specification; ours have seven."""
@@ -73,7 +71,7 @@ class Seconds(Struct, frozen=True, kw_only=True):
     """Discarded runs before the clock starts."""
     io: Duration = 0.0
     """Reading data and writing checkpoints."""
-    in_line: Duration = 0.0
+    waiting_for_core: Duration = 0.0
     """While what is ``measured`` ran, by the thread that stood there longest: ready to run, but the cores were taken. No
     duration of its own. 0 where the system does not tell; Linux does."""
 
@@ -275,7 +273,7 @@ class Robustness(Struct, frozen=True, kw_only=True):
     """The robustness distribution of a model on test images.
 
     ``pstar`` has one place per test image, in order of ``images``: the index into ``grid`` of p*, ``len(grid)`` where
-    the image was never fooled (censored), ``WRONG`` where it is misclassified unperturbed.
+    the image was never fooled (censored), ``MISCLASSIFIED`` where it is misclassified unperturbed.
     """
 
     grid: list[float]
@@ -295,8 +293,8 @@ class Robustness(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if len(self.images) != len(self.pstar) or not self.grid:
             raise ValueError(f"expected one p* per image, got {len(self.pstar)} for {len(self.images)} images")
-        if any(not WRONG <= place <= len(self.grid) for place in self.pstar):
-            raise ValueError(f"expected places from {WRONG} to {len(self.grid)} in pstar")
+        if any(not MISCLASSIFIED <= place <= len(self.grid) for place in self.pstar):
+            raise ValueError(f"expected places from {MISCLASSIFIED} to {len(self.grid)} in pstar")
         if self.grid[0] < 0 or not all(low < high for low, high in pairwise(self.grid)):
             raise ValueError("expected ascending radii ≥ 0 in grid")
         if self.images and (self.images[0] < 0 or not all(low < high for low, high in pairwise(self.images))):
@@ -308,7 +306,7 @@ class Robustness(Struct, frozen=True, kw_only=True):
     @property
     def clean(self) -> Counts:
         """Images classified correctly unperturbed, of all test images."""
-        return Counts(correct=sum(place != WRONG for place in self.pstar), total=len(self.pstar))
+        return Counts(correct=sum(place != MISCLASSIFIED for place in self.pstar), total=len(self.pstar))
 
     @property
     def censored(self) -> int:
@@ -331,12 +329,16 @@ class Robustness(Struct, frozen=True, kw_only=True):
     @property
     def median(self) -> float | None:
         """Median p* over the correct images: inf when censored, None without a correct image."""
-        return median_pstar([place for place in self.pstar if place != WRONG], self.grid)
+        return median_pstar([place for place in self.pstar if place != MISCLASSIFIED], self.grid)
 
     def distribution(self) -> NDArray[np.int64]:
         """(len(grid) + 1,) counts of correct images per grid value, the censored last."""
-        correct = [place for place in self.pstar if place != WRONG]
+        correct = [place for place in self.pstar if place != MISCLASSIFIED]
         return np.bincount(correct, minlength=len(self.grid) + 1).astype(np.int64)
+
+
+RESULTS: dict[str, type[Struct]] = {"training": Training, "robustness": Robustness}
+"""What comes out of a stage, by the name of its kind; whoever adds a kind of stage adds its result."""
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -345,7 +347,7 @@ class Record(Struct, frozen=True, kw_only=True):
     schema: str = SCHEMA
     suite: str
     case: str
-    stage: Stage
+    stage: str
     digest: str
     spec: dict[str, Any]
     model: ModelFacts
@@ -354,19 +356,28 @@ class Record(Struct, frozen=True, kw_only=True):
     environment: Environment
     created: str
     """UTC, ISO 8601."""
-    training: Training | None = None
-    robustness: Robustness | None = None
+    result: Any
+    """Of the type that ``RESULTS`` has for the stage; plain values where it has none."""
     notes: list[str] = []
     """Warnings a reader must know."""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ValueError(f"expected schema {SCHEMA!r}, got {self.schema!r}")
-        if (self.training is None) == (self.stage == "training") or (self.robustness is None) == (
-            self.stage == "robustness"
-        ):
-            raise ValueError(f"expected the result of a {self.stage} stage and no other")
+        kind = RESULTS.get(self.stage)
+        if kind is not None and not isinstance(self.result, kind):
+            msgspec.structs.force_setattr(self, "result", msgspec.convert(self.result, kind))
         check_depth(self.spec)
+
+    @property
+    def training(self) -> Training | None:
+        """The result of a training stage; None of any other."""
+        return self.result if isinstance(self.result, Training) else None
+
+    @property
+    def robustness(self) -> Robustness | None:
+        """The result of a stage that estimates p*; None of any other."""
+        return self.result if isinstance(self.result, Robustness) else None
 
     @property
     def name(self) -> str:
@@ -374,14 +385,14 @@ class Record(Struct, frozen=True, kw_only=True):
         return f"{self.case}.{self.stage}"
 
     @property
-    def in_line(self) -> float:
+    def waiting_for_core(self) -> float:
         """Share of the measured seconds that a thread stood in line for a core, in [0, 1]."""
-        return min(1.0, self.seconds.in_line / self.seconds.measured) if self.seconds.measured else 0.0
+        return min(1.0, self.seconds.waiting_for_core / self.seconds.measured) if self.seconds.measured else 0.0
 
     @property
     def measured_busy(self) -> bool:
         """Whether other work had the cores for so much of a stage of a second or more that its seconds are no measure."""
-        return self.in_line > BUSY and self.seconds.measured >= 1
+        return self.waiting_for_core > BUSY and self.seconds.measured >= 1
 
 
 def as_case(record: Record, *, suite: str, case: str, source_case: str | None, variant: str | None) -> Record:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from robbench import PGD, Audit, Dataset, EpsilonGrid, Estimate, Model, OneCycle, Recipe
-from robbench.pipeline import run_estimate, run_training
 from robbench.record import Record
 from robbench.report import Bundle, write_bundle
-from robbench.store import Store
-from robbench.workplace import Workplace
+from robbench.stages.context import RunContext
+from robbench.stages.pipeline import run_estimate, run_training
+from robbench.store.store import Store
 
 
 class Lambda(nn.Module):
@@ -97,7 +97,7 @@ def misled(classes, shape):
 
 STANDARD = Recipe(optimiser="adam", learning_rate=2e-3, weight_decay=1e-4, batch_size=64, epochs=3, schedule=OneCycle())
 ADVERSARIAL = replace(
-    STANDARD, epochs=6, attack=PGD(epsilon=0.1, step_size=0.04, steps=5), ramp_epochs=2, checkpoint="last"
+    STANDARD, epochs=6, attack=PGD(epsilon=0.1, step_size=0.04, steps=5), ramp_epochs=2, kept_epoch="last"
 )
 SOUND = (("plain", STANDARD), ("plain", ADVERSARIAL))
 MASKS = ("quantised", "saturating", "steep", "shattered", "rooted", "sharpened", "misled")
@@ -139,14 +139,14 @@ def line(record: Record) -> str:
 
 def main(folder: Path, queries: int, seeds: int) -> None:
     """Train and estimate all networks, with both searches; print a line for each, and write the bundle of the first."""
-    workplace = Workplace(store=Store(folder / "store", "demo"), data=folder / "data", device=torch.device("cpu"))
+    context = RunContext(store=Store(folder / "store", "demo"), data=folder / "data", device=torch.device("cpu"))
     records = []
     for search in ("reference", "fast"):
         for seed in range(seeds):
             for name, recipe in (*SOUND, *(MASKED if not seed else ())):
                 spec = model(name, recipe, seed)
-                trained = run_training(spec, workplace, suite="masking", under_test=False)
-                tested = run_estimate(spec, estimate(search, queries), workplace, suite="masking")
+                trained = run_training(spec, context, suite="masking", under_test=False)
+                tested = run_estimate(spec, estimate(search, queries), context, suite="masking")
                 print(line(tested), flush=True)
                 if search == "reference" and not seed:
                     records += [trained, tested]

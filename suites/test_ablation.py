@@ -37,7 +37,7 @@ STUDY = Study(
     ),
     estimate=Estimate(grid=EpsilonGrid(stop=0.3, step=0.005), attack=PGD(steps=10, random_start=False), images=250),
     on_request=True,
-    ablate=("kept_statistics", "statistics", "orientation", "split", "checkpoint", "box"),
+    ablate=("kept_statistics", "statistics", "orientation", "split", "kept_epoch", "box"),
 )
 
 pytestmark = pytest.mark.suite(STUDY)

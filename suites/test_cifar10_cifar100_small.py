@@ -20,7 +20,7 @@ STANDARD = Recipe(
     epochs=6,
     schedule=OneCycle(),
     precision="bf16",
-    checkpoint="last",
+    kept_epoch="last",
 )
 ADVERSARIAL = replace(STANDARD, epochs=4, attack=PGD(epsilon=8 / 255, step_size=10 / 255, steps=1), ramp_epochs=1)
 RETRAINING = replace(STANDARD, epochs=2)

@@ -24,7 +24,7 @@ ADVERSARIAL = replace(
     epochs=7,
     attack=PGD(epsilon=0.2, step_size=0.06, steps=5),
     ramp_epochs=3,
-    checkpoint="last",
+    kept_epoch="last",
 )
 
 STUDY = Study(

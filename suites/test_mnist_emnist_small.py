@@ -19,7 +19,7 @@ STANDARD = Recipe(
     epochs=6,
     schedule=OneCycle(),
     precision="bf16",
-    checkpoint="last",
+    kept_epoch="last",
 )
 ADVERSARIAL = replace(STANDARD, epochs=9, attack=PGD(epsilon=0.3, step_size=0.075, steps=7), ramp_epochs=4)
 

@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robbench.errors import RobbenchError
+from robbench.estimation.sampling import choose_images
 from robbench.record import (
-    WRONG,
+    MISCLASSIFIED,
     Counts,
     Record,
     Robustness,
     Seconds,
     median_pstar,
 )
-from robbench.sampling import choose_images
 
-PLACES = st.lists(st.integers(WRONG, len(GRID)), min_size=1, max_size=30)
+PLACES = st.lists(st.integers(MISCLASSIFIED, len(GRID)), min_size=1, max_size=30)
 FACTS = make_facts()
 
 
@@ -55,10 +55,10 @@ def test_the_median_of_a_distribution(places, median):
 @given(PLACES)
 def test_the_median_is_that_of_the_values(places):
     """The same as Python's over the p* themselves, the censored being infinite, the wrong left out."""
-    values = [[*GRID, math.inf][place] for place in places if place != WRONG]
+    values = [[*GRID, math.inf][place] for place in places if place != MISCLASSIFIED]
     expected = statistics.median(values) if values else None
     assert robustness(places).median == (None if expected is None else pytest.approx(expected))
-    assert median_pstar((place for place in places if place != WRONG), GRID) == robustness(places).median
+    assert median_pstar((place for place in places if place != MISCLASSIFIED), GRID) == robustness(places).median
 
 
 @settings(max_examples=60, deadline=None)
@@ -72,7 +72,7 @@ def test_robust_accuracy_falls_from_clean_accuracy(places):
     assert all(result.robust(epsilon).total == len(places) for epsilon in GRID)
     if 0 not in places:
         assert result.robust(0.0) == result.clean
-    assert result.clean.correct == len(places) - places.count(WRONG)
+    assert result.clean.correct == len(places) - places.count(MISCLASSIFIED)
     assert curve[-1] == result.censored == places.count(len(GRID))
 
 
@@ -129,15 +129,15 @@ def test_seconds_that_are_judged_and_seconds_that_are_published():
 def test_the_share_of_time_in_line(seconds, waited, share, busy):
     """What is shorter than a second is never called busy: it is no measure anyway."""
     record = training_record(FACTS)
-    record = msgspec.structs.replace(record, seconds=Seconds(training=seconds, io=50.0, in_line=waited))
-    assert record.in_line == pytest.approx(share)
+    record = msgspec.structs.replace(record, seconds=Seconds(training=seconds, io=50.0, waiting_for_core=waited))
+    assert record.waiting_for_core == pytest.approx(share)
     assert record.measured_busy == busy
 
 
 def test_nothing_measured_is_nothing_in_line():
     """A user's checkpoint takes no seconds."""
-    record = msgspec.structs.replace(training_record(FACTS), seconds=Seconds(in_line=1.0))
-    assert record.in_line == 0
+    record = msgspec.structs.replace(training_record(FACTS), seconds=Seconds(waiting_for_core=1.0))
+    assert record.waiting_for_core == 0
     assert not record.measured_busy
 
 

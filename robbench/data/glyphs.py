@@ -20,9 +20,9 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
-from robbench.catalogue import EMNIST_CLASSES
 from robbench.data.images import Images
 from robbench.errors import RobbenchError, require, unknown
+from robbench.spec.catalogue import EMNIST_CLASSES
 
 GLYPHS: dict[str, tuple[str, ...]] = {"glyphs10": EMNIST_CLASSES[:10], "glyphs47": EMNIST_CLASSES}
 """Classes of each drawn dataset, in label order. EMNIST's merged classes (C and c, …) are drawn as capitals."""

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from robbench.catalogue import DATASETS, plain_name
 from robbench.data import glyphs, torchvision_sets
 from robbench.data.images import Data, Images
 from robbench.data.prepared import LAYOUT, read_npz, write_npz
+from robbench.data.sizes import unknown_dataset
 from robbench.errors import RobbenchError, require, unknown
-from robbench.sizes import unknown_dataset
 from robbench.spec import checks
+from robbench.spec.catalogue import DATASETS, plain_name
 
 ORIENTATIONS = ("upright", "stored")
 GLYPH_COUNTS = {name: (DATASETS[name].train, DATASETS[name].test) for name in glyphs.GLYPHS}

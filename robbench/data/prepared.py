@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from robbench.catalogue import DATASETS
 from robbench.data.images import Data, Images
 from robbench.errors import RobbenchError, require
-from robbench.writing import TEMPORARY, only_writer
+from robbench.spec.catalogue import DATASETS
+from robbench.store.files import TEMPORARY, only_writer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

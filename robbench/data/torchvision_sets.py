@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from robbench.catalogue import EMNIST_CLASSES
 from robbench.data.images import Data
 from robbench.data.prepared import from_arrays
 from robbench.errors import RobbenchError
-from robbench.locks import file_lock
+from robbench.spec.catalogue import EMNIST_CLASSES
+from robbench.store.locks import file_lock
 
 FOLDERS = {
     "mnist": "MNIST/raw",

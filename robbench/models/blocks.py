@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from robbench.catalogue import block_names
 from robbench.models.network import Network
+from robbench.spec.catalogue import block_names
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Block:
 def blocks(network: Network) -> tuple[Block, ...]:
     """The blocks of ``network``, first to last.
 
-    The study's architectures have those of :func:`robbench.catalogue.block_names`; a wide ResNet's last batch norm
+    The study's architectures have those of :func:`robbench.spec.catalogue.block_names`; a wide ResNet's last batch norm
     belongs to none. A timm network has timm's own coarse parameter groups, any other the children of its body that have
     parameters; there every parameter belongs to exactly one block, and the head is a block of its own in a timm
     network. A dropout belongs to the block that it feeds.

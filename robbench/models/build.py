@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robbench.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
 from robbench.errors import RobbenchError, require
-from robbench.memory import indivisible, ran_out
+from robbench.machine.memory import indivisible, ran_out
 from robbench.models import plain
 from robbench.models.network import Network, Normalise, seeded, sizes
 from robbench.models.residual import RESNET_STAGES, resnet, wide_resnet
+from robbench.spec.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
 
 _PLAIN: dict[str, Callable[[int], nn.Module]] = {
     "relu_4_1024": plain.relu_4_1024,
@@ -42,7 +42,7 @@ def build(
     """A freshly initialised network on the CPU, the same for the same ``seed``; global random states stay as they are.
 
     Args:
-        architecture: a name of :data:`robbench.catalogue.ARCHITECTURES`; ``wrnD_W``; ``timm:NAME``, without its
+        architecture: a name of :data:`robbench.spec.catalogue.ARCHITECTURES`; ``wrnD_W``; ``timm:NAME``, without its
             pretrained weights; or ``package.module:function``, called as ``function(classes=…, shape=…)``, which
             returns a module that draws its weights from the global generators of torch, Python or numpy, and ends in an
             ``nn.Linear``.

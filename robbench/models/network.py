@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robbench.errors import require
-from robbench.generators import generators_at
+from robbench.machine.generators import generators_at
 
 
 class Normalise(nn.Module):

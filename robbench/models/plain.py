@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from robbench.models.image_conv import ConvReLU2d, Dropout, Flatten, ImageConvReLU2d
+from robbench.machine.fused import ConvReLU2d, Dropout, Flatten, ImageConvReLU2d
 from robbench.models.network import layers
 
 

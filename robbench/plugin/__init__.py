@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robbench.adapt import names
-from robbench.clock import Clock
-from robbench.determinism import cublas_workspace
 from robbench.errors import RobbenchError, unknown
+from robbench.machine.determinism import cublas_workspace
+from robbench.plugin.clock import Clock
 from robbench.plugin.perf import perf as perf
 from robbench.plugin.results import Results
 from robbench.plugin.session import SESSION, Session, marked
@@ -24,7 +23,8 @@ from robbench.plugin.settings import Settings, add_options
 from robbench.plugin.signals import end_orderly, one_at_a_time
 from robbench.plugin.stage import Robbench
 from robbench.spec import Study
-from robbench.suites import find_code_in
+from robbench.spec.command_line import names
+from robbench.spec.suite_files import find_code_in
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -220,7 +220,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     if session.studies or session.measures:
         import msgspec
 
-        from robbench.environment import environment
+        from robbench.machine.environment import environment
 
         try:
             device = session.device

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import robbench
-from robbench.catalogue import own_module
+from robbench.spec.catalogue import own_module
 
 _MOST_FILES = 10_000
 """Beyond them a folder is taken for no project."""

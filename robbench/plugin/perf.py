@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from robbench.workplace import Workplace
+    from robbench.stages.context import RunContext
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 """Side of the square matrices whose product gives the device's peak."""
@@ -63,14 +63,14 @@ class Perf:
         self._session = request.config.stash[SESSION]
 
     @property
-    def workplace(self) -> Workplace:
+    def context(self) -> RunContext:
         """Where networks are trained and kept, as of the run's options."""
-        return self._session.workplace
+        return self._session.context
 
     @property
     def device(self) -> torch.device:
         """The device of the run."""
-        return self.workplace.device
+        return self.context.device
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class Perf:
         """
         import torch
 
-        from robbench.precision import tensor_cores
+        from robbench.machine.precision import tensor_cores
 
         side = PEAK_SIDE[self.device.type]
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -198,7 +198,7 @@ class Perf:
             torch.cuda.synchronize(self.device)
 
     def _slug(self) -> str:
-        from robbench.environment import environment
+        from robbench.machine.environment import environment
 
         return environment(self.device).slug
 

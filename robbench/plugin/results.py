@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from robbench.compare import Verdict
 from robbench.errors import RobbenchError
-from robbench.interruption import postponed
-from robbench.locks import locked
+from robbench.gate.verdicts import Verdict
 from robbench.plugin.session import Session
 from robbench.plugin.signals import TERMINATED, Terminated, one_at_a_time
 from robbench.record import Record, as_case
-from robbench.terminal import busy, legend, table, warnings
+from robbench.report.terminal import busy, legend, table, warnings
+from robbench.store.interruption import postponed
+from robbench.store.locks import locked
 
 if TYPE_CHECKING:
     from robbench.report import Bundle
-    from robbench.store import Finished
+    from robbench.store.store import Finished
 
 
 class Results:
@@ -143,7 +143,7 @@ class Results:
         An earlier stage counts only with the same digest, where it and its source had the images of this run, and where
         it began with the weights that the store has now.
         """
-        from robbench.store import Store
+        from robbench.store.store import Store
 
         store = Store(self._session.settings.store, self._session.run)
         found: dict[tuple[str, str], Record] = {}

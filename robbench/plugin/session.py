@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robbench.adapt import adapt, names
-from robbench.compare import Tolerances
 from robbench.errors import RobbenchError
-from robbench.locks import among_the_living, to_stderr
+from robbench.gate.verdicts import Tolerances
 from robbench.plugin.code import code_of_run
 from robbench.plugin.settings import Settings
+from robbench.report.terminal import progress_line
 from robbench.spec import Model, Study
-from robbench.terminal import progress_line
-from robbench.writing import check_writable
+from robbench.spec.command_line import adapt, names
+from robbench.store.files import check_writable
+from robbench.store.locks import among_the_living, to_stderr
 
 if TYPE_CHECKING:
     import torch
 
-    from robbench.workplace import Workplace
+    from robbench.stages.context import RunContext
 
 
 @dataclass
@@ -61,22 +61,22 @@ class Session:
     """What the progress line is about, and since when."""
 
     @cached_property
-    def workplace(self) -> Workplace:
+    def context(self) -> RunContext:
         """Where stages run; made when the first one does, since it needs torch.
 
         Raises:
             RobbenchError: the device or the store cannot be had.
         """
-        from robbench.determinism import deterministic_algorithms
-        from robbench.memory import keep_pages
-        from robbench.store import Store
-        from robbench.workplace import Workplace
+        from robbench.machine.determinism import deterministic_algorithms
+        from robbench.machine.memory import keep_pages
+        from robbench.stages.context import RunContext
+        from robbench.store.store import Store
 
         device, since = self.device, self.since
         keep_pages()
         if self.settings.deterministic:
             self.switches.enter_context(deterministic_algorithms())
-        return Workplace(
+        return RunContext(
             store=Store(self.settings.store, self.run, self.code),
             data=self.settings.data,
             device=device,
@@ -117,7 +117,7 @@ class Session:
         Raises:
             RobbenchError: there is no such device.
         """
-        from robbench.environment import choose_device
+        from robbench.machine.environment import choose_device
 
         return choose_device(self.settings.device, self._worker)
 
@@ -202,20 +202,20 @@ class Session:
         raise RobbenchError(fault)
 
     def _faults(self, study: str) -> dict[str, str]:
-        from robbench.masking import check_audit
-        from robbench.pipeline import check
+        from robbench.estimation.audit import check_audit
+        from robbench.stages.pipeline import check
 
         settings, faults = self.settings, {}
         try:
             for folder in (settings.report, *([settings.baselines] if settings.update else [])):
                 check_writable(folder)
             check_audit(self.studies[study].estimate.audit)
-            workplace = self.workplace
+            context = self.context
         except RobbenchError as error:
             return {"": str(error)}
         for model in self.selected.get(study, []):
             try:
-                check(model, workplace)
+                check(model, context)
             except RobbenchError as error:
                 faults[model.id] = str(error)
             except (KeyboardInterrupt, pytest.exit.Exception):

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from robbench.adapt import MOST_SEEDS, parse_datasets
 from robbench.errors import RobbenchError, unknown
 from robbench.spec import Protocol
+from robbench.spec.command_line import MOST_SEEDS, parse_datasets
 
 OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("quick", "shrink every study to its quick scale; compares with no baseline and writes none", {}),

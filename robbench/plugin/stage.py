@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from robbench.baselines import Baseline, baseline_path, read_baseline, write_baseline
-from robbench.compare import Tolerances, Verdict, compare
 from robbench.errors import RobbenchError
+from robbench.gate.baselines import Baseline, baseline_path, read_baseline, write_baseline
+from robbench.gate.verdicts import Tolerances, Verdict, compare
 from robbench.plugin.session import SESSION, marked
 from robbench.record import Record
+from robbench.report.text import printable, printable_lines
 from robbench.spec import Model, Study
-from robbench.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -30,16 +30,16 @@ class Robbench:
 
     def train(self, model: Model) -> Record:
         """Train, transfer or load a model; fails the test on a regression of validation accuracy or seconds."""
-        from robbench.pipeline import run_training
+        from robbench.stages.pipeline import run_training
 
         study, tolerances = self._study()
         return self._stage(
-            study, tolerances, model, "training", lambda: run_training(model, self._session.workplace, suite=study.name)
+            study, tolerances, model, "training", lambda: run_training(model, self._session.context, suite=study.name)
         )
 
     def estimate(self, model: Model) -> Record:
         """Estimate p* of a model; fails the test on a regression of accuracy, median p* or seconds."""
-        from robbench.pipeline import run_estimate
+        from robbench.stages.pipeline import run_estimate
 
         study, tolerances = self._study()
         return self._stage(
@@ -47,7 +47,7 @@ class Robbench:
             tolerances,
             model,
             "robustness",
-            lambda: run_estimate(model, study.estimate, self._session.workplace, suite=study.name),
+            lambda: run_estimate(model, study.estimate, self._session.context, suite=study.name),
         )
 
     def _study(self) -> tuple[Study, Tolerances]:

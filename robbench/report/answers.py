@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from robbench.report.bootstrap import Resamples, difference, interval, over_seeds
-from robbench.report.radii import comparison_epsilon, robust_share
+from robbench.report.robust_accuracy import comparison_epsilon, robust_share
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, Spread, models_of, spread
 

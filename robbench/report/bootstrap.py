@@ -10,8 +10,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.compare import CONFIDENCE, RESAMPLES
-from robbench.record import WRONG, Robustness
+from robbench.gate.verdicts import CONFIDENCE, RESAMPLES
+from robbench.record import MISCLASSIFIED, Robustness
 
 Resamples = NDArray[np.float64]
 """(RESAMPLES,) values of a figure, one per resampling."""
@@ -34,7 +34,7 @@ def medians(dataset: str, robustness: Robustness) -> Resamples:
     weights = _weights(dataset, tuple(robustness.images))
     places = np.asarray(robustness.pstar)
     order = np.argsort(places, kind="stable")
-    order = order[places[order] != WRONG]
+    order = order[places[order] != MISCLASSIFIED]
     if not len(order):
         return np.full(RESAMPLES, math.nan)
     present, starts = np.unique(places[order], return_index=True)
@@ -46,7 +46,7 @@ def medians(dataset: str, robustness: Robustness) -> Resamples:
     return np.where(total > 0, np.where(low == high, low, (low + high) / 2), math.nan)
 
 
-def shares(dataset: str, robustness: Robustness, above: int = WRONG) -> Resamples:
+def shares(dataset: str, robustness: Robustness, above: int = MISCLASSIFIED) -> Resamples:
     """Share of all images, in every resampling, with a place in the grid after ``above``: by default, the correct."""
     weights = _weights(dataset, tuple(robustness.images))
     mask = np.asarray(robustness.pstar) > above

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from robbench.record import WRONG, Robustness
+from robbench.record import MISCLASSIFIED, Robustness
 from robbench.report.drawing import HATCHED, UNITS, canvas, colour, error_bars, lighter, png, pstar_ticks, tidy, title
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, models_of
@@ -40,7 +40,7 @@ def box_places(*seeds: Robustness) -> tuple[float, float, float, float, float]:
 
 
 def _correct(robustness: Robustness) -> NDArray[np.float64]:
-    return np.asarray([*robustness.grid, np.inf])[[place for place in robustness.pstar if place != WRONG]]
+    return np.asarray([*robustness.grid, np.inf])[[place for place in robustness.pstar if place != MISCLASSIFIED]]
 
 
 def draw_boxes(group: Group) -> bytes:

@@ -12,9 +12,8 @@ from typing import Any
 
 import msgspec
 
-from robbench.compare import Verdict
 from robbench.errors import RobbenchError
-from robbench.interruption import postponed
+from robbench.gate.verdicts import Verdict
 from robbench.record import UNREADABLE, Record, Struct, sha256_of
 from robbench.report.drawing import Picture
 from robbench.report.figures import draw, draw_study
@@ -23,7 +22,8 @@ from robbench.report.markdown import model_ranges
 from robbench.report.overview import studies
 from robbench.report.prose import report_text
 from robbench.report.rows import group_records
-from robbench.writing import TEMPORARY_FOLDER, only_writer, write_atomically
+from robbench.store.files import TEMPORARY_FOLDER, only_writer, write_atomically
+from robbench.store.interruption import postponed
 
 SCHEMA = "robbench.bundle/1"
 

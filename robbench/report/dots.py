@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from robbench.compare import CONFIDENCE
-from robbench.published import Published, published_rows
+from robbench.gate.verdicts import CONFIDENCE
 from robbench.report.ablation import Effect, effects
 from robbench.report.answers import Answer, Ratio, answers, median_ratio, scratch_model, source_model, speed_up
 from robbench.report.drawing import UNITS, arrow_to_edge, canvas, colour, error_bars, png, tidy, title
+from robbench.report.published import Published, published_rows
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, Spread
 

@@ -8,11 +8,11 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from robbench.record import WRONG
-from robbench.report.radii import fixed_epsilons, robust_share
+from robbench.record import MISCLASSIFIED
 from robbench.report.ranking import common_medians
+from robbench.report.robust_accuracy import fixed_epsilons, robust_share
 from robbench.report.rows import Group, Row
-from robbench.text import printable
+from robbench.report.text import printable
 
 
 def results_csv(groups: Sequence[Group]) -> bytes:
@@ -82,7 +82,7 @@ def pstar_csv_gz(groups: Sequence[Group]) -> bytes:
             continue
         start = _csv(None, [[row.suite, row.case]]).decode().rstrip("\n")
         endings = [f"{value:.10g},found\n" for value in row.robustness.grid] + [",censored\n", ",wrong\n"]
-        assert WRONG == -1
+        assert MISCLASSIFIED == -1
         lines += [
             f"{start},{image},{endings[place]}"
             for image, place in zip(row.robustness.images, row.robustness.pstar, strict=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from robbench.text import printable, printable_lines
+from robbench.report.text import printable, printable_lines
 
 NOTHING = "–"
 """Stands for a figure that does not exist."""

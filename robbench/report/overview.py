@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 
-from robbench.published import Published, published_rows
 from robbench.report.answers import Answer, Drop, Ratio, answers
 from robbench.report.markdown import NOTHING, escape, percent, pstar, table
+from robbench.report.published import Published, published_rows
 from robbench.report.ranking import common_medians
 from robbench.report.rows import Group, dataset_label
 from robbench.report.seeds import Model

@@ -12,7 +12,7 @@ from robbench.report.markdown import escape, table
 from robbench.report.perf_figures import growth_png, quality_png
 from robbench.report.perf_tables import GROUPS, in_order, layout
 from robbench.report.performance import Measurement, Performance, Run
-from robbench.writing import only_writer, write_atomically
+from robbench.store.files import only_writer, write_atomically
 
 
 def write_performance(folder: Path, performance: Performance) -> Path:

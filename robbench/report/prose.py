@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from robbench.compare import CONFIDENCE, MARKS, Verdict
+from robbench.gate.verdicts import CONFIDENCE, MARKS, Verdict
 from robbench.report.drawing import ABLATION, ANSWERS, Picture
 from robbench.report.markdown import escape, fenced, text_table
 from robbench.report.missing import missing_section

@@ -9,10 +9,10 @@ from itertools import combinations
 
 import numpy as np
 
-from robbench.record import WRONG, Robustness, median_pstar
+from robbench.record import MISCLASSIFIED, Robustness, median_pstar
 from robbench.report.answers import Change, change
 from robbench.report.bootstrap import Resamples, medians
-from robbench.report.radii import comparison_epsilon, robust_share
+from robbench.report.robust_accuracy import comparison_epsilon, robust_share
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, models_of
 
@@ -55,11 +55,15 @@ def common_images(rows: Sequence[Row]) -> dict[str, Robustness]:
     found = {}
     for peers in same_data.values():
         right = [
-            {image for image, place in zip(each.images, each.pstar, strict=True) if place != WRONG} for _, each in peers
+            {image for image, place in zip(each.images, each.pstar, strict=True) if place != MISCLASSIFIED}
+            for _, each in peers
         ]
         common = set.intersection(*right)
         for row, each in peers:
-            places = [place if image in common else WRONG for image, place in zip(each.images, each.pstar, strict=True)]
+            places = [
+                place if image in common else MISCLASSIFIED
+                for image, place in zip(each.images, each.pstar, strict=True)
+            ]
             found[row.case] = Robustness(
                 grid=each.grid,
                 attack=each.attack,
@@ -75,7 +79,7 @@ def common_images(rows: Sequence[Row]) -> dict[str, Robustness]:
 def common_medians(rows: Sequence[Row]) -> dict[str, tuple[float | None, int]]:
     """Median p* per case over the images that every model on the same data classifies correctly, and how many."""
     return {
-        case: (median_pstar((place for place in each.pstar if place != WRONG), each.grid), each.clean.correct)
+        case: (median_pstar((place for place in each.pstar if place != MISCLASSIFIED), each.grid), each.clean.correct)
         for case, each in common_images(rows).items()
     }
 

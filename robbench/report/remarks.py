@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from robbench.compare import CONFIDENCE
+from robbench.gate.verdicts import CONFIDENCE
 from robbench.report.ablation import FEW, Effect, effects, fields_that_move
 from robbench.report.answers import Change
 from robbench.report.markdown import NOTHING, code, escape, percent, pstar, pstar_digits, seconds, signed, table
@@ -43,7 +43,7 @@ def busy_remark(group: Group) -> str | None:
         for row, record in records:
             if record is not None and record.measured_busy:
                 label = f"{row.label} ({row.facts.variant})" if row.facts.variant else row.label
-                busy[label] = max(record.in_line, busy.get(label, 0.0))
+                busy[label] = max(record.waiting_for_core, busy.get(label, 0.0))
         if busy:
             named.append(f"{what}: " + ", ".join(f"{escape(label)} {share:.0%}" for label, share in busy.items()))
     if not named:

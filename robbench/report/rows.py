@@ -8,11 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
-from robbench.catalogue import ARCHITECTURES
-from robbench.published import Published, published_row
 from robbench.record import ModelFacts, Record, Robustness, Training
 from robbench.report import bootstrap
 from robbench.report.bootstrap import Resamples
+from robbench.report.published import Published, published_row
+from robbench.spec.catalogue import ARCHITECTURES
 
 _DATASETS = {"mnist": "MNIST", "emnist": "EMNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 _METHODS = ("standard", "pgd", "checkpoint", "transfer", "transfer-adversarial")

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from robbench.published import Published
 from robbench.record import ModelFacts
+from robbench.report.published import Published
 from robbench.report.rows import Row
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from robbench.compare import CONFIDENCE
+from robbench.gate.verdicts import CONFIDENCE
 from robbench.report.answers import Answer, Change, Ratio, answers
 from robbench.report.markdown import escape, percent, pstar, seconds, signed, times, whole_ranges
 from robbench.report.rows import Group, dataset_label

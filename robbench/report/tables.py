@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from robbench.compare import CONFIDENCE
-from robbench.published import Published, published_rows
+from robbench.gate.verdicts import CONFIDENCE
 from robbench.record import AttackAccuracy, Counts
 from robbench.report.bootstrap import interval, over_seeds
 from robbench.report.markdown import (
@@ -21,8 +20,9 @@ from robbench.report.markdown import (
     signed,
     table,
 )
-from robbench.report.radii import fixed_epsilons, robust_share
+from robbench.report.published import Published, published_rows
 from robbench.report.ranking import common_medians
+from robbench.report.robust_accuracy import fixed_epsilons, robust_share
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, Spread, models_of, spread
 from robbench.report.trust import SUSPECT

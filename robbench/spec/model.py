@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from robbench.catalogue import block_names, own_module
 from robbench.errors import RobbenchError, require
 from robbench.spec.canonical import UNDESCRIBED, WHERE_GIVEN, describe, digest_of
+from robbench.spec.catalogue import block_names, own_module
 from robbench.spec.checks import Checked, choice, integer, number, positive_int, radius, random_seed
 from robbench.spec.training import PGD, Dataset, Recipe
 

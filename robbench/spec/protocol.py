@@ -6,12 +6,12 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from robbench.catalogue import DATASETS
+from robbench.spec.catalogue import DATASETS
 from robbench.spec.training import PGD, Dataset, Recipe
 
 Protocol = Literal["sound", "thesis"]
 
-ProtocolField = Literal["statistics", "kept_statistics", "split", "orientation", "box", "checkpoint", "kept_scale"]
+ProtocolField = Literal["statistics", "kept_statistics", "split", "orientation", "box", "kept_epoch", "kept_scale"]
 
 PROTOCOL_FIELDS: tuple[ProtocolField, ...] = get_args(ProtocolField)
 """All fields that the thesis protocol sets."""
@@ -22,7 +22,7 @@ EFFECTS: dict[ProtocolField, str] = {
     "split": "validation images are drawn independently of the training images, so that most are trained on",
     "orientation": "the target's letters are transposed, as torchvision stores EMNIST",
     "box": "training attacks may leave the valid pixels, up to [−2.5, 2.5]",
-    "checkpoint": "the epoch of the best clean validation accuracy is kept, in adversarial training too",
+    "kept_epoch": "the epoch of the best clean validation accuracy is kept, in adversarial training too",
     "kept_scale": "fine-tuned kept blocks learn at 0.001 of the rate",
 }
 """What the thesis's value of each field does."""
@@ -35,8 +35,8 @@ def thesis_recipe(recipe: Recipe, fields: Collection[ProtocolField]) -> Recipe:
     if recipe.adversarial and "statistics" in fields:
         recipe = replace(recipe, statistics="running")
     # Without an attack, the best robust accuracy is the best clean one already.
-    if "checkpoint" in fields and (recipe.adversarial or recipe.checkpoint == "last"):
-        recipe = replace(recipe, checkpoint="clean")
+    if "kept_epoch" in fields and (recipe.adversarial or recipe.kept_epoch == "last"):
+        recipe = replace(recipe, kept_epoch="clean")
     if "box" in fields:
         recipe = replace(recipe, attack=_wide(recipe.attack), validation_attack=_wide(recipe.validation_attack))
     return recipe

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from robbench.catalogue import block_names
 from robbench.errors import RobbenchError, require, unknown
+from robbench.spec.catalogue import block_names
 from robbench.spec.checks import LONGEST_NAME, Checked, choice, file_name, positive_int, random_seed
 from robbench.spec.model import Checkpoint, Estimate, Head, Kept, Model, Transfer
 from robbench.spec.protocol import EFFECTS, Protocol, ProtocolField, thesis_dataset, thesis_kept, thesis_recipe

@@ -6,9 +6,9 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Literal
 
-from robbench.catalogue import DATASETS, plain_name
 from robbench.errors import require
 from robbench.spec.canonical import UNDESCRIBED
+from robbench.spec.catalogue import DATASETS, plain_name
 from robbench.spec.checks import FARTHEST, Checked, choice, file_name, number, positive_int, radius, random_seed
 
 STD = (1e-6, 1e6)
@@ -198,7 +198,7 @@ class Recipe(Checked):
     """The radius (and step) grows linearly from 0 over this many epochs."""
     statistics: Literal["batch", "running"] = "batch"
     """Batch-norm and dropout in the update step: training mode, or the eval mode an attack left behind (thesis)."""
-    checkpoint: Literal["robust", "clean", "last"] = "robust"
+    kept_epoch: Literal["robust", "clean", "last"] = "robust"
     """Which epoch is kept: best validation robust accuracy (clean where there is no attack), best clean, or last."""
     precision: Literal["float32", "bf16"] = "float32"
     """float32, whose products and convolutions a GPU of compute capability 8 or later makes in TF32: it rounds their
@@ -226,7 +226,7 @@ class Recipe(Checked):
             self.validation_attack,
         )
         choice("statistics", self.statistics, Literal["batch", "running"])
-        choice("checkpoint", self.checkpoint, Literal["robust", "clean", "last"])
+        choice("kept_epoch", self.kept_epoch, Literal["robust", "clean", "last"])
         choice("precision", self.precision, Literal["float32", "bf16"])
 
     @property

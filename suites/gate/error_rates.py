@@ -2,7 +2,7 @@
 
 ``python suites/gate/error_rates.py reports/embedded`` reads bundles of one study that was run with several seeds
 (``--robbench-seeds 6``) or several times. A seed stands for everything that leads training elsewhere while the code is
-the same: another processor, another version of torch. Verdicts are those of ``robbench.compare.compare``.
+the same: another processor, another version of torch. Verdicts are those of ``robbench.gate.verdicts.compare``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from gate_errors.runs import read_runs
 from gate_errors.tables import report
 
-from robbench.compare import Tolerances
 from robbench.errors import RobbenchError
-from robbench.writing import write_atomically
+from robbench.gate.verdicts import Tolerances
+from robbench.store.files import write_atomically
 
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 

@@ -8,24 +8,24 @@ import pytest
 import torch
 
 from robbench import PGD, Dataset, Model, OneCycle, Recipe
-from robbench.assembly import placed
 from robbench.data import pixels
 from robbench.models import build
-from robbench.pipeline import run_training
-from robbench.workplace import load_network
+from robbench.stages.context import load_network
+from robbench.stages.networks import placed
+from robbench.stages.pipeline import run_training
 
 STANDARD = Recipe(
     optimiser="adam", learning_rate=2e-3, weight_decay=1e-4, batch_size=128, epochs=3, schedule=OneCycle()
 )
 ADVERSARIAL = replace(
-    STANDARD, epochs=6, attack=PGD(epsilon=0.3, step_size=0.075, steps=7), ramp_epochs=3, checkpoint="last"
+    STANDARD, epochs=6, attack=PGD(epsilon=0.3, step_size=0.075, steps=7), ramp_epochs=3, kept_epoch="last"
 )
 
 
 @pytest.fixture
 def digits(perf):
     """The data set of the benchmarks, as a spec."""
-    prepared = (perf.workplace.data / "mnist.npz").is_file()
+    prepared = (perf.context.data / "mnist.npz").is_file()
     return Dataset(name="mnist" if prepared else "glyphs10", train=10_000, test=None if prepared else 1_024)
 
 
@@ -36,9 +36,9 @@ def trained(perf, digits):
     def get(method):
         recipe = {"standard": STANDARD, "pgd": ADVERSARIAL}[method]
         model = Model(architecture="cnn7", dataset=digits, recipe=recipe)
-        run_training(model, perf.workplace, suite="perf", under_test=False)
-        test = perf.workplace.images(digits).test
-        return load_network(model, perf.workplace), pixels(test.images).to(perf.device), test.labels.to(perf.device)
+        run_training(model, perf.context, suite="perf", under_test=False)
+        test = perf.context.images(digits).test
+        return load_network(model, perf.context), pixels(test.images).to(perf.device), test.labels.to(perf.device)
 
     return get
 

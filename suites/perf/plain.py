@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robbench.models.image_conv import ConvReLU2d
+from robbench.machine.fused import ConvReLU2d
 
 
 def as_written(network):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from robbench.arithmetic import forward_flops
 from robbench.attacks import pgd
-from robbench.graphs import Loop
-from robbench.precision import full_precision
+from robbench.machine.flops import forward_flops
+from robbench.machine.graphs import GraphedLoop
+from robbench.machine.precision import full_precision
 from suites.perf.plain import as_written, peers, pgd_loop
 
 pytestmark = pytest.mark.perf
@@ -19,7 +19,7 @@ EPSILON, STEP_SIZE = 0.3, 0.04
 )
 def test_attack_step(architecture, batch, steps, perf, fresh):
     network, images, labels = fresh(architecture, batch)
-    plain, loop = as_written(network), Loop(perf.device)
+    plain, loop = as_written(network), GraphedLoop(perf.device)
     flops = 2 * forward_flops(plain, images[:1]) * batch * steps
     others = {"plain loop": pgd_loop_of(plain, images, labels, steps)}
     for name, attack in peers(EPSILON, STEP_SIZE, steps).items():

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from robbench import PGD, Recipe
-from robbench.arithmetic import forward_flops
 from robbench.attacks import pgd
-from robbench.graphs import Loop
-from robbench.memory import LARGEST_BATCH
-from robbench.optimisers import new_optimiser
-from robbench.precision import full_precision, tensor_cores
-from robbench.steps import attacked, update
+from robbench.machine.flops import forward_flops
+from robbench.machine.graphs import GraphedLoop
+from robbench.machine.memory import LARGEST_BATCH
+from robbench.machine.precision import full_precision, tensor_cores
+from robbench.training.optimisers import new_optimiser
+from robbench.training.updates import attacked, update
 from suites.perf.plain import as_written
 from suites.perf.test_training import adversarial_flops, of_products
 
@@ -30,7 +30,7 @@ def test_memory_format(architecture, batch, perf, fresh):
     contiguous = deepcopy(network).to(memory_format=torch.contiguous_format)
 
     def step_of(chosen):
-        optimiser, loop = new_optimiser(chosen, RECIPE, None), Loop(perf.device)
+        optimiser, loop = new_optimiser(chosen, RECIPE, None), GraphedLoop(perf.device)
 
         def step():
             update(
@@ -61,7 +61,7 @@ def test_memory_format(architecture, batch, perf, fresh):
 def test_batch(architecture, perf, fresh):
     chosen = LARGEST_BATCH[perf.device.type]
     network, images, labels = fresh(architecture, 2 * chosen)
-    loop = Loop(perf.device)
+    loop = GraphedLoop(perf.device)
 
     def attack(size):
         for some, theirs in zip(images.split(size), labels.split(size), strict=True):

@@ -9,10 +9,10 @@ visits more radii of a finer grid. A doubling costs it next to nothing while the
 import pytest
 
 from robbench import PGD, recipes
-from robbench.arithmetic import forward_flops
-from robbench.estimation import estimate_pstar
+from robbench.estimation.search import estimate_pstar
+from robbench.machine.flops import forward_flops
+from robbench.machine.precision import full_precision
 from robbench.plugin.perf import Work
-from robbench.precision import full_precision
 
 pytestmark = [pytest.mark.perf, pytest.mark.parametrize("search", ["reference", "fast"])]
 

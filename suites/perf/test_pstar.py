@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from robbench import EpsilonGrid, Model, recipes
-from robbench.arithmetic import forward_flops
 from robbench.data import pixels
-from robbench.estimation import estimate_pstar
-from robbench.pipeline import run_training
+from robbench.estimation.search import estimate_pstar
+from robbench.machine.flops import forward_flops
+from robbench.machine.precision import full_precision
 from robbench.plugin.perf import Work
-from robbench.precision import full_precision
-from robbench.workplace import load_network
+from robbench.stages.context import load_network
+from robbench.stages.pipeline import run_training
 from suites.perf.plain import as_written, sequential_pstar
 from suites.test_embedded import STUDY
 
@@ -82,10 +82,10 @@ def others():
 @pytest.mark.parametrize("model", [*STUDY.models(), *others()], ids=str)
 def test_bound(model, perf):
     """On the embedded suite's networks and others: fast is at most a grid step above reference on 99 % of the images."""
-    run_training(model, perf.workplace, suite=STUDY.name, under_test=False)
+    run_training(model, perf.context, suite=STUDY.name, under_test=False)
     count = 250 if model.architecture == "cnn7" else 100
-    test = perf.workplace.images(model.dataset).test.take(torch.arange(count)).to(perf.device)
-    network, grid, found, passed = load_network(model, perf.workplace), STUDY.estimate.grid.values, {}, {}
+    test = perf.context.images(model.dataset).test.take(torch.arange(count)).to(perf.device)
+    network, grid, found, passed = load_network(model, perf.context), STUDY.estimate.grid.values, {}, {}
 
     def search(name, count=None):
         images, labels = test.images[:count], test.labels[:count]

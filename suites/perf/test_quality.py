@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from robbench import EpsilonGrid
-from robbench.arithmetic import forward_flops
 from robbench.attacks import evaluating
-from robbench.estimation import estimate_pstar
+from robbench.estimation.search import estimate_pstar
+from robbench.machine.flops import forward_flops
+from robbench.machine.precision import full_precision
 from robbench.plugin.perf import Work
-from robbench.precision import full_precision
 from robbench.spec import PGD
 from suites.perf.plain import Counted, installed
 

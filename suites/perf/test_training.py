@@ -7,14 +7,14 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from robbench import PGD, Recipe
-from robbench.arithmetic import forward_flops, update_flops
 from robbench.data import Images, pixels
-from robbench.graphs import Loop
-from robbench.optimisers import new_optimiser
-from robbench.precision import tensor_cores
-from robbench.steps import attacked, update
-from robbench.timing import Stopwatch
-from robbench.training import train
+from robbench.machine.flops import forward_flops, update_flops
+from robbench.machine.graphs import GraphedLoop
+from robbench.machine.precision import tensor_cores
+from robbench.machine.timing import Stopwatch
+from robbench.training.loop import train
+from robbench.training.optimisers import new_optimiser
+from robbench.training.updates import attacked, update
 from suites.perf.plain import adversarial_epoch, as_written, peers, pgd_loop
 
 pytestmark = pytest.mark.perf
@@ -69,7 +69,7 @@ def test_adversarial_step(architecture, batch, steps, precision, perf, fresh):
     network, images, labels = fresh(architecture, batch)
     attack = replace(ATTACK, steps=steps, step_size=0.3 / steps)
     recipe = replace(RECIPE, batch_size=batch, attack=attack, precision=precision)
-    optimiser, loop = new_optimiser(network, recipe, None), Loop(perf.device)
+    optimiser, loop = new_optimiser(network, recipe, None), GraphedLoop(perf.device)
     generator = torch.Generator(perf.device).manual_seed(0)
 
     def step():

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torchvision import datasets
 
-from robbench.catalogue import EMNIST_CLASSES
 from robbench.data import load, prepare
 from robbench.errors import RobbenchError
+from robbench.spec.catalogue import EMNIST_CLASSES
 
 Make = Callable[..., dict[str, Any]]
 MNIST_FILES = {"train": "train-{}", "test": "t10k-{}"}

@@ -18,15 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import robbench.report.bundle
-from robbench.baselines import baseline_of, read_baseline, write_baseline
-from robbench.compare import Tolerances, Verdict, compare
 from robbench.data import read_npz
+from robbench.data.sizes import sizes
 from robbench.errors import RobbenchError
+from robbench.gate.baselines import baseline_of, read_baseline, write_baseline
+from robbench.gate.verdicts import Tolerances, Verdict, compare
 from robbench.record import Seconds
 from robbench.report import Bundle, read_bundle
 from robbench.report.bundle import encode_bundle
-from robbench.sizes import sizes
-from robbench.store import Store
+from robbench.store.store import Store
 
 DIGEST = "ab" * 32
 PLACES = st.floats(0, 1, exclude_max=True), st.integers(0, 7)

@@ -10,9 +10,9 @@ from torch import nn
 
 import robbench.report.bundle
 from robbench.errors import RobbenchError
-from robbench.estimation import estimate_pstar
-from robbench.final_test import attack_accuracies
-from robbench.record import WRONG
+from robbench.estimation.fixed_radii import attack_accuracies
+from robbench.estimation.search import estimate_pstar
+from robbench.record import MISCLASSIFIED
 from robbench.report import Bundle, render
 from robbench.spec import PGD
 
@@ -37,7 +37,7 @@ class Always(nn.Module):
 def test_all_wrong_and_none_fooled_are_answers(search: str, count: int) -> None:
     """Of any number of images: no p* at all, or p* beyond the grid of every one."""
     images = torch.full((count, 1, 2, 2), 0.5)
-    for label, expected in ((0, len(GRID)), (1, WRONG)):
+    for label, expected in ((0, len(GRID)), (1, MISCLASSIFIED)):
         found = estimate_pstar(Always(0), images, torch.full((count,), label), GRID, ATTACK, search=search)  # type: ignore[arg-type]
         assert found.pstar.tolist() == [expected] * count
 

@@ -22,23 +22,23 @@ from hypothesis import strategies as st
 from networks import linear
 
 import robbench.report.bundle
-from robbench.adapt import parse_datasets
 from robbench.attacks import pgd
-from robbench.baselines import read_baseline, write_baseline
-from robbench.compare import Tolerances, Verdict, compare
 from robbench.data import draw, split
 from robbench.errors import RobbenchError
+from robbench.estimation.sampling import choose_images
+from robbench.gate.baselines import read_baseline, write_baseline
+from robbench.gate.verdicts import Tolerances, Verdict, compare
 from robbench.models import Normalise, seeded
-from robbench.optimisers import new_optimiser
 from robbench.record import AttackAccuracy, Counts, Record
 from robbench.report import Bundle, read_bundle, render, write_bundle
 from robbench.report.bundle import encode_bundle
-from robbench.sampling import choose_images
-from robbench.schedule import learning_rate, ramp
+from robbench.report.terminal import table
 from robbench.spec import PGD, Audit, Dataset, EpsilonGrid, Estimate, Model, Recipe, describe, digest_of
-from robbench.steps import update
-from robbench.store import Store
-from robbench.terminal import table
+from robbench.spec.command_line import parse_datasets
+from robbench.store.store import Store
+from robbench.training.optimisers import new_optimiser
+from robbench.training.schedule import learning_rate, ramp
+from robbench.training.updates import update
 
 DIGEST = "ab" * 32
 
@@ -88,7 +88,7 @@ def nonsense() -> Bundle:
     tested = source[1]
     attack = AttackAccuracy(attack="pgd", epsilon=0.1, steps=4, step_size=0.1, robust=Counts(correct=1, total=5))
     assert tested.robustness is not None
-    source[1] = msgspec.structs.replace(tested, robustness=msgspec.structs.replace(tested.robustness, attacks=[attack]))
+    source[1] = msgspec.structs.replace(tested, result=msgspec.structs.replace(tested.robustness, attacks=[attack]))
     verdict = Verdict(
         suite="demo", case="v", stage="robustness", figure="accuracy", mark="-", message="m", baseline=0.5, current=0.25
     )

@@ -18,23 +18,23 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import robbench.assembly
-import robbench.estimation
-import robbench.features
-import robbench.pipeline
-import robbench.robustness
+import robbench.estimation.search
+import robbench.stages.networks
+import robbench.stages.pipeline
+import robbench.stages.robustness
+import robbench.training.features
 from robbench.data import Images
 from robbench.errors import RobbenchError
-from robbench.features import extract
-from robbench.final_test import attack_accuracies
-from robbench.memory import Batches, indivisible
+from robbench.estimation.fixed_radii import attack_accuracies
+from robbench.machine.memory import Batches, indivisible
 from robbench.models import build, weights
-from robbench.pipeline import run_estimate, run_training
 from robbench.record import Record, Seconds
 from robbench.spec import PGD, Checkpoint, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
-from robbench.steps import validate
-from robbench.store import Store
-from robbench.workplace import Workplace
+from robbench.stages.context import RunContext
+from robbench.stages.pipeline import run_estimate, run_training
+from robbench.store.store import Store
+from robbench.training.features import extract
+from robbench.training.updates import validate
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0.0, batch_size=16, epochs=3)
@@ -66,14 +66,14 @@ def _own_code(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "own_networks", module)
     monkeypatch.setattr(Room, "update", 10**9)
     monkeypatch.setattr(Room, "judged", 10**9)
-    robbench.assembly._load.cache_clear()
+    robbench.stages.networks._load.cache_clear()
     yield
-    robbench.assembly._load.cache_clear()
+    robbench.stages.networks._load.cache_clear()
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Callable[..., Workplace]:
-    """A function that makes the workplace of a new session; all share one store."""
+def place(tmp_path: Path) -> Callable[..., RunContext]:
+    """A function that makes the context of a new session; all share one store."""
     numbers, labels = np.random.default_rng(0), np.arange(60) % 3
     images = numbers.integers(0, 150, (60, 8, 8), dtype=np.uint8)
     images[np.arange(60), labels] += 100
@@ -83,9 +83,9 @@ def place(tmp_path: Path) -> Callable[..., Workplace]:
         np.savez(tmp_path / "data" / f"{name}.npz", classes=np.array(["a", "b", "c"]), **arrays)
     sessions = iter(range(1000))
 
-    def make(folder: str = "store", **options: object) -> Workplace:
+    def make(folder: str = "store", **options: object) -> RunContext:
         store = Store(tmp_path / folder, run=f"run {next(sessions)}")
-        return Workplace(store=store, data=tmp_path / "data", device=CPU, **options)
+        return RunContext(store=store, data=tmp_path / "data", device=CPU, **options)
 
     return make
 
@@ -109,10 +109,10 @@ def comparable(record: Record) -> Record:
         record.training,
         epochs=[msgspec.structs.replace(e, seconds=0.0, validation_seconds=0.0) for e in record.training.epochs],
     )
-    return msgspec.structs.replace(record, seconds=Seconds(), created="", training=training, notes=[])
+    return msgspec.structs.replace(record, seconds=Seconds(), created="", result=training or record.result, notes=[])
 
 
-def same_weights(one: Workplace, other: Workplace, model: Model) -> bool:
+def same_weights(one: RunContext, other: RunContext, model: Model) -> bool:
     """Whether two stores hold bit by bit the same model."""
     first, second = one.store.weights(model.digest), other.store.weights(model.digest)
     return all(torch.equal(value, second[name]) for name, value in first.items())
@@ -189,7 +189,7 @@ def test_the_final_test_notes_its_smaller_batches(monkeypatch: pytest.MonkeyPatc
 
 def test_a_stage_short_of_memory_has_the_same_result_and_says_so(place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Transfer on features, validation, p*: the record is that of a roomy machine, with notes."""
-    monkeypatch.setattr(robbench.features, "FLOPS_PER_BYTE", 0)  # of so small a network features would not pay
+    monkeypatch.setattr(robbench.training.features, "FLOPS_PER_BYTE", 0)  # of so small a network features would not pay
     roomy, tight = place("roomy"), place("tight")
     expected = [run_training(target(), roomy, suite="s"), run_estimate(target(), ESTIMATE, roomy, suite="s")]
     monkeypatch.setattr(Room, "judged", 7)
@@ -246,15 +246,15 @@ def test_room_for_not_even_one_image_is_one_error(place, monkeypatch: pytest.Mon
     def scarce(*arguments: object, **options: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    workplace = place()
+    context = place()
     monkeypatch.setattr(Room, "update", 0)
     with pytest.raises(RobbenchError, match=r"^out of memory: an update of 16 images does not fit"):
         run_training(source(), place(), suite="s")
     monkeypatch.setattr(Room, "update", 16)
-    monkeypatch.setattr(robbench.estimation, "pgd", scarce)
+    monkeypatch.setattr(robbench.estimation.search, "pgd", scarce)
     with pytest.raises(RobbenchError, match=r"^out of memory: not even one image at a time fits on cpu; free memory"):
-        run_estimate(source(), ESTIMATE, workplace, suite="s")
-    assert workplace.store.finished(source().digest) is not None
+        run_estimate(source(), ESTIMATE, context, suite="s")
+    assert context.store.finished(source().digest) is not None
 
 
 def test_a_network_that_does_not_fit_is_one_error(place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ def test_a_network_that_does_not_fit_is_one_error(place, monkeypatch: pytest.Mon
     def placed(network: nn.Module, device: torch.device) -> nn.Module:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(robbench.pipeline, "placed", placed)
+    monkeypatch.setattr(robbench.stages.pipeline, "placed", placed)
     with pytest.raises(
         RobbenchError, match=r"out of memory: .*near-standard \(training\) does not fit on cpu; free memory there"
     ):
@@ -301,31 +301,31 @@ def leftovers(folder: Path) -> list[str]:
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "weights.safetensors", "stage.json"])
 def test_a_training_that_cannot_be_written_leaves_nothing_half(place, monkeypatch, name, code, words) -> None:
     """One sentence names the file; once there is room, resuming ends with the bits of an undisturbed run."""
-    whole, workplace = place("whole"), place("full")
+    whole, context = place("whole"), place("full")
     expected = run_training(source(), whole, suite="s")
     with monkeypatch.context() as patch:
         full(patch, name, code=code)
         with pytest.raises(RobbenchError, match=rf"{name}' cannot be written: {words}") as caught:
-            run_training(source(), workplace, suite="s")
+            run_training(source(), context, suite="s")
         assert "\n" not in str(caught.value)
-        assert workplace.store.finished(source().digest) is None
-    assert leftovers(workplace.store.folder) == []
+        assert context.store.finished(source().digest) is None
+    assert leftovers(context.store.folder) == []
     resumed = run_training(source(), place("full", resume=True), suite="s")
     assert comparable(resumed) == comparable(expected)
-    assert same_weights(whole, workplace, source())
+    assert same_weights(whole, context, source())
 
 
 def test_a_search_that_cannot_be_written_leaves_the_model(place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint of p* fails; the trained model stays, and is used by the next run."""
-    monkeypatch.setattr(robbench.robustness, "CHECKPOINT_SECONDS", -1.0)
-    workplace = place()
-    run_training(source(), workplace, suite="s")
+    monkeypatch.setattr(robbench.stages.robustness, "CHECKPOINT_SECONDS", -1.0)
+    context = place()
+    run_training(source(), context, suite="s")
     with monkeypatch.context() as patch:
         full(patch, "checkpoint.safetensors")
         with pytest.raises(RobbenchError, match=r"checkpoint\.safetensors' cannot be written: No space"):
-            run_estimate(source(), ESTIMATE, workplace, suite="s")
-    assert workplace.store.finished(source().digest) is not None
-    assert leftovers(workplace.store.folder) == []
+            run_estimate(source(), ESTIMATE, context, suite="s")
+    assert context.store.finished(source().digest) is not None
+    assert leftovers(context.store.folder) == []
     assert run_estimate(source(), ESTIMATE, place(), suite="s").robustness is not None
 
 
@@ -358,31 +358,31 @@ def test_a_stage_that_cannot_be_replaced_stays_as_it_was(place, monkeypatch: pyt
 
 def test_a_store_that_vanishes_between_stages_is_made_again(place) -> None:
     """The model is trained once more, to the same p*."""
-    workplace = place()
-    run_training(source(), workplace, suite="s")
-    expected = run_estimate(source(), ESTIMATE, workplace, suite="s")
-    shutil.rmtree(workplace.store.folder)
-    assert comparable(run_estimate(source(), ESTIMATE, workplace, suite="s")) == comparable(expected)
+    context = place()
+    run_training(source(), context, suite="s")
+    expected = run_estimate(source(), ESTIMATE, context, suite="s")
+    shutil.rmtree(context.store.folder)
+    assert comparable(run_estimate(source(), ESTIMATE, context, suite="s")) == comparable(expected)
 
 
 def test_a_store_that_vanishes_during_a_stage_costs_that_stage_at_most(place) -> None:
     """Deleted in the second epoch: what is in memory is written to a new folder, lock or no lock."""
-    workplace = place("gone")
+    context = place("gone")
 
     def vanish(what: str, done: float, total: float) -> None:
         if 1 < done < 2:
-            shutil.rmtree(workplace.store.folder, ignore_errors=True)
+            shutil.rmtree(context.store.folder, ignore_errors=True)
 
-    record = run_training(source(), replace(workplace, show=vanish), suite="s")
+    record = run_training(source(), replace(context, show=vanish), suite="s")
     assert comparable(record) == comparable(run_training(source(), place("whole"), suite="s"))
-    assert workplace.store.finished(source().digest) is not None
+    assert context.store.finished(source().digest) is not None
 
 
 def test_a_file_in_the_place_of_the_store_is_one_error_per_stage(place) -> None:
     """While a run goes on: nothing else breaks, and the message names the path."""
-    workplace = place("gone")
-    run_training(source(), workplace, suite="s")
-    shutil.rmtree(workplace.store.folder)
-    workplace.store.folder.write_text("")
+    context = place("gone")
+    run_training(source(), context, suite="s")
+    shutil.rmtree(context.store.folder)
+    context.store.folder.write_text("")
     with pytest.raises(RobbenchError, match=r"gone.* cannot be locked: Not a directory|File exists"):
-        run_estimate(source(), ESTIMATE, workplace, suite="s")
+        run_estimate(source(), ESTIMATE, context, suite="s")

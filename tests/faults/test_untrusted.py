@@ -22,17 +22,17 @@ from safetensors.torch import save_file
 
 import robbench
 import robbench.report.bundle
-from robbench.assembly import read_checkpoint
-from robbench.baselines import baseline_path, read_baseline, write_baseline
 from robbench.cli import main
 from robbench.data import load
 from robbench.errors import RobbenchError
+from robbench.gate.baselines import baseline_path, read_baseline, write_baseline
 from robbench.models import build
 from robbench.report import Bundle, read_bundle, render, write_bundle
 from robbench.report.drawing import file_name
 from robbench.report.markdown import escape
 from robbench.spec import Checkpoint, Dataset
-from robbench.store import Store
+from robbench.stages.networks import read_checkpoint
+from robbench.store.store import Store
 
 DIGEST = "ab" * 32
 FILES = sorted(Path(robbench.__file__).parent.rglob("*.py"))
@@ -264,7 +264,7 @@ def nasty_bundle() -> Bundle:
         for record in records
     ]
     verdicts = [
-        robbench.compare.Verdict(
+        robbench.gate.verdicts.Verdict(
             suite=NASTY,
             case=NASTY,
             stage="robustness",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from robbench.catalogue import ARCHITECTURE_SHAPES, ARCHITECTURES
 from robbench.models import Network, blocks, build, parameter_count
+from robbench.spec.catalogue import ARCHITECTURE_SHAPES, ARCHITECTURES
 
 SMALL = [name for name in ARCHITECTURES if name not in ("resnet34", "resnet50", "wrn28_10", "wrn34_10")]
 

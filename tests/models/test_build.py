@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from robbench.catalogue import ARCHITECTURE_SHAPES, ARCHITECTURES
 from robbench.errors import RobbenchError
 from robbench.models import build, parameter_count, weights
+from robbench.spec.catalogue import ARCHITECTURE_SHAPES, ARCHITECTURES
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 

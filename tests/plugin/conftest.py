@@ -11,9 +11,9 @@ import pytest
 # Imported before any inner run: pytester forgets the modules that a run imports, and torch cannot be imported twice.
 import torch._dynamo  # noqa: F401  by the first optimiser
 
-import robbench.pipeline
 import robbench.report.bundle
-import robbench.writing
+import robbench.stages.pipeline
+import robbench.store.files
 
 NETWORK = """
 from collections import OrderedDict
@@ -73,7 +73,7 @@ def _fast(pytester, monkeypatch):
     """Leave out what takes time in each run and has tests of its own or no part in these; one thread in workers, too."""
     # After pytester, which clears the environment's options.
     monkeypatch.setattr(robbench.report.bundle, "draw", lambda group: [])
-    monkeypatch.setattr(robbench.writing.os, "fsync", lambda handle: None)
+    monkeypatch.setattr(robbench.store.files.os, "fsync", lambda handle: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # Without this, pytest-benchmark switches itself off in the runs within a run when the tests themselves are under xdist.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
@@ -134,7 +134,7 @@ def updated(one, pytester, _updated_folder):
 def stages(monkeypatch):
     """What was really computed: ``case.stage`` of every stage that ran, in order."""
     ran = []
-    train, estimate = robbench.pipeline._train, robbench.pipeline.estimate_robustness
+    train, estimate = robbench.stages.pipeline._train, robbench.stages.pipeline.estimate_robustness
 
     def counted_train(model, *rest):
         ran.append(f"{model.id}.training")
@@ -144,8 +144,8 @@ def stages(monkeypatch):
         ran.append(f"{model.id}.robustness")
         return estimate(model, *rest)
 
-    monkeypatch.setattr(robbench.pipeline, "_train", counted_train)
-    monkeypatch.setattr(robbench.pipeline, "estimate_robustness", counted_estimate)
+    monkeypatch.setattr(robbench.stages.pipeline, "_train", counted_train)
+    monkeypatch.setattr(robbench.stages.pipeline, "estimate_robustness", counted_estimate)
     return ran
 
 

@@ -89,15 +89,15 @@ def test_a_full_disk_of_reports_is_one_line_and_a_failing_run(updated, full, err
 
 def test_a_store_that_vanishes_between_two_items_is_made_again(one, pytester, stages, monkeypatch):
     """The second item trains once more what it needs, and the run passes."""
-    import robbench.pipeline
+    import robbench.stages.pipeline
 
-    estimate = robbench.pipeline.run_estimate
+    estimate = robbench.stages.pipeline.run_estimate
 
     def vanish(*arguments, **options):
         shutil.rmtree(pytester.path / ".robbench" / "store")
         return estimate(*arguments, **options)
 
-    monkeypatch.setattr(robbench.pipeline, "run_estimate", vanish)
+    monkeypatch.setattr(robbench.stages.pipeline, "run_estimate", vanish)
     one("--robbench-update").assert_outcomes(passed=2, deselected=8)
     assert [stage.rpartition(".")[2] for stage in stages] == ["training", "training", "robustness"]
 
@@ -171,7 +171,7 @@ def test_who_ends_the_run_while_networks_are_checked_ends_it(pytester, write_sui
     """As somebody else's handler of a signal may: that is no network's fault."""
     write_suite()
     pytester.makeconftest(
-        "import pytest\nimport robbench.pipeline\n\nrobbench.pipeline.check = lambda *_: pytest.exit('enough')"
+        "import pytest\nimport robbench.stages.pipeline\n\nrobbench.pipeline.check = lambda *_: pytest.exit('enough')"
     )
     result = pytester.runpytest_subprocess("-k", "glyphs10-standard", "--robbench-update")
     assert result.ret == 2

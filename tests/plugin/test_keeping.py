@@ -2,7 +2,7 @@
 
 from robbench.cli import main
 from robbench.report import read_bundle
-from robbench.store import Store
+from robbench.store.store import Store
 
 KEEP = "--robbench-keep-adversarials"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-import robbench.assembly
-import robbench.pipeline
+import robbench.stages.networks
+import robbench.stages.pipeline
 from robbench.plugin.session import SESSION
 from robbench.plugin.settings import OPTIONS, Settings
 from robbench.report import read_bundle
@@ -182,13 +182,13 @@ def test_deterministic_reaches_torch_and_ends_with_the_run(one, pytester, monkey
     """While the stages run, in their records, and no longer."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     ran = []
-    train = robbench.pipeline._train
+    train = robbench.stages.pipeline._train
 
     def spy(*arguments):
         ran.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
         return train(*arguments)
 
-    monkeypatch.setattr(robbench.pipeline, "_train", spy)
+    monkeypatch.setattr(robbench.stages.pipeline, "_train", spy)
     one("--robbench-deterministic", "--robbench-update").assert_outcomes(passed=2, deselected=8)
     assert ran == [(True, ":4096:8")]
     records = read_bundle(pytester.path / "reports" / "tiny").records
@@ -211,13 +211,13 @@ def test_folders_are_used(one, pytester):
 
 def test_download_reaches_the_loader(one, monkeypatch):
     """And nothing is downloaded unless it is asked for."""
-    asked, load = [], robbench.assembly.load
+    asked, load = [], robbench.stages.networks.load
 
     def listening(name, *, download, **options):
         asked.append(download)
         return load(name, **options)
 
-    monkeypatch.setattr(robbench.assembly, "load", listening)
+    monkeypatch.setattr(robbench.stages.networks, "load", listening)
     one("--robbench-update")
     assert asked == [False]
     one("--robbench-update", "--robbench-download")
@@ -294,7 +294,7 @@ def test_the_thesis_protocol_has_its_own_name_baselines_and_weights(one, pyteste
     assert bundle.notes[0].startswith("thesis protocol: ")
     training = next(record for record in bundle.records if record.training)
     assert training.spec["dataset"]["split"] == "overlapping"
-    assert training.spec["recipe"]["checkpoint"] == "robust"  # without an attack, that is the best clean accuracy
+    assert training.spec["recipe"]["kept_epoch"] == "robust"  # without an attack, that is the best clean accuracy
     assert (pytester.path / "baselines" / "tiny-thesis").is_dir()
 
 

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import msgspec
 
 from robbench.report import read_bundle
-from robbench.store import Store
+from robbench.store.store import Store
 
 ONE = "net.mlp-glyphs10-standard"
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from robbench.cli import main
-from robbench.locks import among_the_living
 from robbench.plugin.results import Results
 from robbench.report import read_bundle
+from robbench.store.locks import among_the_living
 
 FIRST = "glyphs10 or glyphs47-standard"
 REST = "glyphs47-pgd or TL1"

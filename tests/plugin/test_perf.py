@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from robbench.environment import environment
+from robbench.machine.environment import environment
 from robbench.plugin.perf import Rounds
 
 TEST = """

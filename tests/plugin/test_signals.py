@@ -19,19 +19,19 @@ import os
 import pathlib
 import signal
 
-import robbench.writing
+import robbench.store.files
 
-write = robbench.writing.os.replace
+write = robbench.store.files.os.replace
 
 
 def replace(source, target):
     if str(target).endswith("{file}") and b"{word}" in pathlib.Path(source).read_bytes():
-        robbench.writing.os.replace = write
+        robbench.store.files.os.replace = write
         os.kill(os.getpid(), signal.{name})
     write(source, target)
 
 
-robbench.writing.os.replace = replace
+robbench.store.files.os.replace = replace
 """
 
 

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 
 import pytest
 
-import robbench.locks
+import robbench.store.locks
 from robbench.plugin.session import Session
-from robbench.store import Store
+from robbench.store.store import Store
 
 CASE = "net.mlp-glyphs10-standard"
 
 CONFTEST = """
 import pathlib
 
-import robbench.locks
+import robbench.store.locks
 from robbench.plugin.session import Session
 
 announce = Session.announce
@@ -29,7 +29,7 @@ def noted(self, text):
     pathlib.Path("told").touch()
 
 
-robbench.locks.PATIENCE = 0.05
+robbench.store.locks.PATIENCE = 0.05
 Session.announce = noted
 """
 
@@ -48,7 +48,7 @@ def keep(store, digest, entered, told):
 def held(pytester, monkeypatch):
     """While it lasts, another process holds the trained stage of the store; gives what is said of it."""
     pytester.makeconftest(CONFTEST)
-    for where, name in ((robbench.locks, "PATIENCE"), (Session, "announce")):
+    for where, name in ((robbench.store.locks, "PATIENCE"), (Session, "announce")):
         monkeypatch.setattr(where, name, getattr(where, name))  # put back what the conftest changes in this process
 
     @contextmanager

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from factories import both_records, make_facts, robustness_record, training_record
 
-from robbench.compare import Verdict
 from robbench.errors import RobbenchError
+from robbench.gate.verdicts import Verdict
 from robbench.record import Record
 from robbench.report import Bundle, disagreements, merge, read_bundle, render, write_bundle
 

@@ -63,7 +63,7 @@ def test_variants_and_the_final_test_have_columns() -> None:
     varied = make_facts("transfer", "emnist", 1, variant="split")
     attack = AttackAccuracy(attack="fgsm", epsilon=0.1, steps=1, step_size=0.1, robust=Counts(correct=1, total=2))
     records = both_records(TL1, [1, 2]) + both_records(varied, [1, 2], case="cnn7-emnist-TL1-split")
-    tested = replace(records[3], robustness=replace(records[3].robustness, attacks=[attack]))
+    tested = replace(records[3], result=replace(records[3].robustness, attacks=[attack]))
     plain, other = csv.DictReader(io.StringIO(results_csv([group([*records[:3], tested])]).decode()))
     assert (plain["variant"], other["variant"]) == ("", "split")
     assert (plain["fgsm_accuracy_0.1"], other["fgsm_accuracy_0.1"]) == ("", "0.5")

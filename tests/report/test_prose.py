@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from factories import both_records, make_facts, robustness_record
 
-from robbench.compare import Verdict
+from robbench.gate.verdicts import Verdict
 from robbench.record import Record
 from robbench.report.markdown import escape, fenced, pstar, signed, times, whole_ranges
 from robbench.report.prose import headline, report_text
@@ -56,7 +56,7 @@ def test_a_factor_of_seconds_on_a_busy_machine_is_no_result(busy: int, factors: 
     """Whichever of the two it was that waited; where it was the source, that with its seconds."""
     records = [*STUDY]
     place = next(at for at, record in enumerate(records) if (record.case, record.stage) == (CASES[busy], "training"))
-    seconds = msgspec.structs.replace(records[place].seconds, in_line=0.5 * records[place].seconds.measured)
+    seconds = msgspec.structs.replace(records[place].seconds, waiting_for_core=0.5 * records[place].seconds.measured)
     records[place] = msgspec.structs.replace(records[place], seconds=seconds)
     report = text(records)
     assert report.count("times faster, which is no measure, since the machine was busy with other work.") == factors

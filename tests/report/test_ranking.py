@@ -51,8 +51,8 @@ def test_models_that_were_measured_on_a_busy_machine_are_called_out() -> None:
     def measured(k: int, training: float, estimation: float, seed: int = 0) -> list[Record]:
         one, other = transfer(k, [1] * 40, seed=seed)
         return [
-            msgspec.structs.replace(one, seconds=Seconds(training=10.0, in_line=training)),
-            msgspec.structs.replace(other, seconds=Seconds(estimation=10.0, in_line=estimation)),
+            msgspec.structs.replace(one, seconds=Seconds(training=10.0, waiting_for_core=training)),
+            msgspec.structs.replace(other, seconds=Seconds(estimation=10.0, waiting_for_core=estimation)),
         ]
 
     assert busy_remark(group(measured(1, 1.0, 1.0))) is None

@@ -145,7 +145,7 @@ def test_the_final_test_where_records_have_it() -> None:
     trained, tested = both_records(TL1, [1, 2, 3, -1])
     attacks = [attack("pgd", 0.1, 1), attack("fgsm", 0.1, 3), attack("fgsm", 2 / 255, 2)]
     assert tested.robustness is not None
-    tested = replace(tested, robustness=replace(tested.robustness, attacks=attacks))
+    tested = replace(tested, result=replace(tested.robustness, attacks=attacks))
     other = both_records(make_facts("transfer", "emnist", 2), [1])
     head, line = cells(attack_table(group([trained, tested, *other])) or "")
     assert head == ["Model", "clean accuracy", "FGSM, ε = 2/255", "FGSM, ε = 0.1", "PGD-20, ε = 0.1"]

@@ -33,7 +33,7 @@ def model(audit: Audit | None, k: int | None = None) -> list[Record]:
     training, robustness = both_records(make_facts("transfer", "emnist", k) if k else make_facts(), [1, 2, 3, 3])
     assert robustness.robustness is not None
     found = msgspec.structs.replace(robustness.robustness, audit=audit)
-    return [training, msgspec.structs.replace(robustness, robustness=found)]
+    return [training, msgspec.structs.replace(robustness, result=found)]
 
 
 def text(*audits: Audit | None) -> str:

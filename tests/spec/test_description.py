@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, SOURCE, STANDARD, TARGET
 
 from robbench.errors import RobbenchError
-from robbench.recipes import with_protocol
 from robbench.spec import (
     Checkpoint,
     EarlyStopping,
@@ -23,7 +22,8 @@ from robbench.spec import (
     differences,
     read_spec,
 )
-from robbench.suites import read_studies
+from robbench.spec.recipes import with_protocol
+from robbench.spec.suite_files import read_studies
 
 SCHEDULES = (None, StepLR(step=2, gamma=0.5), MultiStepLR(milestones=(2, 4), gamma=0.1), OneCycle(warm_up=0.2))
 

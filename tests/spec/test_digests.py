@@ -64,7 +64,7 @@ CHANGES = {
         "validation_attack": RECIPE.attack,
         "ramp_epochs": 1,
         "statistics": "running",
-        "checkpoint": "last",
+        "kept_epoch": "last",
         "precision": "bf16",
     },
     PGD: {"steps": 5, "epsilon": 0.21, "step_size": None, "random_start": False, "box": (-1.0, 1.0)},

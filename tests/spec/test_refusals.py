@@ -121,7 +121,7 @@ from robbench.spec import (
             "validation_attack: expected none without an attack",
         ),
         (lambda: recipe(statistics="frozen"), "unknown statistics 'frozen'; expected one of batch, running"),
-        (lambda: recipe(checkpoint="best"), "unknown checkpoint 'best'; expected one of clean, last, robust"),
+        (lambda: recipe(kept_epoch="best"), "unknown kept_epoch 'best'; expected one of clean, last, robust"),
         (lambda: recipe(precision="fp16"), "unknown precision 'fp16'; expected one of bf16, float32"),
         (lambda: Transfer(k=0), "k: expected an integer ≥ 1, got 0"),
         (lambda: Transfer(k=1, head="mlp4"), "unknown head 'mlp4'; expected one of linear, mlp1, mlp2, mlp3"),

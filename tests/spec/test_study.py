@@ -10,7 +10,6 @@ from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, SOURCE, STANDARD, TARGET,
 
 from robbench import recipes
 from robbench.errors import RobbenchError
-from robbench.recipes import with_protocol
 from robbench.spec import (
     PGD,
     Audit,
@@ -22,6 +21,7 @@ from robbench.spec import (
     Transfer,
     Transfers,
 )
+from robbench.spec.recipes import with_protocol
 
 
 def test_a_known_dataset_brings_its_statistics():

@@ -26,11 +26,11 @@ import pytest
 import torch
 import torch._dynamo  # by the first optimiser
 
-import robbench.pipeline
+import robbench.stages.pipeline
 from robbench.data import load
 from robbench.data.prepared import write_npz
 from robbench.report import read_bundle
-from robbench.store import Store
+from robbench.store.store import Store
 
 ROOT = Path(robbench.__file__).resolve().parents[1]
 
@@ -98,10 +98,10 @@ if "torch" not in sys.modules:  # in a worker of pytest-xdist: the first optimis
 import os
 import pathlib
 
-import robbench.memory
-import robbench.pipeline
+import robbench.machine.memory
+import robbench.stages.pipeline
 import robbench.report.bundle
-import robbench.robustness
+import robbench.stages.robustness
 
 
 def noted(make, stage):
@@ -114,12 +114,12 @@ def noted(make, stage):
     return run
 
 
-robbench.pipeline._train = noted(robbench.pipeline._train, "training")
-robbench.pipeline.estimate_robustness = noted(robbench.pipeline.estimate_robustness, "robustness")
+robbench.stages.pipeline._train = noted(robbench.stages.pipeline._train, "training")
+robbench.stages.pipeline.estimate_robustness = noted(robbench.stages.pipeline.estimate_robustness, "robustness")
 if not {drawn}:
     robbench.report.bundle.draw = robbench.report.bundle.draw_study = lambda *rest: []
-robbench.robustness.CHECKPOINT_SECONDS = 0.1
-robbench.memory.LARGEST_BATCH["cpu"] = 16
+robbench.stages.robustness.CHECKPOINT_SECONDS = 0.1
+robbench.machine.memory.LARGEST_BATCH["cpu"] = 16
 
 
 def pytest_runtest_logstart(nodeid):

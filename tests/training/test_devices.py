@@ -13,15 +13,15 @@ import torch
 from loops import ADVERSARY, network, parameters, problem, recipe, same
 from torch import nn
 
-import robbench.graphs
-import robbench.optimisers
-import robbench.training
-from robbench.estimation import estimate_pstar
-from robbench.graphs import Loop, repeat
+import robbench.machine.graphs
+import robbench.training.loop
+import robbench.training.optimisers
+from robbench.estimation.search import estimate_pstar
+from robbench.machine.graphs import GraphedLoop, repeat
+from robbench.machine.timing import Stopwatch
 from robbench.spec import PGD
-from robbench.steps import attacked
-from robbench.timing import Stopwatch
-from robbench.training import train
+from robbench.training.loop import train
+from robbench.training.updates import attacked
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
@@ -57,7 +57,7 @@ def test_graphs_and_fused_optimisers_train_as_the_plain_path(device, precision, 
     An attack of one step less, one on the weights of the start, no weight decay or no momentum ends at 0.06 or more.
     """
     spec = recipe(precision=precision, weight_decay=0.01, epochs=1, attack=CAPTURED, **optimiser)
-    captures, capture = [], robbench.graphs._CudaGraphs.__call__
+    captures, capture = [], robbench.machine.graphs._CudaGraphs.__call__
 
     def spy(self, *given):
         captured = capture(self, *given)
@@ -67,10 +67,10 @@ def test_graphs_and_fused_optimisers_train_as_the_plain_path(device, precision, 
     start, ended, losses = parameters(network(bias=False)), [], []
     for plain in (False, True):
         with monkeypatch.context() as patched:
-            patched.setattr(robbench.graphs._CudaGraphs, "__call__", spy)
-            patched.setattr(robbench.optimisers, "fused", lambda network, plain=plain: None if plain else True)
+            patched.setattr(robbench.machine.graphs._CudaGraphs, "__call__", spy)
+            patched.setattr(robbench.training.optimisers, "fused", lambda network, plain=plain: None if plain else True)
             if plain:
-                patched.setattr(Loop, "__call__", lambda self, *given: repeat(*given))
+                patched.setattr(GraphedLoop, "__call__", lambda self, *given: repeat(*given))
             model = network(dropout=0.0, bias=False).to(device)
             losses.append(run_on(device, model, spec).history[0].loss)
             ended.append(parameters(model))
@@ -88,15 +88,15 @@ def test_optimisers_are_fused_where_the_parameters_lie_on_a_gpu(on_gpu, chosen):
             """One, that says where it lies."""
             yield SimpleNamespace(is_cuda=on_gpu)
 
-    assert robbench.optimisers.fused(Placed()) is chosen
+    assert robbench.training.optimisers.fused(Placed()) is chosen
 
 
 @DEVICES
 @OPTIMISERS
 def test_a_resumed_run_of_a_fused_optimiser_ends_as_if_it_had_not_stopped(device, optimiser, monkeypatch):
     """The optimiser takes up its state again, beside convolutions whose weights are laid out with channels last."""
-    monkeypatch.setattr(robbench.optimisers, "fused", lambda network: True)
-    spec, saved = recipe(epochs=2, attack=CAPTURED, checkpoint="last", **optimiser), []
+    monkeypatch.setattr(robbench.training.optimisers, "fused", lambda network: True)
+    spec, saved = recipe(epochs=2, attack=CAPTURED, kept_epoch="last", **optimiser), []
     whole, resumed = (network(seed=seed, bias=False).to(device) for seed in (0, 1))
     run_on(device, whole, spec, on_epoch=lambda state: saved.append(copy.deepcopy(state)))
     run_on(device, resumed, spec, progress=copy.deepcopy(saved[0]))
@@ -108,8 +108,8 @@ def test_a_resumed_run_of_a_fused_optimiser_ends_as_if_it_had_not_stopped(device
 @OPTIMISERS
 def test_what_is_resumed_lies_in_memory_as_what_was_interrupted(optimiser, monkeypatch):
     """Weights and optimiser state: the same strides and dtypes, although a checkpoint holds them contiguous."""
-    made, create = [], robbench.training.new_optimiser
-    monkeypatch.setattr(robbench.training, "new_optimiser", lambda *given: made.append(create(*given)) or made[-1])
+    made, create = [], robbench.training.loop.new_optimiser
+    monkeypatch.setattr(robbench.training.loop, "new_optimiser", lambda *given: made.append(create(*given)) or made[-1])
     spec, saved = recipe(epochs=2, **optimiser), []
     first = network()
     run_on("cpu", first, replace(spec, epochs=1), on_epoch=lambda state: saved.append(copy.deepcopy(state)))
@@ -160,7 +160,7 @@ def test_every_pass_of_training_may_use_tensor_cores(monkeypatch):
         yield
         allowed.pop()
 
-    monkeypatch.setattr(robbench.training, "tensor_cores", noting)
+    monkeypatch.setattr(robbench.training.loop, "tensor_cores", noting)
     spec = recipe(epochs=1, attack=ADVERSARY)
     run_on("cpu", Noting(network(), lambda images: passes.append(len(allowed))), spec)
     assert passes == [1] * len(passes)
@@ -171,9 +171,9 @@ def test_every_pass_of_training_may_use_tensor_cores(monkeypatch):
 @needs_cuda
 def test_the_warm_up_captures_what_training_captures(monkeypatch):
     """One graph of the copy in the warm-up and one of the network in training, another for validation's batches."""
-    captures, capture, begun = [], robbench.graphs._CudaGraphs.__call__, []
+    captures, capture, begun = [], robbench.machine.graphs._CudaGraphs.__call__, []
     monkeypatch.setattr(
-        robbench.graphs._CudaGraphs,
+        robbench.machine.graphs._CudaGraphs,
         "__call__",
         lambda self, *given: captures.append(bool(begun)) or capture(self, *given),
     )

@@ -12,7 +12,7 @@ from loops import ADVERSARY, network, problem, recipe, run, same, timeless
 from torch import nn
 
 from robbench.errors import RobbenchError
-from robbench.generators import generators_at
+from robbench.machine.generators import generators_at
 from robbench.spec import PGD
 
 CPU = torch.device("cpu")

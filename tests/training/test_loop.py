@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from loops import ADVERSARY, Watched, network, problem, recipe, run, same, timeless
 from torch import nn
 
-import robbench.steps
-import robbench.timing
-import robbench.training
+import robbench.machine.timing
+import robbench.training.loop
+import robbench.training.updates
 from robbench.data import Images
+from robbench.machine.timing import Stopwatch
 from robbench.record import Seconds
-from robbench.schedule import kept_epoch
 from robbench.spec import PGD, EarlyStopping, OneCycle, StepLR
-from robbench.steps import attacked, validate
-from robbench.timing import Stopwatch
-from robbench.training import train
+from robbench.training.loop import train
+from robbench.training.schedule import kept_epoch
+from robbench.training.updates import attacked, validate
 
 
 @pytest.mark.parametrize("adversarial", [False, True])
@@ -47,7 +47,7 @@ def test_the_loop_learns_a_separable_problem(adversarial):
 @pytest.mark.parametrize("criterion", ["robust", "clean", "last"])
 def test_the_network_ends_with_the_kept_epochs_weights(criterion):
     """Its weights are those that the kept epoch had, and its validation accuracy the one of that epoch."""
-    spec = recipe(epochs=6, learning_rate=1.5, attack=ADVERSARY, checkpoint=criterion)
+    spec = recipe(epochs=6, learning_rate=1.5, attack=ADVERSARY, kept_epoch=criterion)
     model, weights = network(), []
     validation = problem(40, seed=3)
     progress = run(
@@ -68,7 +68,7 @@ def test_the_network_ends_with_the_kept_epochs_weights(criterion):
 MIXED = [
     recipe(momentum=0.9, weight_decay=1e-3, clip_norm=1.0, schedule=StepLR(step=1, gamma=0.5), epochs=4),
     recipe(optimiser="adam", learning_rate=0.01, attack=ADVERSARY, schedule=OneCycle(), ramp_epochs=1.5, epochs=4),
-    recipe(momentum=0.9, statistics="running", attack=ADVERSARY, checkpoint="last", epochs=4),
+    recipe(momentum=0.9, statistics="running", attack=ADVERSARY, kept_epoch="last", epochs=4),
     recipe(optimiser="adam", precision="bf16", early_stopping=EarlyStopping(patience=2), epochs=4),
 ]
 
@@ -189,7 +189,7 @@ def test_an_image_that_only_the_attack_puts_right_is_not_robust(monkeypatch):
     labels = drawn.labels.clone()
     labels[:30][labels[:30] == 0] = 1  # ten images that only the swap puts right
     monkeypatch.setattr(
-        robbench.steps, "attacked", lambda model, attack, precision, images, *rest, **more: images.flip(2)
+        robbench.training.updates, "attacked", lambda model, attack, precision, images, *rest, **more: images.flip(2)
     )
     clean, robust = validate(halves, recipe(attack=ADVERSARY), Images(drawn.images, labels), seed=0)
     assert (clean.correct, robust.correct) == (50, 20)
@@ -220,8 +220,8 @@ def test_bf16_computes_in_bf16_and_stays_close_to_float32():
 def test_seconds_go_to_training_validation_and_warm_up(monkeypatch):
     """By a clock whose every block takes a second: three epochs, and one more of training for what precedes them."""
     ticks = SimpleNamespace(perf_counter=itertools.count().__next__)
-    monkeypatch.setattr(robbench.timing, "time", ticks)
-    monkeypatch.setattr(robbench.timing, "in_line", dict)
+    monkeypatch.setattr(robbench.machine.timing, "time", ticks)
+    monkeypatch.setattr(robbench.machine.timing, "waiting_for_core", dict)
     stopwatch = Stopwatch(torch.device("cpu"))
     progress = train(network(), recipe(), problem(27), problem(12), stopwatch=stopwatch)
     assert [epoch.seconds for epoch in progress.history] == [1, 1, 1]
@@ -231,13 +231,13 @@ def test_seconds_go_to_training_validation_and_warm_up(monkeypatch):
 
 def test_one_update_more_than_announced_is_made_for_the_warm_up(monkeypatch):
     """On a copy, with as many images and, where the recipe attacks, attacked ones."""
-    made, update = [], robbench.training.update
+    made, update = [], robbench.training.loop.update
 
     def spy(model, spec, optimiser, images, *rest):
         made.append((model, images.clone()))
         return update(model, spec, optimiser, images, *rest)
 
-    monkeypatch.setattr(robbench.training, "update", spy)
+    monkeypatch.setattr(robbench.training.loop, "update", spy)
     training, model = problem(16), network()
     for attack in (None, PGD(epsilon=0.1, steps=1, random_start=False)):
         made.clear()

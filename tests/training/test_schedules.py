@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from loops import ADVERSARY, network, problem, recipe, run
 from torch import nn
 
-import robbench.steps
+import robbench.training.updates
 from robbench.data import Images
-from robbench.schedule import learning_rate, ramp
 from robbench.spec import PGD, MultiStepLR, OneCycle, StepLR
+from robbench.training.schedule import learning_rate, ramp
 
 
 def torch_rates(make, rate, epochs):
@@ -89,7 +89,7 @@ def test_the_ramp_scales_radius_and_step_of_every_update(monkeypatch):
         used.append((epsilon, options["step_size"]))
         return images
 
-    monkeypatch.setattr(robbench.steps, "pgd", spy)
+    monkeypatch.setattr(robbench.training.updates, "pgd", spy)
     run(network(), recipe(attack=ADVERSARY, validation_attack=PGD(epsilon=0.5, steps=9), ramp_epochs=2.0))
     warm_up, updates = used[0], [(e, s) for e, s in used[1:] if e != 0.5]
     assert warm_up == (0.1, 0.06)

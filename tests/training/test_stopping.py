@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from loops import network, recipe, run
 
 from robbench.record import Counts, Epoch
-from robbench.schedule import kept_epoch, stops, watched
 from robbench.spec import EarlyStopping
+from robbench.training.schedule import kept_epoch, stops, watched
 
 
 def history_of(clean, robust=None, total=100):
@@ -85,9 +85,9 @@ def test_without_a_rule_training_never_stops_early():
 def test_the_kept_epoch_is_the_first_best_by_its_criterion(criterion, kept):
     """Of equals the first is kept; without an attack, the robust criterion looks at clean accuracy."""
     history = history_of([10, 40, 20, 40, 30], [5, 7, 9, 9, 8])
-    assert kept_epoch(recipe(checkpoint=criterion), history) == kept
+    assert kept_epoch(recipe(kept_epoch=criterion), history) == kept
     conventional = history_of([10, 40, 20, 40, 30])
-    assert kept_epoch(recipe(checkpoint="robust"), conventional) == 2
+    assert kept_epoch(recipe(kept_epoch="robust"), conventional) == 2
 
 
 def test_early_stopping_ends_the_loop_and_a_stopped_run_stays_stopped():

@@ -16,7 +16,7 @@ from torch import nn
 from robbench.errors import RobbenchError
 from robbench.record import Counts
 from robbench.spec import PGD, OneCycle
-from robbench.steps import attacked
+from robbench.training.updates import attacked
 
 
 @pytest.mark.parametrize("statistics", ["batch", "running"])
@@ -36,7 +36,7 @@ def test_statistics_say_whether_batch_norm_learns_in_training(attack):
     for statistics, moved in (("running", 0), ("batch", 4)):
         model = network()
         before = {name: value.clone() for name, value in model.named_buffers()}
-        run(model, recipe(attack=attack, epochs=1, statistics=statistics, checkpoint="last"))
+        run(model, recipe(attack=attack, epochs=1, statistics=statistics, kept_epoch="last"))
         assert model[1].num_batches_tracked.item() == moved
         assert torch.equal(before["1.running_mean"], model[1].running_mean) == (moved == 0)
         assert torch.equal(before["1.running_var"], model[1].running_var) == (moved == 0)
@@ -49,7 +49,7 @@ def test_held_modules_keep_their_statistics_and_their_dropout_idle():
     for layer in (held[1], held[3]):
         layer.register_forward_hook(lambda module, inputs, output: modes.append(module.training))
     before = {name: value.clone() for name, value in held.named_buffers()}
-    run(model, recipe(epochs=2, checkpoint="last", attack=ADVERSARY), held=[held])
+    run(model, recipe(epochs=2, kept_epoch="last", attack=ADVERSARY), held=[held])
     assert same(dict(held.named_buffers()), before)
     assert model[1].num_batches_tracked.item() == 8
     assert set(modes) == {False}
@@ -100,7 +100,7 @@ def test_updates_are_those_of_torchs_optimiser(optimiser):
         reference.zero_grad()
         nn.functional.cross_entropy(twin(images), drawn.labels).backward()
         reference.step()
-    spec = recipe(optimiser=optimiser, learning_rate=0.01, momentum=0.8, weight_decay=0.3, epochs=5, checkpoint="last")
+    spec = recipe(optimiser=optimiser, learning_rate=0.01, momentum=0.8, weight_decay=0.3, epochs=5, kept_epoch="last")
     run(model, spec, drawn)
     for name, value in parameters(twin).items():
         torch.testing.assert_close(parameters(model)[name], value, rtol=1e-4, atol=1e-6)

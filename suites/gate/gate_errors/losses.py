@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from robbench.record import WRONG, Counts, Record, Training
+from robbench.record import MISCLASSIFIED, Counts, Record, Training
 
 PSTAR_LOSSES = (0.05, 0.10, 0.20)
 ACCURACY_LOSSES = (0.01, 0.02)
@@ -28,9 +28,9 @@ def lose_pstar(record: Record, loss: float) -> Record:
     places = np.asarray(robustness.pstar)
     within = places - _generator(record).random(len(places))
     scaled = np.maximum(np.ceil(within * (1 - loss)), 0).astype(int)
-    found = (places != WRONG) & (places < len(robustness.grid))
+    found = (places != MISCLASSIFIED) & (places < len(robustness.grid))
     changed = np.where(found, scaled, places).tolist()
-    return msgspec.structs.replace(record, robustness=msgspec.structs.replace(robustness, pstar=changed))
+    return msgspec.structs.replace(record, result=msgspec.structs.replace(robustness, pstar=changed))
 
 
 def lose_accuracy(record: Record, points: float) -> Record:
@@ -39,20 +39,20 @@ def lose_accuracy(record: Record, points: float) -> Record:
         return record
     if (robustness := record.robustness) is not None:
         places = np.asarray(robustness.pstar)
-        right = np.flatnonzero(places != WRONG)
+        right = np.flatnonzero(places != MISCLASSIFIED)
         count = min(len(right), math.ceil(points * len(places)))
-        places[_generator(record).choice(right, count, replace=False)] = WRONG
+        places[_generator(record).choice(right, count, replace=False)] = MISCLASSIFIED
         attacks = [
-            msgspec.structs.replace(tested, robust=_at_most(tested.robust, int(np.sum(places != WRONG))))
+            msgspec.structs.replace(tested, robust=_at_most(tested.robust, int(np.sum(places != MISCLASSIFIED))))
             for tested in robustness.attacks
         ]
         changed = msgspec.structs.replace(robustness, pstar=places.tolist(), attacks=attacks)
-        return msgspec.structs.replace(record, robustness=changed)
+        return msgspec.structs.replace(record, result=changed)
     training = record.training
     assert training is not None
     validation = training.validation
     left = _at_most(validation, max(0, validation.correct - math.ceil(points * validation.total)))
-    return msgspec.structs.replace(record, training=with_validation(training, left))
+    return msgspec.structs.replace(record, result=with_validation(training, left))
 
 
 def with_validation(training: Training, validation: Counts) -> Training:

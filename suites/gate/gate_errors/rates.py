@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gate_errors.runs import Failing, Run, failing
 
-from robbench.compare import Tolerances, compare
+from robbench.gate.verdicts import Tolerances, compare
 from robbench.record import Record
 
 PSTAR = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from robbench.baselines import Baseline, baseline_of
-from robbench.compare import Tolerances, compare
 from robbench.errors import RobbenchError
+from robbench.gate.baselines import Baseline, baseline_of
+from robbench.gate.verdicts import Tolerances, compare
 from robbench.record import Record
 from robbench.report import read_bundle
 from robbench.spec import digest_of

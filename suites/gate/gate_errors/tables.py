@@ -10,7 +10,7 @@ from gate_errors.losses import losses, points_text
 from gate_errors.rates import ACCURACY, FIGURES, PSTAR, Grid, seen, slower
 from gate_errors.runs import Run, pairs
 
-from robbench.compare import Tolerances
+from robbench.gate.verdicts import Tolerances
 
 SECONDS = (1.25, 1.5, 2.0)
 

@@ -1,0 +1,17 @@
+"""FGSM, PGD, and the check that a counterexample is one."""
+
+from robbench.attacks.counterexamples import BALL_TOLERANCE, is_counterexample, is_right
+from robbench.attacks.modes import evaluating, without_parameter_gradients
+from robbench.attacks.pgd import fgsm, gradient_of, pgd, start_noise
+
+__all__ = [
+    "BALL_TOLERANCE",
+    "evaluating",
+    "fgsm",
+    "gradient_of",
+    "is_counterexample",
+    "is_right",
+    "pgd",
+    "start_noise",
+    "without_parameter_gradients",
+]

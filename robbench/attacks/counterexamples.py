@@ -1,0 +1,69 @@
+"""Whether a network classifies images correctly, and whether a counterexample is one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robbench.errors import RobbenchError
+from robbench.machine.onednn import plain_layers
+from robbench.machine.precision import full_precision
+
+BALL_TOLERANCE = 1e-6
+"""Rounding allowed for |x' − x| ≤ ε in float32 (1/4000 of a grey level of 8-bit images)."""
+
+
+def is_right(model: nn.Module, images: Tensor, labels: Tensor, kind: str) -> Tensor:
+    """Which images are classified correctly as they are, by torch's own layers, so that what is not finite shows.
+
+    Args:
+        model: in eval mode.
+        images: (N, C, H, W) floats.
+        labels: (N,) int64.
+        kind: of the images, for the message: ``test``, ``validation``.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        RobbenchError: logits are not finite.
+    """
+    with torch.no_grad(), plain_layers():
+        logits: Tensor = model(images)
+    if not torch.isfinite(logits).all():
+        raise RobbenchError(f"the network's logits are not finite on unperturbed {kind} images; was it trained?")
+    return logits.argmax(dim=1) == labels
+
+
+def is_counterexample(
+    model: nn.Module,
+    adversarial: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: Tensor,
+    *,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
+    """Which adversarial images lie in ball and box and are misclassified, by inference in their own precision.
+
+    Inference by torch's own layers, whatever the attack ran on, so that what is not finite shows.
+
+    Args:
+        model: in eval mode.
+        adversarial: (N, C, H, W) floats, the perturbed images.
+        images: (N, C, H, W) floats, the originals.
+        labels: (N,) int64.
+        epsilon: (N,) radii in pixel units.
+        box: range of valid pixels.
+
+    Returns:
+        (N,) bool.
+    """
+    with torch.no_grad(), full_precision(images.device), plain_layers():
+        logits: Tensor = model(adversarial)
+    # What is not finite is no classification: its argmax would name some class all the same.
+    wrong = (logits.argmax(dim=1) != labels) & torch.isfinite(logits).all(dim=1)
+    distance = (adversarial - images).abs().flatten(1).amax(dim=1)
+    flat = adversarial.flatten(1)
+    inside = (distance <= epsilon.to(distance) + BALL_TOLERANCE) & (flat.amin(1) >= box[0]) & (flat.amax(1) <= box[1])
+    return wrong & inside

@@ -1,0 +1,83 @@
+"""How many images a dataset has, without reading them. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+
+from robbench.errors import RobbenchError, unknown
+from robbench.spec import Dataset
+from robbench.spec.catalogue import DATASETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Numbers of images of a dataset, and the shape of one."""
+
+    train: int
+    test: int
+    shape: tuple[int, int, int]
+
+
+def sizes(name: str, data: Path) -> Sizes:
+    """What is known of a dataset without reading its images: of the prepared file, or else by its name.
+
+    Raises:
+        RobbenchError: neither is there, or the file is damaged.
+    """
+    path = data / f"{name}.npz"
+    if path.exists():
+        shapes = {part: _shape(path, f"x_{part}.npy") for part in ("train", "test")}
+        height, width, *channels = shapes["train"][1:]
+        return Sizes(
+            train=shapes["train"][0],
+            test=shapes["test"][0],
+            shape=(channels[0] if channels else 1, height, width),
+        )
+    if name not in DATASETS:
+        raise unknown_dataset(name, data)
+    facts = DATASETS[name]
+    return Sizes(train=facts.train, test=facts.test, shape=facts.shape)
+
+
+def unknown_dataset(name: str, data: Path) -> RobbenchError:
+    """The error for a name that is neither known nor a prepared file's, with the nearest of both."""
+    known = {*DATASETS, *(file.stem for file in data.glob("*.npz"))}
+    return RobbenchError(f"{unknown('dataset', name, known)}; or put {data / f'{name}.npz'} there")
+
+
+def _shape(path: Path, array: str) -> tuple[int, ...]:
+    """An array's shape, from the first bytes of its part of the archive."""
+    try:
+        with ZipFile(path) as archive, archive.open(array) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape: tuple[int, ...] = read(file)[0]
+    # As in reading the whole file: which byte is wrong decides what is raised.
+    except Exception as error:
+        raise RobbenchError(f"{path}: expected a prepared file, see `robbench data` ({error})") from error
+    if len(shape) not in (3, 4):
+        raise RobbenchError(f"{path}: expected images (N, H, W) or (N, H, W, C), got shape {shape}")
+    return shape
+
+
+def parts(dataset: Dataset, train: int) -> tuple[int, int]:
+    """Numbers of images to train on and to validate on, where there are so many training images."""
+    count = _taken(dataset, dataset.train, train)
+    held_out = round(count * dataset.validation)
+    return count - held_out, held_out
+
+
+def images_tested(dataset: Dataset, test: int) -> int:
+    """Number of test images, where there are so many."""
+    return _taken(dataset, dataset.test, test)
+
+
+def _taken(dataset: Dataset, wanted: int | None, there: int) -> int:
+    """Of drawn images there are as many as are asked for."""
+    if wanted is None:
+        return there
+    return wanted if dataset.name.startswith("glyphs") else min(wanted, there)

@@ -1,0 +1,1 @@
+"""Baselines and the verdicts on what differs from them. No torch."""

@@ -1,0 +1,1 @@
+"""Facts of the device: memory, precision, random generators, CUDA graphs, timing, environment."""

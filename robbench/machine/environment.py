@@ -1,0 +1,127 @@
+"""Where a stage runs: device, versions, and the slug that names the class of machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+import torch
+
+from robbench.errors import RobbenchError, unknown
+from robbench.machine.precision import matmul_precision, rounds_convolutions
+from robbench.record import Environment
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def choose_device(name: str, worker: int = 0) -> torch.device:
+    """The device of ``--robbench-device``: auto takes CUDA where there is one.
+
+    Of several CUDA devices the workers of a run take one each in turn, which becomes the current one of the process.
+
+    Raises:
+        RobbenchError: the name is unknown, or CUDA was asked for and is not there.
+    """
+    if name not in DEVICES:
+        raise unknown("device", name, DEVICES)
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise RobbenchError("device: expected a CUDA device for --robbench-device cuda, this machine has none")
+    if not available or name == "cpu":
+        return torch.device("cpu")
+    device = torch.device("cuda", worker % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def environment(device: torch.device) -> Environment:
+    """Everything about this machine, these versions and torch's switches that a reader of a figure may ask."""
+    cuda = device.type == "cuda"
+    lasting, deterministic = _lasting(device), torch.are_deterministic_algorithms_enabled()
+    threads = torch.get_num_threads()
+    slug = lasting.slug if cuda or threads == lasting.cores else f"{lasting.slug}-{threads}thread"
+    return msgspec.structs.replace(
+        lasting,
+        slug=f"{slug}-deterministic" if deterministic else slug,
+        threads=threads,
+        tf32=rounds_convolutions() if cuda else None,
+        deterministic=deterministic,
+        matmul_precision=matmul_precision(),
+        cudnn_benchmark=torch.backends.cudnn.benchmark if cuda else None,
+    )
+
+
+def multiplies_in_tf32(device: torch.device) -> bool | None:
+    """Whether float32 products are made in TF32 where that is allowed; None without CUDA."""
+    if device.type != "cuda":
+        return None
+    return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@cache
+def _lasting(device: torch.device) -> Environment:
+    """What stays the same in this process, whatever is switched on or off."""
+    cuda = device.type == "cuda"
+    cpu, cores = _cpu_name(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    name = torch.cuda.get_device_name(device) if cuda else cpu
+    return Environment(
+        slug=_slug(name) if cuda else f"cpu-{cores}core-{_slug(cpu)}",
+        device=name,
+        cpu=cpu,
+        cores=cores,
+        threads=torch.get_num_threads(),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        robbench=_version("robbench"),
+        torch=str(torch.__version__),
+        torchvision=_version("torchvision"),
+        cuda=torch.version.cuda if cuda else None,
+        cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
+        driver=_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
+        commit=_output("git", "rev-parse", "HEAD"),
+        dirty=_dirty(),
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown processor"
+
+
+def _slug(name: str) -> str:
+    plain = re.sub(r"\((R|TM)\)|\bCPU\b|\bProcessor\b|@.*", " ", name, flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else None
+
+
+def _dirty() -> bool | None:
+    try:
+        done = subprocess.run(("git", "status", "--porcelain"), capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return bool(done.stdout.strip())

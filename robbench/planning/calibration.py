@@ -1,0 +1,123 @@
+"""How fast this machine passes images through a network: a few timed batches, for the estimates of ``robbench plan``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+from robbench.attacks import evaluating
+from robbench.machine.environment import multiplies_in_tf32
+from robbench.machine.graphs import GraphedLoop
+from robbench.machine.precision import tensor_cores
+from robbench.machine.timing import Stopwatch
+from robbench.models import build
+from robbench.planning.plan import PlannedStage, Speed
+from robbench.spec import PGD
+from robbench.training.updates import attacked
+
+BATCH_SIZE = {"cpu": 64, "cuda": 512}
+"""Images timed at once, by device type; fewer where one pass would take long."""
+STEPS = {"cpu": 1, "cuda": 10}
+"""Steps of the attack that is timed, by device type: on a GPU enough of them that they are captured, as in a long one."""
+LONG = 0.5
+"""Seconds of a forward pass above which the batch is made smaller."""
+LEAST = 0.2
+"""Seconds that a timing lasts at least, so that it means something."""
+
+
+def measure(
+    architecture: str, *, classes: int, shape: tuple[int, int, int], precision: str, device: torch.device
+) -> Speed:
+    """Seconds per image of a network with new weights on noise: inference, attack steps and updates.
+
+    Args:
+        architecture: as in a study.
+        classes: logits of the network.
+        shape: of one image.
+        precision: float32, tf32 (float32 whose products may be made in TF32) or bf16.
+        device: where to measure.
+
+    Raises:
+        RobbenchError: the network cannot be built.
+    """
+    network = build(architecture, classes=classes, shape=shape, seed=0)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    size, steps = BATCH_SIZE.get(device.type, 64), STEPS.get(device.type, 1)
+    attacking, loop = PGD(epsilon=0.1, steps=steps, random_start=False), GraphedLoop(device)
+
+    def infer() -> None:
+        with evaluating(network), torch.no_grad(), autocast:
+            network(images)
+
+    def attack() -> None:
+        attacked(network, attacking, precision, images, labels, None, loop=loop)
+
+    def update() -> None:
+        network.train()
+        with autocast:
+            logits = network(images)
+        network.zero_grad(set_to_none=True)
+        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+
+    images, labels = torch.rand(4, *shape, device=device), torch.zeros(4, dtype=torch.int64, device=device)
+    with tensor_cores(precision != "float32"):
+        infer()
+        four = _seconds(infer, device)
+        size = max(4, min(size, int(4 * LONG / four)))
+        images, labels = torch.rand(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
+        inference, whole_attack, updated = (_per_run(run, device) / size for run in (infer, attack, update))
+    return Speed(inference=inference, attack=whole_attack / steps, update=updated)
+
+
+def measured_speeds(
+    stages: Iterable[PlannedStage], device: torch.device
+) -> tuple[dict[tuple[str, tuple[int, int, int], str], Speed], float]:
+    """The speed of every network of a plan, each measured once, and the share of that time in line for a core, in [0, 1].
+
+    ``tf32`` is float32 where there is no TF32.
+
+    Raises:
+        RobbenchError: a network cannot be built.
+    """
+    rounded = multiplies_in_tf32(device)
+
+    @cache
+    def speed(architecture: str, shape: tuple[int, int, int], precision: str) -> Speed:
+        return measure(architecture, classes=100, shape=shape, precision=precision, device=device)
+
+    stopwatch = Stopwatch(torch.device("cpu"))
+    with stopwatch.region("estimation"):
+        speeds = {
+            network: speed(*network[:2], "float32" if network[2] == "tf32" and not rounded else network[2])
+            for network in dict.fromkeys(stage.network for stage in stages)
+        }
+    seconds = stopwatch.seconds
+    return speeds, min(1.0, seconds.waiting_for_core / seconds.measured) if seconds.measured > LEAST else 0.0
+
+
+def _per_run(run: Callable[[], None], device: torch.device) -> float:
+    """Least seconds of a few runs after two discarded ones: what other programs take is not the network's.
+
+    Two, since the second of a shape is where a GPU captures an attack.
+    """
+    run()
+    run()
+    found: list[float] = []
+    while sum(found) < LEAST or len(found) < 3:
+        found.append(_seconds(run, device))
+    return min(found)
+
+
+def _seconds(run: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begun = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun

@@ -1,0 +1,80 @@
+"""What a run prints at its end: one table per study, and the verdicts that a reader must see. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from robbench.gate.verdicts import MARKS, Verdict, show_pstar
+from robbench.record import Record
+
+_SHOWN = 4
+"""Stages that a line names."""
+
+
+def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
+    """One row per model: what was measured and the mark of each figure against its baseline."""
+    by_name = {record.name: record for record in records}
+    rows = []
+    for case in dict.fromkeys(record.case for record in records):
+        training, robustness = by_name.get(f"{case}.training"), by_name.get(f"{case}.robustness")
+        result = robustness.robustness if robustness else None
+        history = training.training if training else None
+        rows.append(
+            (
+                case,
+                f"{result.clean.share:.1%}" if result else "",
+                show_pstar(result.median) if result else "",
+                f"{training.seconds.measured:.1f}" if training else "",
+                f"{history.best}/{len(history.epochs)}" if history else "",
+                f"{robustness.seconds.measured:.1f}" if robustness else "",
+                _marks(verdicts, case),
+            )
+        )
+    headers = ("model", "accuracy", "median p*", "training s", "kept epoch", "p* s", "against baseline")
+    aligned = ("left", *["right"] * 5, "left")
+    return str(tabulate(rows, headers=headers, disable_numparse=True, colalign=aligned))
+
+
+def legend(verdicts: Sequence[Verdict]) -> str:
+    """What the marks in a table say, but for ``=``; empty where there are no others."""
+    marks = [mark for mark in MARKS if mark != "=" and any(verdict.mark == mark for verdict in verdicts)]
+    return " · ".join(f"{mark} ({MARKS[mark]})" for mark in marks)
+
+
+def warnings(records: Sequence[Record]) -> list[str]:
+    """A line for every model whose p* cannot be trusted: what its audit found."""
+    return [
+        f"{record.case}: p* cannot be trusted: {'; '.join(record.robustness.audit.warnings)}"
+        for record in records
+        if record.robustness and record.robustness.audit and record.robustness.audit.warnings
+    ]
+
+
+def busy(records: Sequence[Record]) -> str:
+    """A line that names the stages whose seconds are no measure, since other work had the cores; empty without."""
+    found = [f"{record.name} {record.waiting_for_core:.0%}" for record in records if record.measured_busy]
+    more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    said = "seconds measured on a busy machine, share of the time in line for a core"
+    return f"{said}: {', '.join(found[:_SHOWN])}{more}" if found else ""
+
+
+def _marks(verdicts: Sequence[Verdict], case: str) -> str:
+    """``accuracy = · median p* - · seconds =``, the worst first."""
+    order = ["error", "-", "missing", "x", "~", "+", "=", "new", "quick"]
+    own = [verdict for verdict in verdicts if verdict.case == case]
+    texts = dict.fromkeys(
+        f"{verdict.figure} {verdict.mark}" for verdict in sorted(own, key=lambda verdict: order.index(verdict.mark))
+    )
+    if texts and all(text.endswith(" =") for text in texts):
+        return "= all"
+    return " · ".join(texts)
+
+
+def progress_line(what: str, done: float, total: float, seconds: float) -> str:
+    """``training cnn7-mnist-pgd  42 %  0:51 left``."""
+    share = min(1.0, done / total) if total else 1.0
+    left = seconds * (1 - share) / share if share > 0.01 else None
+    minutes, rest = divmod(round(left), 60) if left is not None else (0, 0)
+    return f"{what}  {share:4.0%}  {f'{minutes}:{rest:02d} left' if left is not None else ''}"

@@ -1,0 +1,1 @@
+"""One stage of a study, resumable, and the graph of stages."""

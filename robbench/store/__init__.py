@@ -1,0 +1,1 @@
+"""Finished stages and the saved state of unfinished ones, on disk: atomic files and locks."""

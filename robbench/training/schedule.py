@@ -1,0 +1,56 @@
+"""What a recipe decides by epoch: the rate, the attack's radius, when training stops, which epoch is kept. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from robbench.record import Epoch
+from robbench.spec import EarlyStopping, MultiStepLR, OneCycle, Recipe, StepLR
+
+
+def learning_rate(recipe: Recipe, position: float, updates: int) -> float:
+    """The rate at a position in epochs (2.5: half way through the third), as torch's schedulers of the same names."""
+    schedule, epoch = recipe.schedule, math.floor(position + 1e-9)
+    if isinstance(schedule, StepLR):
+        return recipe.learning_rate * schedule.gamma ** (epoch // schedule.step)
+    if isinstance(schedule, MultiStepLR):
+        return recipe.learning_rate * schedule.gamma ** sum(epoch >= milestone for milestone in schedule.milestones)
+    if isinstance(schedule, OneCycle):
+        done = (position * updates + 1) / (recipe.epochs * updates + 1)
+        share = done / schedule.warm_up if done < schedule.warm_up else (1 - done) / (1 - schedule.warm_up)
+        return recipe.learning_rate * share
+    return recipe.learning_rate
+
+
+def ramp(recipe: Recipe, position: float) -> float:
+    """Share of the attack's radius in use at a position in epochs."""
+    return min(1.0, position / recipe.ramp_epochs) if recipe.ramp_epochs else 1.0
+
+
+def watched(history: Sequence[Epoch], stopping: EarlyStopping) -> list[int]:
+    """The figures that early stopping looks at: right images in a moving window, from the epoch on at which it is full.
+
+    They stand for average accuracies, since every epoch judges the same images, and have nothing to round.
+    """
+    right = [(epoch.robust or epoch.validation).correct for epoch in history]
+    return [sum(right[end - stopping.window : end]) for end in range(stopping.window, len(right) + 1)]
+
+
+def stops(recipe: Recipe, history: Sequence[Epoch]) -> bool:
+    """Whether early stopping ends training after this history (or never began: no rule, no epoch)."""
+    if recipe.early_stopping is None:
+        return False
+    figures = watched(history, recipe.early_stopping)
+    if not figures:
+        return False
+    best = figures.index(max(figures))
+    return len(figures) - 1 - best >= recipe.early_stopping.patience
+
+
+def kept_epoch(recipe: Recipe, history: Sequence[Epoch]) -> int:
+    """Number of the epoch whose weights are kept: the first best by the recipe's criterion, or the last."""
+    if recipe.kept_epoch == "last":
+        return history[-1].epoch
+    robust = recipe.kept_epoch == "robust"
+    return max(history, key=lambda epoch: (epoch.robust if robust and epoch.robust else epoch.validation).share).epoch

@@ -1,0 +1,1 @@
+"""Proof that the counterexamples behind a bundle's p* are what it says."""

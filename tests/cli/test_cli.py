@@ -1,0 +1,346 @@
+"""The command line: exit status, what is printed where, and never a traceback for bad input."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import msgspec
+import numpy as np
+import pytest
+from factories import both_records, make_facts, robustness_record
+
+from robbench.cli import main
+from robbench.gate.baselines import baseline_path, write_baseline
+from robbench.report import Bundle, bundle, read_bundle, write_bundle
+
+FACTS = make_facts()
+GOOD, BAD = [3] * 200, [1] * 200
+HELD = "held to --pstar 0.05 --accuracy 0.01 --seconds 1.25; suites may declare other tolerances"
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+    """Figures take a second each, and are the report's tests' business."""
+    monkeypatch.setattr(bundle, "draw", lambda group: [])
+
+
+def bundle_of(folder, places=GOOD, seconds=10.0, created="2025-01-01T00:00:00Z", title="demo"):
+    """A bundle of one model on disk."""
+    records = both_records(FACTS, places, seconds, created=created)
+    write_bundle(folder, Bundle(title=title, command="pytest", records=records))
+    return folder
+
+
+@pytest.fixture
+def baselines(tmp_path):
+    """Baselines of the good model."""
+    for record in both_records(FACTS, GOOD):
+        write_baseline(tmp_path / "baselines", record)
+    return tmp_path / "baselines"
+
+
+def run(capsys, *arguments):
+    """Exit status, output and errors of a command."""
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+# --- compare ----------------------------------------------------------------------------------------------------------
+
+
+def test_compare_without_a_change(tmp_path, baselines, capsys):
+    """Exit status 0; what is within tolerance is listed on request; the file or its folder."""
+    folder = bundle_of(tmp_path / "run")
+    for path in (folder, folder / "records.json"):
+        status, output, errors = run(capsys, "compare", path, "--baselines", baselines)
+        assert (status, errors) == (0, "")
+        assert output == "no regression: 5 of 5 as before\n"
+    listed = run(capsys, "compare", folder, "--all", "--baselines", baselines)[1].splitlines()
+    assert [line.split()[0] for line in listed[:-1]] == ["="] * 5
+
+
+def test_compare_with_a_regression(tmp_path, baselines, capsys):
+    """Exit status 1, and the figure that fails with its mark."""
+    status, output, errors = run(capsys, "compare", bundle_of(tmp_path / "run", BAD, 20.0), "--baselines", baselines)
+    lines = output.splitlines()
+    assert (status, errors, lines[-1]) == (1, "", f"2 of 5 figures fail, {HELD}")
+    assert [line for line in lines if line.startswith("-  ")] == [
+        line for line in lines if "median p* 0.3 → 0.1" in line or "10.0 s → 20.0 s" in line
+    ]
+
+
+def test_compare_takes_tolerances(tmp_path, baselines, capsys):
+    """Each has an option."""
+    folder = bundle_of(tmp_path / "run", BAD, 20.0)
+    given = ("--pstar", "0.9", "--seconds", "3", "--seconds-floor", "1", "--accuracy", "0.5")
+    assert run(capsys, "compare", folder, "--baselines", baselines, *given)[0] == 0
+    assert run(capsys, "compare", folder, "--baselines", baselines, "--pstar", "0.9")[1].endswith(
+        f"1 of 5 figures fail, {HELD.replace('0.05', '0.9')}\n"
+    )
+
+
+def test_compare_without_baselines(tmp_path, capsys):
+    """A missing baseline fails and is named; a missing folder of them is an error."""
+    folder = bundle_of(tmp_path / "run")
+    (tmp_path / "none").mkdir()
+    status, output, _ = run(capsys, "compare", folder, "--baselines", tmp_path / "none")
+    assert status == 1
+    assert f"missing  demo/cnn7-mnist-pgd.training: no baseline in {tmp_path / 'none'}" in output
+    assert output.endswith(f"2 of 2 figures fail, {HELD}\n")
+    status, _, errors = run(capsys, "compare", folder, "--baselines", tmp_path / "nowhere")
+    assert (status, "expected a folder of baselines" in errors) == (2, True)
+
+
+def test_compare_misses_what_has_a_baseline_but_no_record(tmp_path, baselines, capsys):
+    """A stage that was lost must not look like one that passed."""
+    folder = bundle_of(tmp_path / "run")
+    other = baselines / "demo" / "cnn7-mnist-standard.training.json"
+    other.write_bytes((baselines / "demo" / "cnn7-mnist-pgd.training.json").read_bytes())
+    status, output, _ = run(capsys, "compare", folder, "--baselines", baselines)
+    assert status == 1
+    assert "error    demo/cnn7-mnist-standard.training: has a baseline, but no record" in output
+
+
+def test_what_a_bundle_says_does_nothing_to_a_terminal(tmp_path, baselines, capsys):
+    """Escape sequences, line breaks and letters that turn others around are gone from verdicts and errors."""
+    nasty = "x\x1b[2J\n=  all is well\u202e\x9b"
+    (record,) = [each for each in both_records(FACTS, GOOD, case=nasty, suite=nasty) if each.robustness]
+    write_bundle(tmp_path / "run", Bundle(title="t", command="c", records=[record]))
+    status, output, _ = run(capsys, "compare", tmp_path / "run", "--baselines", baselines)
+    assert status == 1
+    assert output.startswith("missing  x[2J =  all is well/x[2J =  all is well.robustness: no baseline")
+    assert all(line.isprintable() for line in output.split("\n"))
+    path = tmp_path / "run" / "records.json"
+    values = msgspec.json.decode(path.read_bytes())
+    del values["sha256"]
+    path.write_bytes(msgspec.json.encode({**values, "records": values["records"] * 2}))
+    status, _, errors = run(capsys, "compare", path, "--baselines", baselines)
+    assert (status, "x[2J" in errors) == (2, True)
+    assert all(line.isprintable() for line in errors.split("\n"))
+
+
+def test_compare_with_bad_input(tmp_path, baselines, capsys):
+    """Exit status 2 and one line on stderr: no bundle, a damaged one, a damaged baseline, an impossible tolerance."""
+    folder = bundle_of(tmp_path / "run")
+    (tmp_path / "broken.json").write_text("{")
+    for arguments, expected in (
+        (("compare", tmp_path / "none"), "cannot be read"),
+        (("compare", tmp_path / "broken.json"), "broken.json"),
+        (("compare", folder, "--seconds", "0.5"), "tolerance seconds: expected a number ≥ 1, got 0.5"),
+    ):
+        status, output, errors = run(capsys, *arguments, "--baselines", baselines)
+        assert (status, output) == (2, "")
+        assert errors.startswith("robbench: ")
+        assert expected in errors
+        assert len(errors.splitlines()) == 1
+    path = baseline_path(baselines, "demo", "cnn7-mnist-pgd", "robustness")
+    path.write_text("[]")
+    status, _, errors = run(capsys, "compare", folder, "--baselines", baselines)
+    assert status == 2
+    assert str(path) in errors
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+def test_report_renders_a_bundle_again(tmp_path, capsys):
+    """In its place or elsewhere, and prints the path of its report."""
+    folder = bundle_of(tmp_path / "run")
+    text = (folder / "report.md").read_bytes()
+    (folder / "report.md").unlink()
+    assert run(capsys, "report", folder / "records.json") == (0, f"{folder / 'report.md'}\n", "")
+    assert (folder / "report.md").read_bytes() == text
+    status, output, _ = run(capsys, "report", folder, "-o", tmp_path / "other")
+    assert (status, output) == (0, f"{tmp_path / 'other' / 'report.md'}\n")
+    assert (tmp_path / "other" / "report.md").read_bytes() == text
+
+
+def test_report_makes_one_bundle_of_several(tmp_path, capsys):
+    """The newest record of each stage; without a folder to write to it is an error."""
+    old = bundle_of(tmp_path / "old", BAD)
+    new = bundle_of(tmp_path / "new", GOOD, created="2025-02-01T00:00:00Z", title="again")
+    status, _, errors = run(capsys, "report", old, new)
+    assert (status, errors) == (2, "robbench: report: expected --output DIR for a bundle made of several, got none\n")
+    assert run(capsys, "report", new, old, "--output", tmp_path / "both")[0] == 0
+    merged = read_bundle(tmp_path / "both")
+    assert merged.title == "again, demo"
+    assert [record.created for record in merged.records] == ["2025-02-01T00:00:00Z"] * 2
+
+
+def test_report_of_nothing_is_an_error(tmp_path, capsys):
+    """One line, status 2, and no folder made."""
+    status, output, errors = run(capsys, "report", tmp_path / "none", "-o", tmp_path / "out")
+    assert (status, output) == (2, "")
+    assert errors.startswith(f"robbench: {str(tmp_path / 'none')!r} cannot be read")
+    assert not (tmp_path / "out").exists()
+
+
+# --- list and data ----------------------------------------------------------------------------------------------------
+
+
+def test_list_shows_what_is_known(capsys):
+    """Data sets with classes and shape, architectures with their blocks."""
+    status, output, _ = run(capsys, "list")
+    assert status == 0
+    assert "  emnist        47 classes, 1×28×28\n" in output
+    assert "  cnn7         K = 7: conv1, conv2, conv3, conv4, fc1, fc2, fc3\n" in output
+
+
+def test_list_shows_what_each_k_retrains(capsys):
+    """From TL#K, everything, to TL#1, the head."""
+    status, output, _ = run(capsys, "list", "cnn3")
+    assert status == 0
+    assert output.splitlines() == [
+        "  TL#3   retrains conv1 and what follows",
+        "  TL#2   retrains fc1 and what follows",
+        "  TL#1   retrains fc2 and what follows",
+    ]
+
+
+def test_list_builds_a_network_that_only_knows_itself(capsys):
+    """With the number of its parameters for images of a shape."""
+    status, output, _ = run(capsys, "list", "cnn7", "--shape", "1,28,28")
+    assert status == 0
+    assert output.splitlines()[0] == "cnn7: 312,202 parameters with 10 classes"
+    assert output.splitlines()[-1] == "  TL#1   retrains fc3 and what follows"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("cnn8",), "unknown architecture 'cnn8'"),
+        (("wrn32_10",), "use 'wrn34_10'"),
+        (("no.such:net",), "no.such"),
+        (("cnn7", "--shape", "28"), "--shape: expected C,H,W (3,32,32), got '28'"),
+        (("cnn7", "--shape", "0,28,28"), "--shape: expected C,H,W"),
+        (("cnn7", "--shape", "3,32,32"), "cnn7 takes 1x28x28 images, got 3x32x32"),
+    ],
+)
+def test_list_of_what_does_not_exist(arguments, expected, capsys):
+    """One line, status 2."""
+    status, output, errors = run(capsys, "list", *arguments)
+    assert (status, output) == (2, "")
+    assert expected in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_data_checks_a_prepared_file(tmp_path, capsys):
+    """And prints what is in it."""
+    images, labels = np.zeros((6, 5, 4), dtype=np.uint8), np.arange(6) % 3
+    np.savez(
+        tmp_path / "mine.npz",
+        x_train=images,
+        y_train=labels,
+        x_test=images[:2],
+        y_test=labels[:2],
+        classes=np.array(["a", "b", "c"]),
+    )
+    status, output, _ = run(capsys, "data", "mine", "--data", tmp_path)
+    assert status == 0
+    assert output.startswith(f"{tmp_path / 'mine.npz'}: 6 training and 2 test images of 1×5×4, 3 classes, sha256 ")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("mnist", "--robbench-download"), ("nothing", "unknown dataset"), ("../x", "plain")]
+)
+def test_data_that_is_not_there(name, expected, tmp_path, capsys):
+    """One line, status 2, and what to do."""
+    status, output, errors = run(capsys, "data", name, "--data", tmp_path)
+    assert (status, output) == (2, "")
+    assert expected in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_wrong_command_line_exits_with_2(capsys):
+    """As argparse does it."""
+    for arguments in ([], ["reprot"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        assert "usage: robbench" in capsys.readouterr().err
+
+
+def test_comparing_and_rendering_need_no_torch(tmp_path, baselines):
+    """From a fresh interpreter to the exit status, as a CI job without it does."""
+    folder = bundle_of(tmp_path / "run")
+    program = (
+        "import sys; from robbench.cli import main; "
+        f"codes = main(['compare', {str(folder)!r}, '--baselines', {str(baselines)!r}]), main(['list']); "
+        "sys.exit(3 if 'torch' in sys.modules else max(codes))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_record_that_is_not_comparable_counts_as_failing(tmp_path, baselines, capsys):
+    """Estimated on another grid: never silently passed."""
+    record = robustness_record(FACTS, [1, 2], [0.0, 0.1, 0.2])
+    data = msgspec.structs.replace(record.data, sha256="1" * 64)
+    for number, one in enumerate((record, msgspec.structs.replace(robustness_record(FACTS, GOOD), data=data))):
+        write_bundle(tmp_path / str(number), Bundle(title="demo", command="", records=[one]))
+        status, output, _ = run(capsys, "compare", tmp_path / str(number), "--baselines", baselines)
+        assert status == 1
+        assert "x        demo/cnn7-mnist-pgd.robustness: median p* cannot be compared" in output
+
+
+def test_seconds_without_a_baseline_are_one_line(tmp_path, baselines, capsys):
+    """On another class of machine all stages have none; one alone is named."""
+    records = both_records(FACTS, GOOD)
+    there = msgspec.structs.replace(records[0].environment, slug="elsewhere")
+    records = [msgspec.structs.replace(record, environment=there) for record in records]
+    write_bundle(tmp_path / "there", Bundle(title="demo", command="", records=records))
+    status, output, _ = run(capsys, "compare", tmp_path / "there", "--baselines", baselines)
+    assert status == 0
+    assert [line for line in output.splitlines() if line.startswith("x")] == [
+        "x        2 stages: seconds not comparable: no baseline on elsewhere (there is: cpu-2core)"
+    ]
+    write_bundle(tmp_path / "there", Bundle(title="demo", command="", records=records[:1]))
+    _, output, _ = run(capsys, "compare", tmp_path / "there", "--baselines", baselines)
+    assert [line[:40] for line in output.splitlines() if line.startswith("x")] == [
+        "x        demo/cnn7-mnist-pgd.training: s"
+    ]
+
+
+def test_networks_of_the_current_folder_are_found(tmp_path, monkeypatch, capsys):
+    """Whatever starts the command: an installed script does not have that folder on its path."""
+    (tmp_path / "lying_here.py").write_text(
+        "from torch import nn\n\n"
+        "def small(classes, shape):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    status, output, errors = run(capsys, "list", "lying_here:small", "--shape", "1,3,3")
+    assert (status, errors) == (0, "")
+    assert "TL#1" in output
+
+
+@pytest.mark.parametrize("arguments", [("report", "a", "-o", ""), ("verify", ""), ("verify", "a", "--data", "a\0b")])
+def test_what_is_no_path_is_refused(capsys, arguments):
+    """An empty one, as of an unset variable, would be the current folder."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 2
+    assert "expected a file or folder, got" in capsys.readouterr().err
+
+
+def test_the_version(capsys):
+    """The installed package's."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"robbench {version('robbench')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("list", "resnet18", "--shape", "3,²,²"), "robbench: --shape: expected C,H,W (3,32,32), got '3,²,²'"),
+        (("list", "wrn10_9999999"), "robbench: out of memory: wrn10_9999999 does not fit; choose a smaller network"),
+    ],
+)
+def test_networks_that_cannot_be_built_are_one_line(capsys, arguments, message):
+    """No traceback, and no name of torch's."""
+    status, output, errors = run(capsys, *arguments, *([] if "--shape" in arguments else ["--shape", "3,32,32"]))
+    assert (status, output, errors) == (2, "", message + "\n")

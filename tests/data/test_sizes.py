@@ -1,0 +1,39 @@
+"""How many images a dataset has: of a prepared file, by its name, and of what is asked for."""
+
+import numpy as np
+import pytest
+
+from robbench.data.sizes import Sizes, images_tested, parts, sizes
+from robbench.errors import RobbenchError
+from robbench.spec import Dataset
+
+
+def test_a_prepared_file_tells_its_sizes(tmp_path):
+    """From its header alone; it comes before what a name says."""
+    for name, shape in (("mine", (30, 8, 6)), ("cifar10", (20, 4, 5, 3))):
+        np.savez(
+            tmp_path / f"{name}.npz", x_train=np.zeros(shape, np.uint8), x_test=np.zeros((7, *shape[1:]), np.uint8)
+        )
+    assert sizes("mine", tmp_path) == Sizes(train=30, test=7, shape=(1, 8, 6))
+    assert sizes("cifar10", tmp_path) == Sizes(train=20, test=7, shape=(3, 4, 5))
+    assert sizes("cifar100", tmp_path) == Sizes(train=50_000, test=10_000, shape=(3, 32, 32))
+
+
+def test_a_dataset_that_is_nowhere_is_an_error(tmp_path):
+    """As is a file that is none of ours."""
+    with pytest.raises(RobbenchError, match=r"unknown dataset 'other'; expected one of .*other\.npz there"):
+        sizes("other", tmp_path)
+    with pytest.raises(RobbenchError, match="did you mean 'emnist'"):
+        sizes("emnits", tmp_path)
+    (tmp_path / "other.npz").write_text("not an archive")
+    with pytest.raises(RobbenchError, match=r"other\.npz: expected a prepared file"):
+        sizes("other", tmp_path)
+
+
+def test_no_more_images_than_there_are():
+    """Of a file; drawn ones are as many as are asked for."""
+    assert parts(Dataset(name="mnist", train=99_999), 60_000) == (48_000, 12_000)
+    assert parts(Dataset(name="mnist", train=100, validation=0.1), 60_000) == (90, 10)
+    assert parts(Dataset(name="glyphs10", train=9_000), 4_000) == (7_200, 1_800)
+    assert [images_tested(Dataset(name="mnist", test=test), 100) for test in (None, 7, 200)] == [100, 7, 100]
+    assert images_tested(Dataset(name="glyphs10", test=200), 100) == 200

@@ -1,0 +1,124 @@
+"""The audit in a record: of trained networks that mask, and of those that do not."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+import robbench.estimation.audit
+from robbench.errors import RobbenchError
+from robbench.estimation.audit import check_audit
+from robbench.record import Record
+from robbench.spec import PGD
+from robbench.spec import Audit as AuditSpec
+from robbench.stages.context import RunContext
+from robbench.stages.pipeline import run_estimate, run_training
+from robbench.store.store import Store
+
+
+@pytest.fixture(scope="module")
+def demonstration():
+    """The module of the networks that are built to mask."""
+    root = str(Path(__file__).parents[1])
+    sys.path.insert(0, root)
+    try:
+        import suites.masking
+
+        yield suites.masking
+    finally:
+        sys.path.remove(root)
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory):
+    """One store for the trained networks."""
+    folder = tmp_path_factory.mktemp("masking")
+    return RunContext(store=Store(folder, "run"), data=folder, device=torch.device("cpu"))
+
+
+def record_of(demonstration, context, name, recipe=None, search="reference", **changes):
+    """The record of a small estimate of one of the demonstration's networks, trained on fewer images."""
+    spec = demonstration.model(name, recipe or demonstration.STANDARD)
+    spec = replace(spec, dataset=replace(spec.dataset, train=600, test=60))
+    estimate = replace(
+        demonstration.estimate(search, 0), images=40, attack=PGD(steps=10, random_start=False), **changes
+    )
+    return run_estimate(spec, estimate, context, suite="masking")
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"),
+    [
+        ("quantised", "gradients are exactly zero"),
+        ("saturating", "gradients are exactly zero"),
+        ("steep", "gradients are exactly zero"),
+        ("sharpened", "gradients are exactly zero"),
+        ("shattered", "one step fools more images"),
+        ("rooted", "gradients are not finite"),
+        ("misled", "the way to an image of another class"),
+    ],
+)
+def test_a_trained_network_that_masks_is_recognised(demonstration, context, name, sign):
+    """Its p* looks larger than the same network's without the mask, and the record says why not to believe it."""
+    record = record_of(demonstration, context, name)
+    assert any(warning.startswith(sign) for warning in record.robustness.audit.warnings)
+    sound = record_of(demonstration, context, "plain")
+    assert record.robustness.median > sound.robustness.median
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+@pytest.mark.parametrize("recipe", ["STANDARD", "ADVERSARIAL"])
+def test_a_trained_network_that_does_not_is_not_suspected(demonstration, context, recipe, search):
+    """Conventionally and adversarially trained, with both searches."""
+    record = record_of(demonstration, context, "plain", getattr(demonstration, recipe), search)
+    assert record.robustness.audit.warnings == []
+    assert record.robustness.audit.scanned >= 5
+
+
+def test_the_audit_changes_no_figure_and_no_digest(demonstration, context):
+    """Its passes and its seconds are not the search's; without it, a record says that it was not audited."""
+    with_audit = record_of(demonstration, context, "plain")
+    without = record_of(demonstration, context, "plain", audit=None)
+    assert without.robustness.audit is None
+    assert without.robustness == msgspec.structs.replace(with_audit.robustness, audit=None)
+    assert without.seconds.validation < 0.01 < with_audit.seconds.validation
+    assert "audit" not in with_audit.spec["estimate"]
+    assert with_audit.digest != without.digest
+
+
+def test_a_record_from_before_there_was_an_audit_is_read(demonstration, context):
+    """As not audited."""
+    record = record_of(demonstration, context, "plain")
+    values = msgspec.to_builtins(record)
+    del values["robustness"]["audit"]
+    assert msgspec.convert(values, Record).robustness.audit is None
+    assert msgspec.convert(msgspec.to_builtins(record), Record) == record
+
+
+def test_training_is_shared(demonstration, context):
+    """The weights do not depend on the audit."""
+    spec = demonstration.model("plain", demonstration.STANDARD)
+    spec = replace(spec, dataset=replace(spec.dataset, train=600, test=60))
+    assert run_training(spec, context, suite="masking", under_test=False).digest == spec.digest
+
+
+def test_square_without_its_library_is_refused_before_training(monkeypatch, tmp_path, demonstration):
+    """One sentence that says what to install."""
+    monkeypatch.setattr(robbench.estimation.audit, "find_spec", lambda name: None)
+    message = (
+        r"expected torchattacks to be installed for 50 queries of Square, got none; pip install --no-deps torchattacks"
+    )
+    with pytest.raises(RobbenchError, match=message):
+        check_audit(AuditSpec(square_queries=50))
+    check_audit(AuditSpec())
+    check_audit(None)
+    context = RunContext(store=Store(tmp_path, "run"), data=tmp_path, device=torch.device("cpu"))
+    spec = demonstration.model("plain", demonstration.STANDARD)
+    with pytest.raises(RobbenchError, match=message):
+        run_estimate(spec, demonstration.estimate("reference", 50), context, suite="masking")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,162 @@
+"""Captures on a CUDA device that is played here: what they leave behind when they fail, and when there is room for one."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from robbench.machine.graphs import GraphedLoop
+
+GIGABYTE = 2**30
+
+
+class Device:
+    """What a capture asks of ``torch.cuda``; the current stream of a failed capture stays that of the capture, as torch leaves it."""
+
+    def __init__(self):
+        self.current, self.mode, self.streams = "main", 0, 0
+        self.reserved, self.free, self.kept = 0, 8 * GIGABYTE, GIGABYTE
+        self.error, self.ends_with = None, None
+        self.capturing, self.emptied, self.events = False, 0, []
+
+    def install(self, monkeypatch):
+        """Put it in torch's place."""
+        for name in ("set_sync_debug_mode", "set_stream", "stream", "graph", "empty_cache"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        for name, value in {
+            "Stream": lambda: SimpleNamespace(wait_stream=lambda other: self.events.append(("side", other))),
+            "current_stream": lambda: self.main,
+            "device": lambda device: warnings.catch_warnings(),
+            "get_sync_debug_mode": lambda: self.mode,
+            "CUDAGraph": lambda: SimpleNamespace(replay=self.replay),
+            "graph_pool_handle": lambda: "pool",
+            "memory_reserved": lambda: self.reserved,
+            "mem_get_info": lambda: (self.free, 80 * GIGABYTE),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        self.main = SimpleNamespace(wait_stream=lambda other: self.events.append(("main", other)))
+
+    def set_sync_debug_mode(self, mode):
+        """As torch's, which warns that it does not see everything."""
+        warnings.warn("a prototype feature", UserWarning, stacklevel=2)
+        self.mode = {"error": 2}.get(mode, mode)
+
+    def set_stream(self, stream):
+        """The main one is the only one that is set."""
+        assert stream is self.main
+        self.current = "main"
+
+    @contextmanager
+    def stream(self, stream):
+        """Current in the context, and the one before afterwards."""
+        before, self.current = self.current, "side"
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def graph(self, graph, pool):
+        """A capture; it leaves its stream only where it ends well."""
+        assert (pool, self.mode) == ("pool", 0)
+        self.current, self.capturing = "capture", True
+        try:
+            yield
+        except RuntimeError:
+            if self.ends_with is None:
+                self.current = "main"
+                raise
+            raise self.ends_with  # noqa: B904 - as torch raises the second error while the first is handled
+        finally:
+            self.capturing = False
+        self.reserved += self.kept
+        self.free -= self.kept
+        self.current = "main"
+
+    def replay(self):
+        """Nothing here computes on the side."""
+
+    def empty_cache(self):
+        """Counted."""
+        self.emptied += 1
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """One with room."""
+    played = Device()
+    played.install(monkeypatch)
+    return played
+
+
+def run(device, waits=False):
+    """Three calls; what the notes say, and the mode and stream of every step."""
+    notes, seen = [], []
+
+    def step(state, constants):
+        seen.append((device.current, device.mode, device.capturing))
+        if waits and device.mode:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        if device.capturing and device.error is not None:
+            raise device.error
+        return (state[0] + constants[0],)
+
+    loop = GraphedLoop(torch.device("cuda"), notes)
+    for _ in range(3):
+        (value,) = loop(step, (torch.zeros(3),), (torch.ones(3),), 4)
+        if not loop._graphs:
+            assert value.tolist() == [4.0] * 3
+    assert (device.current, device.mode) == ("main", 0)
+    return loop, notes, seen
+
+
+ONE_BY_ONE = [("main", 0, False)] * 4
+
+
+def test_a_step_is_watched_for_waits_before_it_is_captured(device):
+    """Four steps one by one, one watched on a side stream, one captured; the main stream waits for the side's."""
+    loop, notes, seen = run(device)
+    assert seen == [*ONE_BY_ONE, ("side", 2, False), ("capture", 0, True)]
+    assert [who for who, _ in device.events] == ["side", "main"]
+    assert (len(loop._graphs), notes, device.emptied) == (1, [], 0)
+
+
+def test_a_step_that_waits_is_never_captured(device):
+    """Stream and mode are as before, and the later calls run step by step."""
+    loop, notes, seen = run(device, waits=True)
+    assert seen == [*ONE_BY_ONE, ("side", 2, False), *ONE_BY_ONE, *ONE_BY_ONE]
+    assert [who for who, _ in device.events] == ["side", "main"]
+    assert len(notes) == 1
+    assert "one could not be captured (called a synchronizing CUDA operation)" in notes[0]
+    assert (loop._graphs, device.emptied) == ({}, 1)
+
+
+@pytest.mark.parametrize("ends_with", [None, RuntimeError("operation failed due to a previous error during capture")])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), ": out of memory"),
+        (RuntimeError("operation not permitted when stream is capturing\nstack"), "when stream is capturing)"),
+    ],
+    ids=["memory", "other"],
+)
+def test_a_capture_that_fails_leaves_the_main_stream_current(device, error, told, ends_with):
+    """Also where it cannot be ended, and torch stays on its stream; the note has the first error."""
+    device.error, device.ends_with = error, ends_with
+    loop, notes, seen = run(device)
+    assert seen == [*ONE_BY_ONE, ("side", 2, False), ("capture", 0, True), *ONE_BY_ONE, *ONE_BY_ONE]
+    assert (len(notes), loop._graphs, device.emptied) == (1, {}, 1)
+    assert notes[0].endswith(told)
+
+
+@pytest.mark.parametrize(("free", "kept"), [(2, True), (1.9, False)])
+def test_a_graph_leaves_as_much_memory_free_as_it_keeps(device, free, kept):
+    """For the update beside it, which is as large as a step of the attack."""
+    device.free = free * GIGABYTE
+    loop, notes, _ = run(device)
+    assert len(loop._graphs) == kept
+    assert notes == ([] if kept else ["the attack ran step by step, without CUDA graphs: out of memory"])

@@ -1,0 +1,148 @@
+"""Where a stage runs: the device that is chosen, and the slug that seconds are compared within."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+
+import pytest
+import torch
+
+import robbench.machine.environment
+from robbench.errors import RobbenchError
+from robbench.machine.environment import choose_device, environment, multiplies_in_tf32
+
+
+@pytest.fixture
+def afresh():
+    """Environments found out anew before and after the test, which changes what they find."""
+    robbench.machine.environment._lasting.cache_clear()
+    yield
+    robbench.machine.environment._lasting.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "available", "chosen"),
+    [
+        ("auto", True, "cuda:0"),
+        ("auto", False, "cpu"),
+        ("cpu", True, "cpu"),
+        ("cpu", False, "cpu"),
+        ("cuda", True, "cuda:0"),
+    ],
+)
+def test_auto_takes_cuda_where_there_is_one(monkeypatch, name, available, chosen):
+    """Each option gives its device, and auto the best there is."""
+    mock_devices(monkeypatch, count=int(available))
+    assert choose_device(name) == torch.device(chosen)
+
+
+def mock_devices(monkeypatch, count):
+    """So many CUDA devices; returns those that were made the current one."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    return current
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(1, [0, 0, 0, 0, 0]), (2, [0, 1, 0, 1, 0]), (8, [0, 1, 2, 3, 4])])
+def test_every_worker_takes_a_device_of_its_own(monkeypatch, count, chosen):
+    """In turn, where there are fewer devices than workers; the process works on its own, whatever does not say where."""
+    current = mock_devices(monkeypatch, count)
+    devices = [choose_device("auto", worker) for worker in range(5)]
+    assert devices == current == [torch.device("cuda", index) for index in chosen]
+    assert choose_device("cpu", 3) == torch.device("cpu")
+
+
+def test_tf32_is_told_of_devices_that_have_it(monkeypatch):
+    """From compute capability 8 on; of a CPU there is nothing to tell."""
+    for capability, expected in (((7, 5), False), ((8, 0), True), ((8, 9), True), ((12, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        assert multiplies_in_tf32(torch.device("cuda", 0)) is expected
+    assert multiplies_in_tf32(torch.device("cpu")) is None
+
+
+def test_the_slug_does_not_say_which_of_several_devices(afresh, monkeypatch):
+    """Seconds of two workers on two GPUs of one kind compare."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    first, second = (environment(torch.device("cuda", index)) for index in (0, 1))
+    assert first.slug == "nvidia-h200"
+    assert first == second
+
+
+def test_a_missing_gpu_and_an_unknown_device_are_errors(monkeypatch):
+    """Asking for CUDA without one never falls back in silence, and a misspelt name is corrected."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RobbenchError, match="expected a CUDA device for --robbench-device cuda"):
+        choose_device("cuda")
+    with pytest.raises(RobbenchError, match=r"unknown device 'cdua'; expected one of auto, cpu, cuda.*'cuda'"):
+        choose_device("cdua")
+
+
+@pytest.mark.parametrize(
+    ("processor", "slug"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "cpu-6core-intel-xeon-platinum-8481c"),
+        ("AMD EPYC 9B14 96-Core Processor", "cpu-6core-amd-epyc-9b14-96-core"),
+        ("Intel(R) Core(TM) i7-9750H CPU @ 2.60GHz", "cpu-6core-intel-core-i7-9750h"),
+    ],
+)
+def test_a_slug_names_the_class_of_machine(afresh, monkeypatch, processor, slug):
+    """Cores that this process may use, the processor without trademarks and clock rate, and threads if not one each."""
+    monkeypatch.setattr(robbench.machine.environment, "_cpu_name", lambda: processor)
+    monkeypatch.setattr(
+        robbench.machine.environment.os, "sched_getaffinity", lambda process: set(range(6)), raising=False
+    )
+    for threads, ending in ((6, ""), (1, "-1thread")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found = environment(torch.device("cpu"))
+        assert (found.slug, found.threads) == (slug + ending, threads)
+        assert (found.cpu, found.device, found.cores) == (processor, processor, 6)
+
+
+def test_an_environment_says_what_ran_here():
+    """Versions and threads are those of this process, and nothing about CUDA is claimed on a CPU."""
+    found = environment(torch.device("cpu"))
+    assert found.torch == torch.__version__
+    assert found.python == platform.python_version()
+    assert found.threads >= 1
+    assert found.cores >= 1
+    assert re.fullmatch(r"cpu-\d+core-[a-z0-9]+(-[a-z0-9]+)*", found.slug)
+    assert (found.cuda, found.cudnn, found.driver, found.tf32) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(("change", "dirty"), [(None, False), ("new.txt", True)])
+def test_the_commit_of_the_working_folder_is_recorded(afresh, monkeypatch, tmp_path, change, dirty):
+    """The commit's hash, and whether anything differs from it."""
+
+    def git(*arguments):
+        command = ("git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments)
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    if change:
+        (tmp_path / change).write_text("x")
+    monkeypatch.chdir(tmp_path)
+    found = environment(torch.device("cpu"))
+    assert (found.commit, found.dirty) == (git("rev-parse", "HEAD"), dirty)
+
+
+def test_outside_a_repository_there_is_no_commit(afresh, monkeypatch, tmp_path):
+    """Neither a commit nor dirtiness is made up where there is no repository, or no git."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    found = environment(torch.device("cpu"))
+    assert (found.commit, found.dirty) == (None, None)
+    robbench.machine.environment._lasting.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = environment(torch.device("cpu"))
+    assert (found.commit, found.dirty) == (None, None)
+
+
+def test_a_package_that_is_not_installed_is_named_so():
+    """A missing version is words, not an error: the environment is written in any case."""
+    assert robbench.machine.environment._version("no-such-package-here") == "not installed"
+    assert torch.__version__.startswith(robbench.machine.environment._version("torch").split("+")[0])

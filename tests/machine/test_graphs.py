@@ -1,0 +1,348 @@
+"""Loops: so many steps, no more, and on a CUDA device bit for bit what the steps do one by one."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import robbench.estimation.search
+import robbench.machine.graphs
+from robbench.attacks import pgd
+from robbench.estimation.search import estimate_pstar
+from robbench.machine.graphs import Captured, GraphedLoop
+from robbench.spec import PGD
+
+CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def affine(state, constants):
+    """From (x, n) to (a·x + b, n + 1)."""
+    (value, count), (factor, shift) = state, constants
+    return factor * value + shift, count + 1
+
+
+def problem(device, count=5):
+    """The state and the constants of ``affine``."""
+    generator = torch.Generator().manual_seed(count)
+    value, factor, shift = (torch.rand(count, generator=generator).to(device) for _ in range(3))
+    return (value, torch.zeros(count, dtype=torch.int64, device=device)), (factor, shift)
+
+
+def repeated(state, constants, times):
+    """The same steps, written out."""
+    for _ in range(times):
+        state = affine(state, constants)
+    return state
+
+
+def small_cnn(device):
+    """A convolution with a smooth activation and a linear layer, with images and labels."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(256, 3)).eval()
+    images = torch.rand(24, 1, 8, 8, generator=generator)
+    labels = model(images).argmax(dim=1)  # on the CPU, so that they are the same on every device
+    return model.to(device), images.to(device), labels.to(device)
+
+
+@given(st.integers(0, 30))
+def test_a_loop_takes_so_many_steps_and_leaves_what_it_was_given(times):
+    """On the CPU: the state after exactly ``times`` steps, from tensors that are as they were."""
+    state, constants = problem(CPU)
+    before = [tensor.clone() for tensor in (*state, *constants)]
+    calls = []
+
+    def step(state, constants):
+        calls.append(1)
+        return affine(state, constants)
+
+    value, count = GraphedLoop(CPU)(step, state, constants, times)
+    assert len(calls) == times
+    assert count.tolist() == [times] * 5
+    assert torch.equal(value, repeated(state, constants, times)[0])
+    assert all(torch.equal(old, new) for old, new in zip(before, (*state, *constants), strict=True))
+
+
+def test_a_loop_takes_other_shapes_and_steps_on_the_cpu():
+    """Nothing is kept there between calls."""
+    loop = GraphedLoop(CPU)
+    for count in (5, 3, 5):
+        state, constants = problem(CPU, count)
+        assert torch.equal(loop(affine, state, constants, 4)[0], repeated(state, constants, 4)[0])
+    assert torch.equal(loop(lambda state, _: (state[0] + 1,), (torch.zeros(2),), (), 4)[0], torch.full((2,), 4.0))
+    assert loop._graphs == {}
+
+
+class Captures:
+    """Captures steps on the CPU, as far as it is told to: a replay takes the step on tensors of its own."""
+
+    def __init__(self, *errors):
+        self.errors, self.captured, self.replayed = list(errors), 0, 0
+
+    def __call__(self, step, state, constants):
+        """As a CUDA device's."""
+        if self.errors and (error := self.errors.pop(0)) is not None:
+            raise error
+        self.captured += 1
+        inner, fixed = (tuple(tensor.clone() for tensor in tensors) for tensors in (state, constants))
+
+        def replay():
+            self.replayed += 1
+            for target, value in zip(inner, step(inner, fixed), strict=True):
+                target.copy_(value)
+
+        return Captured(replay, inner, fixed)
+
+
+@pytest.mark.parametrize("times", [1, 3, 4, 9])
+def test_a_shape_is_captured_when_it_comes_again_and_replayed_from_then_on(times):
+    """Where there are steps enough; the results are those of the steps one by one, and what was given stays."""
+    capture, notes = Captures(), []
+    loop = GraphedLoop(CPU, notes, capture)
+    for call in range(4):
+        for count in (5, 3):
+            state, constants = problem(CPU, count)
+            state = state[0] + call, state[1]
+            before = [tensor.clone() for tensor in (*state, *constants)]
+            value, number = loop(affine, state, constants, times)
+            assert torch.equal(value, repeated(state, constants, times)[0])
+            assert number.tolist() == [times] * count
+            assert all(torch.equal(old, new) for old, new in zip(before, (*state, *constants), strict=True))
+    captures = times >= 4
+    assert (capture.captured, capture.replayed) == (2 * captures, 2 * 3 * times * captures)
+    assert notes == []
+
+
+def test_shapes_that_come_once_cost_no_capture():
+    """As the last batches of a search, each smaller than the one before."""
+    capture = Captures()
+    loop = GraphedLoop(CPU, None, capture)
+    for count in range(30, 1, -1):
+        loop(affine, *problem(CPU, count), 40)
+    assert capture.captured == 0
+
+
+def call_thrice(loop, count=5):
+    """Three calls of as many steps, each checked."""
+    for _ in range(3):
+        state, constants = problem(CPU, count)
+        assert torch.equal(loop(affine, state, constants, 6)[0], repeated(state, constants, 6)[0])
+
+
+def test_a_step_that_cannot_be_captured_runs_as_it_is_with_one_note():
+    """Nothing is tried again, for no shape, and the note has the first line of the error."""
+    capture, notes = Captures(RuntimeError("called a synchronizing CUDA operation\nC++ stack")), ["earlier"]
+    loop = GraphedLoop(CPU, notes, capture)
+    for count in (5, 3):
+        call_thrice(loop, count)
+    assert (capture.captured, capture.replayed) == (0, 0)
+    told = "the attack ran step by step, without CUDA graphs: one could not be captured (called a synchronizing CUDA operation)"
+    assert notes == ["earlier", told]
+    call_thrice(GraphedLoop(CPU, notes, Captures(RuntimeError("called a synchronizing CUDA operation"))))
+    assert notes == ["earlier", told]
+
+
+def out_of_memory_and_what_follows():
+    """An error while another is handled, as where a capture that ran out of memory cannot be ended either."""
+    error = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    error.__context__ = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    return error
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), out_of_memory_and_what_follows()])
+def test_out_of_memory_in_a_capture_frees_all_graphs_and_goes_on_without(error):
+    """The graph of a smaller shape, captured before, is gone too, and with it the memory of its tensors."""
+    capture, notes = Captures(None, error), []
+    loop = GraphedLoop(CPU, notes, capture)
+    call_thrice(loop, 3)
+    held = weakref.ref(loop._graphs[next(iter(loop._graphs))].state[0])
+    replayed = capture.replayed
+    call_thrice(loop)
+    call_thrice(loop, 3)
+    assert (capture.captured, capture.replayed) == (1, replayed)
+    assert (loop._graphs, held()) == ({}, None)
+    assert notes == ["the attack ran step by step, without CUDA graphs: out of memory"]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_an_error_of_a_step_that_runs_as_it_is_is_raised_unchanged(refused):
+    """Out of memory, say: whether or not a capture was tried before."""
+    error = torch.cuda.OutOfMemoryError("CUDA out of memory: really")
+
+    def step(state, constants):
+        if failing:
+            raise error
+        return affine(state, constants)
+
+    failing, notes = not refused, []
+    loop = GraphedLoop(CPU, notes, Captures(torch.cuda.OutOfMemoryError("CUDA out of memory: the graph")))
+    state, constants = problem(CPU)
+    if refused:
+        loop(step, state, constants, 6)
+        failing = True
+    with pytest.raises(torch.cuda.OutOfMemoryError) as caught:
+        loop(step, state, constants, 6)
+    assert caught.value is error
+    assert caught.value.__context__ is None
+    assert len(notes) == refused
+
+
+@pytest.mark.parametrize("search", ["reference", "fast"])
+def test_a_search_says_that_it_ran_without_graphs(search, monkeypatch):
+    """In its notes, once; p* is that of a search with graphs."""
+    model, images, labels = small_cnn("cpu")
+    grid, attack = [0.01 * place for place in range(31)], PGD(steps=5, random_start=False)
+    monkeypatch.setattr(
+        robbench.machine.graphs, "_WORTH_CAPTURING", 1
+    )  # the descent looks at its results after every step
+    found = []
+    for error in (None, RuntimeError("no graph for this network")):
+        capture = Captures(*[error] * 4)
+        monkeypatch.setattr(
+            robbench.estimation.search,
+            "GraphedLoop",
+            lambda device, notes, capture=capture: GraphedLoop(device, notes, capture),
+        )
+        found.append(estimate_pstar(model, images, labels, grid, attack, search=search))
+        assert bool(capture.replayed) == (error is None)
+    assert found[0].pstar.tolist() == found[1].pstar.tolist()
+    assert [search.notes for search in found] == [
+        [],
+        ["the attack ran step by step, without CUDA graphs: one could not be captured (no graph for this network)"],
+    ]
+
+
+def test_an_attack_in_a_loop_is_the_attack():
+    """On the CPU a loop that lives longer changes nothing."""
+    model, images, labels = small_cnn("cpu")
+    loop = GraphedLoop(CPU)
+    for epsilon in (0.05, 0.2):
+        alone = pgd(model, images, labels, epsilon, steps=5, random_start=False)
+        assert torch.equal(pgd(model, images, labels, epsilon, steps=5, random_start=False, loop=loop), alone)
+
+
+# --- CUDA -------------------------------------------------------------------------------------------------------------
+
+
+@needs_cuda
+@pytest.mark.parametrize("times", [1, 3, 4, 5, 40])
+def test_replayed_steps_are_the_steps_bit_for_bit(times):
+    """Captured or not, in the first call or a later one, with other values in the same shapes."""
+    loop = GraphedLoop(torch.device("cuda"))
+    for call in range(3):
+        state, constants = problem("cuda")
+        state = (state[0] + call, state[1])
+        before = [tensor.clone() for tensor in (*state, *constants)]
+        value, count = loop(affine, state, constants, times)
+        assert torch.equal(value, repeated(state, constants, times)[0])
+        assert count.tolist() == [times] * 5
+        assert all(torch.equal(old, new) for old, new in zip(before, (*state, *constants), strict=True))
+    assert len(loop._graphs) == (times > 3)
+
+
+@needs_cuda
+def test_a_result_is_not_overwritten_by_the_next_call():
+    """What a loop returned is the caller's, not the graph's."""
+    loop = GraphedLoop(torch.device("cuda"))
+    state, constants = problem("cuda")
+    loop(affine, state, constants, 8)
+    (first, _), expected = loop(affine, state, constants, 8), repeated(state, constants, 8)[0]
+    loop(affine, (state[0] + 5, state[1]), constants, 8)
+    assert torch.equal(first, expected)
+
+
+@needs_cuda
+def test_a_new_shape_type_or_layout_has_a_graph_of_its_own():
+    """And the old one is still there."""
+    loop = GraphedLoop(torch.device("cuda"))
+    for count, graphs in ((5, 0), (5, 1), (3, 1), (3, 2), (5, 2)):
+        state, constants = problem("cuda", count)
+        assert torch.equal(loop(affine, state, constants, 6)[0], repeated(state, constants, 6)[0])
+        assert len(loop._graphs) == graphs
+    (value, number), constants = problem("cuda", 5)
+    state, constants = (value.double(), number), tuple(tensor.double() for tensor in constants)
+    for graphs in (2, 3):
+        assert torch.equal(loop(affine, state, constants, 6)[0], repeated(state, constants, 6)[0])
+        assert len(loop._graphs) == graphs
+
+
+@needs_cuda
+def test_weights_changed_in_place_between_calls_are_seen():
+    """As an optimiser or a transfer changes them: the replayed attack is that on the new weights."""
+    model, images, labels = small_cnn("cuda")
+    loop, found = GraphedLoop(torch.device("cuda")), []
+    for _ in range(3):
+        alone = pgd(model, images, labels, 0.2, steps=8, random_start=False)
+        found.append(pgd(model, images, labels, 0.2, steps=8, random_start=False, loop=loop))
+        assert torch.equal(found[-1], alone)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(parameter.flip(0))
+    assert len(loop._graphs) == 1
+    assert (found[0] != found[1]).float().mean() > 0.1
+
+
+@needs_cuda
+@pytest.mark.parametrize("random_start", [False, True])
+def test_pgd_with_a_loop_equals_pgd_without(random_start):
+    """For a radius of all images and one per image, and a random start from the same seed."""
+    model, images, labels = small_cnn("cuda")
+    loop = GraphedLoop(torch.device("cuda"))
+    for epsilon in (0.1, torch.linspace(0, 0.3, 24), 0.3):
+        alone, looped = (
+            pgd(
+                model,
+                images,
+                labels,
+                epsilon,
+                steps=10,
+                random_start=random_start,
+                generator=torch.Generator("cuda").manual_seed(1),
+                loop=given,
+            )
+            for given in (None, loop)
+        )
+        assert torch.equal(alone, looped)
+        assert ((looped - images).abs().flatten(1).amax(1) <= torch.as_tensor(epsilon).to("cuda") + 1e-6).all()
+
+
+@needs_cuda
+@pytest.mark.parametrize("search", ["reference", "fast"])
+def test_pstar_on_a_gpu_is_that_on_the_cpu(search):
+    """In float64, looking at the results every fourth step only, the same p* image by image."""
+    model, images, labels = small_cnn("cpu")
+    model, images = model.double(), images.double()
+    grid, attack = [0.005 * place for place in range(61)], PGD(steps=10, random_start=False)
+    slow = estimate_pstar(model, images, labels, grid, attack, search=search, batch_size=7)
+    quick = estimate_pstar(model.cuda(), images.cuda(), labels.cuda(), grid, attack, search=search, batch_size=7)
+    assert quick.pstar.tolist() == slow.pstar.tolist()
+    assert len(set(slow.pstar.tolist())) > 4
+
+
+@needs_cuda
+def test_graphs_are_freed_with_their_loop():
+    """After the loop is gone and the cache emptied, as much memory is allocated as before."""
+    state, constants = problem("cuda", 1_000_000)
+    first = GraphedLoop(torch.device("cuda"))
+    for _ in range(2):
+        first(affine, state, constants, 5)
+    del first
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    loop = GraphedLoop(torch.device("cuda"))
+    for _ in range(2):
+        loop(affine, state, constants, 5)
+    assert torch.cuda.memory_allocated() > before
+    del loop
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_allocated() == before

@@ -1,0 +1,181 @@
+"""The stopwatch: every second goes to its region, and to no other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import robbench.machine.timing
+from robbench.errors import RobbenchError
+from robbench.machine.timing import Stopwatch, waiting_for_core
+from robbench.record import Seconds
+
+REGIONS = ("training", "validation", "estimation", "warm_up", "io")
+DURATIONS = st.lists(st.tuples(st.sampled_from(REGIONS), st.integers(0, 10**9)), max_size=20)
+"""Regions one after another with their microseconds."""
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self):
+        self.now = 1234.5
+
+    def perf_counter(self):
+        """Seconds since some moment."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock that the stopwatch reads; no thread stands in line."""
+    clock = Clock()
+    monkeypatch.setattr(robbench.machine.timing, "time", clock)
+    monkeypatch.setattr(robbench.machine.timing, "waiting_for_core", lambda: {"1": 5.0})
+    return clock
+
+
+@pytest.fixture
+def stopwatch(clock):
+    """A stopwatch of the CPU."""
+    return Stopwatch(torch.device("cpu"))
+
+
+@settings(max_examples=50, deadline=None)
+@given(DURATIONS)
+def test_the_regions_of_a_name_add_up(durations):
+    """Each region's seconds are the sum of its blocks, and time between blocks is nobody's."""
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(robbench.machine.timing, "time", clock)
+        stopwatch = Stopwatch(torch.device("cpu"))
+        for name, microseconds in durations:
+            clock.now += 17
+            with stopwatch.region(name):
+                clock.now += microseconds / 1e6
+        measured = stopwatch.seconds
+    for name in REGIONS:
+        expected = sum(duration for region, duration in durations if region == name) / 1e6
+        assert getattr(measured, name) == pytest.approx(expected, abs=2e-5)
+    assert measured.total == pytest.approx(sum(duration for _, duration in durations) / 1e6, abs=1e-4)
+
+
+def test_a_running_region_counts_up_to_now(clock, stopwatch):
+    """What is read inside a block includes the block so far: a checkpoint written there loses nothing."""
+    with stopwatch.region("estimation"):
+        clock.now += 3
+        assert stopwatch.seconds == Seconds(estimation=3.0)
+        clock.now += 4
+    clock.now += 5
+    assert stopwatch.seconds == Seconds(estimation=7.0)
+
+
+def test_an_earlier_runs_seconds_are_added(clock, stopwatch):
+    """After an interruption, what had been measured before counts on top, name by name."""
+    stopwatch.add(Seconds(training=10.0, io=1.5, waiting_for_core=0.5))
+    with stopwatch.region("training"):
+        clock.now += 2
+    assert stopwatch.seconds == Seconds(training=12.0, io=1.5, waiting_for_core=0.5)
+
+
+def test_time_in_line_counts_where_a_stage_is_measured(monkeypatch, stopwatch):
+    """In its updates and its search, running regions included, by the thread that waited longest; no part of any duration."""
+    told = 0.0
+    monkeypatch.setattr(
+        robbench.machine.timing, "waiting_for_core", lambda: {"1": told / 2, "2": 7.0 + told, f"new {told}": told % 1}
+    )
+    for name in REGIONS:
+        with stopwatch.region(name):
+            told += 1
+            before = stopwatch.seconds.waiting_for_core
+        told += 10
+        assert stopwatch.seconds.waiting_for_core == before
+        assert before == {"training": 1, "validation": 1, "estimation": 2, "warm_up": 2, "io": 2}[name]
+    assert stopwatch.seconds.total < 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells")
+def test_two_processes_on_one_core_stand_in_line():
+    """Half of the time each; other work on the machine only adds to it."""
+    core = min(os.sched_getaffinity(0))
+    process = multiprocessing.get_context("fork").Process(target=spin, args=(core, 60.0))
+    process.start()
+    before, cores = waiting_for_core(), os.sched_getaffinity(0)
+    try:
+        spin(core, 1.0)
+    finally:
+        os.sched_setaffinity(0, cores)
+        process.kill()
+        process.join()
+    assert waiting_for_core()[str(os.getpid())] - before[str(os.getpid())] > 0.2
+
+
+def spin(core, seconds):
+    """Keep a core busy."""
+    os.sched_setaffinity(0, {core})
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def test_a_thread_that_ends_takes_nothing_away(monkeypatch, stopwatch):
+    """And one that begins counts from its beginning."""
+    told = [{"old": 100.0, "main": 1.0}, {"main": 2.0, "new": 3.0}]
+    monkeypatch.setattr(robbench.machine.timing, "waiting_for_core", lambda: told.pop(0))
+    with stopwatch.region("training"):
+        pass
+    assert stopwatch.seconds.waiting_for_core == 3
+
+
+def test_where_the_system_does_not_tell_nobody_stands_in_line(monkeypatch, tmp_path):
+    """Without the folder, and with a file of another form in it."""
+    monkeypatch.setattr(robbench.machine.timing, "_THREADS", tmp_path / "none")
+    assert waiting_for_core() == {}
+    for thread, text in (("1", "12 3000000000 4"), ("2", "12"), ("3", "a b c")):
+        (tmp_path / thread).mkdir()
+        (tmp_path / thread / "schedstat").write_text(text)
+    monkeypatch.setattr(robbench.machine.timing, "_THREADS", tmp_path)
+    assert waiting_for_core() == {"1": 3}
+
+
+def test_a_block_that_fails_is_not_counted_and_its_error_comes_through(clock, stopwatch):
+    """Half a block is no measurement; the region can be entered again."""
+
+    def fail():
+        with stopwatch.region("training"):
+            clock.now += 1
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fail()
+    assert stopwatch.seconds == Seconds()
+    with stopwatch.region("training"):
+        clock.now += 2
+    assert stopwatch.seconds == Seconds(training=2.0)
+
+
+def test_an_unknown_region_is_an_error(stopwatch):
+    """A misspelt region is refused, with the name that was meant, before its block runs."""
+    with (
+        pytest.raises(RobbenchError, match=r"unknown region 'trianing'.*did you mean 'training'"),
+        stopwatch.region("trianing"),
+    ):
+        pytest.fail("the block ran")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_kernels_are_timed_and_not_their_launch():
+    """A region lasts until its last kernel ends, which is long after the CPU is through with it."""
+    stopwatch = Stopwatch(torch.device("cuda"))
+    with stopwatch.region("warm_up"):
+        torch.cuda._sleep(1000)
+    with stopwatch.region("training"):
+        torch.cuda._sleep(200_000_000)  # cycles: more than 50 ms at less than 4 GHz
+    assert stopwatch.seconds.training > 0.05

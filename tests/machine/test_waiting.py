@@ -1,0 +1,247 @@
+"""No waiting inside the attack: nothing in its steps asks the device for a value."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.nn.functional as F
+from loops import network, recipe
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from robbench.attacks import pgd
+from robbench.estimation.shrinking_ball import Descent, descend
+from robbench.machine.graphs import GraphedLoop, _without_waiting, repeat
+from robbench.machine.precision import full_precision, tensor_cores
+from robbench.spec import PGD
+from robbench.training.loop import attacked, new_optimiser, update
+
+CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+READS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero")
+"""Operations of ``aten`` whose result, or its shape, depends on values, which a GPU has to be waited for."""
+
+
+class Reads(TorchDispatchMode):
+    """Notes the operations that read values."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.operations = [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Run it, and note it where it reads; an index of booleans does, too."""
+        name = function.overloadpacket.__name__
+        masks = [part for part in args[1] if part is not None] if name.startswith("index") and len(args) > 1 else []
+        if name in READS or any(isinstance(part, torch.Tensor) and part.dtype == torch.bool for part in masks):
+            self.found.append(name)
+        self.operations += 1
+        return function(*args, **(kwargs or {}))
+
+
+def reading(step):
+    """The step, and what it read whenever it was taken."""
+    reads = Reads()
+
+    def watched(state, constants):
+        with reads:
+            return step(state, constants)
+
+    return watched, reads
+
+
+def watching(loop, seen):
+    """A loop whose steps are watched, from the inside."""
+
+    def watched(step, state, constants, times):
+        inner, reads = reading(step)
+        seen.append(reads)
+        return loop(inner, state, constants, times)
+
+    return watched
+
+
+def batch(count=9, device="cpu"):
+    """Images of the toy network, and labels."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(count, 1, 6, 6, generator=generator).to(device), (torch.arange(count) % 3).to(device)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda images: images.sum().item(),
+        lambda images: float(images.sum()),
+        lambda images: bool((images > 0).all()),
+        lambda images: images[images > 0.5],
+        lambda images: (images > 0.5).nonzero(),
+        lambda images: torch.equal(images, images),
+    ],
+    ids=["item", "float", "bool", "mask", "nonzero", "equal"],
+)
+def test_the_watch_sees_what_reads_values(ask):
+    """So that none seen means none there; as it is for other operations."""
+    images, _ = batch()
+    with Reads() as reads:
+        images.clone().clamp_(0, 1).argmax(dim=1)
+    assert (reads.found, reads.operations) == ([], 3)
+    with reads:
+        ask(images)
+    assert reads.found
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("epsilon", [0.1, torch.linspace(0, 0.2, 9)], ids=["one", "each"])
+def test_no_step_of_pgd_reads_a_value(epsilon, precision):
+    """Forward, backward, and the projection into ball and box."""
+    images, labels = batch()
+    seen = []
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        pgd(network().eval(), images, labels, epsilon, steps=4, loop=watching(repeat, seen))
+    (reads,) = seen
+    assert reads.operations > 4 * 10
+    assert reads.found == []
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_pgd_reads_no_value_of_what_is_on_a_device(each):
+    """Neither before nor after its steps: on the meta device, where there are none, it gives an image's shape."""
+    images, labels = (tensor.to("meta") for tensor in batch())
+    epsilon = torch.linspace(0, 0.2, 9, device="meta") if each else 0.1
+    found = pgd(network().eval().to("meta"), images, labels, epsilon, step_size=epsilon, steps=3)
+    assert (found.shape, found.device.type) == (images.shape, "meta")
+
+
+def test_no_step_of_the_descent_reads_a_value():
+    """Judging, shrinking and projecting are arithmetic; the look at what is settled comes between the steps."""
+    images, labels = batch()
+    model, seen = network().eval(), []
+    labels = model(images).argmax(dim=1)
+    found = descend(
+        model,
+        lambda index: (images[index], labels[index]),
+        Descent(waiting=torch.arange(len(images))),
+        torch.linspace(0, 0.5, 26, dtype=torch.float64),
+        box=(0.0, 1.0),
+        size=4,
+        device=CPU,
+        on_step=lambda count: None,
+        loop=watching(repeat, seen),
+    )
+    assert sorted(torch.cat([index for index, _, _ in found]).tolist()) == list(range(len(images)))
+    assert min(reads.operations for reads in seen) > 10
+    assert [reads.found for reads in seen] == [[]] * len(seen)
+
+
+def test_a_network_that_asks_for_a_value_is_seen():
+    """The watch looks into the forward pass."""
+
+    class Asking(nn.Module):
+        """Scales its logits by a value that it asks for."""
+
+        def forward(self, images):
+            """(N, C, H, W) -> (N, 36)."""
+            return images.flatten(1) * images.amax().item()
+
+    images, labels = batch()
+    seen = []
+    pgd(Asking(), images, labels, 0.1, steps=2, loop=watching(repeat, seen))
+    assert seen[0].found == ["_local_scalar_dense"] * 2
+
+
+# --- CUDA -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def no_waiting():
+    """An error for what waits for the device; torch warns that it does not see everything."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _without_waiting():
+            yield
+
+
+@needs_cuda
+def test_torch_sees_a_wait_for_the_device():
+    """And the mode is as before, after the error too."""
+    before = torch.cuda.get_sync_debug_mode()
+    with pytest.raises(RuntimeError, match="synchroniz"), no_waiting():
+        torch.ones(3, device="cuda").sum().item()
+    assert torch.cuda.get_sync_debug_mode() == before
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_an_adversarial_update_on_a_gpu_waits_for_nothing(optimiser, precision):
+    """Replayed steps and the update; what they need is on the device before."""
+    device = torch.device("cuda")
+    spec = recipe(
+        optimiser=optimiser, precision=precision, clip_norm=1.0, attack=PGD(epsilon=0.1, step_size=0.05, steps=5)
+    )
+    model, notes, (images, labels) = network().to(device), [], batch(device=device)
+    loop = GraphedLoop(device, notes)
+    generator, learner = torch.Generator(device).manual_seed(0), new_optimiser(model, spec, None)
+
+    def train():
+        adversarial = attacked(model, spec.attack, spec.precision, images, labels, generator, loop=loop)
+        update(model, spec, learner, adversarial, labels, ())
+
+    with tensor_cores():
+        for _ in range(2):  # steps one by one, and captured; libraries are loaded, and the optimiser's state is made
+            train()
+        torch.cuda.synchronize()
+        with no_waiting():
+            for _ in range(3):
+                train()
+    assert (len(loop._graphs), notes) == (1, [])
+
+
+@needs_cuda
+def test_an_attack_with_a_radius_for_each_image_waits_for_nothing_on_a_gpu():
+    """As the search of p* makes it, with radii that are on the device."""
+    device = torch.device("cuda")
+    model, loop, (images, labels) = network().eval().to(device), GraphedLoop(device), batch(device=device)
+    epsilon = torch.linspace(0, 0.3, len(images), device=device)
+    with full_precision(device):
+        for _ in range(2):
+            pgd(model, images, labels, epsilon, steps=6, random_start=False, loop=loop)
+        torch.cuda.synchronize()
+        with no_waiting():
+            for _ in range(3):
+                pgd(model, images, labels, epsilon, steps=6, random_start=False, loop=loop)
+    assert len(loop._graphs) == 1
+
+
+class Awkward(nn.Module):
+    """Asks for a value in its forward pass, and drops features at random whatever its mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(36, 3)
+
+    def forward(self, images):
+        """(N, 1, 6, 6) -> (N, 3)."""
+        return self.layer(F.dropout(images.flatten(1), 0.5, training=True)) * images.amax().item()
+
+
+@needs_cuda
+def test_a_network_that_cannot_be_captured_trains_all_the_same_and_leaves_no_trace():
+    """Random numbers, memory and streams work as before, and the notes say why there is no graph."""
+    device, notes = torch.device("cuda"), []
+    model, loop, (images, labels) = Awkward().to(device), GraphedLoop(device, notes), batch(device=device)
+    stream, mode = torch.cuda.current_stream(), torch.cuda.get_sync_debug_mode()
+    for _ in range(3):
+        adversarial = pgd(model, images, labels, 0.1, steps=5, random_start=False, loop=loop)
+        F.cross_entropy(model(adversarial), labels).backward()
+        assert torch.rand(4, device=device).isfinite().all()
+    assert torch.cuda.current_stream() == stream
+    assert torch.cuda.get_sync_debug_mode() == mode
+    assert loop._graphs == {}
+    assert len(notes) == 1
+    assert "synchroniz" in notes[0]
+    torch.cuda.synchronize()

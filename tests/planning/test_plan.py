@@ -1,0 +1,239 @@
+"""Counting passes before anything runs: equal to what a real run records, or above it where it may end earlier."""
+
+from __future__ import annotations
+
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import Counting, linear_case
+from torch import nn
+
+from robbench import recipes
+from robbench.errors import RobbenchError
+from robbench.estimation.audit import audit_search
+from robbench.estimation.search import estimate_pstar
+from robbench.planning.plan import Speed, Work, audit_work, lines, of_item, plan, retrained_share, search_work
+from robbench.record import Robustness
+from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers, describe
+from robbench.stages.context import RunContext
+from robbench.stages.pipeline import run_estimate, run_training
+from robbench.store.store import Store
+
+STANDARD = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0, batch_size=8, epochs=2)
+ADVERSARIAL = replace(
+    STANDARD, attack=PGD(epsilon=0.05, steps=2), validation_attack=PGD(epsilon=0.05, steps=3), epochs=3
+)
+ESTIMATE = Estimate(
+    grid=EpsilonGrid(stop=1.0, step=0.05),
+    attack=PGD(steps=2, random_start=False),
+    images=30,
+    final_test=(
+        PGD(epsilon=0.1, steps=1, random_start=False),
+        PGD(epsilon=0.1, steps=4, step_size=0.05, random_start=False),
+    ),
+)
+STUDY = Study(
+    name="planned",
+    source=Dataset(name="glyphs10", train=50, test=20),
+    target=Dataset(name="glyphs47", train=60, test=40),
+    architectures=("planned_networks:mlp",),
+    standard=STANDARD,
+    adversarial=ADVERSARIAL,
+    transfers=(Transfers(recipe=STANDARD, k=(1,)),),
+    estimate=ESTIMATE,
+)
+SPEED = Speed(inference=1.0, attack=3.0, update=5.0)
+
+
+@pytest.fixture(autouse=True)
+def own_code(monkeypatch):
+    """A module of a user's with a small network."""
+    module = types.ModuleType("planned_networks")
+    module.mlp = lambda classes, shape: nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, classes))
+    monkeypatch.setitem(sys.modules, "planned_networks", module)
+
+
+def test_a_run_records_the_passes_that_were_planned(tmp_path):
+    """Exactly, of every training; at most, of every search, and no less than half of it here."""
+    context = RunContext(store=Store(tmp_path, "run"), data=tmp_path, device=torch.device("cpu"))
+    for planned in plan(STUDY, tmp_path):
+        if planned.stage == "training":
+            training = run_training(planned.model, context, suite="planned", under_test=False).training
+            assert (planned.work.forward, planned.work.backward) == (training.forward, training.backward)
+            assert not planned.bound
+            assert planned.digest == planned.model.digest
+        else:
+            record = run_estimate(planned.model, ESTIMATE, context, suite="planned")
+            found = record.robustness
+            assert len(found.images) == (20 if planned.model.dataset.name == "glyphs10" else 30)
+            assert len(found.images) <= found.forward <= planned.work.forward
+            assert found.backward <= planned.work.backward
+            assert planned.bound
+            assert planned.final_test == Work(inference=2 * len(found.images), attack=5 * len(found.images))
+            assert planned.digest == record.digest
+            audit = found.audit
+            assert 0 < audit.forward <= planned.audit.forward
+            assert 0 < audit.backward <= planned.audit.backward
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 50),
+    st.integers(1, 40),
+    st.integers(1, 5),
+    st.sampled_from([0.001, 0.05, 0.1, 0.5, 1.0]),
+    st.sampled_from([1, 7, 100]),
+    st.integers(2, 9),
+)
+def test_an_audit_takes_at_most_the_passes_that_were_planned(seed, images, steps, share, looked_at, radii):
+    """Counted at the network, whatever the audit is to look at, and however small the sample."""
+    audit = Audit(images=looked_at, share=share, radii=radii)
+    estimate = Estimate(
+        grid=EpsilonGrid(stop=0.1, step=0.005), attack=PGD(steps=steps, random_start=False), images=images, audit=audit
+    )
+    model, pixels, labels, _ = linear_case(seed, count=images)
+    grid = list(estimate.grid.values)
+    search = estimate_pstar(model, pixels, labels, grid, estimate.attack)
+    found = Robustness(
+        grid=grid,
+        attack=describe(estimate.attack),
+        search="reference",
+        images=list(range(images)),
+        pstar=search.pstar.tolist(),
+        forward=search.forward,
+        backward=search.backward,
+    )
+    counting = Counting(model)
+    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=8)
+    planned = audit_work(estimate, images)
+    assert counting.forwards <= planned.forward
+    assert counting.backwards <= planned.backward
+
+
+def test_an_audit_of_many_images_is_planned_exactly():
+    """Where every image is right, p* has three quartiles and room to scan on both sides, and the share pays for all."""
+    audit = Audit(images=12, share=1.0, radii=4)
+    estimate = Estimate(
+        grid=EpsilonGrid(stop=0.1, step=0.005), attack=PGD(steps=10, random_start=False), images=12, audit=audit
+    )
+    model, pixels, labels, _ = linear_case(3)
+    found = Robustness(
+        grid=list(estimate.grid.values),
+        attack=describe(estimate.attack),
+        search="reference",
+        images=list(range(12)),
+        pstar=[8, 8, 8, 8, 10, 10, 10, 10, 12, 12, 12, 12],
+        forward=search_work(estimate, 12).forward,
+        backward=search_work(estimate, 12).backward,
+    )
+    counting = Counting(model)
+    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=8)
+    planned = audit_work(estimate, 12)
+    assert (planned.forward, planned.backward) == (counting.forwards, counting.backwards)
+    assert planned == Work(inference=12 + 12 * 3 * 2 + 12 * 4, attack=12 + 12 * 4 * 11)
+
+
+def test_square_is_planned_with_all_its_queries():
+    """Counted at a network that it cannot fool; without it, or without an audit, nothing is added."""
+    pytest.importorskip("torchattacks")
+    audit = Audit(images=6, share=1.0, radii=2, square_queries=5)
+    estimate = Estimate(
+        grid=EpsilonGrid(stop=0.02, step=0.01), attack=PGD(steps=2, random_start=False), images=6, audit=audit
+    )
+    model, pixels, labels, _ = linear_case(3, count=6)
+    found = Robustness(
+        grid=list(estimate.grid.values),
+        attack=describe(estimate.attack),
+        search="reference",
+        images=list(range(6)),
+        pstar=[2] * 6,
+        forward=100,
+        backward=100,
+    )
+    counting = Counting(model)
+    audit_search(counting, pixels, labels, found, estimate.attack, replace(audit, square_queries=0), batch_size=6)
+    without = counting.forwards
+    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=6)
+    assert counting.forwards - 2 * without <= 6 * (5 + 3)
+    plain = audit_work(replace(estimate, audit=replace(audit, square_queries=0)), 6)
+    assert audit_work(estimate, 6).inference - plain.inference == 6 * (5 + 3)
+    assert audit_work(replace(estimate, audit=None), 6) == Work()
+
+
+def test_the_order_is_that_of_the_items(tmp_path):
+    """All trainings, then all estimates, as a suite file's two tests run them."""
+    stages = plan(STUDY, tmp_path)
+    names = [model.id for model in STUDY.models()]
+    assert [(stage.stage, stage.model.id) for stage in stages] == [
+        (stage, name) for stage in ("training", "robustness") for name in names
+    ]
+
+
+def test_passes_of_the_published_recipes():
+    """CNN-7's adversarial training: 48,000 images, 300 epochs at most, 40 steps and an update; 12,000 validated."""
+    study = Study(
+        name="full",
+        source="mnist",
+        target="emnist",
+        architectures=("cnn7",),
+        standard=recipes.MNIST_STANDARD,
+        adversarial=recipes.MNIST_PGD,
+        transfers=(),
+        estimate=recipes.MNIST_ESTIMATE,
+    )
+    by_name = {(stage.model.id, stage.stage): stage for stage in plan(study, Path("nowhere"))}
+    training = by_name["cnn7-mnist-pgd", "training"]
+    assert training.work.forward == 300 * (48_000 * 41 + 12_000 * 42)
+    assert training.work.backward == 300 * (48_000 * 41 + 12_000 * 40)
+    assert training.bound
+    search = by_name["cnn7-emnist-pgd", "robustness"]
+    assert search.work == Work(inference=10_000 * 9, attack=10_000 * 8 * 40)
+    assert search.final_test == Work(inference=60_000, attack=10_000 * 123)
+    assert (training.precision, search.precision) == ("tf32", "float32")
+
+
+def test_seconds_follow_from_the_speed(tmp_path):
+    """Forward, attack and update each have their own; frozen blocks save part of an update's backward pass."""
+    stage = next(stage for stage in plan(STUDY, tmp_path) if stage.model.id.endswith("glyphs10-pgd"))
+    work = stage.work
+    assert stage.seconds(SPEED) == work.inference * 1.0 + work.attack * 3.0 + work.update * 5.0
+    full = replace(STUDY, architectures=("cnn7",))
+    assert [round(retrained_share(model), 3) for model in full.models()] == [1, 1, 1, 1, 0.143]
+
+
+def test_the_table_sums_what_is_left(tmp_path):
+    """Stages that the store has are marked and not counted."""
+    stages = plan(STUDY, tmp_path)[:2]
+    text = lines(stages, {stages[0].network: SPEED}, {stages[0].digest})
+    assert text[1].endswith("done")
+    assert "done" not in text[2]
+    assert text[-1].split()[:6] == ["1", "stages", "to", "run,", "1", "done"]
+    assert text[-1].split()[6] == f"{stages[1].work.forward:,}"
+    assert text[-1].endswith(" s") or text[-1].endswith("min")
+
+
+def test_stages_that_may_end_earlier_are_marked(tmp_path):
+    """Early stopping makes a training's passes a maximum."""
+    patient = replace(STUDY, standard=replace(STANDARD, early_stopping=EarlyStopping()))
+    table = lines(plan(patient, tmp_path), {}, set())
+    assert "≤" in table[1]
+    assert "≤" not in table[3]
+
+
+def test_an_item_needs_its_sources(tmp_path):
+    """Their trainings, not their estimates."""
+    stages = of_item(plan(STUDY, tmp_path), "test_training[planned_networks.mlp-glyphs47-TL1]")
+    assert [(stage.model.id.partition("-")[2], stage.stage) for stage in stages] == [
+        ("glyphs10-pgd", "training"),
+        ("glyphs47-TL1", "training"),
+        ("glyphs47-TL1", "robustness"),
+    ]
+    with pytest.raises(RobbenchError, match="unknown model of the suite"):
+        of_item(stages, "test_training[cnn9]")
+    assert of_item(stages, "test_training") == stages

@@ -1,0 +1,129 @@
+"""The published rows, and which of our models they stand beside."""
+
+import runpy
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from factories import make_facts
+
+from robbench.errors import RobbenchError
+from robbench.report.published import published_models, published_row, published_rows, read_published
+from robbench.spec.recipes import with_protocol
+
+
+def test_all_rows_are_read_once_each() -> None:
+    """The nine tables hold 125 models, no two alike."""
+    rows = published_rows()
+    assert len(rows) == 125
+    assert len({row.key for row in rows}) == 125
+    assert {row.table for row in rows} == {f"B.{number}" for number in range(1, 10)}
+
+
+def test_a_transfer_finds_its_row() -> None:
+    """TL#5 of CNN-7 is the published 0.270 at 86.70 % after 106 seconds and 15 epochs."""
+    row = published_row(make_facts("transfer", "emnist", 5))
+    assert row is not None
+    assert (row.label, row.median_pstar, row.accuracy, row.train_seconds, row.epochs) == ("TL #5", 0.27, 0.867, 106, 15)
+
+
+def test_a_model_from_scratch_finds_its_row() -> None:
+    """The source model of CNN-7 is the published 0.405."""
+    row = published_row(make_facts("pgd", "mnist"))
+    assert row is not None
+    assert (row.table, row.median_pstar, row.k, row.source) == ("B.4", 0.405, None, None)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        make_facts("pgd", "emnist47"),
+        make_facts("pgd", "glyphs47"),
+        make_facts("transfer", "emnist", 5, source="glyphs10"),
+        make_facts("transfer", "emnist", 5, kept="finetuned"),
+        make_facts("transfer", "emnist", 5, source_method="standard"),
+        make_facts("transfer", "emnist", 5, source_method="checkpoint"),
+        make_facts("transfer", "emnist", 5, head="mlp1"),
+        make_facts("checkpoint", "mnist"),
+    ],
+    ids=lambda facts: f"{facts.method}-{facts.dataset}-{facts.head}-{facts.kept}-{facts.source_method}",
+)
+def test_other_data_and_other_transfers_have_no_row(facts) -> None:  # type: ignore[no-untyped-def]
+    """A figure made with other data, or in a way nobody published, stands beside nothing."""
+    assert published_row(facts) is None
+
+
+def test_a_missing_or_damaged_file_is_an_error(tmp_path: Path) -> None:
+    """The error names the file; a row that is there twice is named too."""
+    with pytest.raises(RobbenchError, match=r"none\.csv"):
+        read_published(tmp_path / "none.csv")
+    damaged = tmp_path / "damaged.csv"
+    damaged.write_text("table,arch\nB.1,cnn7\n")
+    with pytest.raises(RobbenchError, match="expected the columns"):
+        read_published(damaged)
+    head = "table,arch,label,method,source,dataset,k,head,accuracy,median_pstar,train_seconds,epochs\n"
+    damaged.write_text(head + 2 * "B.4,cnn7,TL #1,transfer,mnist,emnist,1,linear,0.7,0.1,10,2\n")
+    with pytest.raises(RobbenchError, match="TL #1 again"):
+        read_published(damaged)
+
+
+# --- the suites ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def studies():
+    """The two full studies, as their suite files declare them."""
+    folder = Path(__file__).parents[1] / "suites"
+    return [runpy.run_path(str(folder / f"test_{name}.py"))["STUDY"] for name in ("mnist_emnist", "cifar10_cifar100")]
+
+
+def models_of_rows(studies):
+    """Suite and id of the models that stand for each published row."""
+    found = defaultdict(list)
+    for study in studies:
+        for name, row in published_models(study).items():
+            found[row.key].append((study.name, name))
+    return found
+
+
+def test_every_published_row_is_one_model_of_one_suite(studies):
+    """Under the thesis protocol, complete and one-to-one: 125 rows, 125 models."""
+    found = models_of_rows([with_protocol(study, "thesis") for study in studies])
+    assert [found[row.key] for row in published_rows() if len(found[row.key]) != 1] == []
+    assert len({cases[0] for cases in found.values()}) == 125
+    assert found["cnn7", "transfer", "mnist", "emnist", 5, "linear"] == [("mnist-emnist-thesis", "cnn7-emnist-TL5")]
+    assert found["resnet34", "transfer", "cifar10", "cifar100", 2, "mlp3"] == [
+        ("cifar10-cifar100-thesis", "resnet34-cifar100-TL2-mlp3")
+    ]
+
+
+def test_the_sound_protocol_leaves_out_the_noted_rows_only(studies):
+    """TL#2 of a ResNet is TL#1 over again: seven rows have no model, and the study's notes name their networks."""
+    found = models_of_rows(studies)
+    missing = [row for row in published_rows() if row.key not in found]
+    assert {(row.architecture, row.k) for row in missing} == {(f"resnet{depth}", 2) for depth in (18, 34, 50)}
+    assert len(missing) == 7
+    assert all(len(cases) == 1 for cases in found.values())
+    notes = studies[1].notes()
+    for row in missing:
+        assert sum(note.startswith(f"{row.architecture}: block 'avg_pool'") and "TL#2" in note for note in notes) == 1
+
+
+def test_models_beyond_the_tables_stand_beside_no_row(studies):
+    """The dropout network, fine-tuned blocks and sources trained conventionally were not published."""
+    for study in studies:
+        rows = published_models(study)
+        beyond = [model for model in study.models() if model.id not in rows]
+        assert {
+            "dropout"
+            if model.architecture == "cnn_dropout"
+            else model.transfer.kept
+            if model.source.method == "pgd"
+            else model.source.method
+            for model in beyond
+        } == {"finetuned", "standard"} | ({"dropout"} if study.target.name == "emnist" else set())
+
+
+def test_a_variant_stands_beside_no_row():
+    """An ablation's model was not published, although it shares everything else with one that was."""
+    assert published_row(make_facts("transfer", "emnist", 5, variant="split")) is None

@@ -1,0 +1,120 @@
+"""The table at the end of a run, and the line while it goes on."""
+
+import msgspec
+import pytest
+from factories import both_records, make_facts, robustness_record, training_record
+
+from robbench.gate.verdicts import Verdict
+from robbench.record import Audit, Seconds
+from robbench.report.terminal import busy, legend, progress_line, table, warnings
+
+
+def verdict(case, figure, mark, stage="robustness"):
+    """A verdict with nothing but its mark."""
+    return Verdict(suite="demo", case=case, stage=stage, figure=figure, mark=mark, message="")
+
+
+def cells(text):
+    """Rows of a table, header and rule left out, split at two spaces or more."""
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()[2:]]
+
+
+def test_a_row_shows_both_stages_of_a_model():
+    """Accuracy, median p*, seconds of training, kept of all epochs, seconds of p*."""
+    records = both_records(make_facts(), [1, 2, 2, -1], seconds=12.34)
+    text = table(records, [verdict("cnn7-mnist-pgd", figure, "=") for figure in ("accuracy", "median p*", "seconds")])
+    assert text.splitlines()[0].split("  ")[0] == "model"
+    assert cells(text) == [["cnn7-mnist-pgd", "75.0%", "0.2", "12.3", "2/3", "1.0", "= all"]]
+
+
+def test_the_marks_of_a_table_are_explained_where_there_are_any():
+    """In one line, each once; what is as it was needs no word."""
+    assert legend([verdict("a", "accuracy", "=")]) == ""
+    found = [verdict("a", "accuracy", "~"), verdict("b", "accuracy", "-"), verdict("b", "median p*", "-")]
+    found.append(verdict("b", "seconds", "missing"))
+    assert (
+        legend(found)
+        == "- (worse: fails) · ~ (beyond the tolerance, but not significant) · missing (no baseline: fails)"
+    )
+
+
+def test_a_stage_that_did_not_run_leaves_its_cells_empty():
+    """And medians without a figure are said in words."""
+    facts = [make_facts(), make_facts("transfer", "emnist", 1), make_facts("transfer", "emnist", 2)]
+    records = [training_record(facts[0]), robustness_record(facts[1], [5, 5]), robustness_record(facts[2], [-1])]
+    assert cells(table(records, [])) == [
+        ["cnn7-mnist-pgd", "10.0", "2/3"],
+        ["cnn7-emnist-TL1", "100.0%", "beyond the grid", "1.0"],
+        ["cnn7-emnist-TL2", "0.0%", "none", "1.0"],
+    ]
+
+
+def test_a_checkpoint_has_no_epochs():
+    """Its weights were trained elsewhere."""
+    record = training_record(make_facts("checkpoint"))
+    training = msgspec.structs.replace(record.training, epochs=[], best=0)
+    assert cells(table([msgspec.structs.replace(record, result=training)], [])) == [
+        ["cnn7-mnist-checkpoint", "10.0", "0/0"]
+    ]
+
+
+def test_the_worst_marks_come_first():
+    """Each figure once per mark, other models' left out."""
+    facts = make_facts()
+    given = [("accuracy", "+"), ("median p*", "-"), ("seconds", "="), ("seconds", "x"), ("seconds", "=")]
+    verdicts = [verdict("cnn7-mnist-pgd", *one) for one in given] + [verdict("other", "accuracy", "-")]
+    row = cells(table([training_record(facts)], verdicts))[0]
+    assert row[-1] == "median p* - · seconds x · accuracy + · seconds ="
+
+
+@pytest.mark.parametrize("mark", ["missing", "new", "quick"])
+def test_marks_without_a_baseline_are_shown(mark):
+    """They are no figures' marks but the baseline's."""
+    row = cells(table([training_record(make_facts())], [verdict("cnn7-mnist-pgd", "baseline", mark)]))[0]
+    assert row[-1] == f"baseline {mark}"
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "line"),
+    [
+        (0, 10, 5.0, "training x    0%  "),
+        (4.2, 10, 37.0, "training x   42%  0:51 left"),
+        (5, 10, 600.0, "training x   50%  10:00 left"),
+        (10, 10, 60.0, "training x  100%  0:00 left"),
+        (11, 10, 60.0, "training x  100%  0:00 left"),
+        (0, 0, 1.0, "training x  100%  0:00 left"),
+    ],
+)
+def test_the_progress_line(done, total, seconds, line):
+    """Share done and time left at the pace so far; no guess before one per cent."""
+    assert progress_line("training x", done, total, seconds) == line
+
+
+def test_a_model_whose_gradients_look_masked_has_a_line_below_the_table():
+    """With every reason; sound models, and those that were not audited, have none."""
+    counts = dict.fromkeys(("zero_gradient", "not_finite", "not_monotone", "below"), 0)
+    audit = Audit(images=9, one_step=[], scanned=5, probes=9, forward=9, backward=9, warnings=["one", "two"], **counts)
+    record = robustness_record(make_facts(), [1])
+
+    def found(audit):
+        return warnings(
+            [msgspec.structs.replace(record, result=msgspec.structs.replace(record.robustness, audit=audit))]
+        )
+
+    assert found(audit) == ["cnn7-mnist-pgd: p* cannot be trusted: one; two"]
+    assert found(msgspec.structs.replace(audit, warnings=[])) == found(None) == []
+
+
+def test_stages_that_were_measured_on_a_busy_machine_are_named():
+    """Four of them, with the share of the time in line; none where the machine was free."""
+    records = [
+        msgspec.structs.replace(
+            training_record(make_facts("transfer", "emnist", k)), seconds=Seconds(training=8, waiting_for_core=k)
+        )
+        for k in range(7)
+    ]
+    assert busy(records[:1]) == ""
+    said = "seconds measured on a busy machine, share of the time in line for a core: "
+    assert busy(records[:2]) == f"{said}cnn7-emnist-TL1.training 12%"
+    assert busy(records).startswith(f"{said}cnn7-emnist-TL1.training 12%, cnn7-emnist-TL2.training 25%, ")
+    assert busy(records).endswith("cnn7-emnist-TL4.training 50%, and 2 more")

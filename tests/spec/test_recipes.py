@@ -1,0 +1,318 @@
+"""Tables A.1 to A.9 figure by figure, and what the thesis protocol changes."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from robbench import recipes
+from robbench.errors import RobbenchError
+from robbench.spec import (
+    EFFECTS,
+    PGD,
+    PROTOCOL_FIELDS,
+    EarlyStopping,
+    EpsilonGrid,
+    Estimate,
+    MultiStepLR,
+    Recipe,
+    StepLR,
+    Study,
+    Transfers,
+    describe,
+    differences,
+)
+from robbench.spec.command_line import adapt
+from robbench.spec.recipes import with_protocol
+
+MNIST_ADVERSARY = PGD(epsilon=0.3, step_size=0.01, steps=40, random_start=True, box=(0.0, 1.0))
+CIFAR_ADVERSARY = PGD(epsilon=8 / 255, step_size=2 / 255, steps=7, random_start=True, box=(0.0, 1.0))
+CIFAR_VALIDATION = PGD(epsilon=8 / 255, step_size=2 / 255, steps=20, random_start=True, box=(0.0, 1.0))
+
+
+def mnist(epochs, **changes):
+    """What tables A.1 to A.3 share, and section 5.2 adds."""
+    return Recipe(
+        optimiser="adam",
+        learning_rate=0.001,
+        weight_decay=0.0001,
+        batch_size=256,
+        epochs=epochs,
+        schedule=StepLR(step=10, gamma=0.98),
+        clip_norm=1.0,
+        **changes,
+    )
+
+
+def cifar(batch_size, epochs, **changes):
+    """What tables A.4 to A.7 share, and section 5.2 adds."""
+    return Recipe(
+        optimiser="sgd",
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=0.0005,
+        batch_size=batch_size,
+        epochs=epochs,
+        schedule=MultiStepLR(milestones=(60, 120, 160), gamma=0.2),
+        clip_norm=1.0,
+        **changes,
+    )
+
+
+FINAL_MNIST = (
+    PGD(epsilon=0.1, steps=1, random_start=False),
+    PGD(epsilon=0.2, steps=1, random_start=False),
+    PGD(epsilon=0.3, steps=1, random_start=False),
+    PGD(epsilon=0.1, step_size=0.01, steps=40, random_start=False),
+    PGD(epsilon=0.2, step_size=0.01, steps=40, random_start=False),
+    PGD(epsilon=0.3, step_size=0.01, steps=40, random_start=False),
+)
+FINAL_CIFAR = (
+    PGD(epsilon=2 / 255, steps=1, random_start=False),
+    PGD(epsilon=4 / 255, steps=1, random_start=False),
+    PGD(epsilon=8 / 255, steps=1, random_start=False),
+    PGD(epsilon=2 / 255, step_size=0.5 / 255, steps=20, random_start=False),
+    PGD(epsilon=4 / 255, step_size=1 / 255, steps=20, random_start=False),
+    PGD(epsilon=8 / 255, step_size=2 / 255, steps=20, random_start=False),
+)
+COUNTED = EarlyStopping(patience=6, window=1)
+AVERAGED = EarlyStopping(patience=6, window=10)
+ADVERSARIAL_CIFAR = {"attack": CIFAR_ADVERSARY, "validation_attack": CIFAR_VALIDATION}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("MNIST_STANDARD", mnist(300, early_stopping=COUNTED)),
+        ("MNIST_PGD", mnist(300, early_stopping=AVERAGED, attack=MNIST_ADVERSARY)),
+        ("MNIST_RETRAINING_PGD", mnist(30, early_stopping=AVERAGED, attack=MNIST_ADVERSARY)),
+        ("CIFAR_STANDARD", cifar(128, 200)),
+        ("CIFAR_STANDARD_EARLY", cifar(128, 200, early_stopping=COUNTED)),
+        ("CIFAR_PGD", cifar(128, 200, **ADVERSARIAL_CIFAR)),
+        ("CIFAR_PGD_EARLY", cifar(128, 200, early_stopping=AVERAGED, **ADVERSARIAL_CIFAR)),
+        ("CIFAR_RETRAINING", cifar(256, 200, early_stopping=COUNTED)),
+        ("CIFAR_RETRAINING_PGD", cifar(256, 30, **ADVERSARIAL_CIFAR)),
+        ("CIFAR_RETRAINING_PGD_RESNET34", cifar(256, 40, **ADVERSARIAL_CIFAR)),
+        ("ADA_VERONA", PGD(steps=40, random_start=False)),
+        (
+            "MNIST_ESTIMATE",
+            Estimate(
+                grid=EpsilonGrid(stop=0.8, step=0.005),
+                attack=PGD(steps=40, random_start=False),
+                images=10_000,
+                final_test=FINAL_MNIST,
+            ),
+        ),
+        (
+            "CIFAR_ESTIMATE",
+            Estimate(
+                grid=EpsilonGrid(stop=28 / 256, step=0.001),
+                attack=PGD(steps=40, random_start=False),
+                images=10_000,
+                final_test=FINAL_CIFAR,
+            ),
+        ),
+    ],
+)
+def test_a_recipe_is_the_tables(name, expected):
+    """Every figure, written out a second time here."""
+    assert getattr(recipes, name) == expected
+
+
+def test_recipes_are_sound_unless_asked_otherwise():
+    """Batch statistics, checkpoints by robust accuracy, float32, valid pixels."""
+    for value in vars(recipes).values():
+        if isinstance(value, Recipe):
+            assert (value.statistics, value.kept_epoch, value.precision) == ("batch", "robust", "float32")
+            assert all(attack is None or attack.box == (0, 1) for attack in (value.attack, value.validation_attack))
+
+
+STUDY = Study(
+    name="demo",
+    source="mnist",
+    target="emnist",
+    architectures=("cnn7",),
+    standard={"cnn7": recipes.MNIST_STANDARD},
+    adversarial=recipes.CIFAR_PGD,
+    transfers=(
+        Transfers(recipe=recipes.MNIST_STANDARD, k=(1, 2)),
+        Transfers(recipe=recipes.MNIST_RETRAINING_PGD, k=(3,), head="mlp1"),
+        Transfers(recipe=recipes.MNIST_STANDARD, k=(3,), kept="finetuned"),
+    ),
+    estimate=recipes.MNIST_ESTIMATE,
+)
+
+
+def changes(old, new):
+    """Names of the fields that differ."""
+    return {field.name for field in fields(old) if getattr(old, field.name) != getattr(new, field.name)}
+
+
+def test_the_thesis_protocol_sets_exactly_the_documented_fields():
+    """Orientation and split; statistics, checkpoint and box; mode of the frozen blocks; and nothing else."""
+    thesis = with_protocol(STUDY, "thesis")
+    assert (thesis.name, thesis.protocol) == ("demo-thesis", "thesis")
+    assert changes(STUDY, thesis) == {"name", "source", "target", "adversarial", "transfers", "protocol"}
+    for old, new in ((STUDY.source, thesis.source), (STUDY.target, thesis.target)):
+        turned = "stored" if old.name == "emnist" else "upright"
+        assert new == replace(old, orientation=turned, split="overlapping")
+    assert thesis.standard == STUDY.standard
+    assert thesis.adversarial == replace(
+        recipes.CIFAR_PGD,
+        statistics="running",
+        kept_epoch="clean",
+        attack=replace(CIFAR_ADVERSARY, box=(-2.5, 2.5)),
+        validation_attack=replace(CIFAR_VALIDATION, box=(-2.5, 2.5)),
+    )
+    assert thesis.transfers == (
+        replace(STUDY.transfers[0], kept_statistics="train"),
+        replace(
+            STUDY.transfers[1],
+            kept_statistics="train",
+            recipe=replace(
+                recipes.MNIST_RETRAINING_PGD,
+                statistics="running",
+                kept_epoch="clean",
+                attack=replace(MNIST_ADVERSARY, box=(-2.5, 2.5)),
+            ),
+        ),
+        replace(STUDY.transfers[2], kept_scale=0.001),
+    )
+
+
+def test_every_model_of_the_thesis_protocol_has_weights_of_its_own():
+    """No digest of one protocol is one of the other's."""
+    thesis = with_protocol(STUDY, "thesis")
+    assert [model.id for model in thesis.models()] == [model.id for model in STUDY.models()]
+    assert {model.digest for model in thesis.models()}.isdisjoint({model.digest for model in STUDY.models()})
+
+
+def test_a_thesis_study_cannot_be_relabelled_sound():
+    """Its fields hold the thesis's values, and nothing says what the sound ones were."""
+    with pytest.raises(RobbenchError, match="study 'demo-thesis': expected a study declared as sound"):
+        with_protocol(with_protocol(STUDY, "thesis"), "sound")
+
+
+def test_the_protocol_a_study_has_changes_nothing():
+    """Sound stays as declared, and thesis twice is thesis once."""
+    assert with_protocol(STUDY, "sound") == STUDY
+    thesis = with_protocol(STUDY, "thesis")
+    assert with_protocol(thesis, "thesis") == thesis
+
+
+DIFFERENCES = {
+    1: ("statistics", "cnn7-mnist-pgd", 'model.recipe.statistics: "batch" → "running"'),
+    2: ("kept_statistics", "cnn7-emnist-TL1", 'model.transfer.kept_statistics: "eval" → "train"'),
+    3: ("split", "cnn7-mnist-standard", 'model.dataset.split: "disjoint" → "overlapping"'),
+    4: ("orientation", "cnn7-emnist-standard", 'model.dataset.orientation: "upright" → "stored"'),
+    5: ("box", "cnn7-emnist-pgd", "model.recipe.attack.box: [0.0, 1.0] → [-2.5, 2.5]"),
+    7: ("checkpoint", "cnn7-mnist-pgd", 'model.recipe.kept_epoch: "robust" → "clean"'),
+}
+"""The published code's departures by their number in the study's list, each with its field and one model's change.
+
+The others are the same in both protocols: exact pixel radii (6), no block that escapes freezing (8), durations taken
+apart (9), seeds (10), figures beside the median (11), and the audit of the search (12).
+"""
+
+
+@pytest.mark.parametrize("number", DIFFERENCES)
+def test_each_departure_of_the_published_code_is_a_field_of_its_own(number):
+    """Switched on alone, it changes that field of that model, and no other; the whole protocol changes it, too."""
+    field, name, change = DIFFERENCES[number]
+    declared, alone, all_at_once = (
+        {model.id: {"model": describe(model)} for model in study.models()}
+        for study in (STUDY, STUDY.with_thesis((field,)), with_protocol(STUDY, "thesis"))
+    )
+    found = differences(declared[name], alone[name])
+    assert change in found
+    assert {line.partition(":")[0].rpartition(".")[2] for line in found} == {field}
+    assert change in differences(declared[name], all_at_once[name])
+
+
+def test_the_thesis_protocol_is_all_of_its_fields():
+    """Every field has an effect that is written down; the six of the list, and the rate of fine-tuned blocks."""
+    assert set(PROTOCOL_FIELDS) == {field for field, _, _ in DIFFERENCES.values()} | {"kept_scale"}
+    assert set(EFFECTS) == set(PROTOCOL_FIELDS)
+    assert STUDY.with_thesis(PROTOCOL_FIELDS).models() == with_protocol(STUDY, "thesis").models()
+    assert STUDY.with_thesis(()) == STUDY
+
+
+def test_the_thesis_leaves_alone_what_a_field_cannot_change():
+    """Conventional training has no attack, and its best checkpoint is by clean accuracy; fine-tuned blocks are not frozen."""
+    thesis = STUDY.with_thesis(("statistics", "box", "kept_epoch", "kept_statistics"))
+    assert thesis.standard == STUDY.standard
+    assert thesis.transfers[2] == STUDY.transfers[2]
+    last = replace(recipes.MNIST_STANDARD, kept_epoch="last")
+    assert replace(STUDY, standard=last).with_thesis(("kept_epoch",)).standard == replace(last, kept_epoch="clean")
+
+
+# --- ablation -----------------------------------------------------------------------------------------------------------
+
+
+def ablated(*names, **changes):
+    """The study with these fields ablated; ids of the variants, and all models by id."""
+    study = replace(STUDY, ablate=names, **changes)
+    return [model.id for model in study.models() if model.variant], {model.id: model for model in study.models()}
+
+
+def test_an_ablation_adds_the_models_that_a_field_changes():
+    """The declared ones come first and stay; a model that the field does not change is not run twice."""
+    names, models = ablated("statistics", "orientation")
+    assert list(models)[: len(STUDY.models())] == [model.id for model in STUDY.models()]
+    assert names == [
+        "cnn7-mnist-pgd-statistics",
+        "cnn7-emnist-pgd-statistics",
+        "cnn7-emnist-TL1-statistics",
+        "cnn7-emnist-TL2-statistics",
+        "cnn7-emnist-TL3-adversarial-mlp1-statistics",
+        "cnn7-emnist-TL3-finetuned-statistics",
+        "cnn7-emnist-standard-orientation",
+        "cnn7-emnist-pgd-orientation",
+        "cnn7-emnist-TL1-orientation",
+        "cnn7-emnist-TL2-orientation",
+        "cnn7-emnist-TL3-adversarial-mlp1-orientation",
+        "cnn7-emnist-TL3-finetuned-orientation",
+    ]
+    assert len({model.digest for model in models.values()}) == len(models)
+
+
+def test_a_variants_transfer_refers_to_the_variants_source():
+    """Where the field changes the source, to the changed one; else to the declared one."""
+    _, models = ablated("statistics", "kept_statistics")
+    assert models["cnn7-emnist-TL1-statistics"].source == models["cnn7-mnist-pgd-statistics"]
+    assert models["cnn7-emnist-TL1-kept_statistics"].source == models["cnn7-mnist-pgd"]
+    order = list(models)
+    assert order.index("cnn7-mnist-pgd-statistics") < order.index("cnn7-emnist-TL1-statistics")
+
+
+def test_a_variant_has_the_digest_of_its_fields():
+    """Its label counts for nothing: weights of the whole field-changed study serve it, too."""
+    _, models = ablated("split")
+    alone = {model.id: model.digest for model in STUDY.with_thesis(("split",)).models()}
+    assert {name: models[f"{name}-split"].digest for name in alone} == alone
+
+
+def test_notes_say_what_each_variant_changes():
+    """How many models, and what of them; or that there are none."""
+    notes = replace(STUDY, ablate=("box", "kept_scale")).notes()
+    assert notes[-2].startswith("variant 'box', as declared but for one field, 6 models: training attacks may leave")
+    assert "1 models: fine-tuned kept blocks learn at 0.001" in notes[-1]
+    thesis = with_protocol(replace(STUDY, ablate=("box",)), "thesis")
+    assert "variant 'box', changes no model of this study" in thesis.notes()[-1]
+    assert [model.variant for model in thesis.models()] == [None] * len(STUDY.models())
+
+
+def test_an_ablation_shrinks_and_moves_with_its_study():
+    """Quick scale, other data and several seeds reach the variants."""
+    study = adapt(replace(STUDY, ablate=("split",)), datasets={"mnist": "other"}, seeds=2, quick=True)
+    ids = [model.id for model in study.models() if model.variant]
+    assert {"cnn7-other-pgd-split", "cnn7-emnist-TL2-split-seed1"} <= set(ids)
+    assert len(ids) == 2 * len(STUDY.models())
+    assert all(model.recipe.epochs == 1 for model in study.models())
+
+
+def test_a_field_that_is_none_of_the_protocols_is_refused():
+    """With the nearest name; and none twice."""
+    with pytest.raises(RobbenchError, match=r"unknown field to ablate 'statistic'.*did you mean 'statistics'"):
+        replace(STUDY, ablate=("statistic",))
+    with pytest.raises(RobbenchError, match="fields to ablate: expected each once"):
+        replace(STUDY, ablate=("box", "box"))

@@ -1,0 +1,54 @@
+"""Reading the studies of a suite file without running it."""
+
+from pathlib import Path
+
+import pytest
+
+from robbench.errors import RobbenchError
+from robbench.spec.suite_files import read_studies
+
+SUITES = Path(__file__).parents[1] / "suites"
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("test_*.py")), ids=lambda path: path.stem)
+def test_each_suite_of_the_project_declares_one_study(path):
+    """Found by its marker and by its global name, and counted once."""
+    (study,) = read_studies(path)
+    assert study.models()
+
+
+HEAD = """
+import pytest
+from robbench import Study, recipes
+
+def make(name):
+    return Study(
+        name=name, source="mnist", target="emnist", architectures=("cnn7",), standard=recipes.MNIST_STANDARD,
+        adversarial=recipes.MNIST_PGD, transfers=(), estimate=recipes.MNIST_ESTIMATE,
+    )
+"""
+
+
+def test_studies_are_found_in_markers_of_module_and_tests(tmp_path):
+    """Also where no global name holds them."""
+    path = tmp_path / "test_two.py"
+    path.write_text(
+        HEAD + "pytestmark = [pytest.mark.suite(make('one'))]\n\n"
+        "@pytest.mark.suite(make('two'))\ndef test_training(model): ...\n"
+    )
+    assert {study.name for study in read_studies(path)} == {"one", "two"}
+
+
+def test_what_cannot_be_read_is_one_sentence(tmp_path):
+    """No file, no study, a file that raises, a wrong value."""
+    path = tmp_path / "test_bad.py"
+    with pytest.raises(RobbenchError, match=r"test_bad\.py': expected a file"):
+        read_studies(path)
+    for text, message in (
+        ("x = 1", "expected a Study, as in"),
+        ("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"),
+        (HEAD + "STUDY = make('a b')", "study name: expected letters"),
+    ):
+        path.write_text(text)
+        with pytest.raises(RobbenchError, match=message):
+            read_studies(path)

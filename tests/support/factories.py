@@ -1,0 +1,107 @@
+"""Synthetic records for tests: small, valid, every figure chosen by the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from robbench.record import (
+    Counts,
+    DataUsed,
+    Environment,
+    Epoch,
+    ModelFacts,
+    Record,
+    Robustness,
+    Seconds,
+    Training,
+)
+
+GRID = [0.0, 0.1, 0.2, 0.3, 0.4]
+
+ENVIRONMENT = Environment(
+    slug="cpu-2core",
+    device="cpu",
+    cpu="Test CPU",
+    cores=2,
+    threads=2,
+    system="Linux",
+    python="3.11",
+    robbench="0",
+    torch="2",
+    torchvision="0",
+)
+
+
+def make_facts(method: str = "pgd", dataset: str = "mnist", k: int | None = None, **changes: Any) -> ModelFacts:
+    """A cnn7; with ``k`` a transfer from the adversarially trained MNIST model."""
+    values: dict[str, Any] = {"architecture": "cnn7", "blocks": 7, "parameters": 312_202, "trainable": 312_202}
+    if k is not None:
+        values |= {"source": "mnist", "source_method": "pgd", "source_case": "cnn7-mnist-pgd", "kept": "frozen"}
+    return ModelFacts(**(values | {"method": method, "dataset": dataset, "k": k} | changes))
+
+
+def case_name(facts: ModelFacts) -> str:
+    """What :attr:`robbench.spec.Model.id` makes of such a model."""
+    parts = [facts.architecture, facts.dataset, f"TL{facts.k}" if facts.k else facts.method]
+    parts += ["adversarial"] if facts.method == "transfer-adversarial" else []
+    parts += [facts.head] if facts.head != "linear" else []
+    parts += ["from-standard"] if facts.source_method == "standard" else []
+    return "-".join(parts + ([f"seed{facts.seed}"] if facts.seed else []))
+
+
+def _record(facts: ModelFacts, stage: str, seconds: Seconds, test: int = 10, **changes: Any) -> Record:
+    values: dict[str, Any] = {
+        "suite": "demo",
+        "case": case_name(facts),
+        "stage": stage,
+        "digest": "0" * 64,
+        "spec": {"model": {"recipe": {"attack": {"epsilon": 0.3} if facts.method == "pgd" else None}}},
+        "model": facts,
+        "data": DataUsed(name=facts.dataset, train=400, validation=100, test=test, sha256=facts.dataset.ljust(64, "0")),
+        "seconds": seconds,
+        "environment": ENVIRONMENT,
+        "created": "2025-01-01T00:00:00Z",
+    }
+    return Record(**(values | changes))
+
+
+def training_record(facts: ModelFacts, seconds: float = 10.0, epochs: int = 3, **changes: Any) -> Record:
+    """A training stage of so many seconds (and a tenth of that for validation); the last epoch but one was kept."""
+    half = Counts(correct=50, total=100)
+    history = [
+        Epoch(
+            epoch=number,
+            loss=1.0 / number,
+            learning_rate=0.001,
+            train=half,
+            validation=half,
+            seconds=seconds / epochs,
+            validation_seconds=seconds / epochs / 10,
+        )
+        for number in range(1, epochs + 1)
+    ]
+    training = Training(
+        epochs=history, best=max(1, epochs - 1), stopped_early=True, validation=half, forward=300, backward=300
+    )
+    timed = Seconds(training=seconds, validation=seconds / 10)
+    return _record(facts, "training", timed, **({"result": training} | changes))
+
+
+def robustness_record(facts: ModelFacts, places: Sequence[int], grid: Sequence[float] = GRID, **changes: Any) -> Record:
+    """A robustness stage whose image i has its p* at ``places[i]`` of the grid (-1 wrong, ``len(grid)`` censored)."""
+    robustness = Robustness(
+        grid=list(grid),
+        attack={"kind": "PGD", "steps": 40},
+        search="reference",
+        images=list(range(len(places))),
+        pstar=list(places),
+        forward=1_000,
+        backward=900,
+    )
+    return _record(facts, "robustness", Seconds(estimation=1.0), len(places), **({"result": robustness} | changes))
+
+
+def both_records(facts: ModelFacts, places: Sequence[int], seconds: float = 10.0, **changes: Any) -> list[Record]:
+    """The two stages of one model."""
+    return [training_record(facts, seconds, **changes), robustness_record(facts, places, **changes)]

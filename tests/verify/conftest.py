@@ -1,0 +1,86 @@
+"""A finished run to verify, made once, and a copy of it for every test."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pytest
+import torch
+from alterations import FAST, NETWORK, PICTURE, REFERENCE, SOURCE, TARGET, Place
+
+import robbench.report.bundle
+import robbench.stages.networks
+from robbench.cli import main
+from robbench.data import Data, draw, write_npz
+from robbench.data.glyphs import GLYPHS
+from robbench.report import Bundle, write_bundle
+from robbench.stages.context import RunContext
+from robbench.stages.pipeline import run_estimate, run_training
+from robbench.store.store import Store
+
+
+@pytest.fixture(autouse=True)
+def _one_picture(monkeypatch):
+    """In place of all that take a second each."""
+    monkeypatch.setattr(robbench.report.bundle, "draw", lambda group: [PICTURE])
+    monkeypatch.setattr(robbench.report.bundle, "draw_study", lambda groups: [])
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, one_thread):
+    """A source and a transfer, each with p* by both searches: data, store and bundle as a run leaves them."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "proven_net.py").write_text(NETWORK)
+    sys.path.insert(0, str(folder))
+    robbench.stages.networks._load.cache_clear()
+    for name, glyphs, train in (("digits", "glyphs10", 300), ("letters", "glyphs47", 500)):
+        data = Data(name, draw(glyphs, train, 1), draw(glyphs, 60, 2), GLYPHS[glyphs])
+        write_npz(folder / "data" / f"{name}.npz", data)
+    context = RunContext(
+        store=Store(folder / "store", run="made"),
+        data=folder / "data",
+        device=torch.device("cpu"),
+        keep_adversarials=True,
+    )
+    records = [
+        record
+        for model in (SOURCE, TARGET)
+        for suite, estimate in (("one", REFERENCE), ("two", FAST))
+        for record in (
+            run_training(model, context, suite=suite),
+            run_estimate(model, estimate, context, suite=suite),
+        )
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(robbench.report.bundle, "draw", lambda group: [PICTURE])
+        patch.setattr(robbench.report.bundle, "draw_study", lambda groups: [])
+        plan = {f"{record.suite}/{record.name}": record.digest for record in records}
+        write_bundle(folder / "bundle", Bundle(title="proof", command="pytest", records=records, plan=plan))
+    yield folder
+    sys.path.remove(str(folder))
+    sys.modules.pop("proven_net", None)
+
+
+@pytest.fixture
+def place(made, tmp_path):
+    """A copy of all of it."""
+    shutil.copytree(made, tmp_path / "copy")
+    robbench.stages.networks._load.cache_clear()
+    yield Place(tmp_path / "copy")
+    robbench.stages.networks._load.cache_clear()
+
+
+@pytest.fixture
+def verified(place, capsys):
+    """Verify the copy on the command line, its network named as own code: exit status, and the lines printed."""
+
+    def run(*options):
+        folders = [text for name in ("store", "data") for text in (f"--{name}", str(place.folder / name))]
+        options = options or ("--code", "proven_net")
+        status = main(["verify", str(place.bundle), *folders, "--device", "cpu", *options])
+        captured = capsys.readouterr()
+        assert captured.err == ""
+        return status, captured.out.splitlines()
+
+    return run
