@@ -1,33 +1,27 @@
 """The pytest plugin: options, the ``suite`` marker, the ``robbench`` fixture, gate, terminal table and report bundles.
 
-The only package that knows pytest. Nothing that needs torch is imported before a stage runs, so collecting is quick.
+The only package that knows pytest. Installed, it must cost a run that does not use it nothing, so this module and those
+that it imports need neither specs nor torch; what a suite needs is imported where a suite is found.
 """
 
 from __future__ import annotations
 
 import os
-import time
-import uuid
+import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from robbench.errors import RobbenchError, unknown
-from robbench.machine.determinism import cublas_workspace
-from robbench.plugin.clock import Clock
-from robbench.plugin.perf import perf as perf
-from robbench.plugin.results import Results
-from robbench.plugin.session import SESSION, Session, marked
+from robbench.plugin.session import OUTCOME, SESSION, Session, marked
 from robbench.plugin.settings import Settings, add_options
-from robbench.plugin.signals import end_orderly, one_at_a_time
-from robbench.plugin.stage import Robbench
-from robbench.spec import Study
-from robbench.spec.command_line import names
-from robbench.spec.suite_files import find_code_in
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
+
+    from robbench.plugin.stage import Robbench
+    from robbench.spec import Study
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,42 +36,24 @@ def pytest_configure(config: pytest.Config) -> None:
         "suite(study, **tolerances): the tests of a robbench Study, one per model; tolerances: pstar (share of median "
         "p*), accuracy (share), seconds (factor), seconds_floor (seconds)",
     )
-    config.addinivalue_line("markers", "perf: a benchmark of robbench itself, beside its references in the same run")
     try:
-        settings = Settings.of(config)
+        session = config.stash[SESSION] = Session(config, Settings.of(config))
     except RobbenchError as error:
         raise pytest.UsageError(str(error)) from error
-    worker = getattr(config, "workerinput", {})
-    session = Session(
-        config,
-        settings,
-        run=worker.get("testrunuid") or uuid.uuid4().hex,
-        began=worker.get("robbench_began") or time.time(),
-    )
-    config.stash[SESSION] = session
-    if settings.deterministic:
+    if session.settings.deterministic:
+        from robbench.machine.determinism import cublas_workspace
+
         session.switches.enter_context(cublas_workspace())
-    config.add_cleanup(end_orderly(session))
-    if not worker:
+    if not hasattr(config, "workerinput"):
+        from robbench.plugin.results import Results
+
         config.pluginmanager.register(Results(session), "robbench-results")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """From here on a SIGTERM ends nothing that would not end at once."""
-    session.config.stash[SESSION].ending = True
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Put back what the run switched on."""
     if (session := config.stash.get(SESSION, None)) is not None:
         session.switches.close()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist when the run began."""
-    node.workerinput["robbench_began"] = node.config.stash[SESSION].began
 
 
 @pytest.hookimpl(wrapper=True)
@@ -93,13 +69,15 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every test of a suite that takes ``model`` the models of its study."""
+    declared = marked(metafunc.definition)
+    if declared is None or "model" not in metafunc.fixturenames:
+        return
+    from robbench.spec.suite_files import find_code_in
+
     session = metafunc.config.stash[SESSION]
     try:
-        found = marked(metafunc.definition)
-        if found is None or "model" not in metafunc.fixturenames:
-            return
         find_code_in(metafunc.config.invocation_params.dir)
-        study = session.study(found[0])
+        study = session.study(declared)
         if not _parametrises_models(metafunc.definition):
             metafunc.parametrize("model", study.models(), ids=str)
         elif session.settings.changes_studies:
@@ -121,25 +99,30 @@ def _parametrises_models(test: pytest.Function) -> bool:
 
 
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    """Prepare the suites' items for pytest-benchmark, and skip those that run on request only.
-
-    Refuses a data-set replacement that replaces nothing.
-    """
+    """Prepare the suites' items for pytest-benchmark, and skip those that run on request only."""
     state = session.config.stash[SESSION]
     for item in items:
+        declared = marked(item)
+        if declared is None:
+            continue
+        from robbench.gate.verdicts import Tolerances
+        from robbench.plugin.clock import Clock
+
         try:
-            if (found := marked(item)) is not None:
-                # In front of a benchmark marker of the user's own, whose timer would measure more than the stage does.
-                benchmark = pytest.mark.benchmark(timer=Clock(), group=state.study(found[0]).name)
-                item.add_marker(benchmark, append=False)
-                if found[0].on_request and not _named(item):
-                    path = os.path.relpath(item.path, item.config.invocation_params.dir)
-                    reason = f"study {found[0].name!r} runs on request only: pytest -m suite {path}"
-                    item.add_marker(pytest.mark.skip(reason=reason))
+            Tolerances.of(item.get_closest_marker("suite").kwargs)  # type: ignore[union-attr]
+            # In front of a benchmark marker of the user's own, whose timer would measure more than the stage does.
+            benchmark = pytest.mark.benchmark(timer=Clock(), group=state.study(declared).name)
         except RobbenchError as error:
             raise pytest.UsageError(f"{item.nodeid}: {error}") from error
+        item.add_marker(benchmark, append=False)
+        if declared.on_request and not _named(item):
+            path = os.path.relpath(item.path, item.config.invocation_params.dir)
+            reason = f"study {declared.name!r} runs on request only: pytest -m suite {path}"
+            item.add_marker(pytest.mark.skip(reason=reason))
     idle = sorted(set(state.settings.datasets) - state.replaced)
     if idle and state.studies:
+        from robbench.spec.command_line import names
+
         known = {name for study in state.studies.values() for name in names(study)}
         raise pytest.UsageError(f"--robbench-dataset: {unknown('dataset of the collected studies', idle[0], known)}")
 
@@ -151,28 +134,20 @@ def _named(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Remember which models were selected, so that all can be checked before the first is trained.
-
-    A run counts as one of those that share the store from now on: importing torch takes seconds.
-    """
+    """Remember which models were selected, so that all can be checked before the first is trained."""
     state = session.config.stash[SESSION]
-    state.measures = any(item.get_closest_marker("perf") for item in session.items)
-    shares = False
     for item in session.items:
-        mark, parameters = item.get_closest_marker("suite"), getattr(item, "callspec", None)
-        if mark is not None and parameters is not None and "model" in parameters.params:
-            state.selected.setdefault(state.study(mark.args[0]).name, []).append(parameters.params["model"])
-            shares |= not item.get_closest_marker("skip") and not _asks_for_cuda(state, item)
+        declared, parameters = marked(item), getattr(item, "callspec", None)
+        if declared is not None and parameters is not None and "model" in parameters.params:
+            state.selected.setdefault(state.study(declared).name, []).append(parameters.params["model"])
     if state.selected:
-        one_at_a_time(session.config)
-    if shares and not session.config.option.collectonly:
-        state.share()
+        state.end_on_sigterm()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip studies that need CUDA where there is none, unless they are quick or forced."""
-    study = _asks_for_cuda(item.config.stash[SESSION], item)
-    if study is None:
+    study, settings = marked(item), item.config.stash[SESSION].settings
+    if study is None or not study.needs_cuda or settings.quick or settings.device != "auto":
         return
     import torch
 
@@ -183,31 +158,33 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         )
 
 
-def _asks_for_cuda(session: Session, item: pytest.Item) -> Study | None:
-    """The study of an item that runs only where there is a CUDA device."""
-    mark = item.get_closest_marker("suite")
-    if mark is None or session.settings.quick or session.settings.device != "auto":
-        return None
-    study: Study = mark.args[0]
-    return study if study.needs_cuda else None
-
-
 @pytest.fixture
 def robbench(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Robbench:
     """Run one stage of one model: ``robbench.train(model)`` or ``robbench.estimate(model)``."""
+    from robbench.plugin.stage import Robbench
+
     return Robbench(request, benchmark)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let the first report of a study carry its plan: a controller of pytest-xdist collects nothing itself."""
+    """Let reports carry what came out, and the first one of a study its plan: workers of pytest-xdist send reports only."""
     report = yield
-    session, found = item.config.stash[SESSION], marked(item)
-    if report.when == "setup" and found is not None:
-        report.robbench_plans = session.plan(session.study(found[0]))  # type: ignore[attr-defined]
-        if report.passed:
-            report.robbench_code = session.code  # type: ignore[attr-defined]
+    declared = marked(item)
+    if declared is not None and report.when == "setup":
+        session = item.config.stash[SESSION]
+        report.robbench_plan = session.plan(session.study(declared))  # type: ignore[attr-defined]
+    if report.when == "call" and (outcome := item.stash.get(OUTCOME, None)) is not None:
+        report.robbench_outcome = outcome  # type: ignore[attr-defined]
     return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send what the store has of the studies' other stages from a worker of pytest-xdist."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["robbench_earlier"] = session.config.stash[SESSION].earlier()
 
 
 # --- pytest-benchmark -------------------------------------------------------------------------------------------------
@@ -217,7 +194,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """In place of pytest-benchmark's machine info: device, driver and versions, where a suite runs."""
     session = config.stash[SESSION]
-    if session.studies or session.measures:
+    if session.studies and "torch" in sys.modules:
         import msgspec
 
         from robbench.machine.environment import environment

@@ -1,29 +1,28 @@
-"""What a run knows: its settings, the studies collected, where stages run, and progress."""
+"""What a run knows: its settings, the studies collected, and where their stages run."""
 
 from __future__ import annotations
 
 import re
-import time
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+import signal
+import sys
+import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from robbench.errors import RobbenchError
-from robbench.gate.verdicts import Tolerances
-from robbench.plugin.code import code_of_run
+from robbench.plugin.progress import Progress
 from robbench.plugin.settings import Settings
-from robbench.report.terminal import progress_line
-from robbench.spec import Model, Study
-from robbench.spec.command_line import adapt, names
-from robbench.store.files import check_writable
-from robbench.store.locks import among_the_living, to_stderr
 
 if TYPE_CHECKING:
     import torch
 
+    from robbench.spec import Model, Study
+    from robbench.stages import Task
     from robbench.stages.context import RunContext
 
 
@@ -33,137 +32,62 @@ class Session:
 
     config: pytest.Config
     settings: Settings
-    run: str
-    """Identifies the run; the same in all its workers."""
-    began: float
-    """When the run began, in seconds since 1970; the same in all its workers."""
-    plans: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What every study of which a test was set up consists of: notes, and stages by case, stage, digest, source, variant."""
     studies: dict[str, Study] = field(default_factory=dict)
+    """As this run's options want them, by name."""
+    plans: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What every study of which a test was set up consists of, as :meth:`plan` gives it."""
     replaced: set[str] = field(default_factory=set)
-    """Data-set names that a replacement found."""
-    ending: bool = False
-    """Whether the last test has run."""
-    measures: bool = False
-    """Whether a benchmark of robbench itself was selected."""
+    """Names of data sets that ``--robbench-dataset`` found and replaced."""
     selected: dict[str, list[Model]] = field(default_factory=dict)
     """Models of the items that this run selected, by study."""
     faults: dict[str, dict[str, str]] = field(default_factory=dict)
-    """What is wrong with the models of each study that was looked at, by id; with all of them under no name."""
+    """What is wrong with the models of each study, by model id; with all of them under an empty name."""
     told: set[str] = field(default_factory=set)
     """Faults that were told in full."""
-    said: list[str] = field(default_factory=list)
-    """What stages had to say beside their results, since the last one's end."""
     switches: ExitStack = field(default_factory=ExitStack)
     """What the run switched on, and its end puts back."""
-    shown: float = 0.0
-    showing: tuple[str, float] = ("", 0.0)
-    """What the progress line is about, and since when."""
+
+    @cached_property
+    def progress(self) -> Progress:
+        """The progress line, and what must be said at once."""
+        return Progress(self.config)
 
     @cached_property
     def context(self) -> RunContext:
         """Where stages run; made when the first one does, since it needs torch.
 
         Raises:
-            RobbenchError: the device or the store cannot be had.
+            RobbenchError: the device cannot be had.
         """
         from robbench.machine.determinism import deterministic_algorithms
-        from robbench.machine.memory import keep_pages
         from robbench.stages.context import RunContext
-        from robbench.store.store import Store
+        from robbench.store import Store
 
-        device, since = self.device, self.since
-        keep_pages()
+        device = self.device
         if self.settings.deterministic:
             self.switches.enter_context(deterministic_algorithms())
         return RunContext(
-            store=Store(self.settings.store, self.run, self.code),
+            store=Store(self.settings.store),
             data=self.settings.data,
             device=device,
             download=self.settings.download,
-            resume=self.settings.resume,
+            fresh=self.settings.fresh,
             keep_adversarials=self.settings.keep_adversarials,
-            show=self.show,
-            say=self.said.append,
-            announce=self.announce,
-            began=since,
+            show=self.progress.show,
+            announce=self.progress.announce,
         )
 
     @cached_property
-    def since(self) -> float:
-        """When the first of the runs of this code began that share the store with this one: one of them from now to its end.
-
-        Raises:
-            RobbenchError: the store cannot be written.
-        """
-        living = among_the_living(self.settings.store / "processes", self.began, self.code)
-        return self.switches.enter_context(living)
-
-    def share(self) -> None:
-        """Count as one of the runs that share the store from now on, if it can be written; every stage says if it cannot."""
-        with suppress(RobbenchError):
-            _ = self.since
-
-    @cached_property
-    def code(self) -> str:
-        """Identifies robbench's and the project's code; a controller of pytest-xdist has its workers'."""
-        models = (model for chosen in self.selected.values() for model in chosen)
-        return code_of_run(self.config.rootpath, {model.architecture for model in models})
-
-    @cached_property
     def device(self) -> torch.device:
-        """What stages run on.
+        """What stages run on; workers of pytest-xdist take the CUDA devices in turn.
 
         Raises:
             RobbenchError: there is no such device.
         """
         from robbench.machine.environment import choose_device
 
-        return choose_device(self.settings.device, self._worker)
-
-    @property
-    def _worker(self) -> int:
-        """Number of the pytest-xdist worker that this is: 3 in gw3; 0 without."""
-        digits = re.search(r"\d+$", getattr(self.config, "workerinput", {}).get("workerid", ""))
-        return int(digits[0]) if digits else 0
-
-    def show(self, what: str, done: float, total: float) -> None:
-        """Draw a progress line, five times a second at most, and only on a terminal."""
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        now = time.monotonic()
-        if reporter is None or not reporter.isatty or now - self.shown < 0.2:
-            return
-        if self.showing[0] != what:
-            self.showing = (what, now)
-        self.shown = now
-        self._draw(reporter, f"  {progress_line(what, done, total, now - self.showing[1])}")
-
-    def announce(self, text: str) -> None:
-        """Write a line at once; a worker of pytest-xdist, whose terminal nobody sees, on the run's standard error."""
-        self.clear()
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        with self._uncaptured():
-            if reporter is None or hasattr(self.config, "workerinput"):
-                to_stderr(text)
-            else:
-                reporter.write_line(text)
-                reporter.flush()
-
-    def clear(self) -> None:
-        """Wipe the progress line, if one was drawn."""
-        if self.shown:
-            self.shown = 0.0
-            self._draw(self.config.pluginmanager.get_plugin("terminalreporter"), "")
-
-    def _draw(self, reporter: Any, line: str) -> None:
-        with self._uncaptured():
-            reporter.rewrite(line, erase=True)
-            reporter.write("\r", flush=True)
-
-    def _uncaptured(self) -> AbstractContextManager[None]:
-        """While it lasts, what is written reaches the terminal, whatever pytest captures."""
-        capture = self.config.pluginmanager.get_plugin("capturemanager")
-        return capture.global_and_fixture_disabled() if capture else nullcontext()
+        worker = re.search(r"\d+$", getattr(self.config, "workerinput", {}).get("workerid", ""))
+        return choose_device(self.settings.device, int(worker[0]) if worker else 0)
 
     def study(self, declared: Study) -> Study:
         """The study as this run's options want it, remembered by its name.
@@ -171,6 +95,8 @@ class Session:
         Raises:
             RobbenchError: two studies of one name.
         """
+        from robbench.spec.command_line import adapt, names
+
         self.replaced |= names(declared) & set(self.settings.datasets)
         study = adapt(
             declared,
@@ -179,21 +105,35 @@ class Session:
             seeds=self.settings.seeds,
             quick=self.settings.quick,
         )
-        known = self.studies.setdefault(study.name, study)
-        if known != study:
+        if self.studies.setdefault(study.name, study) != study:
             raise RobbenchError(f"study {study.name!r}: expected one study of this name, got two that differ")
         return study
+
+    def task(self, study: Study, kind: str, model: Model) -> Task:
+        """The stage of a kind that a study asks of a model.
+
+        Raises:
+            RobbenchError: there is no such kind, or the study asks for none.
+        """
+        from robbench.errors import unknown
+        from robbench.stages import KINDS, Task
+
+        if kind not in KINDS:
+            raise unknown("kind of stage", kind, KINDS)
+        specs = [*KINDS[kind].specs(study)]
+        if not specs:
+            raise RobbenchError(f"study {study.name!r} asks for no stage of kind {kind!r}")
+        return Task(kind, model, specs[0])
 
     def preflight(self, study: str, model: str) -> None:
         """Check all selected models of a study before the first of its stages runs; those without fault go on.
 
         Raises:
-            RobbenchError: a data set, shape or checkpoint of this model is at fault, or a folder; in full once only.
+            RobbenchError: a data set, shape, checkpoint or folder of this model is at fault; told in full once only.
         """
         if study not in self.faults:
             self.faults[study] = self._faults(study)
-        faults = self.faults[study]
-        fault = faults.get("") or faults.get(model)
+        fault = self.faults[study].get("") or self.faults[study].get(model)
         if fault is None:
             return
         if fault in self.told:
@@ -203,7 +143,8 @@ class Session:
 
     def _faults(self, study: str) -> dict[str, str]:
         from robbench.estimation.audit import check_audit
-        from robbench.stages.pipeline import check
+        from robbench.stages.checks import check
+        from robbench.store.files import check_writable
 
         settings, faults = self.settings, {}
         try:
@@ -224,38 +165,62 @@ class Session:
                 faults[model.id] = f"{model.id}: its check failed with {error!r}"
         return faults
 
-    def plan(self, study: Study) -> dict[str, dict[str, Any]]:
-        """A study's plan by its name, as plain values, which workers can send; nothing where it was given before.
+    def plan(self, study: Study) -> dict[str, Any]:
+        """A study's name, notes and stages as plain values, which workers can send; nothing where it was given before."""
+        from robbench.stages import tasks_of
 
-        A study whose digests cannot be taken (a checkpoint is missing) has none: none of its stages has a result.
-        """
         if study.name in self.plans:
             return {}
-        try:
-            stages = [
-                (model.id, stage, digest, model.source.id if model.source else "", model.variant or "")
-                for model in study.models()
-                for stage, digest in (("training", model.digest), ("robustness", model.estimate_digest(study.estimate)))
-            ]
-        except RobbenchError:
-            return {}
-        plan = {"protocol": study.protocol, "notes": list(study.notes()), "stages": stages}
+        stages = [
+            (task.model.id, task.kind, task.model.source.id if task.model.source else "", task.model.variant or "")
+            for task in tasks_of(study)
+        ]
+        plan = {"study": study.name, "protocol": study.protocol, "notes": list(study.notes()), "stages": stages}
         self.plans[study.name] = plan
-        return {study.name: plan}
+        return plan
+
+    def earlier(self) -> dict[str, list[str]]:
+        """The records that the store has of the studies of which a test was set up, by study, as JSON."""
+        import msgspec
+
+        from robbench.stages import tasks_of
+        from robbench.stages.graph import finished_records
+
+        found = {}
+        for name in self.plans.keys() & self.studies.keys():
+            try:
+                records = finished_records(tasks_of(self.studies[name]), self.context).values()
+            except RobbenchError:
+                continue
+            found[name] = [msgspec.json.encode(record).decode() for record in records]
+        return found
+
+    def end_on_sigterm(self) -> None:
+        """Let SIGTERM, which schedulers send before they take a machine away, end the run as Ctrl-C does."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        before = signal.getsignal(signal.SIGTERM)
+        if before is not signal.SIG_DFL:  # somebody else's
+            return
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            raise KeyboardInterrupt("SIGTERM")
+
+        signal.signal(signal.SIGTERM, interrupt)
+        self.switches.callback(signal.signal, signal.SIGTERM, before)
 
 
 SESSION = pytest.StashKey[Session]()
 
+OUTCOME = pytest.StashKey[dict[str, str]]()
+"""What came out of an item's stage, as text: ``stage`` (study/case.stage), ``fault``, ``record``, ``verdicts``, ``reused``."""
 
-def marked(node: Any) -> tuple[Study, Tolerances] | None:
-    """Study and tolerances of a node's ``suite`` marker, checked.
 
-    Raises:
-        RobbenchError: the marker's first argument is no Study, or a tolerance is unknown or no number.
-    """
+def marked(node: Any) -> Study | None:
+    """The Study of a node's ``suite`` marker; None where it has none, or a marker of that name of somebody else's."""
     mark = node.get_closest_marker("suite")
-    if mark is None:
+    if mark is None or "robbench.spec" not in sys.modules:
         return None
-    if len(mark.args) != 1 or not isinstance(mark.args[0], Study):
-        raise RobbenchError(f"marker suite: expected suite(study, **tolerances) with a Study, got suite{mark.args!r}")
-    return mark.args[0], Tolerances.of(mark.kwargs)
+    from robbench.spec import Study
+
+    return mark.args[0] if len(mark.args) == 1 and isinstance(mark.args[0], Study) else None

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robbench.errors import RobbenchError, unknown
-from robbench.spec import Protocol
-from robbench.spec.command_line import MOST_SEEDS, parse_datasets
+from robbench.errors import RobbenchError, require, unknown
+
+if TYPE_CHECKING:
+    from robbench.spec import Protocol
 
 OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("quick", "shrink every study to its quick scale; compares with no baseline and writes none", {}),
     ("update", "write the baselines from this run instead of comparing with them", {}),
-    ("resume", "reuse finished stages of the same digest, and go on from the last checkpoint of an unfinished one", {}),
+    ("fresh", "make every selected stage again, instead of taking it from the store or going on where it stopped", {}),
     (
         "keep_adversarials",
         "keep the counterexample that every p* rests on in the store, for `robbench verify`",
@@ -29,7 +29,7 @@ OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("data", "folder of the data sets (default: .robbench/data)", {"metavar": "DIR", "default": ".robbench/data"}),
     (
         "store",
-        "folder of trained models and checkpoints (default: .robbench/store)",
+        "folder of finished stages and of the state of unfinished ones (default: .robbench/store)",
         {"metavar": "DIR", "default": ".robbench/store"},
     ),
     (
@@ -41,7 +41,7 @@ OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("seeds", "run every study with seeds 0 to N-1", {"metavar": "N", "type": int}),
     ("protocol", "sound, or thesis: as the published code did it", {"metavar": "NAME"}),
 )
-_FLAGS = frozenset({"quick", "update", "resume", "keep_adversarials", "download", "deterministic"})
+_FLAGS = frozenset({"quick", "update", "fresh", "keep_adversarials", "download", "deterministic"})
 _FOLDERS = frozenset({"report", "baselines", "data", "store"})
 
 
@@ -51,7 +51,7 @@ class Settings:
 
     quick: bool
     update: bool
-    resume: bool
+    fresh: bool
     keep_adversarials: bool
     download: bool
     deterministic: bool
@@ -82,8 +82,7 @@ class Settings:
             ini = config.getini(f"robbench_{name}")
             base = config.invocation_params.dir if given is not None else config.rootpath
             value: Any = given if given is not None else (ini or extra.get("default"))
-            if name in _FOLDERS and (not str(value) or "\0" in str(value)):
-                raise RobbenchError(f"--robbench-{name}: expected a folder, got {str(value)!r}")
+            require(name not in _FOLDERS or bool(str(value)), f"--robbench-{name}", "a folder", value)
             values[name] = base / str(value) if name in _FOLDERS else bool(value) if name in _FLAGS else value
         if values["quick"] and values["update"]:
             raise RobbenchError(
@@ -94,11 +93,25 @@ class Settings:
         if values["protocol"] not in (None, "sound", "thesis"):
             raise unknown("--robbench-protocol", values["protocol"], ("sound", "thesis"))
         seeds = values["seeds"]
-        if seeds is not None and not (re.fullmatch("[0-9]{1,9}", str(seeds)) and 1 <= int(seeds) <= MOST_SEEDS):
-            raise RobbenchError(f"--robbench-seeds: expected an integer in 1…{MOST_SEEDS}, got {seeds!r}")
+        require(
+            seeds is None or (str(seeds).isdecimal() and int(seeds) > 0), "--robbench-seeds", "an integer ≥ 1", seeds
+        )
         values["seeds"] = int(seeds) if seeds is not None else None
-        values["datasets"] = parse_datasets(values.pop("dataset") or [])
+        values["datasets"] = _pairs(values.pop("dataset") or [])
         return cls(**values)
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    """``NAME=OTHER`` texts as a mapping."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        old, equals, new = text.partition("=")
+        if not (old and equals and new) or "=" in new or old in pairs:
+            raise RobbenchError(
+                f"--robbench-dataset: expected NAME=OTHER (emnist=mydata), each name once, got {text!r}"
+            )
+        pairs[old] = new
+    return pairs
 
 
 def add_options(parser: pytest.Parser) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -11,10 +10,10 @@ import pytest
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import Baseline, baseline_path, read_baseline, write_baseline
 from robbench.gate.verdicts import Tolerances, Verdict, compare
-from robbench.plugin.session import SESSION, marked
-from robbench.record import Record
-from robbench.report.text import printable, printable_lines
+from robbench.plugin.session import OUTCOME, SESSION, marked
+from robbench.record import Record, as_case
 from robbench.spec import Model, Study
+from robbench.stages import Task, run_graph
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -30,122 +29,79 @@ class Robbench:
 
     def train(self, model: Model) -> Record:
         """Train, transfer or load a model; fails the test on a regression of validation accuracy or seconds."""
-        from robbench.stages.pipeline import run_training
-
-        study, tolerances = self._study()
-        return self._stage(
-            study, tolerances, model, "training", lambda: run_training(model, self._session.context, suite=study.name)
-        )
+        return self.stage("training", model)
 
     def estimate(self, model: Model) -> Record:
         """Estimate p* of a model; fails the test on a regression of accuracy, median p* or seconds."""
-        from robbench.stages.pipeline import run_estimate
+        return self.stage("robustness", model)
 
-        study, tolerances = self._study()
-        return self._stage(
-            study,
-            tolerances,
-            model,
-            "robustness",
-            lambda: run_estimate(model, study.estimate, self._session.context, suite=study.name),
-        )
-
-    def _study(self) -> tuple[Study, Tolerances]:
-        found = marked(self._item)
-        if found is None:
+    def stage(self, kind: str, model: Model) -> Record:
+        """Run the stage of a kind that the study asks of a model, after the stages that it needs."""
+        declared = marked(self._item)
+        if declared is None:
             pytest.fail("the robbench fixture: expected a test marked with pytest.mark.suite(study)", pytrace=False)
-        return self._session.study(found[0]), found[1]
-
-    def _stage(
-        self, study: Study, tolerances: Tolerances, model: Model, stage: str, run: Callable[[], Record]
-    ) -> Record:
-        properties, settings = self._item.user_properties, self._session.settings
-        properties.append(("robbench_stage", f"{study.name}/{model.id}.{stage}"))
-        self._benchmark.params = {"model": model.id}
-        clock = self._item.get_closest_marker("benchmark").kwargs["timer"]
-        baseline: Baseline | None = None
-
-        def measured() -> Record:
-            nonlocal baseline
-            self._session.preflight(study.name, model.id)
-            if not settings.quick:  # even where it is renewed: what is not ours is not written over
-                baseline = read_baseline(settings.baselines, study.name, model.id, stage)
-            record: Record = run()
-            clock.advance(record.seconds.measured)
-            return record
-
-        fault = ""
+        study = self._session.study(declared)
+        outcome = self._item.stash[OUTCOME] = {"stage": f"{study.name}/{model.id}.{kind}"}
         try:
-            record: Record = self._benchmark.pedantic(measured, rounds=1, iterations=1)  # type: ignore[no-untyped-call]
-            verdicts = self._judge(record, baseline, tolerances)
+            task = self._session.task(study, kind, model)
+            record, verdicts = self._measured(study, task)
         except RobbenchError as error:
-            fault = printable_lines(str(error))
+            outcome["fault"] = str(error)
         finally:
-            self._session.clear()
-            properties.extend(("robbench_said", text) for text in self._session.said)
-            self._session.said.clear()
-        if fault:  # outside the except block, so that the message stands once and alone
-            properties.append(("robbench_fault", fault))
-            pytest.fail(fault, pytrace=False)
-        figures = _figures(record)
-        self._benchmark.extra_info.update(figures)
-        properties.extend((name, value) for name, value in figures.items() if value is not None)
-        properties.append(("robbench_verdicts", msgspec.json.encode(verdicts).decode()))
-        failures = [printable(verdict.message) for verdict in verdicts if verdict.fails]
-        if failures:
+            self._session.progress.clear()
+        if "fault" in outcome:  # outside the except block, so that the message stands once and alone
+            pytest.fail(outcome["fault"], pytrace=False)
+        outcome["record"] = msgspec.json.encode(record).decode()
+        outcome["verdicts"] = msgspec.json.encode(verdicts).decode()
+        if failures := [verdict.message for verdict in verdicts if verdict.fails]:
             pytest.fail(f"{study.name}/{model.id}: " + "\n  ".join(failures), pytrace=False)
         return record
 
-    def _judge(self, record: Record, baseline: Baseline | None, tolerances: Tolerances) -> list[Verdict]:
+    def _measured(self, study: Study, task: Task) -> tuple[Record, list[Verdict]]:
+        """Run a stage under pytest-benchmark, whose clock moves by the seconds that the stage measured itself."""
+        settings, model = self._session.settings, task.model
+        clock = self._item.get_closest_marker("benchmark").kwargs["timer"]
+        baseline: Baseline | None = None
+
+        def run() -> Record:
+            nonlocal baseline
+            self._session.preflight(study.name, model.id)
+            if not settings.quick:  # even where it is renewed: a file that is not ours is not written over
+                baseline = read_baseline(settings.baselines, study.name, model.id, task.kind)
+            context = self._session.context
+            record = run_graph([task], context)[task]
+            if record.key not in context.made:
+                self._item.stash[OUTCOME]["reused"] = "yes"
+            clock.advance(record.seconds.measured)
+            source = model.source.id if model.source else None
+            return as_case(record, suite=study.name, case=model.id, source_case=source, variant=model.variant)
+
+        self._benchmark.params = {"model": model.id}
+        record: Record = self._benchmark.pedantic(run, rounds=1, iterations=1)  # type: ignore[no-untyped-call]
+        figures = {
+            "digest": record.digest,
+            "dataset": record.data.name,
+            "device": record.environment.slug,
+            "seconds": record.seconds.measured,
+            **record.result.figures(),
+        }
+        self._benchmark.extra_info.update(figures)
+        self._item.user_properties.extend((name, value) for name, value in figures.items() if value is not None)
+        return record, self._judged(record, baseline)
+
+    def _judged(self, record: Record, baseline: Baseline | None) -> list[Verdict]:
         settings = self._session.settings
-
-        def one(mark: str, message: str) -> list[Verdict]:
-            return [
-                Verdict(
-                    suite=record.suite,
-                    case=record.case,
-                    stage=record.stage,
-                    figure="baseline",
-                    mark=mark,
-                    message=message,
-                )
-            ]
-
         if settings.quick:
-            return one("quick", "quick scale")
+            return [_verdict(record, "quick", "quick scale")]
         if settings.update:
-            path = write_baseline(settings.baselines, record)
-            return one("new", f"wrote {path.name}")
+            return [_verdict(record, "new", f"wrote {write_baseline(settings.baselines, record).name}")]
         if baseline is None:
             path = baseline_path(settings.baselines, record.suite, record.case, record.stage)
-            return one(
-                "missing",
-                f"no baseline at {path}; make it from this run with --robbench-update (and --robbench-resume)",
-            )
-        return compare(record, baseline, tolerances)
+            return [_verdict(record, "missing", f"no baseline at {path}; write it with --robbench-update")]
+        return compare(record, baseline, Tolerances.of(self._item.get_closest_marker("suite").kwargs))
 
 
-def _figures(record: Record) -> dict[str, Any]:
-    """A record's figures as plain, finite values: for pytest-benchmark's JSON and JUnit XML."""
-    figures: dict[str, Any] = {
-        "digest": record.digest,
-        "dataset": record.data.name,
-        "device": record.environment.slug,
-        "seconds": record.seconds.measured,
-    }
-    if (training := record.training) is not None:
-        figures |= {"epochs": len(training.epochs), "validation_accuracy": training.validation.share}
-    if (robustness := record.robustness) is not None:
-        median = robustness.median
-        censored = median is not None and median == float("inf")
-        figures |= {
-            "accuracy": robustness.clean.share,
-            "median_pstar": None if censored else median,
-            "median_pstar_censored": censored,
-            "forward_passes": robustness.forward,
-            "backward_passes": robustness.backward,
-        }
-        for tested in robustness.attacks:
-            name = f"pgd{tested.steps}" if tested.attack == "pgd" else tested.attack
-            figures[f"robust_accuracy_{name}_{tested.epsilon:.4g}"] = tested.robust.share
-    return figures
+def _verdict(record: Record, mark: str, message: str) -> Verdict:
+    return Verdict(
+        suite=record.suite, case=record.case, stage=record.stage, figure="baseline", mark=mark, message=message
+    )

@@ -1,55 +1,21 @@
-"""From a spec to images and networks: what a stage is made of before it runs."""
+"""From a model's spec to its network: freshly built, transferred, read from a checkpoint, or from the store."""
 
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
-from robbench.data import Data, Images, load, split
+from robbench.data import Data
 from robbench.errors import RobbenchError
-from robbench.models import Network, build, load_weights
+from robbench.models import Network, build, load_weights, place
 from robbench.models.network import sizes
-from robbench.spec import Checkpoint, Dataset, Model
+from robbench.spec import Checkpoint, Model
+from robbench.stages.context import RunContext
 from robbench.training.transfer import Transferred, transfer
-
-
-@lru_cache(maxsize=4)
-def _load(
-    name: str, folder: Path, download: bool, orientation: str, train: int | None, test: int | None, seed: int
-) -> Data:
-    return load(name, folder=folder, download=download, orientation=orientation, train=train, test=test, seed=seed)
-
-
-def load_data(dataset: Dataset, folder: Path, *, download: bool) -> Data:
-    """A dataset's images on the CPU, kept in memory for the next stage; errors as of :func:`robbench.data.load`."""
-    return _load(
-        dataset.name,
-        folder,
-        download,
-        dataset.orientation,
-        dataset.train,
-        dataset.test,
-        dataset.seed,
-    )
-
-
-def training_parts(dataset: Dataset, data: Data, device: torch.device) -> tuple[Images, Images]:
-    """Training and validation images on the device."""
-    try:
-        train, validation = split(
-            len(data.train),
-            validation=dataset.validation,
-            seed=dataset.seed,
-            overlapping=dataset.split == "overlapping",
-        )
-    except RobbenchError as error:
-        raise RobbenchError(f"dataset {dataset.name!r} {error}") from error
-    return data.train.take(train).to(device), data.train.take(validation).to(device)
 
 
 def build_network(model: Model, data: Data) -> Network:
@@ -85,13 +51,16 @@ def transferred_network(model: Model, data: Data, source: Network | None) -> Tra
     )
 
 
-def placed(network: Network, device: torch.device) -> Network:
-    """On the device, with channels last; same results but for rounding.
+def load_network(model: Model, context: RunContext, key: str) -> Network:
+    """A trained model from the store, on the device, in eval mode.
 
-    On a CPU the plain networks and ResNet-18 are as fast either way, within two hundredths, and wide ResNets a seventh
-    faster (``suites/perf/test_choices.py``).
+    Raises:
+        RobbenchError: it is not in the store, or damaged.
     """
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    data = context.images(model.dataset)
+    network = transferred_network(model, data, None).network if model.transfer else build_network(model, data)
+    load_weights(network, context.store.weights(key), f"store, {model.id}")
+    return place(network, context.device).eval()
 
 
 def read_checkpoint(network: Network, checkpoint: Checkpoint) -> None:

@@ -1,0 +1,62 @@
+"""The progress line of a run, and what must be said before a stage ends."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+
+
+class Progress:
+    """Writes to the terminal of a run, whatever pytest captures."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._drawn = 0.0
+        """When the line was last drawn; 0 while there is none."""
+        self._about, self._since = "", 0.0
+
+    def show(self, what: str, done: float, total: float) -> None:
+        """Draw a progress line, five times a second at most, and only on a terminal."""
+        from robbench.report.terminal import progress_line
+
+        reporter, now = self._reporter(), time.monotonic()
+        if reporter is None or not reporter.isatty or now - self._drawn < 0.2:
+            return
+        if self._about != what:
+            self._about, self._since = what, now
+        self._drawn = now
+        self._draw(reporter, f"  {progress_line(what, done, total, now - self._since)}")
+
+    def announce(self, text: str) -> None:
+        """Write a line at once; a worker of pytest-xdist writes it to standard error."""
+        from robbench.store.locks import to_stderr
+
+        self.clear()
+        reporter = self._reporter()
+        with self._uncaptured():
+            if reporter is None or hasattr(self._config, "workerinput"):
+                to_stderr(text)
+            else:
+                reporter.write_line(text)
+                reporter.flush()
+
+    def clear(self) -> None:
+        """Wipe the progress line, if one was drawn."""
+        if self._drawn:
+            self._drawn = 0.0
+            self._draw(self._reporter(), "")
+
+    def _reporter(self) -> Any:
+        return self._config.pluginmanager.get_plugin("terminalreporter")
+
+    def _draw(self, reporter: Any, line: str) -> None:
+        with self._uncaptured():
+            reporter.rewrite(line, erase=True)
+            reporter.write("\r", flush=True)
+
+    def _uncaptured(self) -> AbstractContextManager[None]:
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        return capture.global_and_fixture_disabled() if capture else nullcontext()

@@ -1,0 +1,52 @@
+"""A stage as a task: what is to be done, and what must be done before. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from robbench.spec import ESTIMATION_VERSION, TRAINING_VERSION, Model, describe, digest_of
+from robbench.stages.kinds import KINDS
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage of one model. Tasks can be compared, hashed and pickled."""
+
+    kind: str
+    """A key of :data:`robbench.stages.kinds.KINDS`."""
+    model: Model
+    spec: Any = None
+    """What the stage is asked beyond its model: an Estimate for p*, nothing for training."""
+
+    @property
+    def name(self) -> str:
+        """``case.stage``: unique within a study."""
+        return f"{self.model.id}.{self.kind}"
+
+    @property
+    def needs(self) -> dict[str, Task]:
+        """The tasks that must be finished before this one, by their role."""
+        return {role: Task(*need) for role, need in KINDS[self.kind].needs(self.model).items()}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The task's specification as plain values, as records and baselines hold it."""
+        model: dict[str, Any] = describe(self.model)
+        return model if self.spec is None else {"model": model, KINDS[self.kind].spec_name: describe(self.spec)}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the specification: equal for tasks that ask for the same."""
+        if self.spec is None:
+            return digest_of({"kind": self.kind, "version": TRAINING_VERSION, "model": self.model.digest})
+        return digest_of(
+            {
+                "kind": self.kind,
+                "version": ESTIMATION_VERSION,
+                "model": self.model.digest,
+                "test": self.model.dataset.test,
+                "spec": describe(self.spec),
+            }
+        )

@@ -1,0 +1,102 @@
+"""The stage that trains a model: from scratch, transferred from its source, or read from a user's checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from robbench.attacks import evaluating, is_right
+from robbench.data import ImageSource, training_parts
+from robbench.machine.memory import Batches
+from robbench.models import Network, place, weights
+from robbench.record import Counts, Training
+from robbench.stages.networks import build_network, read_checkpoint, transferred_network
+from robbench.stages.resumable import Planned, drive
+from robbench.stages.work import Made, Work, images_used
+from robbench.training import Trainer, TrainingData, parameter_groups
+from robbench.training.updates import VALIDATION_BATCH
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A network before its training."""
+
+    network: Network
+    groups: list[dict[str, Any]] | None = None
+    """Parameter groups of the optimiser; None for one of all that learns."""
+    frozen: tuple[nn.Module, ...] = ()
+    """Modules that stay in eval mode."""
+    parents: dict[str, nn.Module] = field(default_factory=dict)
+
+
+def train_model(work: Work) -> Made:
+    """Train a model by its recipe; its weights are those of the kept epoch."""
+    model, device = work.task.model, work.context.device
+    with work.stopwatch.region("io"):
+        training, validation = training_parts(model.dataset, work.data, device)
+        ready = _prepared(work)
+    network, notes = ready.network, list[str]()
+    if model.recipe is None:
+        result = _judged(network, validation, notes)
+    else:
+        trainer = Trainer(
+            network,
+            model.recipe,
+            TrainingData(training, validation, model.dataset.augmentation or "none"),
+            stopwatch=work.stopwatch,
+            seed=model.seed,
+            groups=ready.groups,
+            frozen=ready.frozen,
+            parents=ready.parents,
+            on_update=lambda done, total: work.context.show(f"training of {model.id}", done, total),
+        )
+        drive({"training": Planned(lambda made: trainer)}, work, save_every=0.0)
+        result, notes = trainer.result(), trainer.notes
+    used = images_used(work, train=len(training), validation=len(validation), test=len(work.data.test))
+    return Made(result=result, network=network, data=used, weights=weights(network), notes=notes)
+
+
+def _prepared(work: Work) -> _Ready:
+    """The network as its training begins with it, on the device."""
+    model, device = work.task.model, work.context.device
+    if model.transfer is None:
+        network = build_network(model, work.data)
+        if model.checkpoint is not None:
+            read_checkpoint(network, model.checkpoint)
+        return _Ready(place(network, device))
+    parents = {role: work.network(role) for role in work.task.needs}
+    transferred = transferred_network(model, work.data, parents["source"])
+    frozen = model.transfer.kept == "frozen" and model.transfer.kept_statistics == "eval"
+    return _Ready(
+        place(transferred.network, device),
+        parameter_groups(transferred, model.transfer.kept_scale),
+        transferred.kept if frozen else (),
+        dict(parents),
+    )
+
+
+def _judged(network: Network, validation: ImageSource, notes: list[str]) -> Training:
+    """What is known of a user's checkpoint without any training: its validation accuracy.
+
+    Raises:
+        RobbenchError: its logits are not finite.
+    """
+    right = 0
+
+    def judge(part: slice) -> None:
+        nonlocal right
+        batch = validation.take(range(part.start, part.stop))
+        right += int(is_right(network, batch.pixels, batch.labels, "validation").sum())
+
+    with evaluating(network):
+        Batches("validation", VALIDATION_BATCH, notes).over(len(validation), validation.labels.device, judge)
+    return Training(
+        epochs=[],
+        best=0,
+        stopped_early=False,
+        validation=Counts(correct=right, total=len(validation)),
+        forward=len(validation),
+        backward=0,
+    )
