@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
     from robbench.plugin.stage import Robbench
-    from robbench.spec import Study
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

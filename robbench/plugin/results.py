@@ -107,10 +107,6 @@ class Results:
             notes.append("quick scale: every stage ran, but no figure here means anything")
         if self._interrupted:
             notes.append("this run was interrupted before its end")
-        ran = {name for name, outcome in self._outcomes.items() if "record" in outcome and "reused" not in outcome}
-        earlier = sum(f"{study}/{record.name}" not in ran for record in records)
-        if earlier:
-            notes.append(f"{earlier} of the {len(records)} stages were made by an earlier run and taken from the store")
         bundle = Bundle(
             title=study,
             command=self._command(),

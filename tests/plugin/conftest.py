@@ -12,7 +12,8 @@ import pytest
 import torch._dynamo  # noqa: F401  by the first optimiser
 
 import robbench.report.bundle
-import robbench.stages.pipeline
+import robbench.stages.robustness_stage
+import robbench.stages.training_stage
 import robbench.store.files
 
 NETWORK = """
@@ -134,18 +135,16 @@ def updated(one, pytester, _updated_folder):
 def stages(monkeypatch):
     """What was really computed: ``case.stage`` of every stage that ran, in order."""
     ran = []
-    train, estimate = robbench.stages.pipeline._train, robbench.stages.pipeline.estimate_robustness
+    for module, function in (
+        (robbench.stages.training_stage, "train_model"),
+        (robbench.stages.robustness_stage, "estimate_model"),
+    ):
 
-    def counted_train(model, *rest):
-        ran.append(f"{model.id}.training")
-        return train(model, *rest)
+        def counted(work, run=getattr(module, function)):
+            ran.append(work.task.name)
+            return run(work)
 
-    def counted_estimate(model, *rest):
-        ran.append(f"{model.id}.robustness")
-        return estimate(model, *rest)
-
-    monkeypatch.setattr(robbench.stages.pipeline, "_train", counted_train)
-    monkeypatch.setattr(robbench.stages.pipeline, "estimate_robustness", counted_estimate)
+        monkeypatch.setattr(module, function, counted)
     return ran
 
 
@@ -156,7 +155,6 @@ def doctor(pytester):
     def change(stage, edit):
         path = pytester.path / "baselines" / "tiny" / f"net.mlp-glyphs10-standard.{stage}.json"
         values = json.loads(path.read_text())
-        del values["sha256"]  # the change is meant
         edit(values)
         path.write_text(json.dumps(values))
         return path

@@ -1,7 +1,5 @@
 """The gate: a missing, damaged or worse baseline fails exactly its item, with one readable line."""
 
-import json
-
 import pytest
 
 from robbench.report import read_bundle
@@ -39,7 +37,7 @@ def test_a_missing_baseline_fails_and_names_the_option(one, pytester, errors):
     result.assert_outcomes(failed=2, deselected=8)
     text = errors(result)
     path = pytester.path / "baselines" / "tiny" / f"{ONE}.training.json"
-    assert f"no baseline at {path}; make it from this run with --robbench-update (and --robbench-resume)" in text
+    assert f"no baseline at {path}; write it with --robbench-update" in text
     assert "baseline missing" in text
     assert "2 figures fail, see above" in result.stdout.lines
     assert not (pytester.path / "baselines").exists()
@@ -60,7 +58,7 @@ def test_an_update_writes_what_the_next_run_passes(one, pytester):
 def test_a_loss_of_robustness_fails_its_item_alone(updated, doctor, errors, pytester):
     """One line with both medians; exit status 1; the mark in the table and the bundle."""
     doctor("robustness", lambda values: spread(values, [0] * 19 + [1000, 0, 0]))
-    result = updated("--robbench-resume")
+    result = updated()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=1, failed=1, deselected=8)
     errors(result)
@@ -79,7 +77,7 @@ def test_a_gain_passes(updated, doctor):
     """It is shown with a plus."""
     doctor("robustness", lambda values: spread(values, [1000, *[0] * 21]))
     doctor("training", lambda values: validated(values, 0))
-    result = updated("--robbench-resume")
+    result = updated()
     result.assert_outcomes(passed=2, deselected=8)
     assert "validation accuracy +" in result.stdout.str()
 
@@ -88,7 +86,7 @@ def test_a_loss_of_accuracy_fails(updated, doctor, errors):
     """Validation accuracy of the training stage, test accuracy of the other."""
     doctor("training", lambda values: validated(values, 1000))
     doctor("robustness", all_right)
-    result = updated("--robbench-resume")
+    result = updated()
     result.assert_outcomes(failed=2, deselected=8)
     text = errors(result)
     assert f"tiny/{ONE}: validation accuracy 100.0% → " in text
@@ -109,7 +107,7 @@ def test_more_seconds_on_the_same_machine_fail(write_suite, pytester, doctor, er
 
     doctor("training", faster)
     doctor("robustness", lambda values: values.update(seconds=dict.fromkeys(values["seconds"], 1e6)))
-    result = run("--robbench-resume")
+    result = run()
     result.assert_outcomes(passed=1, failed=1, deselected=8)
     assert f"tiny/{ONE}: 0.0 s → " in errors(result)
     assert "seconds - · " in result.stdout.str()
@@ -118,10 +116,10 @@ def test_more_seconds_on_the_same_machine_fail(write_suite, pytester, doctor, er
 def test_seconds_of_another_machine_do_not_fail(updated, doctor):
     """Shown as not comparable; an update keeps them beside its own."""
     path = doctor("training", lambda values: values.update(seconds={"nvidia-h200": 1e-9}))
-    result = updated("--robbench-resume")
+    result = updated()
     result.assert_outcomes(passed=2, deselected=8)
     assert "seconds x · " in result.stdout.str()
-    updated("--robbench-update", "--robbench-resume")
+    updated("--robbench-update")
     assert '"nvidia-h200": 1e-09' in path.read_text()
     assert path.read_text().count('"slug"') == 1
 
@@ -130,23 +128,23 @@ def test_a_damaged_baseline_is_named(updated, doctor, errors, pytester):
     """Before the stage runs, since it cannot be judged, nor renewed until it is removed."""
     path = doctor("training", lambda values: None)
     path.write_text("{")
-    result = updated("--robbench-resume")
+    result = updated()
     result.assert_outcomes(passed=1, failed=1, deselected=8)
     text = errors(result)
     assert f"baseline {str(path)!r}: expected a file of schema 'robbench.baseline/1'" in text
     assert "restore it from version control, or remove it and write it anew with --robbench-update" in text
     assert "**Failed: 1 stage without a result" in (pytester.path / "reports" / "tiny" / "report.md").read_text()
-    updated("--robbench-resume", "--robbench-update").assert_outcomes(passed=1, failed=1, deselected=8)
+    updated("--robbench-update").assert_outcomes(passed=1, failed=1, deselected=8)
     assert path.read_text() == "{"
     path.unlink()
-    updated("--robbench-resume", "--robbench-update").assert_outcomes(passed=2, deselected=8)
-    updated("--robbench-resume").assert_outcomes(passed=2, deselected=8)
+    updated("--robbench-update").assert_outcomes(passed=2, deselected=8)
+    updated().assert_outcomes(passed=2, deselected=8)
 
 
 def test_a_changed_estimate_is_not_comparable_and_fails(updated, write_suite, pytester, errors):
     """Other attack steps: the message names the field."""
     write_suite(("attack=PGD(steps=2, random_start=False)", "attack=PGD(steps=3, random_start=False)"))
-    result = pytester.runpytest_inprocess("-k", "glyphs10-standard", "--robbench-resume")
+    result = pytester.runpytest_inprocess("-k", "glyphs10-standard")
     result.assert_outcomes(passed=1, failed=1, deselected=8)
     assert "the baseline was estimated another way (attack.steps: 2 → 3); renew it with --robbench-update" in errors(
         result
@@ -190,15 +188,3 @@ def test_a_failing_source_fails_what_needs_it_at_once(write_suite, pytester, sta
     text = errors(result)
     assert "training diverged: the loss is " in text
     assert not list((pytester.path / "baselines").rglob("*.json"))
-
-
-def test_a_bundle_holds_no_stage_of_other_images(updated, pytester):
-    """An earlier estimate on other images of the same name is left out, and said to be missing."""
-    for path in (pytester.path / ".robbench" / "store").rglob("stage.json"):
-        stage = json.loads(path.read_text())
-        if stage["record"]["stage"] == "robustness":
-            stage["record"]["data"]["sha256"] = "0" * 64
-            path.write_text(json.dumps(stage))
-    updated("-k", "training and glyphs10-standard").assert_outcomes(passed=1, deselected=9)
-    report = (pytester.path / "reports" / "tiny" / "report.md").read_text()
-    assert "- net.mlp-glyphs10-standard: not tested" in report

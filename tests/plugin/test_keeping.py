@@ -17,7 +17,7 @@ def verify(pytester, capsys):
 
 def test_a_run_that_keeps_its_counterexamples_can_be_proven(updated, pytester, stages, capsys):
     """Asked for under resume, p* is estimated again, and that is said; then every record is proven, of this part."""
-    result = updated("--robbench-update", "--robbench-resume", KEEP)
+    result = updated("--robbench-update", KEEP)
     result.assert_outcomes(passed=2, deselected=8)
     assert stages == ["net.mlp-glyphs10-standard.robustness"]
     said = "net.mlp-glyphs10-standard: p* is estimated again, the finished stage kept no counterexamples"
@@ -28,12 +28,12 @@ def test_a_run_that_keeps_its_counterexamples_can_be_proven(updated, pytester, s
     assert lines[-1].startswith("2 records, ")
     assert not lines[-1].startswith("2 records, 0 ")
     assert lines[-1].endswith(" counterexamples proven, incomplete, 0 problems")
-    assert said not in updated("--robbench-resume", KEEP).stdout.lines
+    assert said not in updated(KEEP).stdout.lines
 
 
 def test_what_a_worker_says_reaches_the_terminal(updated):
     """Under pytest-xdist, too."""
-    result = updated("--robbench-resume", KEEP, "-n", "1")
+    result = updated(KEEP, "-n", "1")
     assert (
         "net.mlp-glyphs10-standard: p* is estimated again, the finished stage kept no counterexamples"
         in result.stdout.lines
@@ -47,11 +47,11 @@ def test_pstar_of_former_weights_is_in_no_report(updated, pytester, stages):
     (path,) = [p for p in store.folder.rglob("stage.json") if (p.parent / "weights.safetensors").exists()]
     finished, weights = store.finished(path.parent.name), store.weights(path.parent.name)
     store.finish(finished.record, {name: -value for name, value in weights.items()})
-    updated("-k", f"test_training and {case[8:]}", "--robbench-resume").assert_outcomes(passed=1, deselected=9)
+    updated("-k", f"test_training and {case[8:]}").assert_outcomes(passed=1, deselected=9)
     bundle = read_bundle(pytester.path / "reports" / "tiny")
     assert [record.name for record in bundle.records] == [f"{case}.training"]
     assert f"tiny/{case}.robustness" in bundle.missing
-    result = updated("--robbench-resume", "--robbench-update")
+    result = updated("--robbench-update")
     assert f"{case}: p* is estimated again, the finished stage is of former weights" in result.stdout.lines
     assert stages == [f"{case}.robustness"]
     assert len(read_bundle(pytester.path / "reports" / "tiny").records) == 2

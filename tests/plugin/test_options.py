@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-import robbench.stages.networks
-import robbench.stages.pipeline
-from robbench.plugin.session import SESSION
+import robbench.data.loading
+import robbench.stages.training_stage
 from robbench.plugin.settings import OPTIONS, Settings
 from robbench.report import read_bundle
 
 NAMES = [
     "quick",
     "update",
-    "resume",
+    "fresh",
     "keep_adversarials",
     "download",
     "deterministic",
@@ -54,7 +53,7 @@ def test_every_option_is_in_the_help_with_its_ini_twin(pytester):
 def test_without_options_nothing_is_changed(settings, pytester):
     """The defaults."""
     found = settings()
-    flags = (found.quick, found.update, found.resume, found.keep_adversarials, found.download, found.deterministic)
+    flags = (found.quick, found.update, found.fresh, found.keep_adversarials, found.download, found.deterministic)
     assert flags == (False,) * 6
     assert (found.report, found.baselines) == (pytester.path / "reports", pytester.path / "baselines")
     assert (found.data, found.store) == (pytester.path / ".robbench" / "data", pytester.path / ".robbench" / "store")
@@ -67,7 +66,7 @@ def test_without_options_nothing_is_changed(settings, pytester):
     [
         ("quick", ["--robbench-quick"], "true", True, True),
         ("update", ["--robbench-update"], "true", True, False),
-        ("resume", ["--robbench-resume"], "true", True, False),
+        ("fresh", ["--robbench-fresh"], "true", True, False),
         ("keep_adversarials", ["--robbench-keep-adversarials"], "true", True, False),
         ("download", ["--robbench-download"], "true", True, False),
         ("deterministic", ["--robbench-deterministic"], "true", True, False),
@@ -128,17 +127,14 @@ def test_the_command_line_wins(settings):
             "unknown --robbench-protocol 'theses'; expected one of sound, thesis (did you mean 'thesis'?)",
         ),
         (["--robbench-store", ""], "", "--robbench-store: expected a folder, got ''"),
-        ([], "robbench_report = a\0b", "--robbench-report: expected a folder, got 'a\\x00b'"),
-        (["--robbench-seeds", "0"], "", "--robbench-seeds: expected an integer in 1…1000, got 0"),
-        (["--robbench-seeds", "-1"], "", "--robbench-seeds: expected an integer in 1…1000, got -1"),
-        (["--robbench-seeds", "1001"], "", "--robbench-seeds: expected an integer in 1…1000, got 1001"),
-        ([], "robbench_seeds = ²", "--robbench-seeds: expected an integer in 1…1000, got '²'"),
-        ([], "robbench_seeds = many", "--robbench-seeds: expected an integer in 1…1000, got 'many'"),
+        (["--robbench-seeds", "0"], "", "--robbench-seeds: expected an integer ≥ 1, got 0"),
+        (["--robbench-seeds", "-1"], "", "--robbench-seeds: expected an integer ≥ 1, got -1"),
+        ([], "robbench_seeds = many", "--robbench-seeds: expected an integer ≥ 1, got 'many'"),
         (["--robbench-seeds", "many"], "", "argument --robbench-seeds: invalid int value: 'many'"),
         (
             ["--robbench-dataset", "emnist"],
             "",
-            "dataset replacement: expected NAME=OTHER (emnist=mydata), got 'emnist'",
+            "--robbench-dataset: expected NAME=OTHER (emnist=mydata), each name once, got 'emnist'",
         ),
         (["--robbench-quick", "--robbench-update"], "", "--robbench-quick and --robbench-update: expected one of them"),
         (
@@ -182,13 +178,13 @@ def test_deterministic_reaches_torch_and_ends_with_the_run(one, pytester, monkey
     """While the stages run, in their records, and no longer."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     ran = []
-    train = robbench.stages.pipeline._train
+    train = robbench.stages.training_stage.train_model
 
-    def spy(*arguments):
+    def spy(work):
         ran.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
-        return train(*arguments)
+        return train(work)
 
-    monkeypatch.setattr(robbench.stages.pipeline, "_train", spy)
+    monkeypatch.setattr(robbench.stages.training_stage, "train_model", spy)
     one("--robbench-deterministic", "--robbench-update").assert_outcomes(passed=2, deselected=8)
     assert ran == [(True, ":4096:8")]
     records = read_bundle(pytester.path / "reports" / "tiny").records
@@ -211,13 +207,13 @@ def test_folders_are_used(one, pytester):
 
 def test_download_reaches_the_loader(one, monkeypatch):
     """And nothing is downloaded unless it is asked for."""
-    asked, load = [], robbench.stages.networks.load
+    asked, load = [], robbench.data.loading.load
 
     def listening(name, *, download, **options):
         asked.append(download)
         return load(name, **options)
 
-    monkeypatch.setattr(robbench.stages.networks, "load", listening)
+    monkeypatch.setattr(robbench.data.loading, "load", listening)
     one("--robbench-update")
     assert asked == [False]
     one("--robbench-update", "--robbench-download")
@@ -286,9 +282,7 @@ def test_seeds_multiply_the_models(tiny, cases):
 def test_the_thesis_protocol_has_its_own_name_baselines_and_weights(one, pytester, stages):
     """And says so in the report."""
     one("--robbench-update").assert_outcomes(passed=2, deselected=8)
-    one("--robbench-update", "--robbench-resume", "--robbench-protocol", "thesis").assert_outcomes(
-        passed=2, deselected=8
-    )
+    one("--robbench-update", "--robbench-protocol", "thesis").assert_outcomes(passed=2, deselected=8)
     assert len(stages) == 4
     bundle = read_bundle(pytester.path / "reports" / "tiny-thesis")
     assert bundle.notes[0].startswith("thesis protocol: ")
@@ -298,14 +292,13 @@ def test_the_thesis_protocol_has_its_own_name_baselines_and_weights(one, pyteste
     assert (pytester.path / "baselines" / "tiny-thesis").is_dir()
 
 
-def test_resuming_says_where_figures_come_from(updated, stages, pytester):
-    """Verdicts are made anew, nothing is computed."""
-    updated("--robbench-resume").assert_outcomes(passed=2, deselected=8)
+def test_a_second_run_takes_stages_from_the_store_and_says_so(updated, stages, pytester):
+    """Verdicts are made anew, nothing is computed; ``--robbench-fresh`` makes them again."""
+    result = updated()
+    result.assert_outcomes(passed=2, deselected=8)
     assert stages == []
+    assert "2 of 2 stages were taken from the store; --robbench-fresh makes them again" in result.stdout.lines
     assert {verdict.mark for verdict in read_bundle(pytester.path / "reports" / "tiny").verdicts} == {"="}
-
-
-def test_a_configured_session_holds_its_settings(pytester):
-    """Where plugins of others may look."""
-    config = pytester.parseconfigure("--robbench-seeds", "2")
-    assert config.stash[SESSION].settings.seeds == 2
+    result = updated("--robbench-fresh")
+    assert len(stages) == 2
+    assert "taken from the store" not in result.stdout.str()

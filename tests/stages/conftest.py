@@ -1,4 +1,4 @@
-"""Workplaces with data of their own, and what was run in them."""
+"""Contexts with data of their own, and what was made in them."""
 
 from __future__ import annotations
 
@@ -7,58 +7,53 @@ import types
 
 import pytest
 import torch
-from stages import rigid, small, write_images
+from stages import Room, narrow, rigid, small, write_images
 
-import robbench.stages.networks
-import robbench.stages.pipeline
-import robbench.stages.robustness
+import robbench.stages.robustness_stage
+import robbench.stages.training_stage
+from robbench.data import load_data
 from robbench.stages.context import RunContext
-from robbench.store.store import Store
+from robbench.store import Store
 
 
 @pytest.fixture(autouse=True)
 def own_code(monkeypatch):
-    """A module of a user's with the two networks, and no dataset remembered from an earlier test."""
+    """A module of a user's with the networks, memory enough, and no data set remembered from an earlier test."""
     module = types.ModuleType("own_networks")
-    module.small, module.rigid = small, rigid
+    module.small, module.narrow, module.rigid = small, narrow, rigid
     monkeypatch.setitem(sys.modules, "own_networks", module)
-    robbench.stages.networks._load.cache_clear()
+    monkeypatch.setattr(Room, "update", 10**9)
+    monkeypatch.setattr(Room, "judged", 10**9)
+    load_data.cache_clear()
     yield
-    robbench.stages.networks._load.cache_clear()
+    load_data.cache_clear()
 
 
 @pytest.fixture
-def place(tmp_path):
-    """A function that makes the context of a new session: two datasets on disk, and a store that all of them share."""
+def new_run(tmp_path):
+    """A function that makes the context of a new run: two data sets on disk, and a store that all runs share."""
     write_images(tmp_path / "data", "near", classes=3, seed=1)
     write_images(tmp_path / "data", "far", classes=4, seed=2)
-    sessions = iter(range(1000))
 
-    def make(**options):
-        store = Store(
-            options.pop("folder", tmp_path / "store"),
-            run=options.pop("run", f"run {next(sessions)}"),
-            code=options.pop("code", ""),
-        )
-        return RunContext(store=store, data=tmp_path / "data", device=torch.device("cpu"), **options)
+    def make(folder="store", **options):
+        return RunContext(store=Store(tmp_path / folder), data=tmp_path / "data", device=torch.device("cpu"), **options)
 
     return make
 
 
 @pytest.fixture
-def ran(monkeypatch):
-    """What was really run, in order: ``train`` or ``estimate``."""
-    calls = []
+def made(monkeypatch):
+    """The stages that were really made, in order."""
+    names = []
+    for module, function in (
+        (robbench.stages.training_stage, "train_model"),
+        (robbench.stages.robustness_stage, "estimate_model"),
+    ):
+        run = getattr(module, function)
 
-    def spy_on(module, function, name):
-        original = getattr(module, function)
-
-        def spy(*arguments, **options):
-            calls.append(name)
-            return original(*arguments, **options)
+        def spy(work, run=run):
+            names.append(work.task.kind)
+            return run(work)
 
         monkeypatch.setattr(module, function, spy)
-
-    spy_on(robbench.stages.pipeline, "train", "train")
-    spy_on(robbench.stages.robustness, "estimate_pstar", "estimate")
-    return calls
+    return names

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import torch
 from factories import ENVIRONMENT
+from robbench.stages.pipeline import run_estimate, run_training
 from torch import nn
 
 from robbench.record import Record, Seconds
@@ -16,7 +17,6 @@ from robbench.report.prose import report_text
 from robbench.report.rows import group_records
 from robbench.spec import PGD, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
 from robbench.stages.context import RunContext
-from robbench.stages.pipeline import run_estimate, run_training
 from robbench.store.store import Store
 
 NEAR = Dataset(name="glyphs10", train=120, test=40, augmentation="crop-flip")

@@ -6,17 +6,31 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
+import torch
 from torch import nn
 
-import robbench.stages.networks
+from robbench.data import load_data
 from robbench.record import Seconds
 from robbench.spec import PGD, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
+from robbench.stages import Task, run_graph
 
 ADVERSARY = PGD(epsilon=0.1, steps=1)
 RECIPE = Recipe(optimiser="sgd", learning_rate=0.05, weight_decay=1e-4, batch_size=16, epochs=1)
 ESTIMATE = Estimate(grid=EpsilonGrid(stop=0.3, step=0.02), attack=PGD(steps=2, random_start=False), images=20, seed=1)
 FOOLING = replace(ESTIMATE, grid=EpsilonGrid(stop=1.0, step=0.05))
 """Wide enough that most images have a p*."""
+
+
+class Room(nn.Module):
+    """Has memory for so many images in an update, and for so many in everything else."""
+
+    update = judged = 10**9
+
+    def forward(self, images):
+        """The images themselves."""
+        if len(images) > (Room.update if self.training and torch.is_grad_enabled() else Room.judged):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return images
 
 
 def small(classes, shape):
@@ -34,13 +48,18 @@ def small(classes, shape):
     )
 
 
+def narrow(classes, shape):
+    """A convolution and a linear layer, with a door of limited width in front."""
+    return nn.Sequential(Room(), nn.Conv2d(shape[0], 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, classes))
+
+
 def rigid(classes, shape):
     """One linear layer on the pixels: for images of one size only."""
     return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
 
 
 def write_images(folder, name, *, classes=3, side=8, channels=None, count=60, seed=0):
-    """A prepared dataset of striped noise, a stripe per class."""
+    """A prepared data set of striped noise, a stripe per class."""
     folder.mkdir(exist_ok=True)
     numbers = np.random.default_rng(seed)
     arrays = {"classes": np.array([f"c{number}" for number in range(classes)])}
@@ -50,25 +69,35 @@ def write_images(folder, name, *, classes=3, side=8, channels=None, count=60, se
         images[np.arange(size), labels] += 100
         arrays |= {f"x_{part}": images, f"y_{part}": labels}
     np.savez(folder / f"{name}.npz", **arrays)
-    robbench.stages.networks._load.cache_clear()
+    load_data.cache_clear()
 
 
 def source(dataset="near", *, architecture="own_networks:small", **changes):
     """A model trained adversarially from scratch."""
     return Model(
-        architecture=architecture,
-        dataset=Dataset(name=dataset),
-        recipe=replace(RECIPE, attack=ADVERSARY, **changes),
+        architecture=architecture, dataset=Dataset(name=dataset), recipe=replace(RECIPE, attack=ADVERSARY, **changes)
     )
 
 
 def target(k=1, *, of=None, dataset="far", recipe=RECIPE, **changes):
-    """A transfer of the source model to the other dataset."""
+    """A transfer of the source model to the other data set."""
     of = of or source()
     transfer = Transfer(k=k, **changes)
     return Model(
         architecture=of.architecture, dataset=Dataset(name=dataset), recipe=recipe, transfer=transfer, source=of
     )
+
+
+def train(model, context):
+    """The record of a model's training."""
+    task = Task("training", model)
+    return run_graph([task], context)[task]
+
+
+def estimate(model, context, spec=ESTIMATE):
+    """The record of a model's p*."""
+    task = Task("robustness", model, spec)
+    return run_graph([task], context)[task]
 
 
 def comparable(record):
