@@ -102,7 +102,7 @@ def estimate_robustness(
             test.labels,
             estimate.grid.values,
             estimate.attack,
-            search=estimate.search,
+            search=estimate.search,  # type: ignore[arg-type]
             keep_adversarials=context.keep_adversarials,
             state=state,
             on_progress=searching,
@@ -110,7 +110,7 @@ def estimate_robustness(
     robustness = Robustness(
         grid=list(estimate.grid.values),
         attack=describe(estimate.attack),
-        search=estimate.search,
+        search=estimate.search_name,
         images=chosen,
         pstar=search.pstar.tolist(),
         forward=search.forward,
