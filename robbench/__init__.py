@@ -3,44 +3,64 @@
 A suite file needs the names below only; importing them does not import torch.
 """
 
-from robbench.errors import RobbenchError
-from robbench.spec import (
-    PGD,
-    Audit,
-    Checkpoint,
-    Dataset,
-    EarlyStopping,
-    EpsilonGrid,
-    Estimate,
-    Model,
-    MultiStepLR,
-    OneCycle,
-    Quick,
-    Recipe,
-    StepLR,
-    Study,
-    Transfer,
-    Transfers,
-    recipes,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robbench.errors import RobbenchError
+    from robbench.spec import (
+        PGD,
+        Audit,
+        Checkpoint,
+        CrossEntropy,
+        Dataset,
+        EarlyStopping,
+        EpsilonGrid,
+        Estimate,
+        Model,
+        MultiStepLR,
+        Objective,
+        OneCycle,
+        Quick,
+        Recipe,
+        Search,
+        StepLR,
+        Study,
+        Transfer,
+        Transfers,
+        recipes,
+    )
 
 __all__ = [
     "PGD",
     "Audit",
     "Checkpoint",
+    "CrossEntropy",
     "Dataset",
     "EarlyStopping",
     "EpsilonGrid",
     "Estimate",
     "Model",
     "MultiStepLR",
+    "Objective",
     "OneCycle",
     "Quick",
     "Recipe",
     "RobbenchError",
+    "Search",
     "StepLR",
     "Study",
     "Transfer",
     "Transfers",
     "recipes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first used: pytest loads the plugin in every run, and most need no spec."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    recipes = import_module("robbench.spec.recipes")
+    value = recipes if name == "recipes" else getattr(import_module("robbench.spec"), name)
+    globals()[name] = value
+    return value

@@ -21,11 +21,4 @@ def unknown(what: str, value: object, known: Iterable[str]) -> RobbenchError:
 def require(condition: bool, field: str, expectation: str, value: object) -> None:
     """Raise a :class:`RobbenchError` that names field, expectation and value unless ``condition`` holds."""
     if not condition:
-        raise RobbenchError(f"{field}: expected {expectation}, got {_shown(value)}")
-
-
-def _shown(value: object) -> str:
-    try:
-        return repr(value)
-    except ValueError:  # Python writes no integer of thousands of digits
-        return "a number too long to write"
+        raise RobbenchError(f"{field}: expected {expectation}, got {value!r}")

@@ -12,7 +12,6 @@ from robbench.data.images import Data, Images
 from robbench.data.prepared import LAYOUT, read_npz, write_npz
 from robbench.data.sizes import unknown_dataset
 from robbench.errors import RobbenchError, require, unknown
-from robbench.spec import checks
 from robbench.spec.catalogue import DATASETS, plain_name
 
 ORIENTATIONS = ("upright", "stored")
@@ -54,7 +53,7 @@ def load(
         raise unknown("orientation", orientation, ORIENTATIONS)
     for field, count in (("train", train), ("test", test)):
         require(count is None or count >= 1, field, "at least 1 image", count)
-    checks.random_seed("seed", seed)
+    require(seed >= 0, "seed", "an integer ≥ 0", seed)
     if name in glyphs.GLYPHS:
         train, test = train or GLYPH_COUNTS[name][0], test or GLYPH_COUNTS[name][1]
         drawn = glyphs.draw(name, train, 2 * seed), glyphs.draw(name, test, 2 * seed + 1)
@@ -115,7 +114,6 @@ def _not_on_disk(name: str, folder: Path) -> RobbenchError:
 
 def _check_name(name: str) -> None:
     require(plain_name(name), "dataset", "a plain file name without folder and ending", name)
-    checks.file_name("dataset", name)
 
 
 def _part(images: Images, count: int | None, seed: int, transposed: bool) -> Images:

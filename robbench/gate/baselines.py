@@ -19,7 +19,6 @@ from robbench.record import (
     Environment,
     Record,
     Struct,
-    check_depth,
     sha256_of,
 )
 from robbench.store.files import only_writer, write_atomically
@@ -77,7 +76,6 @@ class Baseline(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ValueError(f"expected schema {SCHEMA!r}, got {self.schema!r}")
-        check_depth(self.spec)
         images = self.data.test if self.stage == "robustness" else self.data.validation
         if self.accuracy is not None and self.accuracy.total != images:
             raise ValueError(f"expected accuracy of the {images} images of data, got {self.accuracy.total}")

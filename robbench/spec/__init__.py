@@ -4,23 +4,26 @@ A :class:`Study` lists its :class:`Model` cases in dependency order. Every spec 
 (:func:`describe`), from which a stage's digest is taken. Nothing here needs torch.
 """
 
-from robbench.spec.canonical import describe, differences, digest_of
-from robbench.spec.model import (
-    ESTIMATION_VERSION,
-    TRAINING_VERSION,
-    Audit,
-    Checkpoint,
-    EpsilonGrid,
-    Estimate,
-    Head,
-    Kept,
-    Model,
-    Transfer,
-)
+from robbench.errors import RobbenchError
+from robbench.spec.base import Spec
+from robbench.spec.description import describe, differences, digest_of, read_spec
+from robbench.spec.estimate import Audit, EpsilonGrid, Estimate, Search
+from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Head, Kept, Model, Transfer
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol, ProtocolField
-from robbench.spec.reading import read_spec
-from robbench.spec.study import Quick, Study, Transfers
-from robbench.spec.training import PGD, Dataset, EarlyStopping, MultiStepLR, OneCycle, Recipe, Schedule, StepLR
+from robbench.spec.quick import Quick
+from robbench.spec.study import Study, Transfers
+from robbench.spec.training import (
+    PGD,
+    CrossEntropy,
+    Dataset,
+    EarlyStopping,
+    MultiStepLR,
+    Objective,
+    OneCycle,
+    Recipe,
+    Schedule,
+    StepLR,
+)
 
 __all__ = [
     "EFFECTS",
@@ -30,6 +33,7 @@ __all__ = [
     "TRAINING_VERSION",
     "Audit",
     "Checkpoint",
+    "CrossEntropy",
     "Dataset",
     "EarlyStopping",
     "EpsilonGrid",
@@ -38,12 +42,16 @@ __all__ = [
     "Kept",
     "Model",
     "MultiStepLR",
+    "Objective",
     "OneCycle",
     "Protocol",
     "ProtocolField",
     "Quick",
     "Recipe",
+    "RobbenchError",
     "Schedule",
+    "Search",
+    "Spec",
     "StepLR",
     "Study",
     "Transfer",

@@ -11,8 +11,6 @@ from robbench.spec import Dataset, Protocol, Study
 from robbench.spec.catalogue import DATASETS
 from robbench.spec.recipes import with_protocol
 
-MOST_SEEDS = 1_000
-
 
 def adapt(
     study: Study,
@@ -32,7 +30,7 @@ def adapt(
         quick: shrink to the quick scale.
 
     Raises:
-        RobbenchError: fewer than one seed, or more than a thousand.
+        RobbenchError: fewer than one seed.
     """
     if protocol is not None:
         study = with_protocol(study, protocol)
@@ -41,7 +39,7 @@ def adapt(
         changed = study.with_datasets(lambda dataset: _renamed(dataset, found.get(dataset.name, dataset.name)))
         study = replace(changed, name="-".join([study.name, *(re.sub(r"[^\w-]", "_", new) for new in found.values())]))
     if seeds is not None:
-        require(1 <= seeds <= MOST_SEEDS, "seeds", f"1 to {MOST_SEEDS:,}", seeds)
+        require(seeds >= 1, "seeds", "an integer ≥ 1", seeds)
         study = replace(study, seeds=tuple(range(seeds)))
     return study.shrunk() if quick else study
 
@@ -65,7 +63,7 @@ def parse_datasets(texts: list[str]) -> dict[str, str]:
 
 def names(study: Study) -> set[str]:
     """Names of the study's datasets."""
-    return {dataset.name for dataset in (study.source, study.target) if isinstance(dataset, Dataset)}
+    return {dataset.name for dataset in study.datasets}
 
 
 def _renamed(dataset: Dataset, name: str) -> Dataset:

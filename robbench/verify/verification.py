@@ -214,7 +214,7 @@ def _check_settings(robustness: Robustness, estimate: Estimate, test_images: int
     for name, found, expected in (
         ("grid", robustness.grid, list(estimate.grid.values)),
         ("attack", robustness.attack, describe(estimate.attack)),
-        ("search", robustness.search, estimate.search),
+        ("search", robustness.search, estimate.search_name),
         ("images", robustness.images, choose_images(test_images, estimate.images, estimate.seed)),
     ):
         if found != expected:

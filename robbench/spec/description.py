@@ -1,40 +1,55 @@
-"""The canonical form of a spec, its digest, and where two differ."""
+"""Specs as plain JSON values and back, their digests, and where two differ."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any
 
-UNDESCRIBED = {"undescribed": True}
-"""Metadata of a dataclass field that is no part of the canonical form."""
-
-WHERE_GIVEN = {"where_given": True}
-"""Metadata of a field that is left out while it has its default: digests from before it existed stay what they are."""
+from robbench.errors import unknown
+from robbench.spec.base import KINDS, Spec
 
 
 def describe(spec: Any) -> Any:
     """A spec as plain JSON values, without fields that results do not depend on (``metadata=UNDESCRIBED``).
 
-    A spec that is identified by something other than its fields has a method ``canonical``.
+    A spec that is identified by something other than its fields has a method ``canonical`` instead.
     """
     if hasattr(spec, "canonical"):
         return spec.canonical()
-    if is_dataclass(spec):
-        named = [
-            field.name
-            for field in fields(spec)
-            if not field.metadata.get("undescribed")
-            and not (field.metadata.get("where_given") and getattr(spec, field.name) == field.default)
-        ]
+    if isinstance(spec, Spec):
+        named = [field.name for field in fields(spec) if not field.metadata.get("undescribed")]
         return {"kind": type(spec).__name__, **{name: describe(getattr(spec, name)) for name in named}}
     if isinstance(spec, Mapping):
         return {str(key): describe(value) for key, value in spec.items()}
     if isinstance(spec, tuple | list):
         return [describe(value) for value in spec]
     return spec
+
+
+def read_spec(described: Any) -> Any:
+    """The spec that :func:`describe` made these plain values of; a field that was not described has its default.
+
+    Raises:
+        RobbenchError: a kind or field is unknown, or the spec refuses a value.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were shown where the spec was declared
+        return _read(described)
+
+
+def _read(described: Any) -> Any:
+    if isinstance(described, list):
+        return tuple(map(_read, described))
+    if not isinstance(described, Mapping):
+        return described
+    kind = KINDS.get(str(described.get("kind")))
+    if kind is None:
+        raise unknown("kind of spec", described.get("kind"), KINDS)
+    return kind.from_description(**{name: _read(value) for name, value in described.items() if name != "kind"})
 
 
 def digest_of(value: Any) -> str:

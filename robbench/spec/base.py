@@ -1,0 +1,100 @@
+"""What every spec is: a frozen value, checked by pydantic when it is built."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import Field as DataclassField
+from dataclasses import field, fields
+from functools import wraps
+from typing import Annotated, Any, ClassVar, Self, dataclass_transform
+
+from annotated_types import Predicate
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import CoreSchema, core_schema
+
+from robbench.errors import RobbenchError, unknown
+
+UNDESCRIBED = {"undescribed": True}
+"""Metadata of a field that results do not depend on: it is no part of the described form."""
+
+KINDS: dict[str, type[Spec]] = {}
+"""Every class of specs by its name, also those that a user's own code defines."""
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Expected:
+    """Annotates a type with what an error says of it: ``PGD steps: expected an integer ≥ 1, got 0``."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(handler(source), "expected", custom_error_message=self._text)
+
+
+PositiveInt = Annotated[int, Field(ge=1), Expected("an integer ≥ 1")]
+Count = Annotated[int, Field(ge=0), Expected("an integer ≥ 0")]
+Number = Annotated[float, Expected("a number")]
+Positive = Annotated[float, Field(gt=0), Expected("a number > 0")]
+NonNegative = Annotated[float, Field(ge=0), Expected("a number ≥ 0")]
+Momentum = Annotated[float, Field(ge=0, lt=1), Expected("a number ≥ 0 and < 1")]
+Radius = Annotated[float, Field(gt=0), Expected("a number > 0 in pixel units")]
+Share = Annotated[float, Field(gt=0, le=1), Expected("a number > 0 and ≤ 1")]
+Part = Annotated[float, Field(gt=0, lt=1), Expected("a number > 0 and < 1")]
+Box = Annotated[
+    tuple[float, float], Predicate(lambda box: box[0] < box[1]), Expected("(low, high) with numbers low < high")
+]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+class Spec:
+    """Base of all specs. A child declares fields as a dataclass does; it becomes a frozen, keyword-only one.
+
+    Values of another type than a field's, or outside its range, raise a :class:`RobbenchError`. A rule between fields
+    belongs in ``__post_init__``.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, DataclassField[Any]]]
+
+    def __init_subclass__(cls) -> None:
+        namesake = KINDS.setdefault(cls.__name__, cls)
+        if (namesake.__module__, namesake.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise RobbenchError(f"spec {cls.__name__!r}: expected a name that {namesake.__module__} does not use")
+        KINDS[cls.__name__] = cls
+        dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)
+        checked = cls.__init__
+
+        @wraps(checked)
+        def init(self: Spec, **values: Any) -> None:
+            try:
+                checked(self, **values)
+                return
+            except ValidationError as error:
+                fault = _fault(cls, error)
+            raise fault  # after the except block, so that pydantic's error is not shown above it
+
+        cls.__init__ = init  # type: ignore[assignment]
+
+    @classmethod
+    def from_description(cls, **values: Any) -> Self:
+        """The spec whose described form has these values."""
+        return cls(**values)
+
+
+def _fault(kind: type[Spec], error: ValidationError) -> RobbenchError:
+    """What is wrong with the first bad field, in one sentence."""
+    faults = error.errors(include_url=False)
+    first = faults[0]
+    if isinstance(own := first.get("ctx", {}).get("error"), RobbenchError):  # raised in __post_init__
+        return own
+    name, value = str(first["loc"][0]), first["input"]
+    if first["type"] == "unexpected_keyword_argument":
+        return unknown(f"field of {kind.__name__}", name, [each.name for each in fields(kind)])
+    if first["type"] == "missing":
+        return RobbenchError(f"{kind.__name__} {name}: expected a value, got none")
+    if first["type"] == "literal_error" and isinstance(value, str):
+        return unknown(name, value, re.findall(r"'([^']*)'", first["ctx"]["expected"]))
+    said = [each["msg"].removeprefix("Input should be ") for each in faults if each["loc"][0] == name]
+    return RobbenchError(f"{kind.__name__} {name}: expected {' or '.join(dict.fromkeys(said))}, got {value!r}")

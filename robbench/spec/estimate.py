@@ -1,0 +1,80 @@
+"""How robustness is measured: the grid of radii, the search, fixed attacks, and the audit."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from robbench.errors import require
+from robbench.spec.base import Count, Expected, PositiveInt, Radius, Share, Spec
+from robbench.spec.training import PGD
+
+
+class EpsilonGrid(Spec):
+    """Radii 0, step, 2·step, … up to ``stop`` in pixel units."""
+
+    stop: Radius
+    step: Radius
+
+    def __post_init__(self) -> None:
+        require(self.stop >= self.step, "EpsilonGrid stop", "a radius ≥ one step", self.stop)
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """The grid's radii, ascending, beginning with 0."""
+        count = math.floor(self.stop / self.step + 1e-9) + 1
+        return tuple(round(i * self.step, 10) for i in range(count))
+
+
+class Audit(Spec):
+    """A look at whether the attack can be trusted, on a seeded sample of the correctly classified images."""
+
+    images: PositiveInt = 100
+    """At most this many are looked at: whether their gradient is usable, and whether one step, another class's image
+    or Square finds what the search did not."""
+    share: Share = 0.1
+    """Of the search's passes that the audit may take, Square not counted; what the gradients leave pays for the scan."""
+    radii: Annotated[int, Field(ge=2), Expected("an integer ≥ 2 (one below p*, one above)")] = 8
+    """Grid values at most at which each scanned image is attacked, half of them below its p*, half above."""
+    square_queries: Count = 0
+    """Queries of Square, an attack without gradients, for each image; needs torchattacks. 0: it is not run."""
+    seed: Count = 0
+
+
+class Search(Spec):
+    """A search for p* of one's own: a child has its settings, ``robbench.estimation`` is told how to run it."""
+
+
+class Estimate(Spec):
+    """How robustness is measured: p* over which radii, with which attack, by which search, on how many test images."""
+
+    grid: EpsilonGrid
+    attack: PGD
+    images: PositiveInt = 10_000
+    """At most this many test images (a seeded choice)."""
+    search: Literal["reference", "fast"] | Search = "reference"
+    """The published binary search; a shrinking ball (fewer passes, and a p* that is as small or smaller); or one's own."""
+    seed: Count = 0
+    final_test: tuple[PGD, ...] = ()
+    """Attacks at fixed radii, for robust accuracy on the same images; one step of the whole radius is FGSM."""
+    audit: Audit | None = Audit()
+    """Whether gradients are masked, so that p* cannot be trusted; None: not looked at."""
+
+    def __post_init__(self) -> None:
+        attack, on_image_alone = self.attack, "False (the result must depend on the image alone, not on its batch)"
+        require(attack.epsilon is None, "Estimate attack epsilon", "none (the grid gives it)", attack.epsilon)
+        require(attack.step_size is None, "Estimate attack step_size", "none (ε ÷ steps)", attack.step_size)
+        require(not attack.random_start, "Estimate attack random_start", on_image_alone, True)
+        for fixed in self.final_test:
+            require(fixed.epsilon is not None, "Estimate final_test epsilon", "a radius", fixed.epsilon)
+            require(not fixed.random_start, "Estimate final_test random_start", on_image_alone, True)
+        distinct = len(set(self.final_test)) == len(self.final_test)
+        require(distinct, "Estimate final_test", "each attack once", self.final_test)
+
+    @property
+    def search_name(self) -> str:
+        """Name of the search in records and tables; of a search of one's own, its class in lower case."""
+        return self.search if isinstance(self.search, str) else type(self.search).__name__.lower()
