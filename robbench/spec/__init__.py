@@ -20,7 +20,18 @@ from robbench.spec.model import (
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol, ProtocolField
 from robbench.spec.reading import read_spec
 from robbench.spec.study import Quick, Study, Transfers
-from robbench.spec.training import PGD, Dataset, EarlyStopping, MultiStepLR, OneCycle, Recipe, Schedule, StepLR
+from robbench.spec.training import (
+    PGD,
+    CrossEntropy,
+    Dataset,
+    EarlyStopping,
+    MultiStepLR,
+    Objective,
+    OneCycle,
+    Recipe,
+    Schedule,
+    StepLR,
+)
 
 __all__ = [
     "EFFECTS",
@@ -30,6 +41,7 @@ __all__ = [
     "TRAINING_VERSION",
     "Audit",
     "Checkpoint",
+    "CrossEntropy",
     "Dataset",
     "EarlyStopping",
     "EpsilonGrid",
@@ -38,6 +50,7 @@ __all__ = [
     "Kept",
     "Model",
     "MultiStepLR",
+    "Objective",
     "OneCycle",
     "Protocol",
     "ProtocolField",

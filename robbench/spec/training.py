@@ -178,6 +178,16 @@ class EarlyStopping(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Objective(Checked):
+    """What an update minimises: the base of every objective."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy(Objective):
+    """The mean cross-entropy of the images that are trained on, attacked where the recipe attacks them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(Checked):
     """How to train: conventional without an ``attack``, adversarial with one."""
 
@@ -200,6 +210,7 @@ class Recipe(Checked):
     """Batch-norm and dropout in the update step: training mode, or the eval mode an attack left behind (thesis)."""
     kept_epoch: Literal["robust", "clean", "last"] = "robust"
     """Which epoch is kept: best validation robust accuracy (clean where there is no attack), best clean, or last."""
+    objective: Objective = CrossEntropy()
     precision: Literal["float32", "bf16"] = "float32"
     """float32, whose products and convolutions a GPU of compute capability 8 or later makes in TF32: it rounds their
     factors to 10 bits of mantissa and adds up in float32. bf16: forward and backward under autocast. Validation is as

@@ -13,9 +13,8 @@ from torch import Tensor
 from robbench.estimation.fixed_radii import FinalTest
 from robbench.estimation.search import Search
 from robbench.estimation.shrinking_ball import Descent, Slots
-from robbench.record import Epoch, Number, Seconds
+from robbench.record import Number, Seconds
 from robbench.store.store import Store, damaged
-from robbench.training.loop import Progress
 
 
 class _Values(msgspec.Struct, kw_only=True):
@@ -27,40 +26,23 @@ class _Values(msgspec.Struct, kw_only=True):
     notes: list[str] = []
 
 
-class _Training(_Values, kw_only=True):
-    history: list[Epoch]
-    features: bool | None = None
-
-
 class _Search(_Values, kw_only=True):
     size: Number = 0
     testing: FinalTest = msgspec.field(default_factory=FinalTest)
 
 
 def save_training(
-    store: Store, digest: str, state: Progress, *, inputs: str, seconds: Seconds, made_from: str | None = None
+    store: Store, digest: str, state: dict[str, Any], *, inputs: str, seconds: Seconds, made_from: str | None = None
 ) -> None:
-    """Keep a training run as it is after an epoch.
+    """Keep the state of a :class:`robbench.training.Trainer` after an epoch.
 
     ``inputs`` names the images it was made with, ``made_from`` the weights it began with, as in
     :class:`robbench.store.store.Finished`.
     """
-    tensors = {
-        f"{part}/{name}": tensor
-        for part in ("weights", "best", "optimiser")
-        if not (part == "best" and state.best is state.weights)
-        for name, tensor in getattr(state, part).items()
-    }
-    values = {
-        "inputs": inputs,
-        "made_from": made_from,
-        "history": msgspec.to_builtins(state.history),
-        "forward": state.forward,
-        "backward": state.backward,
-        "notes": state.notes,
-        "features": state.features,
-        "seconds": msgspec.to_builtins(seconds),
-    }
+    parts = {part: value for part, value in state.items() if part in ("weights", "best", "optimiser")}
+    tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+    values = {key: value for key, value in state.items() if key not in parts}
+    values |= {"inputs": inputs, "made_from": made_from, "seconds": msgspec.to_builtins(seconds)}
     store.save_checkpoint(digest, tensors, values)
 
 
@@ -71,37 +53,27 @@ def load_training(
     inputs: str,
     made_from: str | None = None,
     refused: Callable[[], None] = lambda: None,
-    check: Callable[[Progress], None] = lambda progress: None,
-) -> tuple[Progress, Seconds] | None:
-    """The run to go on with and its seconds so far.
+    load: Callable[[dict[str, Any]], None],
+) -> Seconds | None:
+    """Hand the saved state to ``load`` and return the seconds so far.
 
     None where there is none, it was made with other images, or it began with other weights; ``refused`` is called in
-    the last case. ``check`` raises a ValueError where what was read is not what training would have left.
+    the last case.
 
     Raises:
-        RobbenchError: the checkpoint is damaged.
+        RobbenchError: the checkpoint is damaged, or ``load`` refuses it.
     """
     found = _unfinished(store, digest, inputs, made_from, refused)
     if found is None:
         return None
     tensors, values = found
-    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimiser": {}}
     with _as_written(store, digest):
-        plain = msgspec.convert(values, _Training)
+        state: dict[str, Any] = dict(values)
         for key, tensor in tensors.items():
             part, _, name = key.partition("/")
-            parts[part][name] = tensor
-        parts["best"] = parts["best"] or parts["weights"]
-        progress = Progress(
-            history=plain.history,
-            forward=plain.forward,
-            backward=plain.backward,
-            notes=plain.notes,
-            features=plain.features,
-            **parts,
-        )
-        check(progress)
-    return progress, plain.seconds
+            state.setdefault(part, {})[name] = tensor
+        load(state)
+        return msgspec.convert(values["seconds"], Seconds)
 
 
 def save_search(

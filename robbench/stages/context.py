@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import torch
 
-from robbench.data import Data
+from robbench.data import Data, load_data
 from robbench.errors import RobbenchError
 from robbench.machine.determinism import explained
 from robbench.machine.environment import environment
@@ -22,7 +22,7 @@ from robbench.models import Network, blocks, load_weights, parameter_count
 from robbench.record import DataUsed, ModelFacts, Record, Seconds
 from robbench.spec import Dataset, Model, digest_of
 from robbench.spec.catalogue import own_module
-from robbench.stages.networks import build_network, load_data, placed, transferred_network
+from robbench.stages.networks import build_network, placed, transferred_network
 from robbench.store.locks import to_stderr
 from robbench.store.store import Finished, Store
 
@@ -86,7 +86,7 @@ def reusable(context: RunContext, digest: str, model: Model, under_test: bool) -
         RobbenchError: the stage, or for one under test what it kept, is damaged.
     """
     finished = context.store.finished(digest)
-    if finished is None or finished.record.data.sha256 != context.images(model.dataset).sha256:
+    if finished is None or finished.record.data.sha256 != context.images(model.dataset).fingerprint:
         return None
     if finished.inputs is not None and finished.inputs != inputs_of(model, context):
         return None
@@ -149,7 +149,7 @@ def _outdated(finished: Finished, model: Model, store: Store) -> bool:
 
 def inputs_of(model: Model, context: RunContext) -> str:
     """SHA-256 over the images that a model's weights come from: its own, and those of its sources."""
-    own = context.images(model.dataset).sha256
+    own = context.images(model.dataset).fingerprint
     return own if model.source is None else digest_of([own, inputs_of(model.source, context)])
 
 

@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
-from robbench.data import Data, Images, load, split
+from robbench.data import Data
 from robbench.errors import RobbenchError
 from robbench.models import Network, build, load_weights
 from robbench.models.network import sizes
-from robbench.spec import Checkpoint, Dataset, Model
+from robbench.spec import Checkpoint, Model
 from robbench.training.transfer import Transferred, transfer
-
-
-@lru_cache(maxsize=4)
-def _load(
-    name: str, folder: Path, download: bool, orientation: str, train: int | None, test: int | None, seed: int
-) -> Data:
-    return load(name, folder=folder, download=download, orientation=orientation, train=train, test=test, seed=seed)
-
-
-def load_data(dataset: Dataset, folder: Path, *, download: bool) -> Data:
-    """A dataset's images on the CPU, kept in memory for the next stage; errors as of :func:`robbench.data.load`."""
-    return _load(
-        dataset.name,
-        folder,
-        download,
-        dataset.orientation,
-        dataset.train,
-        dataset.test,
-        dataset.seed,
-    )
-
-
-def training_parts(dataset: Dataset, data: Data, device: torch.device) -> tuple[Images, Images]:
-    """Training and validation images on the device."""
-    try:
-        train, validation = split(
-            len(data.train),
-            validation=dataset.validation,
-            seed=dataset.seed,
-            overlapping=dataset.split == "overlapping",
-        )
-    except RobbenchError as error:
-        raise RobbenchError(f"dataset {dataset.name!r} {error}") from error
-    return data.train.take(train).to(device), data.train.take(validation).to(device)
 
 
 def build_network(model: Model, data: Data) -> Network:

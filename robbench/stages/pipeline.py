@@ -6,13 +6,13 @@ pytest-xdist worker, or on another machine that shares the store.
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from robbench.attacks import evaluating, is_right
-from robbench.data import Data, Images, pixels
+from robbench.data import Data, ImageSource, pixels, training_parts
 from robbench.errors import RobbenchError
 from robbench.estimation.audit import check_audit
-from robbench.machine.environment import multiplies_in_tf32
 from robbench.machine.memory import Batches
 from robbench.machine.timing import Stopwatch
 from robbench.models import Network, blocks, weights
@@ -25,15 +25,12 @@ from robbench.stages.networks import (
     check_takes,
     placed,
     read_checkpoint,
-    training_parts,
     transferred_network,
 )
-from robbench.stages.resuming import check_fits
 from robbench.stages.robustness import estimate_robustness
-from robbench.training.loop import train
-from robbench.training.schedule import kept_epoch
+from robbench.training import Trainer, TrainingData
 from robbench.training.transfer import parameter_groups
-from robbench.training.updates import VALIDATION_BATCH
+from robbench.training.updates import VALIDATION_BATCH, device_of
 
 
 def check(model: Model, context: RunContext) -> None:
@@ -116,7 +113,7 @@ def _train(model: Model, data: Data, context: RunContext, suite: str) -> Record:
     if model.source is not None:
         run_training(model.source, context, suite=suite, under_test=False)
         source, made_from = load_trained(model.source, context)
-    held: tuple[nn.Module, ...] = ()
+    frozen: tuple[nn.Module, ...] = ()
     groups = None
     notes: list[str] = []
     with stopwatch.region("io"):
@@ -126,7 +123,7 @@ def _train(model: Model, data: Data, context: RunContext, suite: str) -> Record:
             ready = transferred_network(model, data, source)
             network, groups = ready.network, parameter_groups(ready, model.transfer.kept_scale)
             if model.transfer.kept == "frozen" and model.transfer.kept_statistics == "eval":
-                held = ready.kept
+                frozen = ready.kept
         else:
             network = build_network(model, data)
             if model.checkpoint is not None:
@@ -135,7 +132,17 @@ def _train(model: Model, data: Data, context: RunContext, suite: str) -> Record:
     if recipe is None:
         result = _untrained(network, validation, notes)
     else:
-        progress = found = None
+        trainer = Trainer(
+            network,
+            recipe,
+            TrainingData(training, validation, model.dataset.augmentation or "none"),
+            stopwatch=stopwatch,
+            seed=model.seed,
+            groups=groups,
+            frozen=frozen,
+            on_update=lambda done, total: context.show(f"training {model.id}", done, total),
+        )
+        notes = trainer.notes
 
         def refused() -> None:
             context.say(
@@ -143,54 +150,34 @@ def _train(model: Model, data: Data, context: RunContext, suite: str) -> Record:
             )
 
         if context.resume:
-            found = load_training(
+            before = load_training(
                 context.store,
                 model.digest,
                 inputs=inputs,
                 made_from=made_from,
                 refused=refused,
-                check=lambda read: check_fits(read, network, recipe, groups),
+                load=trainer.load_state_dict,
             )
-        if found is not None:
-            progress, before = found
-            stopwatch.add(before)
-        outcome = train(
-            network,
-            recipe,
-            training,
-            validation,
-            stopwatch=stopwatch,
-            groups=groups,
-            held=held,
-            augmentation=model.dataset.augmentation or "none",
-            seed=model.seed,
-            progress=progress,
-            on_epoch=lambda state: save_training(
-                context.store, model.digest, state, inputs=inputs, seconds=stopwatch.seconds, made_from=made_from
-            ),
-            on_update=lambda epoch, update, updates: context.show(
-                f"training {model.id}", (epoch - 1) + (update - 1) / updates, recipe.epochs
-            ),
-        )
-        notes = outcome.notes
-        best = kept_epoch(recipe, outcome.history)
-        kept = outcome.history[best - 1]
-        result = Training(
-            epochs=outcome.history,
-            best=best,
-            stopped_early=len(outcome.history) < recipe.epochs,
-            validation=kept.validation,
-            robust=kept.robust,
-            forward=outcome.forward,
-            backward=outcome.backward,
-            tf32=multiplies_in_tf32(device),
-        )
+            if before is not None:
+                stopwatch.add(before)
+        while not trainer.done:
+            trainer.step()
+            with stopwatch.region("io"):
+                save_training(
+                    context.store,
+                    model.digest,
+                    trainer.state_dict(),
+                    inputs=inputs,
+                    seconds=stopwatch.seconds,
+                    made_from=made_from,
+                )
+        result = trainer.result()
     used = DataUsed(
         name=data.name,
         train=len(training),
         validation=len(validation),
         test=len(data.test),
-        sha256=data.sha256,
+        sha256=data.fingerprint,
         test_limit=model.dataset.test,
     )
     record = record_of(
@@ -209,7 +196,7 @@ def _train(model: Model, data: Data, context: RunContext, suite: str) -> Record:
     return record
 
 
-def _untrained(network: Network, validation: Images, notes: list[str]) -> Training:
+def _untrained(network: Network, validation: ImageSource, notes: list[str]) -> Training:
     """What is known of a user's checkpoint without any training: its validation accuracy.
 
     Raises:
@@ -219,10 +206,11 @@ def _untrained(network: Network, validation: Images, notes: list[str]) -> Traini
 
     def judge(part: slice) -> None:
         nonlocal right
-        right += int(is_right(network, pixels(validation.images[part]), validation.labels[part], "validation").sum())
+        taken = validation.take(torch.arange(part.start, part.stop, device=validation.labels.device))
+        right += int(is_right(network, pixels(taken.images), taken.labels, "validation").sum())
 
     with evaluating(network):
-        Batches("validation", VALIDATION_BATCH, notes).over(len(validation), validation.images.device, judge)
+        Batches("validation", VALIDATION_BATCH, notes).over(len(validation), device_of(network), judge)
     return Training(
         epochs=[],
         best=0,

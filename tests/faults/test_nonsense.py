@@ -303,7 +303,8 @@ def use(spec: Any) -> None:
             assert 0 <= ramp(spec, 0.5) <= 1
             network = linear(torch.ones(4)).float()
             labels = torch.zeros(3, dtype=torch.int64)
-            update(network, spec, new_optimiser(network, spec, None), torch.full((3, 1, 2, 2), 0.5), labels, ())
+            images = torch.full((3, 1, 2, 2), 0.5)
+            update(network, spec, new_optimiser(network, spec, None), (images, images, labels))
 
 
 @settings(max_examples=500, deadline=None)

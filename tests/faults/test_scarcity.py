@@ -66,9 +66,9 @@ def _own_code(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "own_networks", module)
     monkeypatch.setattr(Room, "update", 10**9)
     monkeypatch.setattr(Room, "judged", 10**9)
-    robbench.stages.networks._load.cache_clear()
+    robbench.data.loading.load_data.cache_clear()
     yield
-    robbench.stages.networks._load.cache_clear()
+    robbench.data.loading.load_data.cache_clear()
 
 
 @pytest.fixture
@@ -229,11 +229,11 @@ def test_an_update_that_does_not_fit_is_one_error_and_its_checkpoint_stays(place
     assert str(caught.value) == (
         "out of memory: an update of 16 images does not fit on cpu, and a smaller one would change the result; set a "
         "smaller batch_size in the recipe, or use another device (--robbench-device); finished epochs stay, and "
-        "--robbench-resume goes on from them"
+        "the next run goes on from them"
     )
     kept = tight.store.load_checkpoint(source(ADVERSARIAL).digest)
     assert kept is not None
-    assert [epoch["epoch"] for epoch in kept[1]["history"]] == [1, 2]
+    assert [epoch["epoch"] for epoch in kept[1]["epochs"]] == [1, 2]
     monkeypatch.setattr(Room, "update", 10**9)
     resumed = run_training(source(ADVERSARIAL), place("tight", resume=True), suite="s")
     assert comparable(resumed) == comparable(expected)

@@ -22,9 +22,9 @@ def own_code(monkeypatch):
     module = types.ModuleType("own_networks")
     module.small, module.rigid = small, rigid
     monkeypatch.setitem(sys.modules, "own_networks", module)
-    robbench.stages.networks._load.cache_clear()
+    robbench.data.loading.load_data.cache_clear()
     yield
-    robbench.stages.networks._load.cache_clear()
+    robbench.data.loading.load_data.cache_clear()
 
 
 @pytest.fixture

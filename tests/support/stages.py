@@ -50,7 +50,7 @@ def write_images(folder, name, *, classes=3, side=8, channels=None, count=60, se
         images[np.arange(size), labels] += 100
         arrays |= {f"x_{part}": images, f"y_{part}": labels}
     np.savez(folder / f"{name}.npz", **arrays)
-    robbench.stages.networks._load.cache_clear()
+    robbench.data.loading.load_data.cache_clear()
 
 
 def source(dataset="near", *, architecture="own_networks:small", **changes):
