@@ -343,8 +343,6 @@ class Record(Struct, frozen=True, kw_only=True):
     case: str
     stage: str
     digest: str
-    key: str = ""
-    """Of the stage in the store: a digest of all that decides what comes out."""
     spec: dict[str, Any]
     model: ModelFacts
     data: DataUsed

@@ -1,67 +1,59 @@
-"""From images to batches: split, shuffle, convert, augment."""
+"""From images to batches: split, shuffle, read, convert, augment."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from robbench.data.images import Images, ImageSource
 from robbench.errors import require, unknown
 
 AUGMENTATIONS = ("none", "crop-flip")
 _PADDING = 4
 
 
-def split(
-    labels_or_count: Tensor | int, *, validation: float = 0.2, seed: int, overlapping: bool = False
-) -> tuple[Tensor, Tensor]:
+def split(count: int, *, validation: float = 0.2, seed: int, overlapping: bool = False) -> tuple[Tensor, Tensor]:
     """Indices of the images to train on and of those to validate on.
 
     Args:
-        labels_or_count: (N,) labels, or N.
+        count: of all images.
         validation: share of the images to validate on.
         seed: of the permutation.
         overlapping: draw the two parts with two permutations, so that they share images, as the thesis's code does.
 
     Returns:
-        Two (·,) int64 CPU tensors of N - round(N * validation) and round(N * validation) indices.
+        Two (·,) int64 CPU tensors of count - round(count * validation) and round(count * validation) indices.
 
     Raises:
-        RobbenchError: the share is not between 0 and 1, or leaves one part empty.
+        RobbenchError: the share leaves one part empty.
     """
-    count = labels_or_count if isinstance(labels_or_count, int) else len(labels_or_count)
-    require(0 < validation < 1, "validation", "a share between 0 and 1", validation)
-    held_out = round(count * validation)
-    require(
-        0 < held_out < count, "validation", f"a share that leaves both parts of {count} images non-empty", validation
-    )
+    judged = round(count * validation)
+    expected = f"a share that leaves both parts of {count} images non-empty"
+    require(0 < judged < count, "validation", expected, validation)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(count, generator=generator)
     other = torch.randperm(count, generator=generator) if overlapping else order
-    return order[:-held_out], other[-held_out:]
+    return order[:-judged], other[-judged:]
 
 
 def batches(
     count: int, batch_size: int, *, generator: torch.Generator | None, device: torch.device | str
-) -> Iterator[Tensor]:
-    """Indices of one epoch's batches, (B,) int64 on ``device``.
+) -> list[Tensor]:
+    """Indices of one epoch's batches, each (B,) int64 on ``device``.
 
     The last batch may be smaller. A last batch of one image joins the batch before it, because batch normalisation
     cannot train on one.
 
     Args:
-        count: images in the epoch.
-        batch_size: images in a batch.
+        count: images in the epoch, at least one.
+        batch_size: images in a batch, at least one.
         generator: shuffles, on whichever device it lives; None keeps the order.
         device: where the indices are wanted.
-
-    Raises:
-        RobbenchError: a number is below 1.
     """
-    require(count >= 1, "count", "at least 1 image", count)
-    require(batch_size >= 1, "batch_size", "at least 1 image", batch_size)
     if generator is None:
         order = torch.arange(count, device=device)
     else:
@@ -69,16 +61,35 @@ def batches(
     parts = list(torch.split(order, batch_size))
     if batch_size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [order[(len(parts) - 2) * batch_size :]]
-    return iter(parts)
+    return parts
+
+
+def fetch(source: ImageSource, indices: Iterable[Tensor]) -> Iterator[Images]:
+    """The images at each of the indices, in order.
+
+    A thread reads those of a source that does not lie in memory, one batch ahead of the one in use.
+    """
+    if isinstance(source, Images):
+        yield from map(source.take, indices)
+        return
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        current: Future[Images] | None = None
+        for index in indices:
+            following = reader.submit(source.take, index)
+            if current is not None:
+                yield current.result()
+            current = following
+        if current is not None:
+            yield current.result()
 
 
 def pixels(images: Tensor) -> Tensor:
-    """uint8 images of any shape -> float32 in [0, 1]; floats are such images, or features, already."""
+    """uint8 images of any shape -> float32 in [0, 1]; floats (such images, or features) stay as they are."""
     return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
 
 
 def check_pixels(images: Tensor) -> None:
-    """Raise a RobbenchError unless float images are finite and in [0, 1]; bytes always are."""
+    """Raise a RobbenchError unless float images are finite and in [0, 1]; uint8 images always are."""
     if images.dtype == torch.uint8 or not images.numel():
         return
     low, high = (float(extreme) for extreme in images.aminmax())  # NaN where any pixel is

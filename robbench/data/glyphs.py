@@ -2,8 +2,8 @@
 
 Every (font, character) pair is drawn once, large, and kept as a signed distance field: how far each pixel lies inside
 the character's outline. An affine map of that field moves the character, an offset of it makes strokes thicker or
-thinner, and a slower ramp across the outline blurs it. All of it is float64 on the CPU, so the last bit, in which
-processors and thread counts may differ, disappears in the rounding to uint8.
+thinner, and a slower ramp across the outline blurs it. All of it is computed in float64 on the CPU. Processors and thread
+counts may differ in the last bit, and the rounding to uint8 hides it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from robbench.data.images import Images
-from robbench.errors import RobbenchError, require, unknown
+from robbench.errors import RobbenchError, unknown
 from robbench.spec.catalogue import EMNIST_CLASSES
 
 GLYPHS: dict[str, tuple[str, ...]] = {"glyphs10": EMNIST_CLASSES[:10], "glyphs47": EMNIST_CLASSES}
@@ -62,12 +62,10 @@ def draw(name: str, count: int, seed: int) -> Images:
         (count, 1, 28, 28) uint8 images and (count,) labels in random order: the same for the same arguments.
 
     Raises:
-        RobbenchError: unknown name, a count below 1, a negative seed, or matplotlib lacks one of its fonts.
+        RobbenchError: unknown name, or matplotlib lacks one of its fonts.
     """
     if name not in GLYPHS:
         raise unknown("drawn dataset", name, GLYPHS)
-    require(count >= 1, "count", "at least 1 image", count)
-    require(seed >= 0, "seed", "an integer >= 0", seed)
     generator = torch.Generator().manual_seed(seed)
     fields, halves = _distance_fields(GLYPHS[name])
     labels = (torch.arange(count) % len(GLYPHS[name]))[torch.randperm(count, generator=generator)]

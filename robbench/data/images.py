@@ -1,10 +1,13 @@
-"""Images and labels as tensors, and a dataset as two of those."""
+"""Labelled images, in memory or read when they are taken, and a dataset of two such sources."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
+from typing import Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -12,9 +15,38 @@ from torch import Tensor
 from robbench.errors import require
 
 
+class ImageSource(Protocol):
+    """Labelled images that can be taken by their index, wherever they lie."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64, on the CPU or where the images are."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of images and labels."""
+        ...
+
+    def take(self, index: Tensor) -> Images:
+        """The images at ``index``, (M,) int64, in that order; called from a thread, so it draws no random numbers."""
+        ...
+
+    def to(self, device: torch.device | str) -> ImageSource:
+        """The same images; those that are taken lie on ``device``."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images on one device.
+    """Labelled images in the memory of one device: the image source that everything else is made into.
 
     Raises:
         RobbenchError: a tensor has another dtype or shape than written below.
@@ -28,24 +60,76 @@ class Images:
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         require(images.dtype == torch.uint8 and images.ndim == 4, "images", "(N, C, H, W) uint8", _kind(images))
-        require(
-            labels.dtype == torch.int64 and labels.shape == images.shape[:1],
-            "labels",
-            f"({len(images)},) int64",
-            _kind(labels),
-        )
+        fits = labels.dtype == torch.int64 and labels.shape == images.shape[:1]
+        require(fits, "labels", f"({len(images)},) int64", _kind(labels))
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device | str) -> Images:
-        """The same images on ``device``."""
-        return Images(self.images.to(device), self.labels.to(device))
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return cast(tuple[int, int, int], tuple(self.images.shape[1:]))
 
-    def take(self, indices: Tensor) -> Images:
-        """The images at ``indices``, (M,) int64, in that order; indices may lie on another device."""
-        here = indices.to(self.labels.device)
-        return Images(self.images[here], self.labels[here])
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of images and labels, computed on first use."""
+        return _digest(self._pieces())
+
+    def _pieces(self) -> Iterator[bytes]:
+        """What a digest is made of."""
+        for tensor in (self.images, self.labels):
+            yield _kind(tensor).encode()
+            yield tensor.cpu().numpy().tobytes()
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same images on ``device``."""
+        return type(self)(self.images.to(device), self.labels.to(device))
+
+    def take(self, index: Tensor) -> Self:
+        """The images at ``index``, (M,) int64, in that order; the index may lie on another device."""
+        here = index.to(self.labels.device)
+        return type(self)(self.images[here], self.labels[here])
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Some images of a source that does not lie in memory."""
+
+    source: ImageSource
+    index: Tensor
+    """(M,) int64 on the CPU: which images, in which order."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def labels(self) -> Tensor:
+        """(M,) int64."""
+        return self.source.labels[self.index.to(self.source.labels.device)]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.source.shape
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the source and the index."""
+        return _digest([self.source.fingerprint.encode(), self.index.numpy().tobytes()])
+
+    def take(self, index: Tensor) -> Images:
+        """The images at ``index`` of this subset."""
+        return self.source.take(self.index[index.cpu()])
+
+    def to(self, device: torch.device | str) -> Subset:
+        """The same images; those that are taken lie on ``device``."""
+        return Subset(self.source.to(device), self.index)
+
+
+def subset(source: ImageSource, index: Tensor) -> ImageSource:
+    """Some images of a source: taken at once where they lie in memory, and otherwise when they are asked for."""
+    return source.take(index) if isinstance(source, Images) else Subset(source, index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,25 +137,31 @@ class Data:
     """A dataset: what to train on, what to test on, and what the labels mean."""
 
     name: str
-    train: Images
-    test: Images
+    train: ImageSource
+    test: ImageSource
     classes: tuple[str, ...]
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        return self.train.shape
 
     @cached_property
-    def sha256(self) -> str:
-        """Hex digest over images, labels and classes; the name does not count. Computed on first use."""
-        digest = hashlib.sha256(repr(self.classes).encode())
-        for part in (self.train, self.test):
-            for tensor in (part.images, part.labels):
-                digest.update(_kind(tensor).encode())
-                digest.update(tensor.cpu().numpy().tobytes())
-        return digest.hexdigest()
+    def fingerprint(self) -> str:
+        """Hex digest over classes, images and labels; the name does not count. Computed on first use."""
+        # Images in memory add their bytes and not their fingerprints: so were the digests of the baselines made.
+        parts = (
+            part._pieces() if isinstance(part, Images) else [part.fingerprint.encode()]
+            for part in (self.train, self.test)
+        )
+        return _digest(chain([repr(self.classes).encode()], *parts))
+
+
+def _digest(pieces: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _kind(tensor: Tensor) -> str:

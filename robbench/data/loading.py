@@ -1,17 +1,20 @@
-"""From a dataset's name to its images, wherever they come from."""
+"""From a dataset's name or spec to its images, wherever they come from."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from robbench.data import glyphs, torchvision_sets
-from robbench.data.images import Data, Images
+from robbench.data.batches import split
+from robbench.data.images import Data, Images, ImageSource, subset
 from robbench.data.prepared import LAYOUT, read_npz, write_npz
 from robbench.data.sizes import unknown_dataset
 from robbench.errors import RobbenchError, require, unknown
+from robbench.spec import Dataset
 from robbench.spec.catalogue import DATASETS, plain_name
 
 ORIENTATIONS = ("upright", "stored")
@@ -31,14 +34,14 @@ def load(
 ) -> Data:
     """Load a dataset: drawn, or from ``<folder>/<name>.npz``, or through torchvision, the first that applies.
 
-    What torchvision read is written as the prepared file, where the folder allows it, and read from there afterwards.
+    What torchvision read is written as the prepared file, if the folder can be written, and read from there afterwards.
 
     Args:
         name: ``glyphs10``, ``glyphs47``, one of torchvision's four, or that of a prepared file.
         folder: the data folder; need not exist.
         download: let torchvision download what is missing.
         orientation: ``upright`` as prepared files are, or ``stored``, transposed, as EMNIST's own files are.
-        train: at most so many training images, a random subset; all where None.
+        train: at most so many training images, a random subset; None for all.
         test: the same for the test images.
         seed: of the subsets and the drawing.
 
@@ -60,17 +63,43 @@ def load(
         data = Data(name, *drawn, glyphs.GLYPHS[name])
     else:
         data = _on_disk(name, folder, download)
-    transposed = orientation == "stored"
-    return Data(
-        name,
-        _part(data.train, train, seed, transposed),
-        _part(data.test, test, seed, transposed),
-        data.classes,
+    parts = _part(data.train, train, seed), _part(data.test, test, seed)
+    if orientation == "stored":
+        parts = _transposed(parts[0]), _transposed(parts[1])
+    return Data(name, *parts, data.classes)
+
+
+@lru_cache(maxsize=4)
+def load_data(dataset: Dataset, folder: Path, *, download: bool) -> Data:
+    """The images of a dataset's spec, on the CPU; the last few stay loaded. Raises as :func:`load`."""
+    return load(
+        dataset.name,
+        folder=folder,
+        download=download,
+        orientation=dataset.orientation,
+        train=dataset.train,
+        test=dataset.test,
+        seed=dataset.seed,
     )
 
 
+def training_parts(dataset: Dataset, data: Data, device: torch.device) -> tuple[ImageSource, ImageSource]:
+    """Training and validation images on the device.
+
+    Raises:
+        RobbenchError: there are too few images for both.
+    """
+    overlapping = dataset.split == "overlapping"
+    try:
+        chosen = split(len(data.train), validation=dataset.validation, seed=dataset.seed, overlapping=overlapping)
+    except RobbenchError as error:
+        raise RobbenchError(f"dataset {dataset.name!r} {error}") from error
+    train, validation = (subset(data.train, index).to(device) for index in chosen)
+    return train, validation
+
+
 def prepare(name: str, *, folder: Path, download: bool = False) -> Path:
-    """Make sure that the prepared file of a dataset exists and is sound; write it from torchvision's where it does not.
+    """Make sure that the prepared file of a dataset exists and is sound; write it from torchvision's if it is missing.
 
     Returns:
         The file's path.
@@ -95,8 +124,8 @@ def _on_disk(name: str, folder: Path, download: bool) -> Data:
     data = torchvision_sets.fetch(name, folder, download=download) if name in torchvision_sets.FOLDERS else None
     if data is None:
         raise _not_on_disk(name, folder)
-    if not path.is_file():  # which another worker may have written
-        with suppress(RobbenchError):  # a folder for reading only: the next run asks torchvision again
+    if not path.is_file():  # another worker may have written it in the meantime
+        with suppress(RobbenchError):  # the folder cannot be written: the next run asks torchvision again
             write_npz(path, data)
     return data
 
@@ -116,11 +145,15 @@ def _check_name(name: str) -> None:
     require(plain_name(name), "dataset", "a plain file name without folder and ending", name)
 
 
-def _part(images: Images, count: int | None, seed: int, transposed: bool) -> Images:
+def _part(images: ImageSource, count: int | None, seed: int) -> ImageSource:
     """A random ``count`` of the images, in the file's order; fewer are among those that a larger count gives."""
-    if transposed:
-        images = Images(images.images.transpose(2, 3).contiguous(), images.labels)
     if count is None or count >= len(images):
         return images
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images.take(order[:count].sort().values)
+    return subset(images, order[:count].sort().values)
+
+
+def _transposed(images: ImageSource) -> Images:
+    """The images with height and width swapped."""
+    whole = images.take(torch.arange(len(images)))
+    return Images(whole.images.transpose(2, 3).contiguous(), whole.labels)

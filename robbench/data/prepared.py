@@ -14,7 +14,6 @@ import torch
 from robbench.data.images import Data, Images
 from robbench.errors import RobbenchError, require
 from robbench.spec.catalogue import DATASETS
-from robbench.store.files import TEMPORARY, only_writer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,22 +31,21 @@ def read_npz(path: Path, name: str) -> Data:
     Raises:
         RobbenchError: the file is unreadable, or one of its arrays is missing or not as expected.
     """
-    place, arrays = str(path), {}
+    arrays, reading = {}, str(path)
     try:
         with path.open("rb") as file:
-            # Not np.load: what is no archive it takes for a pickle, and says how to load that.
+            # Not np.load: it takes every file that is no archive for a pickle, and advises to load that.
             archive = np.lib.npyio.NpzFile(file, allow_pickle=False)
             found = archive.files
             for array in (array for array in ARRAYS if array in found):
-                place = f"{path}: array {array}"
+                reading = f"{path}: array {array}"
                 arrays[array] = np.asarray(archive[array])
-    # Which byte is wrong decides what a damaged archive raises: a dozen exceptions of zipfile, zlib and numpy.
-    except Exception as error:
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for a damaged archive
         if str(error).startswith("Object arrays"):
             expected = "uint8 images, integer labels or strings (np.array(names, dtype=str))"
-            raise RobbenchError(f"{place}: expected {expected}, got Python objects (dtype object)") from error
+            raise RobbenchError(f"{reading}: expected {expected}, got Python objects (dtype object)") from error
         problem = f"{type(error).__name__}: {error}"
-        raise RobbenchError(f"{place}: expected an .npz archive with {LAYOUT}; got {problem}") from error
+        raise RobbenchError(f"{reading}: expected an .npz archive with {LAYOUT}; got {problem}") from error
     if not set(ARRAYS) <= set(found):
         expected = f"the arrays {', '.join(ARRAYS)}"
         raise RobbenchError(f"{path}: expected {expected}; got only {', '.join(found) or 'nothing'}")
@@ -61,22 +59,21 @@ def write_npz(path: Path, data: Data) -> None:
         RobbenchError: the folder cannot be made or written.
     """
     arrays: dict[str, Array] = {"classes": np.array(data.classes)}
-    for part, images in (("train", data.train), ("test", data.test)):
-        channels_last = images.images.cpu().permute(0, 2, 3, 1).numpy()
+    for part, source in (("train", data.train), ("test", data.test)):
+        whole = source.take(torch.arange(len(source))).to("cpu")
+        channels_last = whole.images.permute(0, 2, 3, 1).numpy()
         arrays[f"x_{part}"] = channels_last[..., 0] if channels_last.shape[3] == 1 else channels_last
-        arrays[f"y_{part}"] = images.labels.cpu().numpy()
+        arrays[f"y_{part}"] = whole.labels.numpy()
     # Not tempfile: its files are readable by their owner only, and data folders are shared.
-    temporary = path.with_name(f"{TEMPORARY}{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with only_writer(path.parent):
-            try:
-                with temporary.open("xb") as file:
-                    np.savez(file, allow_pickle=False, **arrays)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise RobbenchError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
 
@@ -88,7 +85,7 @@ def from_arrays(name: str, arrays: Mapping[str, Array], source: str) -> Data:
         RobbenchError: an array is not as expected; the message names source, array, expectation and value.
     """
     classes = _classes(arrays["classes"], f"{source}: array classes")
-    parts = []
+    parts: list[Images] = []
     for part in ("train", "test"):
         images = _images(arrays[f"x_{part}"], f"{source}: array x_{part}")
         labels = _labels(arrays[f"y_{part}"], f"{source}: array y_{part}", len(images), len(classes))
@@ -96,10 +93,8 @@ def from_arrays(name: str, arrays: Mapping[str, Array], source: str) -> Data:
     seen = np.unique(arrays["y_train"]).tolist()
     require(len(seen) > 1, f"{source}: array y_train", "labels of two or more of the classes", seen)
     data = Data(name, parts[0], parts[1], classes)
-    shape = tuple(parts[1].images.shape[1:])
-    require(
-        shape == data.shape, f"{source}: array x_test", f"channels, height, width {data.shape} as in x_train", shape
-    )
+    shape, expected = data.test.shape, f"channels, height, width {data.shape} as in x_train"
+    require(shape == data.shape, f"{source}: array x_test", expected, shape)
     if name in DATASETS:
         facts = DATASETS[name]
         field = f"{source}: array classes"

@@ -23,7 +23,7 @@ class Sizes:
 
 
 def sizes(name: str, data: Path) -> Sizes:
-    """What is known of a dataset without reading its images: of the prepared file, or else by its name.
+    """Sizes of a dataset by the header of its prepared file, or else by its name.
 
     Raises:
         RobbenchError: neither is there, or the file is damaged.
@@ -56,8 +56,7 @@ def _shape(path: Path, array: str) -> tuple[int, ...]:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape: tuple[int, ...] = read(file)[0]
-    # As in reading the whole file: which byte is wrong decides what is raised.
-    except Exception as error:
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for a damaged archive
         raise RobbenchError(f"{path}: expected a prepared file, see `robbench data` ({error})") from error
     if len(shape) not in (3, 4):
         raise RobbenchError(f"{path}: expected images (N, H, W) or (N, H, W, C), got shape {shape}")
@@ -65,19 +64,19 @@ def _shape(path: Path, array: str) -> tuple[int, ...]:
 
 
 def parts(dataset: Dataset, train: int) -> tuple[int, int]:
-    """Numbers of images to train on and to validate on, where there are so many training images."""
+    """Numbers of images to train on and to validate on, if the dataset has ``train`` training images."""
     count = _taken(dataset, dataset.train, train)
-    held_out = round(count * dataset.validation)
-    return count - held_out, held_out
+    judged = round(count * dataset.validation)
+    return count - judged, judged
 
 
 def images_tested(dataset: Dataset, test: int) -> int:
-    """Number of test images, where there are so many."""
+    """Number of test images that are used, if the dataset has ``test``."""
     return _taken(dataset, dataset.test, test)
 
 
 def _taken(dataset: Dataset, wanted: int | None, there: int) -> int:
-    """Of drawn images there are as many as are asked for."""
+    """Of ``there`` images at most ``wanted``; drawn datasets have as many as are asked for."""
     if wanted is None:
         return there
     return wanted if dataset.name.startswith("glyphs") else min(wanted, there)

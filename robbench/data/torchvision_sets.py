@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from robbench.data.images import Data
 from robbench.data.prepared import from_arrays
 from robbench.errors import RobbenchError
 from robbench.spec.catalogue import EMNIST_CLASSES
-from robbench.store.locks import file_lock
 
 FOLDERS = {
     "mnist": "MNIST/raw",
@@ -31,7 +31,7 @@ def fetch(name: str, folder: Path, *, download: bool = False) -> Data | None:
         download: let torchvision download what is missing; it compares checksums.
 
     Returns:
-        Both parts in full, on the CPU; None where the dataset is not on disk and is not to be downloaded.
+        Both parts in full, on the CPU; None if the dataset is neither on disk nor to be downloaded.
 
     Raises:
         RobbenchError: the download failed, or what is on disk is damaged.
@@ -40,14 +40,13 @@ def fetch(name: str, folder: Path, *, download: bool = False) -> Data | None:
     try:
         if download:
             folder.mkdir(parents=True, exist_ok=True)
-            with file_lock(folder / f".{name}.lock"):  # pytest-xdist workers would unpack over one another
+            with FileLock(folder / f".{name}.lock"):  # pytest-xdist workers would unpack over one another
                 train, test = (_open(name, folder, train, download=True) for train in (True, False))
         elif not where.is_dir():
             return None
         else:
             train, test = (_open(name, folder, train, download=False) for train in (True, False))
-    # torchvision's readers let whatever a damaged file causes pass through, down to a failed assert.
-    except Exception as error:
+    except Exception as error:  # torchvision's readers let every error of a damaged file through, a failed assert too
         problem = f"torchvision could not {'download' if download else 'read'} it: {type(error).__name__}: {error}"
         raise RobbenchError(
             f"dataset {name!r}: expected torchvision's files in {where}; {problem}; "

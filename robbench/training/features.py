@@ -1,4 +1,4 @@
-"""Features of frozen blocks, computed once: what conventional retraining without augmentation starts every epoch from."""
+"""Features of frozen blocks, computed once: conventional retraining without augmentation starts every epoch from them."""
 
 from __future__ import annotations
 
@@ -9,45 +9,83 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
-from robbench.data import Images, pixels
+from robbench.attacks import evaluating
+from robbench.data import Images, ImageSource, pixels
 from robbench.machine.flops import forward_flops
 from robbench.machine.memory import Batches, free_bytes
 from robbench.machine.onednn import dense
 from robbench.models import Network
+from robbench.spec import Recipe
+from robbench.training.updates import autocast, device_of
 
 MEMORY_SHARE = 0.25
-"""Of the device's free memory that features may take."""
+"""Share of the device's free memory that features may take."""
 
 FLOPS_PER_BYTE = 100
-"""Least arithmetic that a byte of features must save. Below it, what a first convolution spares is lost to moving its
-many features: measured on a CPU, networks with 4 to 50 were slower with features or as fast, with 390 and more faster (with 0 here
-``suites/perf/test_transfer.py`` shows it again); between arithmetic and memory of a GPU lies about as much."""
+"""Least arithmetic that a byte of features must save.
+
+A first convolution saves little for its many features, and moving these takes longer. Measured on a CPU: networks that
+save 4 to 50 were no faster with features, networks that save 390 and more were (``suites/perf/test_transfer.py``). The
+arithmetic and memory of a GPU have about the same ratio.
+"""
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Images as their first layers see them, in place of :class:`robbench.data.Images`."""
+class Features(Images):
+    """Images as the first layers see them: ``images`` are (N, ...) floats."""
 
-    images: Tensor
-    """(N, ...) floats."""
-    labels: Tensor
-    """(N,) int64."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    def __post_init__(self) -> None:
+        pass
 
 
-def frozen_part(network: nn.Module, held: Collection[nn.Module]) -> tuple[nn.Module, nn.Module] | None:
-    """The layers in front of the first one that learns, normalisation included, and the others; both share weights.
+@dataclass(frozen=True)
+class Learner:
+    """What every epoch runs: the network on its images, or its last layers on the features of the first ones."""
 
-    None where there is nothing to save: the network's body is no sequence of layers, or none of its parameters come in
-    front of those that learn.
+    network: nn.Module
+    training: ImageSource
+    validation: ImageSource
+
+
+def on_features(
+    whole: Learner, recipe: Recipe, frozen: Collection[nn.Module], notes: list[str], reuse: bool | None
+) -> Learner:
+    """The learner that starts from features, or ``whole``, the network on its images.
+
+    Both are the same function, but round differently: a resumed training must do what it did before.
+
+    Args:
+        whole: what is trained without augmentation and attack.
+        recipe: of the training.
+        frozen: modules in eval mode.
+        notes: gets a line if memory ran out.
+        reuse: whether to use features; None to use them if that pays and memory suffices.
+    """
+    parts = frozen_part(whole.network, frozen)
+    if parts is None:
+        return whole
+    first, last = parts
+    sources = whole.training, whole.validation
+    with evaluating(first), autocast(recipe.precision, device_of(whole.network)):
+        if reuse is None:
+            example = whole.training.take(torch.zeros(1, dtype=torch.int64)).images
+            reuse = worth_keeping(first, sum(map(len, sources)), example)
+        if not reuse:
+            return whole
+        batches = Batches("the frozen blocks' features", recipe.batch_size, notes)
+        return Learner(last, *(extract(first, source, batches) for source in sources))
+
+
+def frozen_part(network: nn.Module, frozen: Collection[nn.Module]) -> tuple[nn.Module, nn.Module] | None:
+    """The layers before the first one that learns, normalisation included, and the other layers; both share weights.
+
+    None if there is nothing to save: the network's body is no sequence of layers, or no parameter comes before those
+    that learn.
     """
     if not isinstance(network, Network) or not isinstance(network.body, nn.Sequential):
         return None
     body = network.body
-    names = {id(module) for module in held}
-    first = tuple(takewhile(lambda layer: id(layer) in names and _fixed(layer), body))
+    known = {id(module) for module in frozen}
+    first = tuple(takewhile(lambda layer: id(layer) in known and _fixed(layer), body))
     if not any(True for layer in first for _ in layer.parameters()):
         return None
     return nn.Sequential(network.normalise, *first), nn.Sequential(*body[len(first) :])
@@ -60,7 +98,7 @@ def _fixed(layer: nn.Module) -> bool:
 
 
 def worth_keeping(part: nn.Module, images: int, example: Tensor) -> bool:
-    """Whether features save enough arithmetic for their size, and those of so many images fit in their share of memory.
+    """Whether features save enough arithmetic for their size, and fit in their share of memory.
 
     Args:
         part: the frozen layers, in eval mode.
@@ -74,18 +112,21 @@ def worth_keeping(part: nn.Module, images: int, example: Tensor) -> bool:
     return bool(pays and images * size <= MEMORY_SHARE * free_bytes(example.device))
 
 
-def extract(part: nn.Module, images: Images, batches: Batches) -> Features:
+def extract(part: nn.Module, source: ImageSource, batches: Batches) -> Features:
     """The features of all images, by the frozen layers in eval mode."""
+    device = device_of(part)
+    labels = source.labels.to(device)
     features: Tensor | None = None
 
     def keep(chosen: slice) -> None:
         nonlocal features
-        found = dense(part(pixels(images.images[chosen])))
-        if features is None:  # at once, not joined at the end: memory for one set of features was asked for
-            features = found.new_empty(len(images), *found.shape[1:])
+        index = torch.arange(chosen.start, chosen.stop, device=source.labels.device)
+        found = dense(part(pixels(source.take(index).images)))
+        if features is None:  # allocated once, because memory was asked for one set of features
+            features = found.new_empty(len(source), *found.shape[1:])
         features[chosen] = found
 
     with torch.no_grad():
-        batches.over(len(images), images.images.device, keep)
+        batches.over(len(source), device, keep)
     assert features is not None
-    return Features(features, images.labels)
+    return Features(features, labels)

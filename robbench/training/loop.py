@@ -1,258 +1,308 @@
-"""One training loop for every recipe."""
+"""One training loop for every recipe, as a resumable part of a stage."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
-from robbench.attacks import evaluating
-from robbench.data import Images, augment, batches, pixels
+from robbench.data import ImageSource, augment, batches, fetch, pixels
 from robbench.errors import RobbenchError
+from robbench.machine.environment import multiplies_in_tf32
 from robbench.machine.generators import generators_at
 from robbench.machine.graphs import GraphedLoop
 from robbench.machine.memory import Batches, indivisible
 from robbench.machine.precision import tensor_cores
 from robbench.machine.timing import Stopwatch
 from robbench.models.weights import buffers, not_finite
-from robbench.record import Counts, Epoch
+from robbench.record import Counts, Epoch, Training
 from robbench.spec import Recipe
-from robbench.training.features import Features, extract, frozen_part, worth_keeping
+from robbench.training.features import Learner, on_features
+from robbench.training.objectives import loss_function
 from robbench.training.optimisers import new_optimiser, restore, state_tensors
 from robbench.training.schedule import kept_epoch, learning_rate, ramp, stops
-from robbench.training.updates import VALIDATION_BATCH, attacked, autocast, update, validate
+from robbench.training.updates import VALIDATION_BATCH, attacked, device_of, update, validate
 
 DIVERGED = "a smaller learning rate or early stopping may help"
 
 
-@dataclass
-class Progress:
-    """State of a training run after an epoch: all that is needed to go on, bit for bit.
+@dataclass(frozen=True)
+class TrainingData:
+    """What a network is trained on."""
 
-    Random numbers are a function of seed and epoch, the learning rate one of the update's number, early stopping and
-    the kept epoch ones of the history: none of them has state of its own.
-    """
-
-    history: list[Epoch] = field(default_factory=list)
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    best: dict[str, Tensor] = field(default_factory=dict)
-    """Weights of the epoch to keep, of those so far."""
-    optimiser: dict[str, Tensor] = field(default_factory=dict)
-    forward: int = 0
-    backward: int = 0
-    """Images passed so far."""
-    notes: list[str] = field(default_factory=list)
-    """Batches that were halved because memory ran out."""
-    features: bool | None = None
-    """Whether the frozen blocks' features were kept, which depends on free memory; None before the first epoch."""
+    training: ImageSource
+    validation: ImageSource
+    augmentation: str = "none"
+    """Of the training images: ``none`` or ``crop-flip``."""
 
 
-def train(
-    network: nn.Module,
-    recipe: Recipe,
-    training: Images,
-    validation: Images,
-    *,
-    stopwatch: Stopwatch,
-    groups: Sequence[dict[str, object]] | None = None,
-    held: Iterable[nn.Module] = (),
-    augmentation: str = "none",
-    seed: int = 0,
-    progress: Progress | None = None,
-    on_epoch: Callable[[Progress], None] = lambda progress: None,
-    on_update: Callable[[int, int, int], None] = lambda epoch, update, updates: None,
-) -> Progress:
-    """Train a network by a recipe; its weights end as those of the kept epoch.
+class Trainer:
+    """Trains a network by a recipe, one epoch a step; it can be saved after each and goes on bit for bit.
 
-    Adversarial images are made with the network in eval mode, and the update step runs in training mode (unless the
-    recipe says ``running``). On a GPU float32 products may round their factors to TF32, in validation too. No update
-    waits for results of the device. An epoch does, however many updates it has: for the order of its
-    images, for losses, counts and seconds, and once for all weights and optimiser state. Where conventional retraining
-    without augmentation holds the first blocks, their features are computed once, where that pays and memory allows: the
-    same function, to float rounding; the passes counted are then those of the other blocks. When memory runs out, the
-    batches of validation and of those features are halved, which changes no result; an update is never made smaller.
+    Random numbers follow from seed and epoch, the learning rate from the number of the update, early stopping and the
+    kept epoch from the history: none of them has a state of its own.
+
+    The attack runs in eval mode and the update in training mode (unless the recipe says ``running``). On a GPU float32
+    products may round their factors to TF32, and no update waits for results of the device. Conventional retraining
+    without augmentation starts from the features of frozen blocks, if that pays and memory allows; then only the passes
+    of the other blocks count. If memory runs out, validation and features go on in smaller batches, which changes no
+    result; an update is never made smaller.
 
     Args:
-        network: (N, C, H, W) float32 in [0, 1] -> (N, classes), on the device of the images; as training begins with
-            it, even where ``progress`` is given.
+        network: (N, C, H, W) float32 in [0, 1] -> (N, classes), on the device of the images, as training begins with it.
         recipe: how to train.
-        training: uint8 images and int64 labels.
-        validation: the same, other images.
-        stopwatch: gets the seconds of training, validation and warm-up.
-        groups: parameter groups of the optimiser, each with its ``lr`` factor on the recipe's rate as ``scale``; None
-            for all trainable parameters.
-        held: modules kept in eval mode throughout (frozen blocks).
-        augmentation: of the training images, ``none`` or ``crop-flip``.
-        seed: of data order, augmentation, random starts, and whatever the network draws from the global generators of
-            torch, Python and numpy: dropout, for one.
-        progress: an interrupted run to go on with.
-        on_epoch: called after every epoch with the state so far.
-        on_update: called before every update with epoch, update and updates per epoch, without any result.
+        data: images to train on and to validate on.
+        stopwatch: gets the seconds.
+        seed: of data order, augmentation, random starts, and the global generators of torch, Python and numpy.
+        groups: parameter groups of the optimiser, each with its factor on the learning rate as ``scale``; None for all
+            trainable parameters.
+        frozen: modules that stay in eval mode.
+        parents: networks that the recipe's objective needs, by role, in eval mode on the same device.
+        on_update: called with :attr:`progress` before every update.
 
     Raises:
-        RobbenchError: a loss is not finite; names epoch and batch. Or weights are not, at the end of an epoch; or a
-            buffer changed that is not stored with them; or an update does not fit into memory; or all parameters are
-            frozen, or none that is trained has a part in the logits.
+        RobbenchError: no parameter is trainable.
     """
-    device = training.images.device
-    held = tuple(held)
-    optimiser = new_optimiser(network, recipe, groups)
-    state = progress or Progress()
-    (begun,) = _copies(buffers(network))
-    if state.history:
-        network.load_state_dict(state.weights)
-        restore(optimiser, state.optimiser)
-    loop, judging = GraphedLoop(device, state.notes), Batches("validation", VALIDATION_BATCH, state.notes)
-    whole = (
-        f"an update of {min(recipe.batch_size, len(training))} images does not fit on {device.type}, and a smaller one "
-        "would change the result",
-        "set a smaller batch_size in the recipe, or use another device (--robbench-device); finished epochs stay, and "
-        "--robbench-resume goes on from them",
-    )
-    (unstored,) = _copies(_unstored(network))
-    with generators_at(_seed(seed, 0), device), tensor_cores(), stopwatch.region("training"):
-        learner, inputs, checks = _learner(network, recipe, training, validation, held, augmentation, state)
-        state.features = inputs is not training
-    updates = sum(1 for _ in batches(len(training), recipe.batch_size, generator=None, device=torch.device("cpu")))
-    with tensor_cores(), stopwatch.region("warm_up"), indivisible(*whole):
-        _warm_up(learner, recipe, inputs, held)
-    for epoch in range(len(state.history) + 1, recipe.epochs + 1):
-        if stops(recipe, state.history):
-            break
-        generator = torch.Generator(device).manual_seed(_seed(seed, epoch))
-        order = torch.Generator().manual_seed(_seed(seed, epoch))
-        before = stopwatch.seconds
-        losses, correct = [], torch.zeros((), dtype=torch.int64, device=device)
-        with (
-            generators_at(_seed(seed, epoch), device),
-            tensor_cores(),
-            stopwatch.region("training"),
-            indivisible(*whole),
-        ):
-            for number, chosen in enumerate(
-                batches(len(training), recipe.batch_size, generator=order, device=device), start=1
-            ):
-                on_update(epoch, number, updates)
-                position = (epoch - 1) + (number - 1) / updates
-                rate = learning_rate(recipe, position, updates)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate * group["scale"]
-                images = augment(pixels(inputs.images[chosen]), augmentation, generator)
-                labels = inputs.labels[chosen]
-                if recipe.attack is not None:
-                    scale = ramp(recipe, position)
-                    images = attacked(learner, recipe.attack, recipe.precision, images, labels, generator, scale, loop)
-                loss, hits = update(learner, recipe, optimiser, images, labels, held)
-                losses.append(loss)
-                correct += hits
-            *values, right = torch.cat([torch.stack(losses).double(), correct.double().view(1)]).tolist()
-        _check_finite(values, epoch, updates)
-        with generators_at(_seed(seed, epoch), device), tensor_cores(), stopwatch.region("validation"):
-            clean, robust = validate(learner, recipe, checks, seed=_seed(seed, epoch), loop=loop, judging=judging)
-        steps = recipe.attack.steps if recipe.attack else 0
-        judge = recipe.validation_attack or recipe.attack
-        judged = judge.steps + 1 if judge else 0
-        state.forward += len(training) * (steps + 1) + len(validation) * (judged + 1)
-        state.backward += len(training) * (steps + 1) + len(validation) * max(0, judged - 1)
-        after = stopwatch.seconds
-        state.history.append(
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        data: TrainingData,
+        *,
+        stopwatch: Stopwatch,
+        seed: int = 0,
+        groups: Sequence[dict[str, object]] | None = None,
+        frozen: Iterable[nn.Module] = (),
+        parents: Mapping[str, nn.Module] | None = None,
+        on_update: Callable[[float, float], None] = lambda done, total: None,
+    ) -> None:
+        self._network, self._recipe, self._data = network, recipe, data
+        self._stopwatch, self._seed, self._on_update = stopwatch, seed, on_update
+        self._frozen, self._parents = tuple(frozen), parents or {}
+        self._optimiser = new_optimiser(network, recipe, groups)
+        self._device = device_of(network)
+        self._whole = (
+            f"an update of {min(recipe.batch_size, len(data.training))} images does not fit on {self._device.type}, "
+            "and a smaller one would change the result",
+            "set a smaller batch_size in the recipe, or use another device (--robbench-device); finished epochs stay, "
+            "and the next run goes on from them",
+        )
+        (self._begun,) = _copies(buffers(network))
+        self.notes: list[str] = []
+        """What the record should say of this training: that memory ran out, or that graphs were given up."""
+        self._loop = GraphedLoop(self._device, self.notes)
+        self._judging = Batches("validation", VALIDATION_BATCH, self.notes)
+        self._learner: Learner | None = None
+        self._history: list[Epoch] = []
+        self._in_epoch = 0.0
+        self._weights: dict[str, Tensor] = {}
+        self._best: dict[str, Tensor] = {}
+        self._moments: dict[str, Tensor] = {}
+        self._forward = self._backward = 0
+        self._reuses: bool | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch is trained, or early stopping ended the training."""
+        return len(self._history) >= self._recipe.epochs or stops(self._recipe, self._history)
+
+    @property
+    def progress(self) -> tuple[float, float]:
+        """Epochs trained, updates of the present one as its share, and epochs of the recipe."""
+        return len(self._history) + self._in_epoch, self._recipe.epochs
+
+    def step(self) -> None:
+        """Train an epoch and validate the network after it.
+
+        Raises:
+            RobbenchError: a loss is not finite, or a weight after the epoch; or an update does not fit into memory; or
+                the loss depends on no parameter that is trained.
+        """
+        learner = self._ready()
+        epoch, before = len(self._history) + 1, self._stopwatch.seconds
+        losses, correct, rate = self._train(epoch, learner)
+        seed = _seed(self._seed, epoch)
+        with generators_at(seed, self._device), tensor_cores(), self._stopwatch.region("validation"):
+            checked, again = learner.validation, self._judging
+            clean, robust = validate(learner.network, self._recipe, checked, seed=seed, loop=self._loop, judging=again)
+        after = self._stopwatch.seconds
+        self._count_passes()
+        self._history.append(
             Epoch(
                 epoch=epoch,
-                loss=math.fsum(values) / len(values),
-                learning_rate=learning_rate(recipe, epoch - 1, updates),
-                train=Counts(correct=int(right), total=len(training)),
+                loss=math.fsum(losses) / len(losses),
+                learning_rate=rate,
+                train=Counts(correct=correct, total=len(self._data.training)),
                 validation=clean,
                 robust=robust,
                 seconds=round(after.training - before.training, 6),
                 validation_seconds=round(after.validation - before.validation, 6),
             )
         )
-        with stopwatch.region("io"):
-            state.weights, state.optimiser, left_out = _copies(
-                network.state_dict(), state_tensors(optimiser), _unstored(network)
-            )
-            _check_unchanged(unstored, left_out, epoch)
-            if overflown := not_finite(state.weights, begun):
-                raise RobbenchError(f"training diverged: {overflown[0]} is not finite after epoch {epoch}; {DIVERGED}")
-            if kept_epoch(recipe, state.history) == epoch:
-                state.best = state.weights
-            on_epoch(state)
-    network.load_state_dict(state.best)
-    return state
+        self._in_epoch = 0.0
+        with self._stopwatch.region("io"):
+            self._keep()
+
+    def result(self) -> Training:
+        """How the training went; the network gets the weights of the kept epoch."""
+        self._network.load_state_dict(self._best)
+        best = kept_epoch(self._recipe, self._history)
+        kept = self._history[best - 1]
+        return Training(
+            epochs=self._history,
+            best=best,
+            stopped_early=len(self._history) < self._recipe.epochs,
+            validation=kept.validation,
+            robust=kept.robust,
+            forward=self._forward,
+            backward=self._backward,
+            tf32=multiplies_in_tf32(self._device),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on after an epoch; later steps do not change it."""
+        state = {
+            "epochs": msgspec.to_builtins(self._history),
+            "forward": self._forward,
+            "backward": self._backward,
+            "notes": [*self.notes],
+            "features": self._reuses,
+            "weights": self._weights,
+            "optimiser": self._moments,
+        }
+        return state if self._best is self._weights else state | {"best": self._best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; nothing is changed if it does not fit.
+
+        Raises:
+            ValueError, KeyError: it was saved by a training of another network, or lacks something.
+        """
+        weights, moments = state["weights"], state.get("optimiser", {})
+        best = state.get("best", weights)
+        shapes = {name: tensor.shape for name, tensor in self._network.state_dict().items()}
+        if any({name: tensor.shape for name, tensor in part.items()} != shapes for part in (weights, best)):
+            raise ValueError("saved state: expected weights with the names and shapes of this network's")
+        numbers = state["forward"], state["backward"], state["features"], state["notes"]
+        try:
+            history = msgspec.convert(state["epochs"], list[Epoch])
+            restore(self._optimiser, moments)
+        except (msgspec.ValidationError, RuntimeError, IndexError) as error:
+            raise ValueError(f"saved state: {error}") from error
+        self._network.load_state_dict(weights)
+        self._history, self._weights, self._best, self._moments = history, weights, best, moments
+        self._forward, self._backward, self._reuses, self.notes[:] = numbers
+
+    def _ready(self) -> Learner:
+        """What every epoch runs; the first call sets it up."""
+        if self._learner is not None:
+            return self._learner
+        recipe, data = self._recipe, self._data
+        learner = Learner(self._network, data.training, data.validation)
+        with generators_at(_seed(self._seed, 0), self._device), tensor_cores(), self._stopwatch.region("training"):
+            if recipe.attack is None and data.augmentation == "none" and not self._parents:
+                learner = on_features(learner, recipe, self._frozen, self.notes, self._reuses)
+        with tensor_cores(), self._stopwatch.region("warm_up"), indivisible(*self._whole):
+            _warm_up(learner, recipe, self._frozen, self._parents)
+        self._learner, self._reuses = learner, learner.training is not data.training
+        return learner
+
+    def _train(self, epoch: int, learner: Learner) -> tuple[list[float], int, float]:
+        """All updates of an epoch: the loss of each, how many images were right, and the first learning rate."""
+        recipe, network = self._recipe, learner.network
+        loss = loss_function(recipe.objective, network, self._parents)
+        size, device, seed = len(learner.training), self._device, _seed(self._seed, epoch)
+        generator = torch.Generator(device).manual_seed(seed)
+        order = torch.Generator().manual_seed(seed)
+        losses, correct = [], torch.zeros((), dtype=torch.int64, device=device)
+        with (
+            generators_at(seed, device),
+            tensor_cores(),
+            self._stopwatch.region("training"),
+            indivisible(*self._whole),
+        ):
+            chosen = batches(size, recipe.batch_size, generator=order, device=learner.training.labels.device)
+            updates = len(chosen)
+            for number, taken in enumerate(fetch(learner.training, chosen)):
+                self._in_epoch = number / updates
+                self._on_update(*self.progress)
+                position = (epoch - 1) + number / updates
+                for group in self._optimiser.param_groups:
+                    group["lr"] = learning_rate(recipe, position, updates) * group["scale"]
+                clean, labels = augment(pixels(taken.images), self._data.augmentation, generator), taken.labels
+                images = clean
+                if recipe.attack is not None:
+                    scale = ramp(recipe, position)
+                    images = attacked(
+                        network, recipe.attack, recipe.precision, clean, labels, generator, scale, self._loop
+                    )
+                value, right = update(
+                    network, recipe, self._optimiser, (clean, images, labels), frozen=self._frozen, loss=loss
+                )
+                losses.append(value)
+                correct += right
+            *values, right = torch.cat([torch.stack(losses).double(), correct.double().view(1)]).tolist()
+        _check_finite(values, epoch)
+        return values, int(right), learning_rate(recipe, epoch - 1, updates)
+
+    def _count_passes(self) -> None:
+        """Add the images that passed forward and backward in an epoch."""
+        recipe, training, validation = self._recipe, len(self._data.training), len(self._data.validation)
+        steps = recipe.attack.steps if recipe.attack else 0
+        judge = recipe.validation_attack or recipe.attack
+        judged = judge.steps + 1 if judge else 0
+        self._forward += training * (steps + 1) + validation * (judged + 1)
+        self._backward += training * (steps + 1) + validation * max(0, judged - 1)
+
+    def _keep(self) -> None:
+        """Copy weights and optimiser to the CPU, so that they can be saved and later updates do not change them."""
+        self._weights, self._moments = _copies(self._network.state_dict(), state_tensors(self._optimiser))
+        epoch = len(self._history)
+        if spoilt := not_finite(self._weights, self._begun):
+            raise RobbenchError(f"training diverged: {spoilt[0]} is not finite after epoch {epoch}; {DIVERGED}")
+        if kept_epoch(self._recipe, self._history) == epoch:
+            self._best = self._weights
 
 
-def _learner(
-    network: nn.Module,
-    recipe: Recipe,
-    training: Images,
-    validation: Images,
-    held: tuple[nn.Module, ...],
-    augmentation: str,
-    state: Progress,
-) -> tuple[nn.Module, Images | Features, Images | Features]:
-    """What an epoch runs: the network on its images, or its last layers on the features of the first ones.
+def train(
+    network: nn.Module, recipe: Recipe, data: TrainingData, *, stopwatch: Stopwatch | None = None, **options: Any
+) -> Training:
+    """Train a network from its first to its last epoch, with options and errors as of :class:`Trainer`.
 
-    A run that is gone on with does what it did: either way is the same function, but not to the last bit.
+    Its weights end as those of the kept epoch.
     """
-    whole = network, training, validation
-    parts = frozen_part(network, held) if recipe.attack is None and augmentation == "none" else None
-    if parts is None:
-        return whole
-    frozen, learner = parts
-    with evaluating(frozen), autocast(recipe.precision, training.images.device):
-        kept = state.features
-        if kept is None:
-            kept = worth_keeping(frozen, len(training) + len(validation), training.images[:1])
-        if not kept:
-            return whole
-        size = Batches("the frozen blocks' features", recipe.batch_size, state.notes)
-        return learner, extract(frozen, training, size), extract(frozen, validation, size)
+    trainer = Trainer(network, recipe, data, stopwatch=stopwatch or Stopwatch(device_of(network)), **options)
+    while not trainer.done:
+        trainer.step()
+    return trainer.result()
 
 
-def _warm_up(network: nn.Module, recipe: Recipe, training: Images | Features, held: tuple[nn.Module, ...]) -> None:
+def _warm_up(learner: Learner, recipe: Recipe, frozen: tuple[nn.Module, ...], parents: Mapping[str, nn.Module]) -> None:
     """A discarded update on a copy, so that set-up costs of kernels and allocator are not counted as training.
 
-    On a GPU it is attacked twice, since a loop captures a shape's second call: the copy's graph goes with it, what the
-    first capture loads stays.
+    On a GPU the attack runs twice, because its second call is captured as a graph. That graph goes with the copy, but
+    what the first capture loads stays.
     """
-    copied, twins = copy.deepcopy((network, held))
-    images = pixels(training.images[: recipe.batch_size]).clone()  # features are not the warm-up's to write into
-    labels = torch.zeros_like(training.labels[: recipe.batch_size])
-    with generators_at(0, images.device):
+    network, twins = copy.deepcopy((learner.network, frozen))
+    first = torch.arange(min(recipe.batch_size, len(learner.training)), device=learner.training.labels.device)
+    taken = learner.training.take(first)
+    clean, labels = pixels(taken.images), torch.zeros_like(taken.labels)
+    with generators_at(0, clean.device):
+        images = clean
         if recipe.attack is not None:
-            loop = GraphedLoop(images.device)
-            for _ in range(2 if images.is_cuda else 1):
-                found = attacked(copied, recipe.attack, recipe.precision, images, labels, None, loop=loop)
-            images = found
-        update(copied, recipe, new_optimiser(copied, recipe, None), images, labels, twins)
-
-
-def _unstored(network: nn.Module) -> dict[str, Tensor]:
-    """The buffers that are no part of the weights: those with ``persistent=False``."""
-    stored = {id(tensor) for tensor in network.state_dict(keep_vars=True).values()}
-    return {name: buffer.detach() for name, buffer in network.named_buffers() if id(buffer) not in stored}
-
-
-def _check_unchanged(before: dict[str, Tensor], after: dict[str, Tensor], epoch: int) -> None:
-    """Neither p* nor a resumed run would know what such a buffer has become."""
-    for name in sorted(before.keys() | after.keys()):
-        one, other = before.get(name), after.get(name)
-        if one is None or other is None or not _same_bits(one, other):
-            raise RobbenchError(
-                f"buffer {name!r} changed in epoch {epoch}, but is not stored with the weights: p* and a resumed training "
-                "would begin with its first value; register it without persistent=False"
-            )
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+            loop = GraphedLoop(clean.device)
+            for _ in range(2 if clean.is_cuda else 1):
+                images = attacked(network, recipe.attack, recipe.precision, clean, labels, None, loop=loop)
+        loss = loss_function(recipe.objective, network, parents)
+        update(network, recipe, new_optimiser(network, recipe, None), (clean, images, labels), frozen=twins, loss=loss)
 
 
 def _seed(seed: int, epoch: int) -> int:
@@ -260,11 +310,11 @@ def _seed(seed: int, epoch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"robbench {seed} {epoch}".encode()).digest()[:8], "big") >> 1
 
 
-def _check_finite(losses: Sequence[float], epoch: int, updates: int) -> None:
+def _check_finite(losses: Sequence[float], epoch: int) -> None:
     for number, loss in enumerate(losses, start=1):
         if not math.isfinite(loss):
             raise RobbenchError(
-                f"training diverged: the loss is {loss} in epoch {epoch}, batch {number} of {updates}; {DIVERGED}"
+                f"training diverged: the loss is {loss} in epoch {epoch}, batch {number} of {len(losses)}; {DIVERGED}"
             )
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from robbench.errors import RobbenchError
 from robbench.spec import Recipe
-
-Layout = tuple[torch.dtype, torch.Size]
-"""Of a tensor."""
 
 
 def new_optimiser(
@@ -22,13 +19,14 @@ def new_optimiser(
     Raises:
         RobbenchError: there is no trainable parameter.
     """
-    if not any(parameter.requires_grad for parameter in network.parameters()):
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not trainable:
         raise RobbenchError(
             "training: expected a network with parameters to train, got one whose parameters are all frozen "
             "(requires_grad=False)"
         )
     if groups is None:
-        groups = [{"params": [parameter for parameter in network.parameters() if parameter.requires_grad]}]
+        groups = [{"params": trainable}]
     scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in groups]
     decay = recipe.weight_decay
     if recipe.optimiser == "adam":
@@ -51,8 +49,14 @@ def state_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Take up what :func:`state_tensors` gave, laid out as the parameters are: fused optimisers walk through both alike."""
+def restore(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Take up what :func:`state_tensors` gave.
+
+    Fused optimisers walk through a parameter and its state alike, so both get the same layout in memory.
+
+    Raises:
+        RuntimeError, IndexError: the tensors are those of other parameters; nothing is changed.
+    """
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -61,28 +65,3 @@ def restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> Non
             tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
         state.setdefault(int(index), {})[name] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-
-
-def state_layout(
-    network: nn.Module, recipe: Recipe, groups: Sequence[dict[str, object]] | None
-) -> list[dict[str, Layout]]:
-    """The layout of what :func:`state_tensors` has of each of the optimiser's parameters after an update.
-
-    Of a parameter that no gradient has reached yet it has nothing.
-    """
-    like = next(network.parameters())
-    probe = nn.ParameterList([torch.zeros(1, dtype=like.dtype, device=like.device)])
-    probe[0].grad = torch.zeros_like(probe[0])
-    tried = new_optimiser(probe, recipe, None)
-    tried.step()
-    held = {key.partition(".")[2]: tensor for key, tensor in state_tensors(tried).items()}
-    parameters = [p for group in new_optimiser(network, recipe, groups).param_groups for p in group["params"]]
-    return [
-        {f"{index}.{name}": layout(parameter if tensor.ndim else tensor) for name, tensor in held.items()}
-        for index, parameter in enumerate(parameters)
-    ]
-
-
-def layout(tensor: Tensor) -> Layout:
-    """What a tensor must have in common with another one to take its place."""
-    return tensor.dtype, tensor.shape

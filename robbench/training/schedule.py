@@ -1,4 +1,4 @@
-"""What a recipe decides by epoch: the rate, the attack's radius, when training stops, which epoch is kept. No torch."""
+"""What a recipe decides by epoch: learning rate, the attack's radius, when training stops, which epoch is kept. No torch."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def ramp(recipe: Recipe, position: float) -> float:
 
 
 def watched(history: Sequence[Epoch], stopping: EarlyStopping) -> list[int]:
-    """The figures that early stopping looks at: right images in a moving window, from the epoch on at which it is full.
+    """The figures that early stopping compares: right images in a moving window, from the first full window on.
 
-    They stand for average accuracies, since every epoch judges the same images, and have nothing to round.
+    Every epoch judges the same images, so sums compare as average accuracies do, and nothing is rounded.
     """
     right = [(epoch.robust or epoch.validation).correct for epoch in history]
     return [sum(right[end - stopping.window : end]) for end in range(stopping.window, len(right) + 1)]
 
 
 def stops(recipe: Recipe, history: Sequence[Epoch]) -> bool:
-    """Whether early stopping ends training after this history (or never began: no rule, no epoch)."""
+    """Whether early stopping ends training after this history."""
     if recipe.early_stopping is None:
         return False
     figures = watched(history, recipe.early_stopping)

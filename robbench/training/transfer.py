@@ -11,11 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from robbench.errors import RobbenchError, require, unknown
+from robbench.errors import RobbenchError
 from robbench.models import Block, Network, Normalise, blocks, build, put_head, replace_head
-
-KEPT = ("frozen", "finetuned")
-"""What may become of the kept blocks: frozen, or trained on with a smaller learning rate."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Transferred:
 
     network: Network
     kept: tuple[nn.Module, ...]
-    """The modules outside the retrained blocks: to be held in eval mode where they are frozen."""
+    """The modules outside the retrained blocks, which stay in eval mode while they are frozen."""
     retrained: tuple[str, ...]
     """Names of the retrained blocks, first to last."""
 
@@ -47,30 +44,27 @@ def transfer(
 ) -> Transferred:
     """A copy of ``source`` for the target: a new head, the last ``k`` blocks initialised anew, the others kept.
 
-    Initialised anew means parameters and batch-norm statistics as a new :func:`robbench.models.build` has them. What
-    belongs to no block (a wide ResNet's last batch norm) is kept.
+    A block that is initialised anew gets the parameters and batch-norm statistics of a new
+    :func:`robbench.models.build`. What belongs to no block (a wide ResNet's last batch norm) is kept.
 
     Args:
         source: left as it is; the copy stays on its device.
         k: number of blocks to retrain, the head among them, from 1 to all of them.
         classes: of the target.
         head: a name of :data:`robbench.models.HEADS`.
-        kept: ``frozen`` clears ``requires_grad`` of everything outside the retrained blocks, ``finetuned`` sets it.
+        kept: of the other blocks; ``frozen`` clears ``requires_grad`` of everything outside the retrained blocks, ``finetuned`` sets it.
         mean: of the target's input normalisation; None for none.
         std: with ``mean``.
-        seed: of the new values; they differ from those of a build with the same seed.
+        seed: of the new values, which differ from those of a build with the same seed.
 
     Raises:
-        RobbenchError: ``k``, ``classes``, ``head`` or ``kept`` is none of the above.
+        RobbenchError: ``k``, ``classes`` or ``head`` is none of the above.
     """
     names = [block.name for block in blocks(source)]
     if not 1 <= k <= len(names):
         raise RobbenchError(f"k: expected 1…{len(names)} for {source.architecture}, got {k}")
-    if kept not in KEPT:
-        raise unknown("treatment of kept blocks", kept, KEPT)
-    require(mean is None or len(mean) in (1, source.shape[0]), "mean", f"{source.shape[0]} values", mean)
 
-    # With the source's own seed, the "new" values would be those that the source was trained from.
+    # A source of the same seed was trained from the values of that seed, so the new values need another one.
     seed = int.from_bytes(sha256(f"transfer {seed}".encode()).digest()[:7])
     fresh = build(source.architecture, classes=classes, shape=source.shape, seed=seed)
     if head != "linear":
@@ -78,7 +72,7 @@ def transfer(
 
     network = deepcopy(source)
     like = network.head_layers[0].weight
-    # Not any linear layer: the architecture's own may be normalised or of another class, with other tensors.
+    # The head comes from a build: an architecture's own linear layer may be normalised, with other tensors.
     put_head(network, fresh.body.get_submodule(fresh.head).to(like.device, like.dtype), classes)
     network.normalise = Normalise(mean, std).to(like.device)
     for old, new in zip(blocks(network)[-k:], blocks(fresh)[-k:], strict=True):
@@ -116,18 +110,19 @@ def parameter_groups(transferred: Transferred, scale: float) -> list[dict[str, A
     Only parameters that require a gradient are in them, and no group is empty.
     """
     retrained = transferred.retrained_parameters()
-    ids = {id(parameter) for parameter in retrained}
-    kept = [parameter for parameter in transferred.network.parameters() if id(parameter) not in ids]
-    groups = [(list(retrained), 1.0), (kept, scale)]
-    trained = [([p for p in parameters if p.requires_grad], factor) for parameters, factor in groups]
-    return [{"params": parameters, "scale": factor} for parameters, factor in trained if parameters]
+    kept = [parameter for parameter in transferred.network.parameters() if parameter not in set(retrained)]
+    groups = [
+        {"params": [parameter for parameter in parameters if parameter.requires_grad], "scale": factor}
+        for parameters, factor in ((retrained, 1.0), (kept, scale))
+    ]
+    return [group for group in groups if group["params"]]
 
 
-def training_mode(network: nn.Module, held: Iterable[nn.Module] = ()) -> None:
-    """Put ``network`` in training mode, except the ``held`` modules, which go in eval mode.
+def training_mode(network: nn.Module, frozen: Iterable[nn.Module] = ()) -> None:
+    """Put the network in training mode, and its ``frozen`` modules in eval mode.
 
-    Frozen blocks are held, so that their batch norms keep the source's statistics and their dropouts are idle.
+    The batch norms of frozen blocks thus keep the source's statistics, and their dropouts are idle.
     """
     network.train()
-    for module in held:
+    for module in frozen:
         module.eval()

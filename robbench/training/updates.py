@@ -1,23 +1,25 @@
-"""What an epoch is made of: attacking a batch, an update on it, and judging the validation images."""
+"""What an epoch is made of: attacking a batch, updating the weights on it, and judging the validation images."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import partial
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robbench.attacks import evaluating, pgd, start_noise
-from robbench.data import Images, pixels
+from robbench.data import ImageSource, fetch, pixels
 from robbench.errors import RobbenchError
 from robbench.machine.graphs import GraphedLoop
 from robbench.machine.memory import Batches
 from robbench.record import Counts
 from robbench.spec import PGD, Recipe
-from robbench.training.features import Features
+from robbench.training.objectives import Loss, loss_function
 from robbench.training.transfer import training_mode
 
 VALIDATION_BATCH = 256
-"""Images that validation judges at once, where memory allows it."""
+"""Images that validation judges at once, if memory allows it."""
 
 
 def attacked(
@@ -36,8 +38,8 @@ def attacked(
     Shapes and dtypes as in :func:`robbench.attacks.pgd.pgd`.
     """
     assert attack.epsilon is not None
-    # A cache would keep the cast of every iterate until the attack ends, and of no weight: only leaves that require a
-    # gradient are cached.
+    # Without the cache autocast keeps no iterate until the attack ends. It keeps no weight either way: autocast caches
+    # leaves that require a gradient, and in an attack weights require none.
     with evaluating(network), autocast(precision, images.device, cache=False):
         return pgd(
             network,
@@ -58,88 +60,95 @@ def update(
     network: nn.Module,
     recipe: Recipe,
     optimiser: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    held: tuple[nn.Module, ...],
+    batch: tuple[Tensor, Tensor, Tensor],
+    *,
+    frozen: Collection[nn.Module] = (),
+    loss: Loss | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One step of the optimiser; the mean loss and the number of images classified correctly, both on the device.
+    """One step of the optimiser.
+
+    Args:
+        network: to train.
+        recipe: how.
+        optimiser: of the network's parameters.
+        batch: clean images, the images to train on, and labels.
+        frozen: modules that stay in eval mode.
+        loss: of the recipe's objective; None for one without parents.
+
+    Returns:
+        The mean loss and the number of images classified correctly, both on the device.
 
     Raises:
-        RobbenchError: no parameter that is trained has a part in the logits.
+        RobbenchError: the loss does not depend on a parameter that is trained.
     """
+    loss = loss or loss_function(recipe.objective, network, {})
+    clean, images, labels = batch
     if recipe.statistics == "running":
         network.eval()
     else:
-        training_mode(network, held)
+        training_mode(network, frozen)
     optimiser.zero_grad(set_to_none=True)
     with autocast(recipe.precision, images.device):
-        logits = network(images)
-    loss = F.cross_entropy(logits.float(), labels)
-    if not loss.requires_grad:
+        value, logits = loss(clean, images, labels)
+    if not value.requires_grad:
         raise RobbenchError(
             "training: expected logits that depend on the parameters to train, got logits without a gradient "
             "(torch.no_grad or detach in the network's forward)"
         )
-    loss.backward()  # type: ignore[no-untyped-call]
+    value.backward()  # type: ignore[no-untyped-call]
     if recipe.clip_norm is not None:
         trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
     optimiser.step()
-    return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+    return value.detach(), (logits.detach().argmax(dim=1) == labels).sum()
 
 
 def validate(
     network: nn.Module,
     recipe: Recipe,
-    validation: Images | Features,
+    validation: ImageSource,
     *,
     seed: int,
     loop: GraphedLoop | None = None,
     judging: Batches | None = None,
 ) -> tuple[Counts, Counts | None]:
-    """Clean accuracy and, where the recipe is adversarial, robust accuracy on the validation images, in eval mode.
+    """Clean accuracy and, if the recipe is adversarial, robust accuracy on the validation images, in eval mode.
 
-    Random starts are drawn for ``VALIDATION_BATCH`` images at a time, however many of them ``judging`` then takes at
-    once, so that running out of memory does not change them.
+    Random starts are drawn for ``VALIDATION_BATCH`` images at a time. If memory runs out, ``judging`` takes fewer images
+    at once, and the starts stay the same.
     """
-    attack, device = recipe.validation_attack or recipe.attack, validation.images.device
+    attack, device = recipe.validation_attack or recipe.attack, device_of(network)
     judging = judging or Batches("validation", VALIDATION_BATCH)
     generator = torch.Generator(device).manual_seed(seed)
-    clean = torch.zeros((), dtype=torch.int64, device=device)
-    robust = clean.clone()
+    counted = torch.zeros(2, dtype=torch.int64, device=device)
+    order = torch.arange(len(validation), device=validation.labels.device)
+
+    def judge(images: Tensor, labels: Tensor, noise: Tensor | None, part: slice) -> None:
+        images, labels = images[part], labels[part]
+        right = _right(network, recipe, images, labels)
+        safe = right
+        if attack is not None:
+            start = None if noise is None else noise[part]
+            found = attacked(network, attack, recipe.precision, images, labels, None, loop=loop, noise=start)
+            safe = right & _right(network, recipe, found, labels)
+        counted.add_(torch.stack([right.sum(), safe.sum()]))
+
     with evaluating(network):
-        for start in range(0, len(validation), VALIDATION_BATCH):
-            images = pixels(validation.images[start : start + VALIDATION_BATCH])
-            labels = validation.labels[start : start + VALIDATION_BATCH]
+        for taken in fetch(validation, torch.split(order, VALIDATION_BATCH)):
+            images = pixels(taken.images)
             noise = start_noise(images, generator) if attack is not None and attack.random_start else None
+            judging.over(len(taken), device, partial(judge, images, taken.labels, noise))
+    clean, robust = (Counts(correct=correct, total=len(validation)) for correct in counted.tolist())
+    return clean, robust if attack is not None else None
 
-            def judge(
-                part: slice, images: Tensor = images, labels: Tensor = labels, noise: Tensor | None = noise
-            ) -> None:
-                some, theirs = images[part], labels[part]
-                right = _right(network, recipe, some, theirs)
-                safe = right
-                if attack is not None:
-                    noisy = None if noise is None else noise[part]
-                    adversarial = attacked(
-                        network, attack, recipe.precision, some, theirs, None, loop=loop, noise=noisy
-                    )
-                    safe = right & _right(network, recipe, adversarial, theirs)
-                counted = torch.stack([right.sum(), safe.sum()])
-                clean.add_(counted[0])
-                robust.add_(counted[1])
 
-            judging.over(len(labels), device, judge)
-    right_clean, right_robust = torch.stack([clean, robust]).tolist()
-    total = len(validation)
-    return (
-        Counts(correct=right_clean, total=total),
-        Counts(correct=right_robust, total=total) if attack is not None else None,
-    )
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's parameters lie, or the CPU if it has none."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
 def autocast(precision: str, device: torch.device, *, cache: bool = True) -> torch.autocast:
-    """Where a recipe says ``bf16``, torch's automatic casts to it; with ``cache`` each weight is cast once."""
+    """For the precision ``bf16`` torch's automatic casts to it; with ``cache`` each weight is cast once."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=cache)
 
 

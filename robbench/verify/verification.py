@@ -112,10 +112,10 @@ def _record(record: Record, context: RunContext, code: Collection[str]) -> Itera
         return
     _check_names(record, model, estimate)
     data = context.images(model.dataset)
-    if data.sha256 != record.data.sha256:
+    if data.fingerprint != record.data.sha256:
         raise RobbenchError(
             f"data: expected the images of {record.data.name!r} that it was made with (SHA-256 "
-            f"{record.data.sha256[:12]}…), got others ({data.sha256[:12]}…)"
+            f"{record.data.sha256[:12]}…), got others ({data.fingerprint[:12]}…)"
         )
     made_from = _made_from(record, model, context.store)
     network = load_network(model, context)

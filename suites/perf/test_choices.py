@@ -33,14 +33,8 @@ def test_memory_format(architecture, batch, perf, fresh):
         optimiser, loop = new_optimiser(chosen, RECIPE, None), GraphedLoop(perf.device)
 
         def step():
-            update(
-                chosen,
-                RECIPE,
-                optimiser,
-                attacked(chosen, ATTACK, "float32", images, labels, None, loop=loop),
-                labels,
-                (),
-            )
+            adversarial = attacked(chosen, ATTACK, "float32", images, labels, None, loop=loop)
+            update(chosen, RECIPE, optimiser, (images, adversarial, labels))
 
         return step
 

@@ -11,8 +11,7 @@ from robbench.data import Images, pixels
 from robbench.machine.flops import forward_flops, update_flops
 from robbench.machine.graphs import GraphedLoop
 from robbench.machine.precision import tensor_cores
-from robbench.machine.timing import Stopwatch
-from robbench.training.loop import train
+from robbench.training import TrainingData, train
 from robbench.training.optimisers import new_optimiser
 from robbench.training.updates import attacked, update
 from suites.perf.plain import adversarial_epoch, as_written, peers, pgd_loop
@@ -74,7 +73,7 @@ def test_adversarial_step(architecture, batch, steps, precision, perf, fresh):
 
     def step():
         adversarial = attacked(network, attack, precision, images, labels, generator, loop=loop)
-        update(network, recipe, optimiser, adversarial, labels, ())
+        update(network, recipe, optimiser, (images, adversarial, labels))
 
     with tensor_cores():
         rounds = perf.compare(
@@ -113,7 +112,7 @@ def test_conventional_step(architecture, batch, perf, fresh):
 
     with tensor_cores():
         perf.compare(
-            lambda: update(network, recipe, optimiser, images, labels, ()),
+            lambda: update(network, recipe, optimiser, (images, images, labels)),
             {"plain loop": lambda: adversarial_epoch(plain, theirs, [(images, labels)], lambda model, x, y: x)},
             images=batch,
             passes=1,
@@ -146,7 +145,7 @@ def test_epoch(architecture, count, steps, method, perf, fresh):
         flops = update_flops(plain, images[:1])
     with tensor_cores():
         perf.compare(
-            lambda: train(network, recipe, stored, few, stopwatch=Stopwatch(perf.device)),
+            lambda: train(network, recipe, TrainingData(stored, few)),
             against,
             images=count,
             passes=1 + (steps if attack else 0),

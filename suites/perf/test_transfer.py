@@ -6,16 +6,14 @@ import pytest
 import torch
 
 import robbench.training.features
-import robbench.training.loop
 from robbench import Recipe
 from robbench.attacks import evaluating
 from robbench.data import Images
 from robbench.machine.flops import forward_flops, update_flops
 from robbench.machine.fused import dense
-from robbench.machine.timing import Stopwatch
 from robbench.plugin.perf import Work
+from robbench.training import TrainingData, train
 from robbench.training.features import extract, frozen_part
-from robbench.training.loop import train
 from robbench.training.transfer import parameter_groups, transfer
 
 pytestmark = pytest.mark.perf
@@ -37,10 +35,10 @@ def test_retraining(architecture, images, k, perf, fresh, monkeypatch):
         monkeypatch.setattr(robbench.training.features, "MEMORY_SHARE", share)
         made = transfer(source, k=k, classes=10, seed=0)
         groups = parameter_groups(made, 1.0)
-        train(made.network, recipe, stored, few, stopwatch=Stopwatch(perf.device), groups=groups, held=made.kept)
+        train(made.network, recipe, TrainingData(stored, few), groups=groups, frozen=made.kept)
 
     extracted = []
-    monkeypatch.setattr(robbench.training.loop, "extract", lambda *given: extracted.append(1) or extract(*given))
+    monkeypatch.setattr(robbench.training.features, "extract", lambda *given: extracted.append(1) or extract(*given))
     perf.compare(
         lambda: retrain(0.25),
         {"whole network in every epoch": lambda: retrain(0.0)},

@@ -33,7 +33,7 @@ def made(tmp_path_factory, one_thread):
     folder = tmp_path_factory.mktemp("made")
     (folder / "proven_net.py").write_text(NETWORK)
     sys.path.insert(0, str(folder))
-    robbench.stages.networks._load.cache_clear()
+    robbench.data.loading.load_data.cache_clear()
     for name, glyphs, train in (("digits", "glyphs10", 300), ("letters", "glyphs47", 500)):
         data = Data(name, draw(glyphs, train, 1), draw(glyphs, 60, 2), GLYPHS[glyphs])
         write_npz(folder / "data" / f"{name}.npz", data)
@@ -66,9 +66,9 @@ def made(tmp_path_factory, one_thread):
 def place(made, tmp_path):
     """A copy of all of it."""
     shutil.copytree(made, tmp_path / "copy")
-    robbench.stages.networks._load.cache_clear()
+    robbench.data.loading.load_data.cache_clear()
     yield Place(tmp_path / "copy")
-    robbench.stages.networks._load.cache_clear()
+    robbench.data.loading.load_data.cache_clear()
 
 
 @pytest.fixture

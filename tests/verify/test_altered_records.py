@@ -208,7 +208,7 @@ RECORDS = {
 def original(place, number):
     """The unperturbed image of the n-th counterexample."""
     record = json.loads(place.stage(digest()).read_text())["record"]["robustness"]
-    data = robbench.stages.networks.load_data(SOURCE.dataset, place.folder / "data", download=False)
+    data = robbench.data.load_data(SOURCE.dataset, place.folder / "data", download=False)
     return data.test.images[record["images"][found_places(place)[0][number]]] / 255
 
 

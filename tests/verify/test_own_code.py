@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from robbench.stages.networks import _load
+from robbench.data import load_data
 
 
 @pytest.fixture
 def unloaded(monkeypatch):
     """As in a new process: the network's module is not imported yet."""
     monkeypatch.delitem(sys.modules, "proven_net")
-    _load.cache_clear()
+    load_data.cache_clear()
 
 
 @pytest.mark.parametrize("options", [("--device", "cpu"), ("--code", "proven"), ("--code", "proven_net.more")])

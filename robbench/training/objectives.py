@@ -1,0 +1,44 @@
+"""What an update minimises: from an objective of the recipe to a function of a batch.
+
+A new objective is a spec of its own, and a function registered for it::
+
+    @loss_function.register
+    def _(objective: MyObjective, student, parents):
+        return lambda clean, attacked, labels: …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import singledispatch
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robbench.errors import RobbenchError
+from robbench.spec import CrossEntropy, Objective
+
+Loss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From clean images, the images to train on (attacked if the recipe attacks) and labels to mean loss and logits."""
+
+
+@singledispatch
+def loss_function(objective: Objective, student: nn.Module, parents: Mapping[str, nn.Module]) -> Loss:
+    """The loss of an objective for the student, which is trained, and its parents by role, which are not.
+
+    The loss is called under the recipe's autocast, with the student in the mode of the update.
+
+    Raises:
+        RobbenchError: no function is registered for this kind of objective.
+    """
+    kind = type(objective).__name__
+    raise RobbenchError(f"objective: expected a kind with a loss function, got {kind}; see loss_function.register")
+
+
+@loss_function.register
+def _(objective: CrossEntropy, student: nn.Module, parents: Mapping[str, nn.Module]) -> Loss:
+    def loss(clean: Tensor, attacked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = student(attacked)
+        return F.cross_entropy(logits.float(), labels), logits
+
+    return loss
