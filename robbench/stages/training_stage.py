@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from robbench.attacks import evaluating, is_right
-from robbench.data import ImageSource, training_parts
+from robbench.data import ImageSource, pixels, training_parts
 from robbench.machine.memory import Batches
 from robbench.models import Network, place, weights
 from robbench.record import Counts, Training
 from robbench.stages.networks import build_network, read_checkpoint, transferred_network
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
-from robbench.training import Trainer, TrainingData, parameter_groups
+from robbench.training import Trainer, TrainingData
+from robbench.training.transfer import parameter_groups
 from robbench.training.updates import VALIDATION_BATCH
 
 
@@ -87,8 +89,8 @@ def _judged(network: Network, validation: ImageSource, notes: list[str]) -> Trai
 
     def judge(part: slice) -> None:
         nonlocal right
-        batch = validation.take(range(part.start, part.stop))
-        right += int(is_right(network, batch.pixels, batch.labels, "validation").sum())
+        batch = validation.take(torch.arange(part.start, part.stop))
+        right += int(is_right(network, pixels(batch.images), batch.labels, "validation").sum())
 
     with evaluating(network):
         Batches("validation", VALIDATION_BATCH, notes).over(len(validation), validation.labels.device, judge)
