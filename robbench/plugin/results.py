@@ -133,7 +133,6 @@ class Results:
             verdicts=[verdict for verdict in self._verdicts if verdict.suite == study],
             records=records,
             missing=[f"{study}/{name}" for name in missing],
-            plan={f"{study}/{case}.{stage}": digest for case, stage, digest, _, _ in plan["stages"]},
         )
         return bundle, write_bundle(settings.report / study, bundle)
 

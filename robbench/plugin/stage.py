@@ -13,7 +13,6 @@ from robbench.gate.baselines import Baseline, baseline_path, read_baseline, writ
 from robbench.gate.verdicts import Tolerances, Verdict, compare
 from robbench.plugin.session import SESSION, marked
 from robbench.record import Record
-from robbench.report.text import printable, printable_lines
 from robbench.spec import Model, Study
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class Robbench:
             record: Record = self._benchmark.pedantic(measured, rounds=1, iterations=1)  # type: ignore[no-untyped-call]
             verdicts = self._judge(record, baseline, tolerances)
         except RobbenchError as error:
-            fault = printable_lines(str(error))
+            fault = str(error)
         finally:
             self._session.clear()
             properties.extend(("robbench_said", text) for text in self._session.said)
@@ -91,7 +90,7 @@ class Robbench:
         self._benchmark.extra_info.update(figures)
         properties.extend((name, value) for name, value in figures.items() if value is not None)
         properties.append(("robbench_verdicts", msgspec.json.encode(verdicts).decode()))
-        failures = [printable(verdict.message) for verdict in verdicts if verdict.fails]
+        failures = [verdict.message for verdict in verdicts if verdict.fails]
         if failures:
             pytest.fail(f"{study.name}/{model.id}: " + "\n  ".join(failures), pytrace=False)
         return record
