@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robbench.errors import RobbenchError, unknown
-from robbench.report.text import printable, printable_lines
 from robbench.spec.suite_files import find_code_in
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except RobbenchError as error:
-        print(printable_lines(f"robbench: {error}"), file=sys.stderr)
+        print(f"robbench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("robbench: interrupted", file=sys.stderr)
@@ -184,9 +183,9 @@ def _compare(options: argparse.Namespace) -> int:
         if verdict.message in untimed:
             continue
         if verdict.fails or options.all or verdict.mark != "=":
-            print(printable(f"{verdict.mark:7}  {verdict.suite}/{verdict.case}.{verdict.stage}: {verdict.message}"))
+            print(f"{verdict.mark:7}  {verdict.suite}/{verdict.case}.{verdict.stage}: {verdict.message}")
     for message, stages in untimed.items():
-        print(printable(f"{'x':7}  {stages} stages: {message}"))
+        print(f"{'x':7}  {stages} stages: {message}")
     equal = sum(verdict.mark == "=" for verdict in verdicts)
     if failing:
         held = f"--pstar {tolerances.pstar:g} --accuracy {tolerances.accuracy:g} --seconds {tolerances.seconds:g}"
@@ -211,7 +210,7 @@ def _verify(options: argparse.Namespace) -> int:
     advice: dict[str, None] = {}
     for finding in verify(options.bundle, context, options.code):
         message = f"{finding.message}; {finding.advice}" if finding.advice else finding.message
-        print(printable(f"{finding.mark:8}  {finding.name}: {message}"), flush=True)
+        print(f"{finding.mark:8}  {finding.name}: {message}", flush=True)
         marks[finding.mark] += 1
         stages |= {finding.name} if finding.record else set()
         unproven |= {finding.name} if finding.record and finding.mark == "unproven" else set()
@@ -227,7 +226,7 @@ def _verify(options: argparse.Namespace) -> int:
     print(", ".join([*parts, f"{marks['problem']} problems"]))
     if unproven:
         what = f"{len(unproven)} records were not proven in full" if proven else "nothing was proven"
-        print(printable("; ".join([what, *advice])))
+        print("; ".join([what, *advice]))
     left_open = marks["unproven"] or marks["untimed"] or marks["missing"]
     return 1 if marks["problem"] else 3 if left_open else 0
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
+from robbench.gate.verdicts import CONFIDENCE
 from robbench.record import ModelFacts
 from robbench.report.answers import Change, change, robust_change, speed_up
+from robbench.report.markdown import NOTHING, escape, percent, points, pstar, pstar_digits, seconds, signed
 from robbench.report.ranking import beyond_noise, ranking_epsilon
-from robbench.report.rows import Group
+from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, Spread, models_of
+from robbench.report.tables import spread_text
 
 FEW = 30
 """Correct images below which a median is called out, and no finding rests on it."""
@@ -87,3 +93,49 @@ def fields_that_move(found: Sequence[Effect]) -> dict[str, list[Effect]]:
     for effect in found:
         fields.setdefault(effect.field, []).extend([effect] if effect.moved else [])
     return fields
+
+
+def ablation_table(found: Sequence[Effect]) -> pd.DataFrame:
+    """One field's effects: the study's own figures, an arrow, the variant's, and the changes with their intervals."""
+    epsilon = next((effect.epsilon for effect in found if effect.epsilon is not None), None)
+    medians = [model.median for effect in found for model in (effect.base, effect.varied) if model]
+    changes = [end for effect in found if (m := effect.median) for end in (m.value, m.low, m.high, *m.seeds.values)]
+    digits = pstar_digits(value for value in [*medians, *changes] if value is not None)
+    robust = f"robust accuracy at ε = {epsilon:.4g}, points" if epsilon is not None else "robust accuracy, points"
+    around = f"{CONFIDENCE:.0%} interval"
+    headers = ["Model", "clean accuracy", "points", around, "median p\\*", "change", around, robust, around]
+    headers += ["training seconds", "factor"]
+    return pd.DataFrame([_line(effect, digits) for effect in found], columns=headers, dtype=object)
+
+
+def _line(effect: Effect, digits: int) -> list[str]:
+    end = next((model.grid_end for model in (effect.varied, effect.base) if model and model.tested), math.nan)
+    return [
+        escape(effect.varied.label),
+        _both(effect, lambda row: row.accuracy, percent),
+        *_changed(effect.accuracy, points),
+        _both(effect, lambda row: row.median, lambda value: pstar(value, end, digits)),
+        *_changed(effect.median, lambda value: median_change(value, digits)),
+        *_changed(effect.robust, points),
+        _both(effect, lambda row: row.seconds, seconds),
+        spread_text(effect.factor, lambda value: f"× {value:.2f}"),
+    ]
+
+
+def median_change(value: float, digits: int) -> str:
+    """A change of median p* in words where it has no end."""
+    if math.isfinite(value):
+        return signed(value, digits)
+    return "past the grid's end" if value > 0 else "from past the grid's end"
+
+
+def _both(effect: Effect, figure: Callable[[Row], float | None], show: Callable[[float], str]) -> str:
+    values = [model.value(figure) if model else None for model in (effect.base, effect.varied)]
+    return " → ".join(NOTHING if value is None else show(value) for value in values)
+
+
+def _changed(found: Change | None, show: Callable[[float], str]) -> tuple[str, str]:
+    if found is None:
+        return NOTHING, NOTHING
+    seeds = f" [{show(found.seeds.low)} to {show(found.seeds.high)}]" if found.seeds.count > 1 else ""
+    return show(found.value) + seeds, f"{show(found.low)} to {show(found.high)}"

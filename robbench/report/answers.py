@@ -85,9 +85,25 @@ class Answer:
 
     @property
     def alike(self) -> tuple[int, ...]:
-        """Seeds that by themselves have the drop point of the medians over seeds."""
+        """Seeds that have the drop point of the medians over seeds."""
         k = self.drop and self.drop.k
         return tuple(seed for seed, own in self.drops.items() if (own and own.k) == k)
+
+    @property
+    def tested(self) -> list[int]:
+        """Every k whose median p* is known."""
+        return [model.facts.k for model in self.models if model.facts.k and model.median is not None]
+
+    @property
+    def machines(self) -> list[str]:
+        """Where the best transfer was trained."""
+        return sorted({row.trained.environment.slug for row in (self.best.rows if self.best else ()) if row.trained})
+
+    @property
+    def robust_shares(self) -> list[float | None]:
+        """Robust accuracy at ``epsilon`` of the best transfer and of the model from scratch."""
+        pair = self.best, self.scratch
+        return [model.value(lambda row: robust_share(row, self.epsilon or 0.0)) if model else None for model in pair]
 
 
 def answers(group: Group) -> tuple[Answer, ...]:
@@ -140,7 +156,11 @@ def source_model(group: Group, transferred: Model) -> Model | None:
 def best_transfer(models: Sequence[Model]) -> Model | None:
     """The model with the highest median p* (censored is highest), then clean accuracy, then the smallest k."""
     tested = [model for model in models if model.median is not None]
-    return max(tested, key=lambda model: (model.median, model.accuracy, -(model.facts.k or 0)), default=None)
+    return max(
+        tested,
+        key=lambda model: (model.median, model.value(lambda row: row.accuracy), -(model.facts.k or 0)),
+        default=None,
+    )
 
 
 def largest_drop(models: Sequence[Model]) -> Drop | None:

@@ -1,4 +1,4 @@
-"""What a resampling of the test images makes of a model's figures; models tested on the same images share it."""
+"""The bootstrap: figures of a model over test images drawn with replacement, alike for all models on the same images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Resamples = NDArray[np.float64]
 
 @lru_cache(maxsize=4)
 def _weights(dataset: str, images: tuple[int, ...]) -> NDArray[np.uint8]:
-    """(images, RESAMPLES) how often each image is drawn; a data set's own, so that sets are resampled apart."""
+    """(images, RESAMPLES) how often each image is drawn. Every data set has draws of its own."""
     count = len(images)
     seed = zlib.crc32(f"{dataset} {count} {images[0]} {images[-1]}".encode())
     random = np.random.default_rng(seed)
@@ -32,12 +32,12 @@ def _weights(dataset: str, images: tuple[int, ...]) -> NDArray[np.uint8]:
 def medians(dataset: str, robustness: Robustness) -> Resamples:
     """Median p* of every resampling: inf where censored, NaN where it holds no correct image."""
     weights = _weights(dataset, tuple(robustness.images))
-    places = np.asarray(robustness.pstar)
-    order = np.argsort(places, kind="stable")
-    order = order[places[order] != MISCLASSIFIED]
+    indices = np.asarray(robustness.pstar)
+    order = np.argsort(indices, kind="stable")
+    order = order[indices[order] != MISCLASSIFIED]
     if not len(order):
         return np.full(RESAMPLES, math.nan)
-    present, starts = np.unique(places[order], return_index=True)
+    present, starts = np.unique(indices[order], return_index=True)
     upto = np.add.reduceat(weights[order], starts, axis=0, dtype=np.int32).cumsum(axis=0)
     total = upto[-1]
     values = np.append(np.asarray([*robustness.grid, math.inf])[present], math.nan)
@@ -47,20 +47,20 @@ def medians(dataset: str, robustness: Robustness) -> Resamples:
 
 
 def shares(dataset: str, robustness: Robustness, above: int = MISCLASSIFIED) -> Resamples:
-    """Share of all images, in every resampling, with a place in the grid after ``above``: by default, the correct."""
+    """Share of all images, in every resampling, whose p* has a grid index above ``above``; by default, of the correct."""
     weights = _weights(dataset, tuple(robustness.images))
     mask = np.asarray(robustness.pstar) > above
     return np.asarray(weights[mask].sum(axis=0, dtype=np.int32) / len(mask))
 
 
 def over_seeds(samples: Sequence[Resamples]) -> Resamples:
-    """The median over seeds of every resampling; NaN halfway between changes to and from a censored median."""
+    """The median over seeds in every resampling; NaN halfway between -inf and inf."""
     with np.errstate(invalid="ignore"):
         return np.asarray(samples[0] if len(samples) == 1 else np.median(np.stack(samples), axis=0))
 
 
 def interval(samples: Resamples) -> tuple[float, float]:
-    """The percentile bootstrap interval; resamplings without the figure are left out, NaN where all are."""
+    """The percentile bootstrap interval. Resamplings without the figure are left out; NaN if all lack it."""
     found = samples[~np.isnan(samples)]
     if not len(found):
         return math.nan, math.nan
@@ -70,6 +70,6 @@ def interval(samples: Resamples) -> tuple[float, float]:
 
 
 def difference(above: Resamples, below: Resamples) -> Resamples:
-    """Change of every resampling; 0 between two censored medians, whose difference is not known."""
+    """The difference in every resampling; 0 between two censored medians, whose difference is unknown."""
     with np.errstate(invalid="ignore"):
         return np.where(above == below, 0.0, above - below)

@@ -26,14 +26,12 @@ from matplotlib.transforms import Bbox
 from robbench.report.rows import Group, Row
 
 DPI = 150
-ANSWERS, ABLATION = "answers", "ablation"
-"""Kinds of pictures that stand in a place of their own."""
 HATCHED: dict[str, Any] = {"facecolor": "#F4F4F4", "edgecolor": "#CCCCCC", "hatch": "////", "linewidth": 0}
 """How the band of censored values looks."""
 UNITS = "L∞, pixels in [0, 1]"
 """Of p* and ε, as axes name them."""
 NEVER = "never fooled"
-"""The name of the place past the grid's end where censored values are drawn."""
+"""Where censored values are drawn: a band past the grid's end."""
 
 _METHODS = {"standard": "#6B6B6B", "pgd": "#D55E00", "checkpoint": "#E69F00"}
 _TRANSFERS = {
@@ -48,12 +46,10 @@ _FINETUNED, _FROM_STANDARD, _OTHER = "#A6761D", "#999933", "#882255"
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as a file, and what is said about it."""
+    """A figure as a file; what is said below it is in ``templates/pictures.md.j2``, by its kind."""
 
     kind: str
     name: str
-    alt: str
-    caption: str
     png: bytes
 
 
@@ -130,7 +126,7 @@ def arrow_to_edge(axes: Axes, start: tuple[float, float], edge: Literal["left", 
 
 
 def pstar_ticks(top: float) -> list[float]:
-    """Places of the ticks of an axis of p* that ends at ``top``."""
+    """The ticks of an axis of p* that ends at ``top``."""
     locator = MaxNLocator(8, steps=[1, 2, 2.5, 5, 10])
     return [float(tick) for tick in locator.tick_values(0, top) if 0 <= tick <= 1.001 * top]
 

@@ -2,65 +2,51 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from robbench.record import MISCLASSIFIED
 from robbench.report.ranking import common_medians
 from robbench.report.robust_accuracy import fixed_epsilons, robust_share
 from robbench.report.rows import Group, Row
-from robbench.report.text import printable
+
+_FACTS = [
+    "architecture",
+    "dataset",
+    "method",
+    "source",
+    "source_method",
+    "k",
+    "blocks",
+    "head",
+    "kept",
+    "seed",
+    "variant",
+    "parameters",
+    "trainable",
+]
 
 
 def results_csv(groups: Sequence[Group]) -> bytes:
     """One row per model, every figure; a censored median is ``inf``, an empty field does not exist."""
-    lines = [
-        _result(row, common) for group in groups for common in [common_medians(group.rows)] for row in group.all_rows
-    ]
-    fields = list(dict.fromkeys(field for line in lines for field in line))
-    return _csv(fields, ([line.get(field) for field in fields] for line in lines))
+    rows = [_result(row, common_medians(group.rows)) for group in groups for row in group.all_rows]
+    return _csv(pd.DataFrame(rows))
 
 
 def _result(row: Row, common: dict[str, tuple[float | None, int]]) -> dict[str, Any]:
-    facts, robustness, training, theirs = row.facts, row.robustness, row.training, row.published
     common_median, common_images = common.get(row.case, (None, None))
-    names = (
-        "architecture",
-        "dataset",
-        "method",
-        "source",
-        "source_method",
-        "k",
-        "blocks",
-        "head",
-        "kept",
-        "seed",
-        "variant",
-    )
+    training, theirs = row.training, row.published
     return {
         "suite": row.suite,
         "case": row.case,
         "label": row.label,
-        **{name: getattr(facts, name) for name in (*names, "parameters", "trainable")},
+        **{name: getattr(row.facts, name) for name in _FACTS},
         "data_used": row.record.data.name,
-        "test_images": robustness and robustness.clean.total,
-        "correct_images": robustness and robustness.clean.correct,
-        "clean_accuracy": row.accuracy,
-        "median_pstar": row.median,
-        "median_pstar_common": common_median,
-        "common_images": common_images,
-        "censored_images": robustness and robustness.censored,
-        **{
-            f"robust_accuracy_{epsilon:.4g}": robust_share(row, epsilon)
-            for epsilon in (fixed_epsilons(robustness.grid) if robustness else ())
-        },
-        **{
-            f"{attack.attack}_accuracy_{attack.epsilon:.4g}": attack.robust.share
-            for attack in (robustness.attacks if robustness else ())
-        },
+        **_robustness(row, common_median, common_images),
         "training_seconds": row.seconds,
         "training_seconds_in_all": row.total_seconds,
         "estimation_seconds": row.tested and row.tested.seconds.estimation,
@@ -74,34 +60,38 @@ def _result(row: Row, common: dict[str, tuple[float | None, int]]) -> dict[str, 
     }
 
 
+def _robustness(row: Row, common_median: float | None, common_images: int | None) -> dict[str, Any]:
+    robustness = row.robustness
+    epsilons = fixed_epsilons(robustness.grid) if robustness else ()
+    return {
+        "test_images": robustness and robustness.clean.total,
+        "correct_images": robustness and robustness.clean.correct,
+        "clean_accuracy": row.accuracy,
+        "median_pstar": row.median,
+        "median_pstar_common": common_median,
+        "common_images": common_images,
+        "censored_images": robustness and robustness.censored,
+        **{f"robust_accuracy_{epsilon:.4g}": robust_share(row, epsilon) for epsilon in epsilons},
+        **{
+            f"{each.attack}_accuracy_{each.epsilon:.4g}": each.robust.share
+            for each in (robustness.attacks if robustness else ())
+        },
+    }
+
+
 def pstar_csv_gz(groups: Sequence[Group]) -> bytes:
     """One row per model and test image: p* where found, and ``wrong``, ``found`` or ``censored``; gzip."""
-    lines = ["suite,case,image,pstar,status\n"]
-    for row in (row for group in groups for row in group.all_rows):
-        if row.robustness is None:
-            continue
-        start = _csv(None, [[row.suite, row.case]]).decode().rstrip("\n")
-        endings = [f"{value:.10g},found\n" for value in row.robustness.grid] + [",censored\n", ",wrong\n"]
-        assert MISCLASSIFIED == -1
-        lines += [
-            f"{start},{image},{endings[place]}"
-            for image, place in zip(row.robustness.images, row.robustness.pstar, strict=True)
-        ]
-    return gzip.compress("".join(lines).encode(), compresslevel=6, mtime=0)
+    frames = [pd.DataFrame(columns=["suite", "case", "image", "pstar", "status"])]
+    for row in (row for group in groups for row in group.all_rows if row.robustness):
+        assert row.robustness is not None
+        index, grid = np.asarray(row.robustness.pstar, dtype=int), row.robustness.grid
+        assert MISCLASSIFIED == -1  # as an index, the last
+        shown = np.asarray([*(f"{value:.10g}" for value in grid), "", ""], dtype=object)
+        status = np.asarray([*["found"] * len(grid), "censored", "wrong"], dtype=object)
+        figures = {"image": row.robustness.images, "pstar": shown[index], "status": status[index]}
+        frames.append(pd.DataFrame({"suite": row.suite, "case": row.case, **figures}))
+    return gzip.compress(_csv(pd.concat(frames)), compresslevel=6, mtime=0)
 
 
-def _csv(fields: Sequence[str] | None, lines: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if fields is not None:
-        writer.writerow(map(printable, fields))
-    writer.writerows(map(_shown, line) for line in lines)
-    return text.getvalue().encode()
-
-
-def _shown(value: Any) -> Any:
-    """As a cell: text that a spreadsheet would take for a formula behind an apostrophe (OWASP, "CSV Injection")."""
-    if isinstance(value, str):
-        text = printable(value)
-        return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
-    return f"{value:.10g}" if isinstance(value, float) else value
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode()

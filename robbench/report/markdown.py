@@ -1,4 +1,4 @@
-"""Text for people: Markdown tables, escaping, and figures with their units. Nothing here knows a record."""
+"""Figures and names as text: tables, percentages, p*, seconds, signs. Nothing here knows a record."""
 
 from __future__ import annotations
 
@@ -6,54 +6,37 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from tabulate import tabulate
-
-from robbench.report.text import printable, printable_lines
+import pandas as pd
 
 NOTHING = "–"
 """Stands for a figure that does not exist."""
 
-_SPECIAL = re.compile(r"([\\`*\[\]|~$])|(?<!\w)(_)|(_)(?!\w)")
+_SPECIAL = re.compile(r"[\\`*\[\]|~$<>]|(?<!\w)_|_(?!\w)")
 """What means something to Markdown anywhere, or at the border of a word."""
 
-_BEGINNING = re.compile(r"^(\d*)([.)]|[#+=-]+)(?=\s|$)")
-"""Of a heading, a list or a rule."""
 
-
-def escape(text: str) -> str:
-    """Text from a record as literal Markdown on one line."""
-    plain = " ".join(printable(str(text)).split())
-    plain = _SPECIAL.sub(r"\\\g<0>", plain)
-    return _BEGINNING.sub(r"\1\\\2", plain).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def code(name: str) -> str:
-    """A word as a code span, in a table too: what would end one of them becomes a question mark."""
-    return f"`{re.sub(r'[^0-9A-Za-z_.+-]', '?', name)}`"
+def escape(text: object) -> str:
+    """A user's name or note as literal Markdown on one line."""
+    return _SPECIAL.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of figures; cells are Markdown already."""
+    return figures_table(pd.DataFrame([[*row] for row in rows], columns=[*headers], dtype=object))
+
+
+def figures_table(frame: pd.DataFrame) -> str:
     """A Markdown table, first column to the left, the others to the right; cells are Markdown already."""
-    lines = [[*row] for row in rows]
-    align = ["left", *["right"] * (len(headers) - 1)]
-    return _pipe(headers, lines, align)
+    return _pipe(frame, ["left", *["right"] * (len(frame.columns) - 1)])
 
 
-def text_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of words: every column to the left."""
-    return _pipe(headers, [[*row] for row in rows], ["left"] * len(headers))
+def words_table(frame: pd.DataFrame) -> str:
+    """A Markdown table with every column to the left."""
+    return _pipe(frame, ["left"] * len(frame.columns))
 
 
-def _pipe(headers: Sequence[str], lines: list[list[str]], align: list[str]) -> str:
-    return str(tabulate(lines, [*headers], tablefmt="pipe", colalign=align if lines else None, disable_numparse=True))
-
-
-def fenced(text: str) -> str:
-    """A code block, whatever backticks the text holds."""
-    text = printable_lines(text)
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{text}\n{fence}"
+def _pipe(frame: pd.DataFrame, align: Sequence[str]) -> str:
+    return frame.to_markdown(index=False, disable_numparse=True, colalign=align if len(frame) else None)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -93,11 +76,21 @@ def signed(value: float, digits: int) -> str:
     return f"{0:.{digits}f}" if float(text) == 0 else text
 
 
+def points(share: float) -> str:
+    """A difference of shares in points: ``+4.3``."""
+    return signed(share * 100, 1)
+
+
 def times(factor: float) -> str:
     """A factor of time: ``64 times faster``, ``0.8 times as fast``."""
     if math.isclose(factor, 1.0, rel_tol=0.005):
         return "as fast"
     return f"{factor:.3g} times {'faster' if factor > 1 else 'as fast'}"
+
+
+def many(count: int, what: str) -> str:
+    """``1 model``, ``2 models``."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def whole_ranges(numbers: Iterable[int]) -> str:
@@ -109,16 +102,3 @@ def whole_ranges(numbers: Iterable[int]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)
-
-
-def model_ranges(names: Iterable[str]) -> str:
-    """Names of models with their k (``TL#3 MLP1``) or seed joined: ``PGD EMNIST, TL#1–7 MLP1``."""
-    families: dict[str, list[int]] = {}
-    for name in names:
-        number = re.search(r"TL ?#?(\d+)", name)
-        family = re.sub(r"TL ?#?\d+", "TL#", name) if number else name
-        families.setdefault(family, []).extend([int(number[1])] if number else [])
-    return ", ".join(
-        family.replace("TL#", f"TL#{whole_ranges(numbers)}", 1) if numbers else family
-        for family, numbers in families.items()
-    )

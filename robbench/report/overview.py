@@ -4,59 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
+
+import pandas as pd
 
 from robbench.report.answers import Answer, Drop, Ratio, answers
-from robbench.report.markdown import NOTHING, escape, percent, pstar, table
+from robbench.report.markdown import NOTHING, escape, percent, pstar
 from robbench.report.published import Published, published_rows
 from robbench.report.ranking import common_medians
-from robbench.report.rows import Group, dataset_label
-from robbench.report.seeds import Model
+from robbench.report.rows import Group
+from robbench.report.seeds import Model, Spread
 from robbench.report.tables import spread_text
-
-_HEADERS = ("Transfer", "best", "clean accuracy", "median p\\*", "retention", "relative robustness", "speed-up")
 
 _CERTAIN = 0.95
 """Share of the resamplings that must have the same drop point."""
 
-
-def studies(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
-    """Groups by their study, in order."""
-    return [(suite, [*found]) for suite, found in groupby(groups, key=lambda group: group.suite)]
+_HEADERS = ["Transfer", "best", "clean accuracy", "median p\\*", "retention", "relative robustness", "speed-up"]
+_HEADERS += ["speed-up with source", "drop point"]
 
 
-def study_heading(suite: str, groups: Sequence[Group]) -> str:
-    """The study's name and the data it went from and to."""
-    ways = {
-        (dataset_label(row.facts.source or ""), dataset_label(row.record.data.name))
-        for group in groups
-        for row in group.rows
-        if row.facts.k
-    }
-    about = "; ".join(f"{source} → {target}" for source, target in sorted(ways))
-    return f"## {escape(suite)}{f': {escape(about)}' if about else ''}"
-
-
-def overview_table(groups: Sequence[Group]) -> str | None:
+def overview_table(groups: Sequence[Group]) -> pd.DataFrame | None:
     """Every kind of transfer at its best k; None without a transfer."""
     found = [(group, answer) for group in groups for answer in answers(group)]
     if not found:
         return None
-    common = common_medians([row for group in groups for row in group.rows]) if len(groups) > 1 else {}
+    several = len(groups) > 1
+    common = common_medians([row for group in groups for row in group.rows]) if several else {}
     lines = []
     for group, answer in found:
-        lines.append([_name(group, answer, groups), *_ours(answer)])
-        if common:
-            lines[-1].append(_common(answer.best, common))
-        published = _published(answer)
-        if published:
-            lines.append(["*published*", *published, *([NOTHING] if common else [])])
-    headers = [*_HEADERS, "speed-up with source", "drop point"]
-    return table([*headers, *(["median p\\* (images common to the study)"] if common else [])], lines)
-
-
-def _name(group: Group, answer: Answer, groups: Sequence[Group]) -> str:
-    return escape(f"{group.architecture}, {answer.line}" if len(groups) > 1 else answer.line)
+        name = escape(f"{group.architecture}, {answer.line}" if several else answer.line)
+        lines.append([name, *_ours(answer), _common(answer.best, common)])
+        if published := _published(answer):
+            lines.append(["*published*", *published, NOTHING])
+    frame = pd.DataFrame(lines, columns=[*_HEADERS, "median p\\* (images common to the study)"], dtype=object)
+    return frame if several else frame.iloc[:, :-1]
 
 
 def _ours(answer: Answer) -> list[str]:
@@ -65,14 +46,19 @@ def _ours(answer: Answer) -> list[str]:
         return ["n/a"] * 8
     return [
         escape(best.label),
-        spread_text(best.spread(lambda row: row.accuracy), percent),
-        spread_text(best.spread(lambda row: row.median), lambda value: pstar(value, best.grid_end)),
+        spread_text(best.accuracies, percent),
+        spread_text(best.medians, lambda value: pstar(value, best.grid_end)),
         _share(answer.retention),
         _share(answer.relative),
-        spread_text(answer.speed_up, lambda value: f"× {value:.3g}"),
-        spread_text(answer.speed_up_with_source, lambda value: f"× {value:.3g}"),
+        factors(answer.speed_up),
+        factors(answer.speed_up_with_source),
         _drop(answer),
     ]
+
+
+def factors(found: Spread | None) -> str:
+    """Factors of time over seeds: ``× 398 [× 338 to × 654]``."""
+    return spread_text(found, lambda value: f"× {value:.3g}")
 
 
 def _share(ratio: Ratio | None) -> str:
@@ -83,10 +69,8 @@ def _share(ratio: Ratio | None) -> str:
 
 def _drop(answer: Answer) -> str:
     end = max((model.grid_end for model in answer.models if model.tested), default=math.nan)
-    shown, count, same = _show_drop(answer.drop, end), len(answer.drops), len(answer.alike)
-    if count < 2:
-        return shown
-    return f"{shown}; {f'so in {same} of {count} seeds' if same else 'so in no seed by itself'}"
+    several = f"; in {len(answer.alike)} of {len(answer.drops)} seeds" if len(answer.drops) > 1 else ""
+    return _show_drop(answer.drop, end) + several
 
 
 def _show_drop(drop: Drop | None, end: float) -> str:
@@ -100,12 +84,9 @@ def _show_drop(drop: Drop | None, end: float) -> str:
 def _common(best: Model | None, common: dict[str, tuple[float | None, int]]) -> str:
     if best is None:
         return NOTHING
-    counts = [common[row.case][1] for row in best.right]
-    median = spread_text(
-        best.spread(lambda row: common[row.case][0] if row.case in common else None),
-        lambda value: pstar(value, best.grid_end),
-    )
-    return f"{median} ({min(counts, default=0):,})"
+    counts = [common[row.case][1] for row in best.right if row.case in common]
+    found = best.spread(lambda row: common[row.case][0] if row.case in common else None)
+    return f"{spread_text(found, lambda value: pstar(value, best.grid_end))} ({min(counts, default=0):,})"
 
 
 def _published(answer: Answer) -> list[str] | None:

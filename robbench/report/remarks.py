@@ -1,183 +1,115 @@
-"""Remarks on an architecture: too few images, where the ranking depends on the view, what the thesis's fields move."""
+"""What remarks on an architecture's models are made of: few images, a busy machine, swaps between views, audits."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from robbench.gate.verdicts import CONFIDENCE
-from robbench.report.ablation import FEW, Effect, effects, fields_that_move
-from robbench.report.answers import Change
-from robbench.report.markdown import NOTHING, code, escape, percent, pstar, pstar_digits, seconds, signed, table
-from robbench.report.ranking import ROBUST, Swap, ranking_epsilon, swaps
+from robbench.record import Audit, Record
+from robbench.report.ablation import FEW
+from robbench.report.markdown import percent, pstar
+from robbench.report.ranking import ROBUST, Swap, swaps
 from robbench.report.rows import Group, Row
-from robbench.report.seeds import Model
-from robbench.report.tables import spread_text
-
-_SHOWN = 4
-"""Pairs of models that a remark spells out."""
 
 
-def few_images_remark(group: Group) -> str | None:
-    """Models of which so few images are correct that their medians say little; None where there is none."""
+def few_images(group: Group) -> dict[str, int]:
+    """Correct images of the models that have fewer than FEW: their medians say little."""
     few: dict[str, int] = {}
     for row in group.all_rows:
         count = row.robustness.clean.correct if row.robustness is not None else FEW
-        label = f"{row.label} ({row.facts.variant})" if row.facts.variant else row.label
         if count < FEW:
-            few[label] = min(count, few.get(label, FEW))  # of several seeds, the one with the fewest
-    if not few:
-        return None
-    named = ", ".join(f"{escape(label)}: {count}" for label, count in few.items())
-    return f"**Fewer than {FEW} correct images**: {named}. Their medians, and ratios of them, say little; see the intervals."
+            few[row.name] = min(count, few.get(row.name, FEW))
+    return few
 
 
-def busy_remark(group: Group) -> str | None:
-    """Models measured while other work had the cores, so that their seconds are no measure; None where there is none."""
-    named = []
-    for what, records in (
-        ("training", [(row, row.trained) for row in group.all_rows]),
-        ("p\\*", [(row, row.tested) for row in group.all_rows]),
-    ):
-        busy: dict[str, float] = {}
-        for row, record in records:
+def busy(group: Group) -> dict[str, dict[str, float]]:
+    """By kind of stage, models measured while other work had the cores, with their largest share of time in line."""
+    stages: dict[str, Callable[[Row], Record | None]] = {
+        "training": lambda row: row.trained,
+        "p\\*": lambda row: row.tested,
+    }
+    found: dict[str, dict[str, float]] = {}
+    for what, record_of in stages.items():
+        for row in group.all_rows:
+            record = record_of(row)
             if record is not None and record.measured_busy:
-                label = f"{row.label} ({row.facts.variant})" if row.facts.variant else row.label
-                busy[label] = max(record.waiting_for_core, busy.get(label, 0.0))
-        if busy:
-            named.append(f"{what}: " + ", ".join(f"{escape(label)} {share:.0%}" for label, share in busy.items()))
-    if not named:
-        return None
-    return (
-        f"**Measured on a busy machine** ({'; '.join(named)} of the time in line for a core). Their seconds, and every "
-        "factor and share of them, tell as much of that as of the models: measure again on an idle one."
-    )
+                shares = found.setdefault(what, {})
+                shares[row.name] = max(record.waiting_for_core, shares.get(row.name, 0.0))
+    return found
 
 
-def ranking_remark(group: Group) -> str | None:
-    """Which models change places between the views; None where fewer than two were tested."""
-    if sum(row.robustness is not None for row in group.rows) < 2:
+@dataclass(frozen=True)
+class ShownSwap:
+    """A swap with its figures as text."""
+
+    swap: Swap
+    values: tuple[str, str]
+    others: tuple[str, str]
+
+
+def shown_swaps(group: Group) -> list[ShownSwap] | None:
+    """Pairs of models that change places between two views, each once; None where fewer than two were tested."""
+    grids = [row.robustness.grid for row in group.rows if row.robustness]
+    if len(grids) < 2:
         return None
+    end = max(grid[-1] for grid in grids)
+
+    def show(values: tuple[float, float], view: str) -> tuple[str, str]:
+        first, second = (percent(value) if view == ROBUST else pstar(value, end) for value in values)
+        return first, second
+
     pairs: dict[tuple[str, ...], Swap] = {}
     for swap in swaps(group):
         pairs.setdefault(tuple(sorted((swap.above, swap.below))), swap)
-    epsilon = ranking_epsilon(group)
-    views = "median over correct images, median over common images, robust accuracy"
-    views += f" at ε = {epsilon:.4g} over all images" if epsilon is not None else " over all images"
-    if not pairs:
-        return f"No two models change places between the three views ({views}) beyond noise."
-    said = "; ".join(_swap_text(swap, group) for swap in [*pairs.values()][:_SHOWN])
-    rest = len(pairs) - _SHOWN
-    return (
-        f"**The ranking depends on the view** ({views}) for {len(pairs)} pair{'s' * (len(pairs) != 1)} of models, "
-        f"beyond a grid step and the {CONFIDENCE:.0%} interval: {said}{f'; and {rest} more' if rest > 0 else ''}."
+    return [ShownSwap(swap, show(swap.values, swap.first), show(swap.others, swap.second)) for swap in pairs.values()]
+
+
+@dataclass(frozen=True)
+class AuditSummary:
+    """What the audits of an architecture's models looked at and found."""
+
+    audits: int
+    suspects: list[str]
+    """Names of the models whose p* cannot be trusted."""
+    skipped: int
+    """Models that were not audited."""
+    images: int
+    scanned: int
+    below: int
+    not_monotone: int
+    square: int
+    """Models that Square attacked."""
+
+
+def audit_summary(group: Group) -> AuditSummary | None:
+    """The audits together; None where no model was audited."""
+    tested = [row for row in group.all_rows if row.robustness]
+    audits = audits_of(tested)
+    if not audits:
+        return None
+    return AuditSummary(
+        audits=len(audits),
+        suspects=list(dict.fromkeys(row.name for row in tested if row.suspect)),
+        skipped=len(tested) - len(audits),
+        images=sum(audit.images for audit in audits),
+        scanned=sum(audit.scanned for audit in audits),
+        below=sum(audit.below for audit in audits),
+        not_monotone=sum(audit.not_monotone for audit in audits),
+        square=sum(audit.square is not None for audit in audits),
     )
 
 
-def _swap_text(swap: Swap, group: Group) -> str:
-    end = max(row.robustness.grid[-1] for row in group.rows if row.robustness)
-
-    def show(value: float, view: str) -> str:
-        return percent(value) if view == ROBUST else pstar(value, end)
-
-    (a, b), (c, d) = swap.values, swap.others
-    return (
-        f"{escape(swap.above)} lies above {escape(swap.below)} {swap.first} "
-        f"({show(a, swap.first)} against {show(b, swap.first)}) and below it {swap.second} "
-        f"({show(c, swap.second)} against {show(d, swap.second)})"
-    )
+def audits_of(rows: Iterable[Row]) -> list[Audit]:
+    """The audits that there are."""
+    return [row.robustness.audit for row in rows if row.robustness and row.robustness.audit]
 
 
-def ablation_section(group: Group) -> list[str]:
-    """A sentence on what moves beyond noise, and a table per field; nothing without variants."""
-    found = effects(group)
-    if not found:
-        return []
-    moving = fields_that_move(found)
-    said = [_field_text(field, moved) for field, moved in moving.items() if moved]
-    still = [code(field) for field, moved in moving.items() if not moved]
-    parts = [
-        "Each model below follows the published code in one field and the study in all others; its change is against "
-        f"the same model of the study, on the same images. {CONFIDENCE:.0%} intervals are over images drawn alike for "
-        "both; one seed's intervals hold nothing of the noise between two trainings.",
-        " ".join(said),
-        f"Nothing beyond noise: {', '.join(still)}." if still else "",
-    ]
-    tables = []
-    for field in moving:
-        own = [effect for effect in found if effect.field == field]
-        tables += [f"{code(field)}:", _ablation_table(own)]
-    return [" ".join(part for part in parts if part), *tables]
-
-
-def _field_text(field: str, moved: Sequence[Effect]) -> str:
-    told = "; ".join(
-        f"{escape(effect.varied.label)} ({', '.join(_moved_text(effect, figure) for figure in effect.moved)})"
-        for effect in moved[:_SHOWN]
-    )
-    more = f"; and {len(moved) - _SHOWN} more" if len(moved) > _SHOWN else ""
-    return f"**{code(field)} moves figures beyond noise**: {told}{more}."
-
-
-def _moved_text(effect: Effect, figure: str) -> str:
-    if figure == "median p*":
-        return f"median p\\* {_amount(effect.median, _plain)}"
-    name = f"robust accuracy at ε = {effect.epsilon:.4g}" if figure == "robust accuracy" else figure
-    return f"{name} {_amount(effect.robust if figure == 'robust accuracy' else effect.accuracy, _points)} points"
-
-
-def _amount(found: Change | None, show: Callable[[float], str]) -> str:
-    return show(found.value) if found else NOTHING
-
-
-def _plain(value: float) -> str:
-    return (
-        f"{value:+.4g}" if math.isfinite(value) else "past the grid's end" if value > 0 else "from past the grid's end"
-    )
-
-
-def _points(value: float) -> str:
-    return signed(value * 100, 1)
-
-
-def _ablation_table(found: Sequence[Effect]) -> str:
-    epsilon = next((effect.epsilon for effect in found if effect.epsilon is not None), None)
-    medians = [model.median for effect in found for model in (effect.base, effect.varied) if model]
-    changes = [end for effect in found if (m := effect.median) for end in (m.value, m.low, m.high, *m.seeds.values)]
-    digits = pstar_digits(value for value in [*medians, *changes] if value is not None)
-    around = f"{CONFIDENCE:.0%} interval"
-
-    def line(effect: Effect) -> list[str]:
-        end = next((model.grid_end for model in (effect.varied, effect.base) if model and model.tested), math.nan)
-        return [
-            escape(effect.varied.label),
-            _both(effect, lambda row: row.accuracy, percent),
-            *_changed(effect.accuracy, _points),
-            _both(effect, lambda row: row.median, lambda value: pstar(value, end, digits)),
-            *_changed(effect.median, lambda value: signed(value, digits) if math.isfinite(value) else _plain(value)),
-            *_changed(effect.robust, _points),
-            _both(effect, lambda row: row.seconds, seconds),
-            spread_text(effect.factor, lambda value: f"× {value:.2f}"),
-        ]
-
-    robust = f"robust accuracy at ε = {epsilon:.4g}, points" if epsilon is not None else "robust accuracy, points"
-    headers = ["Model", "clean accuracy", "points", around, "median p\\*", "change", around, robust, around]
-    return table([*headers, "training seconds", "factor"], map(line, found))
-
-
-def _both(effect: Effect, figure: Callable[[Row], float | None], show: Callable[[float], str]) -> str:
-    """The study's own figure, an arrow, and the variant's."""
-
-    def text(model: Model | None) -> str:
-        value = model.value(figure) if model else None
-        return NOTHING if value is None else show(value)
-
-    return f"{text(effect.base)} → {text(effect.varied)}"
-
-
-def _changed(found: Change | None, show: Callable[[float], str]) -> tuple[str, str]:
-    if found is None:
-        return NOTHING, NOTHING
-    seeds = found.seeds
-    value = f"{show(found.value)} [{show(seeds.low)} to {show(seeds.high)}]" if seeds.count > 1 else show(found.value)
-    return value, f"{show(found.low)} to {show(found.high)}"
+def missing_models(missing: Sequence[str], suite: str) -> dict[str, list[str]]:
+    """Models of a study with a missing stage (``suite/case.stage``), by architecture."""
+    found: dict[str, dict[str, None]] = {}
+    for name in missing:
+        study, _, stage = name.partition("/")
+        if study == suite:
+            case = stage.rpartition(".")[0]
+            found.setdefault(case.partition("-")[0], {})[case] = None
+    return {architecture: [*cases] for architecture, cases in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 
@@ -51,6 +52,11 @@ class Row:
         return bool(self.robustness and self.robustness.audit and self.robustness.audit.warnings)
 
     @property
+    def name(self) -> str:
+        """What it is called in a remark: its label, and its variant in parentheses."""
+        return f"{self.label} ({self.facts.variant})" if self.facts.variant else self.label
+
+    @property
     def record(self) -> Record:
         """The robustness record, else the training record."""
         record = self.tested or self.trained
@@ -90,7 +96,7 @@ class Row:
 
     @cached_property
     def _resampled_robust(self) -> dict[int, Resamples]:
-        """Robust accuracies by place in the grid: every pair of models asks for them again."""
+        """Robust accuracies by grid index: every pair of models asks for them again."""
         return {}
 
     @property
@@ -171,6 +177,11 @@ class Group:
     def of(self, line: str | None) -> tuple[Row, ...]:
         """The models of one kind of transfer in order of k, or those not transferred."""
         return tuple(row for row in self.rows if row.line == line)
+
+
+def studies(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """Groups by their suite, in order."""
+    return [(suite, [*found]) for suite, found in groupby(groups, key=lambda group: group.suite)]
 
 
 def group_records(records: Iterable[Record]) -> tuple[Group, ...]:

@@ -90,19 +90,29 @@ class Model:
         return max((row.robustness.grid[-1] for row in self.tested if row.robustness), default=math.nan)
 
     @property
+    def medians(self) -> Spread | None:
+        """Median p* over seeds."""
+        return self.spread(lambda row: row.median)
+
+    @property
     def median(self) -> float | None:
         """Median over seeds of median p*."""
         return self.value(lambda row: row.median)
 
     @property
-    def accuracy(self) -> float | None:
-        """Median over seeds of clean accuracy."""
-        return self.value(lambda row: row.accuracy)
+    def accuracies(self) -> Spread | None:
+        """Clean accuracy over seeds."""
+        return self.spread(lambda row: row.accuracy)
 
     @property
     def seconds(self) -> float | None:
         """Median over seeds of training seconds."""
         return self.value(lambda row: row.seconds)
+
+    @property
+    def busy(self) -> bool:
+        """Whether other work had the cores while a seed was trained."""
+        return any(row.trained.measured_busy for row in self.rows if row.trained)
 
     def spread(self, figure: Callable[[Row], float | None]) -> Spread | None:
         """A figure of its rows over seeds."""

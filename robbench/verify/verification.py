@@ -12,7 +12,7 @@ import msgspec
 from robbench.errors import RobbenchError
 from robbench.estimation.sampling import choose_images
 from robbench.record import Record, Robustness, as_case
-from robbench.report import Bundle, disagreements, read_bundle
+from robbench.report import read_bundle
 from robbench.spec import Estimate, Model, describe, differences, read_spec
 from robbench.spec.catalogue import own_module
 from robbench.stages.context import RunContext, basis_of, load_network
@@ -47,8 +47,7 @@ def verify(bundle: Path, context: RunContext, code: Collection[str] = ()) -> Ite
     Of every record: the store has the finished stage of its digest with these very results, the digest is that of the
     specification, images and weights are those it was made with. Of every p* whose counterexample was kept: it lies in
     its ball and in the box, and float32 inference misclassifies it; the images counted as wrong are misclassified
-    unperturbed, and no others. Of the plan: every stage of it is recorded, or listed as missing. Of every file: it says
-    what the records say.
+    unperturbed, and no others. Of the study: which stages are listed as missing.
 
     A network of the user's own is code that the record names: it is imported only from the modules in ``code``.
 
@@ -75,22 +74,8 @@ def verify(bundle: Path, context: RunContext, code: Collection[str] = ()) -> Ite
                 )
         except RobbenchError as error:
             yield Finding(mark="problem", name=name, message=str(error))
-    for mark, name, message in gaps(read, context.store):
+    for mark, name, message in gaps(read):
         yield Finding(mark=mark, name=name, message=message, record=False)
-    yield from _files(bundle if bundle.is_dir() else bundle.parent, read)
-
-
-def _files(folder: Path, read: Bundle) -> Iterator[Finding]:
-    """Findings on the files beside ``records.json``."""
-    try:
-        found = list(disagreements(folder, read))
-    except RobbenchError as error:
-        found = [("problem", "bundle", str(error))]
-    for mark, name, message in found:
-        yield Finding(mark=mark, name=name, message=message, record=False)
-    if not any(mark == "problem" for mark, _, _ in found):
-        what = "report, tables and every p*" if found else "report, tables, pictures and every p*"
-        yield Finding(mark="agrees", name="bundle", record=False, message=f"{what} are what the records say")
 
 
 def _record(record: Record, context: RunContext, code: Collection[str]) -> Iterator[Line]:

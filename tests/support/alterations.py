@@ -37,7 +37,7 @@ TARGET = Model(
 )
 REFERENCE = Estimate(grid=EpsilonGrid(stop=0.2, step=0.01), attack=PGD(steps=5, random_start=False), images=30)
 FAST = replace(REFERENCE, search="fast")
-PICTURE = Picture(kind="pstar", name="pstar.png", alt="p*", caption="p*", png=b"drawn")
+PICTURE = Picture(kind="pstar", name="pstar.png", png=b"drawn")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from robbench.stages.pipeline import run_estimate, run_training
 from torch import nn
 
 from robbench.record import Record, Seconds
-from robbench.report.prose import report_text
+from robbench.report.page import report_text
 from robbench.report.rows import group_records
 from robbench.spec import PGD, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
 from robbench.stages.context import RunContext

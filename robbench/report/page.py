@@ -1,0 +1,178 @@
+"""``report.md``: verdict first, then the answers to the study's three questions, then everything in tables.
+
+The sentences are in ``templates/``; here are the values that they hold.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from robbench.gate.verdicts import CONFIDENCE, MARKS, Verdict
+from robbench.report import markdown
+from robbench.report.ablation import FEW, ablation_table, effects, fields_that_move, median_change
+from robbench.report.answers import answers
+from robbench.report.drawing import Picture
+from robbench.report.headline import headline
+from robbench.report.overview import factors, overview_table
+from robbench.report.provenance import data_table, environment_table, estimates
+from robbench.report.ranking import ranking_epsilon
+from robbench.report.remarks import audit_summary, busy, few_images, missing_models, shown_swaps
+from robbench.report.rows import Group, dataset_label, studies
+from robbench.report.tables import SUSPECT, attack_table, spread_text, study_table, views_table
+
+Pictures = Mapping[tuple[str, ...], Sequence[Picture]]
+"""The pictures of a study by (suite,), and of an architecture by (suite, architecture)."""
+
+
+def report_text(
+    groups: Sequence[Group],
+    pictures: Pictures,
+    *,
+    title: str,
+    command: str = "",
+    notes: Sequence[str] = (),
+    verdicts: Sequence[Verdict] = (),
+    missing: Sequence[str] = (),
+) -> str:
+    """The whole of ``report.md``: a section per study, answers first."""
+    rows = [row for group in groups for row in group.all_rows]
+    records = [record for row in rows for record in (row.trained, row.tested) if record]
+    stages = {f"{record.suite}/{record.name}" for record in records} | set(missing)
+    compared = {f"{verdict.suite}/{verdict.case}.{verdict.stage}" for verdict in verdicts}
+    groups_of = dict(studies(groups))
+    names = dict.fromkeys([*groups_of, *(name.partition("/")[0] for name in missing)])
+    text = (
+        _environment()
+        .get_template("page.md.j2")
+        .render(
+            title=title,
+            headline=headline(verdicts, len(stages - compared)),
+            suspects=[row for row in rows if row.suspect],
+            verdicts=_verdict_table(verdicts),
+            studies=[_study(name, groups_of.get(name, []), pictures, missing) for name in names],
+            notes=list(dict.fromkeys([*notes, *(note for record in records for note in record.notes)])),
+            marks=MARKS if verdicts else {},
+            data=data_table(records),
+            estimates=estimates(groups),
+            environment=environment_table(records),
+            created=sorted(record.created for record in records),
+            command=command,
+        )
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # the page is Markdown: names pass through the filter md
+    )
+    environment.globals |= {"FEW": FEW, "SUSPECT": SUSPECT, "CONFIDENCE": f"{CONFIDENCE:.0%}", "infinity": math.inf}
+    environment.filters |= {
+        "md": markdown.escape,
+        "figures": markdown.figures_table,
+        "words": markdown.words_table,
+        "many": markdown.many,
+        "ranges": markdown.whole_ranges,
+        "percent": markdown.percent,
+        "percents": lambda found: spread_text(found, markdown.percent),
+        "points": markdown.points,
+        "pstar": markdown.pstar,
+        "pstars": lambda found, end: spread_text(found, lambda value: markdown.pstar(value, end)),
+        "seconds": markdown.seconds,
+        "times": markdown.times,
+        "factors": factors,
+        "number": lambda value, digits=4: f"{value:.{digits}g}",
+        "median_change": lambda value: f"{value:+.4g}" if math.isfinite(value) else median_change(value, 4),
+        "dataset": dataset_label,
+    }
+    return environment
+
+
+def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Sequence[str]) -> dict[str, Any]:
+    """Answers, overview, then every architecture model by model."""
+    ways = {
+        (dataset_label(row.facts.source or ""), dataset_label(row.record.data.name))
+        for group in groups
+        for row in group.rows
+        if row.facts.k
+    }
+    return {
+        "suite": suite,
+        "ways": sorted(ways),
+        "missing": missing_models(missing, suite),
+        "architectures": [_architecture(group, pictures.get((suite, group.architecture), ())) for group in groups],
+        "overview": overview_table(groups),
+        "pictures": pictures.get((suite,), ()),
+        "several": any(len(group.seeds) > 1 for group in groups),
+        "published": _published(groups),
+    }
+
+
+def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
+    """What is said, tabled and drawn of one architecture."""
+    found, epsilon = effects(group), ranking_epsilon(group)
+    return {
+        "name": group.architecture,
+        "suite": group.suite,
+        "answer": next(iter(answers(group)), None),
+        "seeds": len(group.seeds),
+        "several": len(group.seeds) > 1,
+        "published": _published([group]),
+        "few": few_images(group),
+        "busy": busy(group),
+        "pictures": {picture.kind: picture for picture in pictures},
+        "table": study_table(group) if group.rows else None,
+        "audit": audit_summary(group),
+        "views": views_table(group),
+        "swaps": shown_swaps(group),
+        "epsilon": epsilon,
+        "final": attack_table(group),
+        "moving": fields_that_move(found),
+        "ablation": {
+            field: ablation_table([each for each in found if each.field == field]) for field in _fields(found)
+        },
+    }
+
+
+def _fields(found: Iterable[Any]) -> dict[str, None]:
+    return dict.fromkeys(effect.field for effect in found)
+
+
+def _published(groups: Sequence[Group]) -> bool:
+    """Whether a model stands beside a published one."""
+    return any(row.published for group in groups for row in group.rows)
+
+
+def _verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame | None:
+    """What is not as before, the failures first; verdicts of one wording share a line. None where all is as before."""
+    lines: dict[tuple[str, str, str, str], list[str]] = {}
+    worth = [verdict for verdict in verdicts if verdict.mark not in ("=", "new", "quick")]
+    for verdict in sorted(worth, key=lambda each: (not each.fails, each.mark != "-", each.mark)):
+        key = verdict.mark, verdict.stage, verdict.figure, verdict.message
+        lines.setdefault(key, []).append(f"{verdict.suite}/{verdict.case}")
+    rows = []
+    for (mark, stage, figure, message), cases in lines.items():
+        more = f" and {len(cases) - 2} more" if len(cases) > 2 else ""
+        rows.append(
+            [
+                f"`{mark}`",
+                markdown.escape(", ".join(cases[:2]) + more),
+                stage,
+                markdown.escape(figure),
+                markdown.escape(message),
+            ]
+        )
+    return pd.DataFrame(rows, columns=["", "Case", "Stage", "Figure", "What happened"]) if rows else None
