@@ -16,7 +16,6 @@ import pytest
 from robbench.errors import RobbenchError, unknown
 from robbench.machine.determinism import cublas_workspace
 from robbench.plugin.clock import Clock
-from robbench.plugin.perf import perf as perf
 from robbench.plugin.results import Results
 from robbench.plugin.session import SESSION, Session, marked
 from robbench.plugin.settings import Settings, add_options
@@ -42,7 +41,6 @@ def pytest_configure(config: pytest.Config) -> None:
         "suite(study, **tolerances): the tests of a robbench Study, one per model; tolerances: pstar (share of median "
         "p*), accuracy (share), seconds (factor), seconds_floor (seconds)",
     )
-    config.addinivalue_line("markers", "perf: a benchmark of robbench itself, beside its references in the same run")
     try:
         settings = Settings.of(config)
     except RobbenchError as error:
@@ -156,7 +154,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     A run counts as one of those that share the store from now on: importing torch takes seconds.
     """
     state = session.config.stash[SESSION]
-    state.measures = any(item.get_closest_marker("perf") for item in session.items)
     shares = False
     for item in session.items:
         mark, parameters = item.get_closest_marker("suite"), getattr(item, "callspec", None)
@@ -217,7 +214,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """In place of pytest-benchmark's machine info: device, driver and versions, where a suite runs."""
     session = config.stash[SESSION]
-    if session.studies or session.measures:
+    if session.studies:
         import msgspec
 
         from robbench.machine.environment import environment

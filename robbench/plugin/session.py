@@ -44,8 +44,6 @@ class Session:
     """Data-set names that a replacement found."""
     ending: bool = False
     """Whether the last test has run."""
-    measures: bool = False
-    """Whether a benchmark of robbench itself was selected."""
     selected: dict[str, list[Model]] = field(default_factory=dict)
     """Models of the items that this run selected, by study."""
     faults: dict[str, dict[str, str]] = field(default_factory=dict)

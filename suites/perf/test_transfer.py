@@ -13,10 +13,10 @@ from robbench.data import Images
 from robbench.machine.flops import forward_flops, update_flops
 from robbench.machine.fused import dense
 from robbench.machine.timing import Stopwatch
-from robbench.plugin.perf import Work
 from robbench.training.features import extract, frozen_part
 from robbench.training.loop import train
 from robbench.training.transfer import parameter_groups, transfer
+from suites.perf.measuring import Work
 
 pytestmark = pytest.mark.perf
 
