@@ -10,7 +10,7 @@ import pytest
 
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import Baseline, baseline_path, read_baseline, write_baseline
-from robbench.gate.verdicts import Tolerances, Verdict, compare
+from robbench.gate.verdicts import Mark, Tolerances, Verdict, compare
 from robbench.plugin.session import SESSION, marked
 from robbench.record import Record
 from robbench.report.text import printable, printable_lines
@@ -99,7 +99,7 @@ class Robbench:
     def _judge(self, record: Record, baseline: Baseline | None, tolerances: Tolerances) -> list[Verdict]:
         settings = self._session.settings
 
-        def one(mark: str, message: str) -> list[Verdict]:
+        def one(mark: Mark, message: str) -> list[Verdict]:
             return [
                 Verdict(
                     suite=record.suite,
