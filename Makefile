@@ -19,7 +19,7 @@ full: .venv/ready  ## the published studies at full scale on a CUDA device; inte
 perf: .venv-peers/ready  ## how fast, beside other libraries; leaves tables and pictures under reports/perf
 	mkdir -p .benchmarks
 	$(PEERS)/python -m pytest -m perf suites/perf --benchmark-json .benchmarks/perf.json $(ARGS)
-	$(PEERS)/robbench report .benchmarks/perf.json --output reports/perf
+	$(PEERS)/python -m suites.perf.rendering .benchmarks/perf.json --output reports/perf
 
 lint: .venv/ready  ## style, types of the public API, and the layers contract
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """Head against base: two revisions of a suite run in turns on one machine, and their records compared. No torch.
 
 Seconds of different machines, or of one machine on different days, say little about the code. Here both sides run in
-one job, alternating, so that whatever else the machine does meets both; the least seconds of a stage's rounds count,
-since other work only ever adds to them.
+one job and take turns, so whatever else the machine does meets both. Of a stage's rounds the least seconds count, since
+other work only ever adds to them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ from robbench.gate.verdicts import Tolerances, Verdict, compare, plain_verdict
 from robbench.record import Record
 from robbench.report import read_bundle
 from robbench.report.terminal import busy
-from robbench.store.files import check_writable
 
-OWN_OPTIONS = ("data", "store", "report", "baselines", "update", "resume")
-"""Options of a suite's run that are set here, without their ``--robbench-``."""
+OWN_OPTIONS = {f"--robbench-{name}" for name in ("data", "store", "report", "baselines", "update", "fresh")}
+"""Options of a suite's run that are set here."""
 
 TAIL = 25
 """Last lines of pytest's output that an error shows."""
@@ -45,6 +44,8 @@ class Side:
 
     name: str
     """base or head."""
+    shown: str
+    """Its commit, or that it is the working tree."""
     root: Path
     """Current folder of its runs."""
     output: Path
@@ -69,57 +70,55 @@ def against_base(
     Args:
         revision: of base: anything git knows as a commit.
         arguments: for pytest, after ``-m suite``; paths in them are relative to the current folder.
-        tolerances: as of :func:`robbench.gate.verdicts.compare`.
-        rounds: how often each side runs; the order turns round every time: base, head, head, base, …
+        tolerances: how much a figure may change.
+        rounds: how often each side runs.
         data: folder of the data sets, for both.
         keep: folder that gets both sides' report bundles.
         say: gets a line whenever something was done.
 
     Raises:
-        RobbenchError: no repository, an unknown revision, options that are set here, a folder to keep bundles in that
-            cannot be written, or a suite that does not run.
+        RobbenchError: no repository, an unknown revision, options that are set here, or a suite that does not run.
     """
     if rounds < 1:
         raise RobbenchError(f"compare --rounds: expected at least 1, got {rounds}")
     top = Path(_git(Path.cwd(), "rev-parse", "--show-toplevel", wanted="a git repository to find --base in"))
-    commit = _git(
-        top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", wanted=f"a commit, got {revision!r}"
-    )
     _check_arguments(arguments, top)
-    if keep is not None:
-        check_writable(keep)
-    within = Path.cwd().resolve().relative_to(top.resolve())
-    with (
-        _interruptible(),
-        tempfile.TemporaryDirectory(prefix="robbench-") as name,
-        _worktree(top, commit, name) as tree,
-    ):
-        if not (tree / within).is_dir():
-            raise RobbenchError(f"compare --base: expected the folder {str(within)!r} in {revision}, it has none")
-        base = Side(name="base", root=tree / within, output=Path(name) / "base")
-        head = Side(name="head", root=Path.cwd(), output=Path(name) / "head")
-        found: dict[str, list[Records]] = {"base": [], "head": []}
-        for number in range(rounds):
-            for side in (base, head) if number % 2 == 0 else (head, base):
-                begun = time.monotonic()
-                records = _run(side, arguments, data)
-                found[side.name].append(records)
-                what = f"{side.name} ({commit[:9] if side is base else 'working tree'}), round {number + 1} of {rounds}"
-                say(f"{what}: {len(records)} stages in {time.monotonic() - begun:.0f} s")
+    with _sides(top, revision) as sides:
+        found = _take_turns(sides, arguments, data, rounds, say)
         if keep is not None:
-            for side in (base, head):
+            for side in sides:
                 shutil.copytree(side.output / "reports", keep / side.name, dirs_exist_ok=True)
-    for name, (first, *others) in found.items():
-        stages = [
-            stage for stage in first if any(stage in run and not _equal(first[stage], run[stage]) for run in others)
-        ]
-        if stages:
-            say(f"{name} differs from itself between rounds ({', '.join(stages)}): this machine is not deterministic")
-    best = {name: fastest(rounds) for name, rounds in found.items()}
-    for name, records in best.items():
-        if said := busy([*records.values()]):
-            say(f"{name}: {said}")
-    return judge(best["base"], best["head"], tolerances)
+    base, head = (_summary(name, found[name], say) for name in ("base", "head"))
+    return judge(base, head, tolerances)
+
+
+def _take_turns(
+    sides: tuple[Side, Side], arguments: Sequence[str], data: Path, rounds: int, say: Callable[[str], None]
+) -> dict[str, list[Records]]:
+    """Records of every round by side; the order turns round every time: base, head, head, base."""
+    found: dict[str, list[Records]] = {side.name: [] for side in sides}
+    for number in range(rounds):
+        for side in sides if number % 2 == 0 else reversed(sides):
+            begun = time.monotonic()
+            records = _run(side, arguments, data)
+            found[side.name].append(records)
+            seconds = time.monotonic() - begun
+            say(f"{side.name} ({side.shown}), round {number + 1} of {rounds}: {len(records)} stages in {seconds:.0f} s")
+    return found
+
+
+def _summary(name: str, rounds: Sequence[Records], say: Callable[[str], None]) -> Records:
+    """One side's records as they are compared; says whether its rounds differ, and whether the machine was busy."""
+    first, *others = rounds
+    differing = [
+        stage for stage in first if any(stage in other and _differ(first[stage], other[stage]) for other in others)
+    ]
+    if differing:
+        say(f"{name} differs from itself between rounds ({', '.join(differing)}): this machine is not deterministic")
+    records = fastest(rounds)
+    if said := busy(list(records.values())):
+        say(f"{name}: {said}")
+    return records
 
 
 def judge(base: Mapping[str, Record], head: Mapping[str, Record], tolerances: Tolerances) -> list[Verdict]:
@@ -130,25 +129,21 @@ def judge(base: Mapping[str, Record], head: Mapping[str, Record], tolerances: To
     """
     verdicts = []
     for name, record in head.items():
-        if name not in base:
+        if name in base:
+            verdicts += compare(record, _baseline(base[name], record), tolerances)
+        else:
             verdicts.append(plain_verdict(record.suite, record.name, "new", "base has no such stage"))
-            continue
-        verdicts += compare(record, _baseline(base[name], record), tolerances)
     lost = [record for name, record in base.items() if name not in head]
     return verdicts + [plain_verdict(old.suite, old.name, "error", "head has no such stage") for old in lost]
 
 
 def fastest(rounds: Sequence[Mapping[str, Record]]) -> Records:
     """The first round's records with the least seconds of all rounds, stage by stage."""
-    return {
-        name: msgspec.structs.replace(
-            record,
-            seconds=min(
-                (found[name].seconds for found in rounds if name in found), key=lambda seconds: seconds.measured
-            ),
-        )
-        for name, record in rounds[0].items()
-    }
+
+    def least(name: str) -> Record:
+        return min((found[name] for found in rounds if name in found), key=lambda record: record.seconds.measured)
+
+    return {name: msgspec.structs.replace(record, seconds=least(name).seconds) for name, record in rounds[0].items()}
 
 
 def _baseline(base: Record, head: Record) -> Baseline:
@@ -156,11 +151,10 @@ def _baseline(base: Record, head: Record) -> Baseline:
     return msgspec.structs.replace(baseline, digest=head.digest) if base.spec == head.spec else baseline
 
 
-def _equal(one: Record, other: Record) -> bool:
-    """Whether two records of one stage say the same of the network."""
-    return one.robustness == other.robustness and (one.training and one.training.validation) == (
-        other.training and other.training.validation
-    )
+def _differ(one: Record, other: Record) -> bool:
+    """Whether two records of one stage have other figures."""
+    old, new = baseline_of(one), baseline_of(other)
+    return (old.accuracy, old.pstar, old.figures) != (new.accuracy, new.pstar, new.figures)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -174,26 +168,15 @@ def _run(side: Side, arguments: Sequence[str], data: Path) -> Records:
     """
     folders = {name: side.output / name for name in ("store", "reports", "baselines")}
     shutil.rmtree(folders["reports"], ignore_errors=True)  # a round's records are its own
+    side.output.mkdir(parents=True, exist_ok=True)
     command = [
-        *(sys.executable, "-m", "pytest", "-m", "suite", "-p", "no:cacheprovider", *arguments),
+        *(sys.executable, "-m", "pytest", "-m", "suite", "-p", "no:cacheprovider", *arguments, "--robbench-fresh"),
         *(f"--robbench-data={data.absolute()}", f"--robbench-store={folders['store']}"),
         *(f"--robbench-report={folders['reports']}", f"--robbench-baselines={folders['baselines']}"),
         *(() if "--robbench-quick" in arguments else ("--robbench-update",)),
     ]
-    side.output.mkdir(parents=True, exist_ok=True)
     log = side.output / "log"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            command, cwd=side.root, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        ) as process,
-    ):
-        try:
-            status = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
+    status = _execute(command, side.root, log)
     bundles = sorted(folders["reports"].glob("*/records.json"))
     if status != 0 or not bundles:
         lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-TAIL:]
@@ -203,15 +186,27 @@ def _run(side: Side, arguments: Sequence[str], data: Path) -> Records:
     return {f"{record.suite}/{record.name}": record for path in bundles for record in read_bundle(path).records}
 
 
+def _execute(command: Sequence[str], folder: Path, log: Path) -> int:
+    """Run a command, and end it where this process is interrupted; its exit status."""
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+
+
 def _check_arguments(arguments: Sequence[str], top: Path) -> None:
     """Refuse what would make both sides run the same files, or lead their results astray."""
     for argument in arguments:
-        for name in OWN_OPTIONS:
-            if argument.partition("=")[0] == f"--robbench-{name}":
-                raise RobbenchError(
-                    f"compare --base: expected no {argument.partition('=')[0]} for pytest, "
-                    f"{'give --data to compare itself' if name == 'data' else 'both sides have folders of their own'}"
-                )
+        if (option := argument.partition("=")[0]) in OWN_OPTIONS:
+            raise RobbenchError(f"compare --base: expected no {option} for pytest, compare sets it (see its --data)")
         path = Path(argument.partition("::")[0])
         if path.is_absolute() and path.resolve().is_relative_to(top.resolve()):
             raise RobbenchError(
@@ -219,21 +214,34 @@ def _check_arguments(arguments: Sequence[str], top: Path) -> None:
             )
 
 
-@contextmanager
-def _worktree(top: Path, commit: str, temporary: str) -> Iterator[Path]:
-    """A commit checked out beside the working tree; removed, and forgotten by git, in any case."""
-    tree = Path(temporary) / "tree"
-    try:
-        _git(top, "worktree", "add", "--quiet", "--detach", str(tree), commit, wanted="a worktree of base")
-        yield tree
-    finally:
-        shutil.rmtree(tree, ignore_errors=True)
-        subprocess.run(("git", "worktree", "prune"), cwd=top, capture_output=True, check=False)
+# --- where the two sides are ------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM, by which CI ends a job, as Ctrl-C: what is being done is undone."""
+def _sides(top: Path, revision: str) -> Iterator[tuple[Side, Side]]:
+    """Base in a git worktree, head where it is; what was checked out is removed, and forgotten by git, in any case."""
+    commit = _git(
+        top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", wanted=f"a commit, got {revision!r}"
+    )
+    within = Path.cwd().resolve().relative_to(top.resolve())
+    with _sigterm_as_interrupt(), tempfile.TemporaryDirectory(prefix="robbench-") as name:
+        tree = Path(name) / "tree"
+        try:
+            _git(top, "worktree", "add", "--quiet", "--detach", str(tree), commit, wanted="a worktree of base")
+            if not (tree / within).is_dir():
+                raise RobbenchError(f"compare --base: expected the folder {str(within)!r} in {revision}, it has none")
+            yield (
+                Side(name="base", shown=commit[:9], root=tree / within, output=Path(name) / "base"),
+                Side(name="head", shown="working tree", root=Path.cwd(), output=Path(name) / "head"),
+            )
+        finally:
+            shutil.rmtree(tree, ignore_errors=True)
+            subprocess.run(("git", "worktree", "prune"), cwd=top, capture_output=True, check=False)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM, by which CI ends a job, does what Ctrl-C does: whatever was begun is undone."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

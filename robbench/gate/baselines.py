@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
+from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +18,18 @@ from robbench.record import (
     Duration,
     Environment,
     Record,
+    Robustness,
     Struct,
-    sha256_of,
+    Training,
 )
 from robbench.store.files import only_writer, write_atomically
 
 SCHEMA = "robbench.baseline/1"
 
 
-class Distribution(Struct, frozen=True, kw_only=True):
-    """Counts of correct images per p*: every statistic can be recomputed from them."""
+class Baseline(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a stage of a case is held to."""
 
-    grid: list[float]
-    counts: list[int]
-    """One per grid value, then the censored."""
-    pstar: list[int] | None = None
-    """Per test image, as in :class:`robbench.record.Robustness`: what the same images are compared by, one by one. None
-    in files that were written without."""
-
-    def __post_init__(self) -> None:
-        if len(self.counts) != len(self.grid) + 1 or min(self.counts) < 0:
-            raise ValueError("expected one count ≥ 0 per grid value, and one for the censored images")
-        if not self.grid or self.grid[0] < 0 or not all(low < high for low, high in pairwise(self.grid)):
-            raise ValueError("expected ascending radii ≥ 0 in grid")
-        if self.pstar is not None:
-            if not all(MISCLASSIFIED <= place < len(self.counts) for place in self.pstar):
-                raise ValueError(f"expected numbers from {MISCLASSIFIED} to {len(self.grid)} in pstar")
-            if [self.pstar.count(place) for place in range(len(self.counts))] != self.counts:
-                raise ValueError("expected as many images of every p* in pstar as in counts")
-
-
-class Baseline(Struct, frozen=True, kw_only=True):
-    """What a stage of a case is held to.
-
-    A robustness stage's accuracy and p* stand in two places each, and a file that contradicts itself is refused, whatever
-    its checksum says.
-    """
-
-    schema: str = SCHEMA
     suite: str
     case: str
     stage: str
@@ -63,30 +37,57 @@ class Baseline(Struct, frozen=True, kw_only=True):
     spec: dict[str, Any]
     data: DataUsed
     seed: int
-    accuracy: Counts | None = None
-    """Test accuracy of a robustness stage, validation accuracy of a training stage."""
-    distribution: Distribution | None = None
     seconds: dict[str, Duration]
     """Measured seconds per machine slug, all of this digest."""
     environment: Environment
-    """Where accuracy and robustness were last measured."""
-    sha256: str | None = None
-    """Over all of the above, as canonical JSON; None in files from before it existed, or that were changed on purpose."""
+    """Where the figures were last measured."""
+    accuracy: Counts | None = None
+    """Test accuracy of a robustness stage, validation accuracy of a training stage."""
+    grid: list[float] | None = None
+    """Radii of a robustness stage's p*."""
+    pstar: list[int] | None = None
+    """Per test image, as in :class:`robbench.record.Robustness`."""
+    figures: dict[str, Any] = msgspec.field(default_factory=dict)
+    """What a stage of another kind is held to, by that kind's own names."""
 
     def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise ValueError(f"expected schema {SCHEMA!r}, got {self.schema!r}")
-        images = self.data.test if self.stage == "robustness" else self.data.validation
-        if self.accuracy is not None and self.accuracy.total != images:
-            raise ValueError(f"expected accuracy of the {images} images of data, got {self.accuracy.total}")
-        if (self.distribution is not None) != (self.stage == "robustness"):
-            raise ValueError(f"expected a distribution of p* of a robustness stage alone, this is {self.stage}")
-        if self.distribution is not None:
-            counted, right = sum(self.distribution.counts), self.accuracy and self.accuracy.correct
-            if counted != right:
-                raise ValueError(f"expected a p* of the {right} correct images, got {counted}")
-            if self.distribution.pstar is not None and len(self.distribution.pstar) != images:
-                raise ValueError(f"expected a p* of {images} images, got {len(self.distribution.pstar)}")
+        if self.pstar is not None and self.accuracy is not None:
+            right = sum(index != MISCLASSIFIED for index in self.pstar)
+            if (right, len(self.pstar)) != (self.accuracy.correct, self.accuracy.total):
+                raise ValueError("expected accuracy and p* of one run; were two files merged?")
+
+
+@singledispatch
+def figures_of(result: Any) -> dict[str, Any]:
+    """What a result is held to, as fields of a :class:`Baseline`; another kind of stage registers its own."""
+    return {}
+
+
+@figures_of.register
+def _(result: Training) -> dict[str, Any]:
+    return {"accuracy": result.validation} if result.validation.total else {}
+
+
+@figures_of.register
+def _(result: Robustness) -> dict[str, Any]:
+    return {"accuracy": result.clean, "grid": result.grid, "pstar": result.pstar}
+
+
+def baseline_of(record: Record, previous: Baseline | None = None) -> Baseline:
+    """The baseline that a record makes; seconds of other machines stay where the digest is the same."""
+    kept = previous.seconds if previous is not None and previous.digest == record.digest else {}
+    return Baseline(
+        suite=record.suite,
+        case=record.case,
+        stage=record.stage,
+        digest=record.digest,
+        spec=record.spec,
+        data=record.data,
+        seed=record.model.seed,
+        seconds={**kept, record.environment.slug: round(record.seconds.measured, 3)},
+        environment=record.environment,
+        **figures_of(record.result),
+    )
 
 
 def baseline_path(folder: Path, suite: str, case: str, stage: str) -> Path:
@@ -96,62 +97,32 @@ def baseline_path(folder: Path, suite: str, case: str, stage: str) -> Path:
         RobbenchError: a name would lead out of the folder.
     """
     for name in (suite, f"{case}.{stage}"):
-        if not name or name.startswith(".") or set(name) & set("/\\\0:"):
+        if not name or name.startswith(".") or set(name) & set("/\\:"):
             raise RobbenchError(f"baseline name: expected a plain file name, got {name!r}")
     return folder / suite / f"{case}.{stage}.json"
-
-
-def baseline_of(record: Record, previous: Baseline | None = None) -> Baseline:
-    """The baseline that a record makes; seconds of other machines stay where the digest is the same."""
-    robustness, training = record.robustness, record.training
-    kept = previous.seconds if previous is not None and previous.digest == record.digest else {}
-    accuracy = distribution = None
-    if robustness is not None:
-        accuracy = robustness.clean
-        counts = robustness.distribution().tolist()
-        distribution = Distribution(grid=robustness.grid, counts=counts, pstar=robustness.pstar)
-    elif training is not None and training.validation.total:
-        accuracy = training.validation
-    return Baseline(
-        suite=record.suite,
-        case=record.case,
-        stage=record.stage,
-        digest=record.digest,
-        spec=record.spec,
-        data=record.data,
-        seed=record.model.seed,
-        accuracy=accuracy,
-        distribution=distribution,
-        seconds={**kept, record.environment.slug: round(record.seconds.measured, 3)},
-        environment=record.environment,
-    )
 
 
 def read_baseline(folder: Path, suite: str, case: str, stage: str) -> Baseline | None:
     """The stored baseline of a stage, or None where there is none.
 
     Raises:
-        RobbenchError: the file is damaged, of another schema, of another case, or not ours.
+        RobbenchError: the file is damaged, or of another case.
     """
     path = baseline_path(folder, suite, case, stage)
     try:
-        data = path.read_bytes()
+        values = msgspec.json.decode(path.read_bytes())
+        if values.pop("schema") != SCHEMA:
+            raise ValueError("it has another schema")
+        baseline = msgspec.convert(values, Baseline)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise RobbenchError(f"baseline {str(path)!r} cannot be read: {error.strerror or error}") from error
-    try:
-        baseline, values = msgspec.json.decode(data, type=Baseline), msgspec.json.decode(data)
-    except UNREADABLE as error:
+    except (*UNREADABLE, AttributeError, KeyError, TypeError) as error:
         raise RobbenchError(
             f"baseline {str(path)!r}: expected a file of schema {SCHEMA!r} ({error}); "
             "restore it from version control, or remove it and write it anew with --robbench-update"
         ) from error
-    if baseline.sha256 is not None and baseline.sha256 != sha256_of(values):
-        raise RobbenchError(
-            f"baseline {str(path)!r} was altered: its SHA-256 is not the one that was written; restore it from version "
-            'control, or remove its line "sha256" if the change is meant'
-        )
     if (baseline.suite, baseline.case, baseline.stage) != (suite, case, stage):
         raise RobbenchError(
             f"baseline {str(path)!r}: expected {suite}/{case}.{stage}, "
@@ -169,13 +140,11 @@ def write_baseline(folder: Path, record: Record) -> Path:
     path = baseline_path(folder, record.suite, record.case, record.stage)
     with only_writer(path.parent):  # another process may be about to add the seconds of another machine
         previous = read_baseline(folder, record.suite, record.case, record.stage)
-        values = msgspec.to_builtins(baseline_of(record, previous))
-        values["sha256"] = sha256_of(values)
-        write_atomically(path, _readable(values).encode())
+        write_atomically(path, encode_baseline(baseline_of(record, previous)).encode())
     return path
 
 
-def _readable(values: Any) -> str:
+def encode_baseline(baseline: Baseline) -> str:
     """JSON with sorted keys, two-space indent, and lists of numbers on one line."""
     long_lists: dict[str, str] = {}
 
@@ -188,7 +157,8 @@ def _readable(values: Any) -> str:
             return mark
         return [fold(entry) for entry in value] if isinstance(value, list) else value
 
-    text = json.dumps(fold(values), indent=2, sort_keys=True, ensure_ascii=False)
+    values = fold({"schema": SCHEMA} | msgspec.to_builtins(baseline))
+    text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
     for mark, line in long_lists.items():
         text = text.replace(mark, line)
     return text + "\n"

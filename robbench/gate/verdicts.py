@@ -1,26 +1,25 @@
-"""A record against its baseline: statistics and verdicts. No torch.
+"""A record against its baseline: verdicts. No torch.
 
 A change of accuracy or robustness counts when it is larger than the tolerance *and* statistically significant; only
-losses fail. Both sides saw the same test images, so these are compared one by one (paired): an image that fares the
-same on both sides says nothing about the change. Validation accuracy, and baselines without every image's p*, know
-counts alone. Seconds are compared on the same machine and digest only.
+losses fail. Seconds are compared on the same machine and digest only. Another kind of stage registers its own judge
+with ``judge``, and what its baseline holds with :func:`robbench.gate.baselines.figures_of`; without one, its seconds
+alone are compared.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Literal
+from functools import singledispatch
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import binomtest, fisher_exact
 
-from robbench.errors import require, unknown
 from robbench.gate.baselines import Baseline
-from robbench.record import MISCLASSIFIED, Counts, Record, Struct, median_pstar
+from robbench.gate.paired import CONFIDENCE as CONFIDENCE
+from robbench.gate.paired import RESAMPLES as RESAMPLES
+from robbench.gate.paired import mcnemar, median_change_interval
+from robbench.gate.tolerances import Tolerances as Tolerances
+from robbench.record import MISCLASSIFIED, Counts, Record, Robustness, Struct, Training, median_pstar
 from robbench.spec import differences
 
 Mark = Literal["=", "+", "-", "~", "x", "missing", "error", "new", "quick"]
@@ -37,46 +36,6 @@ MARKS: dict[str, str] = {
     "quick": "quick scale: compared with nothing",
 }
 
-CONFIDENCE = 0.99
-"""Of the bootstrap interval and of the test of accuracies."""
-
-RESAMPLES = 2_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tolerances:
-    """How much a figure may change before it counts; a suite's marker may set each."""
-
-    pstar: float = 0.05
-    """Share of the baseline's median p*; a change must also exceed one grid step."""
-    accuracy: float = 0.01
-    """Points of accuracy, as a share."""
-    seconds: float = 1.25
-    """Factor on the baseline's seconds; inf shows them without ever failing."""
-    seconds_floor: float = 2.0
-    """Seconds by which a stage must be slower at all."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            good = isinstance(value, int | float) and not isinstance(value, bool)
-            good = good and (math.isfinite(value) or (value == math.inf and field.name == "seconds"))
-            low = 1.0 if field.name == "seconds" else 0.0
-            require(good and value >= low, f"tolerance {field.name}", f"a number ≥ {low:g}", value)
-
-    @classmethod
-    def of(cls, given: dict[str, float]) -> Tolerances:
-        """Tolerances from a marker's keywords.
-
-        Raises:
-            RobbenchError: a key is none of the fields, or a value no number.
-        """
-        known = [field.name for field in fields(cls)]
-        for key in given:
-            if key not in known:
-                raise unknown("tolerance", key, known)
-        return cls(**given)
-
 
 class Verdict(Struct, frozen=True, kw_only=True):
     """One figure of one stage against its baseline."""
@@ -86,16 +45,11 @@ class Verdict(Struct, frozen=True, kw_only=True):
     stage: str
     figure: str
     """accuracy, median p*, validation accuracy or seconds."""
-    mark: str
-    """A key of ``MARKS``."""
+    mark: Mark
     baseline: float | None = None
     """None where there is none, or the median is censored (see the message)."""
     current: float | None = None
     message: str
-
-    def __post_init__(self) -> None:
-        if self.mark not in MARKS:
-            raise ValueError(f"expected a mark, got {self.mark!r}")
 
     @property
     def fails(self) -> bool:
@@ -111,22 +65,56 @@ def plain_verdict(suite: str, name: str, mark: Mark, message: str) -> Verdict:
 
 def compare(record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
     """Verdicts on every figure that a record and its baseline share."""
-    changes = differences(baseline.spec, record.spec)
-    because = (
-        f"; the specification changed: {', '.join(changes[:3])}{', …' if len(changes) > 3 else ''}" if changes else ""
-    )
-    if record.data.sha256 != baseline.data.sha256:
-        return [_other_images(record, baseline), _seconds(record, baseline, tolerances)]
-    verdicts = []
-    if record.training is not None and record.training.validation.total and baseline.accuracy is not None:
-        verdicts.append(_accuracy(record, "validation accuracy", baseline.accuracy, tolerances, because))
-    if record.robustness is not None:
-        pairs = paired(record, baseline)
-        if baseline.accuracy is not None:
-            verdicts.append(_accuracy(record, "accuracy", baseline.accuracy, tolerances, because, pairs))
-        verdicts.append(_robustness(record, baseline, tolerances, because, pairs))
-    verdicts.append(_seconds(record, baseline, tolerances))
-    return verdicts
+    return [*judge(record.result, record, baseline, tolerances), _seconds(record, baseline, tolerances)]
+
+
+@singledispatch
+def judge(result: Any, record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
+    """Verdicts on what a result says, seconds apart; dispatched on the type of the result, the record's own."""
+    return []
+
+
+@judge.register
+def _(result: Training, record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
+    figure = "validation accuracy"
+    if _other_images(record, baseline):
+        return [_incomparable(record, figure, _other_images(record, baseline))]
+    old, new = baseline.accuracy, result.validation
+    if old is None or not new.total:
+        return []
+    from scipy.stats import fisher_exact  # here, since it takes a second to import
+
+    p = float(fisher_exact([[old.correct, old.total - old.correct], [new.correct, new.total - new.correct]])[1])
+    return [_accuracy(record, figure, old, new, p, tolerances, baseline)]
+
+
+@judge.register
+def _(result: Robustness, record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
+    was, asked = baseline.spec.get("estimate"), record.spec.get("estimate")
+    why = _other_images(record, baseline)
+    if not why and (differences(was, asked) or baseline.grid != result.grid):
+        changes = ", ".join(differences(was, asked)[:3]) or "another grid"
+        why = f"the baseline was estimated another way ({changes})"
+    if not why and len(baseline.pstar or ()) != len(result.pstar):
+        why = "the baseline has other images"
+    if why or baseline.accuracy is None:
+        return [_incomparable(record, "median p*", why, result.median)]
+    old, new = np.asarray(baseline.pstar), np.asarray(result.pstar)
+    return [
+        _accuracy(record, "accuracy", baseline.accuracy, result.clean, mcnemar(old, new), tolerances, baseline),
+        _median(record, result, baseline, tolerances),
+    ]
+
+
+def _other_images(record: Record, baseline: Baseline) -> str:
+    """Why figures of other images than the baseline's cannot be compared; empty where they are the same."""
+    same = record.data.sha256 == baseline.data.sha256
+    return "" if same else f"the baseline was made with other images of {baseline.data.name!r} (their SHA-256 differs)"
+
+
+def _incomparable(record: Record, figure: str, why: str, current: float | None = None) -> Verdict:
+    message = f"{figure} cannot be compared: {why}; renew the baseline with --robbench-update if that is meant"
+    return _verdict(record, figure, "x", None, current, message)
 
 
 def _verdict(record: Record, figure: str, mark: Mark, old: float | None, new: float | None, message: str) -> Verdict:
@@ -145,67 +133,54 @@ def _verdict(record: Record, figure: str, mark: Mark, old: float | None, new: fl
     )
 
 
-def _other_images(record: Record, baseline: Baseline) -> Verdict:
-    figure = "median p*" if record.robustness else "validation accuracy"
-    message = (
-        f"{figure} cannot be compared: the baseline was made with other images of {baseline.data.name!r} "
-        "(their SHA-256 differs); renew it with --robbench-update if that is meant"
-    )
-    return _verdict(record, figure, "x", None, None, message)
-
-
 def _accuracy(
-    record: Record, figure: str, old: Counts, tolerances: Tolerances, because: str, pairs: Pairs | None = None
+    record: Record, figure: str, old: Counts, new: Counts, p: float, tolerances: Tolerances, baseline: Baseline
 ) -> Verdict:
-    new = record.robustness.clean if record.robustness else record.training.validation  # type: ignore[union-attr]
+    """The verdict on a change of accuracy that has this p without a cause."""
     change = new.share - old.share
-    if pairs is None:
-        p = float(fisher_exact([[old.correct, old.total - old.correct], [new.correct, new.total - new.correct]])[1])
-    else:
-        p = mcnemar(*pairs)
     mark = _mark(change, abs(change) > tolerances.accuracy + 1e-12, p < 1 - CONFIDENCE)
     message = (
         f"{figure} {old.share:.1%} → {new.share:.1%} ({change * 100:+.1f} points of {new.total:,} images, "
-        f"p = {p:.2g}; tolerance {tolerances.accuracy * 100:g} points){because}"
+        f"p = {p:.2g}; tolerance {tolerances.accuracy * 100:g} points){_because(record, baseline)}"
     )
     return _verdict(record, figure, mark, old.share, new.share, message)
 
 
-def _robustness(
-    record: Record, baseline: Baseline, tolerances: Tolerances, because: str, pairs: Pairs | None
-) -> Verdict:
-    robustness, old = record.robustness, baseline.distribution
-    assert robustness is not None
-    asked, was = record.spec.get("estimate"), baseline.spec.get("estimate")
-    new_median = robustness.median
-    figure = "median p*"
-    if old is None or differences(was, asked) or list(old.grid) != robustness.grid:
-        message = (
-            f"median p* cannot be compared: the baseline was estimated another way "
-            f"({', '.join(differences(was, asked)[:3]) or 'another grid'}); "
-            "renew it with --robbench-update if that is meant"
-        )
-        return _verdict(record, figure, "x", None, new_median, message)
-    old_counts, new_counts = np.asarray(old.counts), robustness.distribution()
-    old_median = median_of_counts(old_counts, robustness.grid)
-    if old_median is None or new_median is None:
-        mark: Mark = "=" if old_median == new_median else ("+" if old_median is None else "-")
-        message = (
-            f"median p* {show_pstar(old_median)} → {show_pstar(new_median)}: no image is classified correctly{because}"
-        )
-        return _verdict(record, figure, mark, old_median, new_median, message)
-    low, high = median_change_interval(old_counts, new_counts) if pairs is None else paired_change_interval(*pairs)
-    step = robustness.grid[1] - robustness.grid[0] if len(robustness.grid) > 1 else 0.0
-    change = 0.0 if old_median == new_median else new_median - old_median
-    limit = max(tolerances.pstar * old_median, step) if math.isfinite(old_median) else 0.0
+def _median(record: Record, result: Robustness, baseline: Baseline, tolerances: Tolerances) -> Verdict:
+    """The verdict on the median p* of the images that both sides were estimated on."""
+    grid, new = result.grid, result.median
+    old = median_pstar([index for index in baseline.pstar or () if index != MISCLASSIFIED], grid)
+    shown = f"median p* {show_pstar(old)} → {show_pstar(new)}"
+    if old is None or new is None:
+        mark: Mark = "=" if old == new else "+" if old is None else "-"
+        message = f"{shown}: no image is classified correctly{_because(record, baseline)}"
+        return _verdict(record, "median p*", mark, old, new, message)
+    low, high = median_change_interval(np.asarray(baseline.pstar), np.asarray(result.pstar))
+    step = grid[1] - grid[0] if len(grid) > 1 else 0.0
+    change = 0.0 if old == new else new - old
+    limit = max(tolerances.pstar * old, step) if math.isfinite(old) else 0.0
     mark = _mark(change, abs(change) > limit + 1e-12, not low <= 0 <= high)
-    relative = f", {change / old_median:+.0%}" if math.isfinite(change) and old_median else ""
+    relative = f", {change / old:+.0%}" if math.isfinite(change) and old else ""
     message = (
-        f"median p* {show_pstar(old_median)} → {show_pstar(new_median)}{relative} "
-        f"(99 % bootstrap interval of the change {low * step:+.3g} to {high * step:+.3g}; "
-        f"tolerance {tolerances.pstar:.0%} and one grid step of {step:g}){because}"
+        f"{shown}{relative} (99 % bootstrap interval of the change {low * step:+.3g} to {high * step:+.3g}; "
+        f"tolerance {tolerances.pstar:.0%} and one grid step of {step:g}){_because(record, baseline)}"
     )
-    return _verdict(record, figure, mark, old_median, new_median, message)
+    return _verdict(record, "median p*", mark, old, new, message)
+
+
+def _mark(change: float, beyond: bool, significant: bool) -> Mark:
+    if not beyond:
+        return "="
+    if not significant:
+        return "~"
+    return "+" if change > 0 else "-"
+
+
+def _because(record: Record, baseline: Baseline) -> str:
+    """What changed in the specification, at most three fields of it."""
+    changes = differences(baseline.spec, record.spec)
+    more = ", …" if len(changes) > 3 else ""
+    return f"; the specification changed: {', '.join(changes[:3])}{more}" if changes else ""
 
 
 def _seconds(record: Record, baseline: Baseline, tolerances: Tolerances) -> Verdict:
@@ -221,80 +196,14 @@ def _seconds(record: Record, baseline: Baseline, tolerances: Tolerances) -> Verd
     factor = new / timed if timed else 1.0 if new == timed else math.inf
     slower, faster = factor > tolerances.seconds, factor < 1 / tolerances.seconds
     mark: Mark = "-" if slower and beyond else "+" if faster and beyond else "="
-    limit = f"×{tolerances.seconds:g} and {tolerances.seconds_floor:g} s"
+    limit = f"tolerance ×{tolerances.seconds:g} and {tolerances.seconds_floor:g} s"
     message = (
-        f"{timed:.1f} s → {new:.1f} s on {slug} (×{factor:.2f}; "
-        f"{f'tolerance {limit}' if math.isfinite(tolerances.seconds) else 'shown only'})"
+        f"{timed:.1f} s → {new:.1f} s on {slug} "
+        f"(×{factor:.2f}; {limit if math.isfinite(tolerances.seconds) else 'shown only'})"
     )
     if record.measured_busy:
-        message += (
-            f"; the machine was busy, {record.waiting_for_core:.0%} of the time a thread stood in line for a core"
-        )
+        message += f"; the machine was busy, {record.waiting_for_core:.0%} of the time a thread waited for a core"
     return _verdict(record, "seconds", mark, timed, new, message)
-
-
-def _mark(change: float, beyond: bool, significant: bool) -> Mark:
-    if not beyond:
-        return "="
-    if not significant:
-        return "~"
-    return "+" if change > 0 else "-"
-
-
-Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""The (N,) p* of the same images in the baseline and now, as places in the grid; ``MISCLASSIFIED`` where misclassified."""
-
-
-def paired(record: Record, baseline: Baseline) -> Pairs | None:
-    """The p* of the images that both sides were estimated on; None where the baseline does not have them."""
-    robustness, old = record.robustness, baseline.distribution
-    if robustness is None or old is None or old.pstar is None or list(old.grid) != robustness.grid:
-        return None
-    if differences(baseline.spec.get("estimate"), record.spec.get("estimate")) or len(old.pstar) != len(
-        robustness.pstar
-    ):
-        return None
-    return np.asarray(old.pstar), np.asarray(robustness.pstar)
-
-
-def mcnemar(old: NDArray[np.int64], new: NDArray[np.int64]) -> float:
-    """Two-sided p of McNemar's exact test (1947): whether as many images became right as became wrong."""
-    lost, gained = (
-        int(np.sum((old != MISCLASSIFIED) & (new == MISCLASSIFIED))),
-        int(np.sum((old == MISCLASSIFIED) & (new != MISCLASSIFIED))),
-    )
-    return float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
-
-
-def paired_change_interval(old: NDArray[np.int64], new: NDArray[np.int64]) -> tuple[float, float]:
-    """99 % percentile bootstrap interval, in grid steps, of the change of the median over the same images.
-
-    Images are drawn with replacement, alike for both sides; each side's median is that of its correct ones.
-    """
-    return _paired_interval(old.tobytes(), new.tobytes())
-
-
-@lru_cache(maxsize=4096)
-def _paired_interval(old: bytes, new: bytes) -> tuple[float, float]:
-    sides = np.stack([np.frombuffer(side, dtype=np.int64) for side in (old, new)])
-    kinds, counts = np.unique(sides, axis=1, return_counts=True)
-    draws = np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
-    change = np.subtract(*(_drawn_medians(draws, places) for places in kinds[::-1]))
-    low, high = np.nanquantile(change, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
-def _drawn_medians(draws: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(R,) medians of the correct images in (R, K) draws of K kinds of images, with (K,) places; NaN of none."""
-    order = np.argsort(places)
-    order = order[places[order] != MISCLASSIFIED]
-    below = draws[:, order].cumsum(axis=1)
-    total = below[:, -1:] if len(order) else np.zeros((len(draws), 1), dtype=np.int64)
-    medians = np.full(len(draws), np.nan)
-    some = total[:, 0] > 0
-    low, high = ((below[some] <= half[some]).sum(axis=1) for half in ((total - 1) // 2, total // 2))
-    medians[some] = (places[order][low] + places[order][high]) / 2.0
-    return medians
 
 
 def show_pstar(value: float | None) -> str:
@@ -302,35 +211,3 @@ def show_pstar(value: float | None) -> str:
     if value is None:
         return "none"
     return "beyond the grid" if math.isinf(value) else f"{value:.4g}"
-
-
-def median_of_counts(counts: NDArray[np.int64], grid: list[float]) -> float | None:
-    """Median p* of counts per grid value, the censored last; None of no images."""
-    return median_pstar(np.repeat(np.arange(len(counts)), counts).tolist(), grid)
-
-
-def bootstrap_medians(counts: NDArray[np.int64], *, seed: int = 0) -> NDArray[np.float64]:
-    """(RESAMPLES,) medians, in grid steps, of images resampled with replacement; the censored lie one past the grid.
-
-    Resampling images of a distribution over grid values is drawing multinomial counts (Efron and Tibshirani 1993,
-    chapter 6), so nothing depends on the number of images. The same counts give the same array, which is read-only.
-    """
-    return _resampled(tuple(counts.tolist()), seed)
-
-
-@lru_cache(maxsize=1024)  # one run is compared many times where error rates are measured; 16 kB each
-def _resampled(counts: Sequence[int], seed: int) -> NDArray[np.float64]:
-    total = sum(counts)
-    draws = np.random.default_rng(seed).multinomial(total, np.asarray(counts) / total, size=RESAMPLES).cumsum(axis=1)
-    low = (draws <= (total - 1) // 2).sum(axis=1)
-    high = (draws <= total // 2).sum(axis=1)
-    medians = np.asarray((low + high) / 2.0, dtype=np.float64)
-    medians.flags.writeable = False
-    return medians
-
-
-def median_change_interval(old: NDArray[np.int64], new: NDArray[np.int64]) -> tuple[float, float]:
-    """99 % percentile bootstrap interval, in grid steps, of the change of the median between two sets of images."""
-    change = bootstrap_medians(new, seed=1) - bootstrap_medians(old, seed=2)
-    low, high = np.quantile(change, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)

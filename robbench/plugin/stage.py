@@ -9,7 +9,7 @@ import pytest
 
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import Baseline, baseline_path, read_baseline, write_baseline
-from robbench.gate.verdicts import Tolerances, Verdict, compare
+from robbench.gate.verdicts import Mark, Tolerances, Verdict, compare
 from robbench.plugin.session import OUTCOME, SESSION, marked
 from robbench.record import Record, as_case
 from robbench.spec import Model, Study
@@ -101,7 +101,7 @@ class Robbench:
         return compare(record, baseline, Tolerances.of(self._item.get_closest_marker("suite").kwargs))
 
 
-def _verdict(record: Record, mark: str, message: str) -> Verdict:
+def _verdict(record: Record, mark: Mark, message: str) -> Verdict:
     return Verdict(
         suite=record.suite, case=record.case, stage=record.stage, figure="baseline", mark=mark, message=message
     )

@@ -1,18 +1,24 @@
-"""Networks and images for the benchmarks: MNIST where the data folder has it, drawn digits otherwise."""
+"""The ``perf`` fixture, and networks and images: MNIST where the data folder has it, drawn digits otherwise."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 
 from robbench import PGD, Dataset, Model, OneCycle, Recipe
 from robbench.data import pixels
+from robbench.errors import RobbenchError
+from robbench.machine.environment import environment
 from robbench.models import build
+from robbench.plugin.session import SESSION
 from robbench.stages.context import load_network
 from robbench.stages.networks import placed
 from robbench.stages.pipeline import run_training
+from suites.perf.measuring import Perf
 
 STANDARD = Recipe(
     optimiser="adam", learning_rate=2e-3, weight_decay=1e-4, batch_size=128, epochs=3, schedule=OneCycle()
@@ -20,6 +26,20 @@ STANDARD = Recipe(
 ADVERSARIAL = replace(
     STANDARD, epochs=6, attack=PGD(epsilon=0.3, step_size=0.075, steps=7), ramp_epochs=3, kept_epoch="last"
 )
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    """In place of pytest-benchmark's own facts: device, driver and versions, as records have them."""
+    with suppress(RobbenchError):  # there is no such device, as every test has said
+        facts = environment(config.stash[SESSION].device)
+        machine_info.clear()
+        machine_info.update(msgspec.to_builtins(facts))
+
+
+@pytest.fixture
+def perf(request, benchmark):
+    """Time a function beside its references: ``perf.compare(ours, {"Foolbox": theirs}, images=256)``."""
+    return Perf(benchmark, request.config.stash[SESSION].context)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from robbench import PGD, recipes
 from robbench.estimation.search import estimate_pstar
 from robbench.machine.flops import forward_flops
 from robbench.machine.precision import full_precision
-from robbench.plugin.perf import Work
+from suites.perf.measuring import Work
 
 pytestmark = [pytest.mark.perf, pytest.mark.parametrize("search", ["reference", "fast"])]
 

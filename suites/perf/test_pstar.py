@@ -10,9 +10,9 @@ from robbench.data import pixels
 from robbench.estimation.search import estimate_pstar
 from robbench.machine.flops import forward_flops
 from robbench.machine.precision import full_precision
-from robbench.plugin.perf import Work
 from robbench.stages.context import load_network
 from robbench.stages.pipeline import run_training
+from suites.perf.measuring import Work
 from suites.perf.plain import as_written, sequential_pstar
 from suites.test_embedded import STUDY
 

@@ -8,8 +8,8 @@ from robbench.attacks import evaluating
 from robbench.estimation.search import estimate_pstar
 from robbench.machine.flops import forward_flops
 from robbench.machine.precision import full_precision
-from robbench.plugin.perf import Work
 from robbench.spec import PGD
+from suites.perf.measuring import Work
 from suites.perf.plain import Counted, installed
 
 pytestmark = pytest.mark.perf

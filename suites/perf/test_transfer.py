@@ -11,10 +11,11 @@ from robbench.attacks import evaluating
 from robbench.data import Images
 from robbench.machine.flops import forward_flops, update_flops
 from robbench.machine.fused import dense
-from robbench.plugin.perf import Work
+from robbench.machine.timing import Stopwatch
 from robbench.training import TrainingData, train
 from robbench.training.features import extract, frozen_part
 from robbench.training.transfer import parameter_groups, transfer
+from suites.perf.measuring import Work
 
 pytestmark = pytest.mark.perf
 

@@ -140,7 +140,9 @@ def stages(monkeypatch):
         (robbench.stages.robustness_stage, "estimate_model"),
     ):
 
-        def counted(work, run=getattr(module, function)):
+        run = getattr(module, function)
+
+        def counted(work, run=run):
             ran.append(work.task.name)
             return run(work)
 

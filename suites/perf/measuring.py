@@ -1,23 +1,18 @@
-"""The ``perf`` fixture: times a function beside its references in one run, and what the device could do at most."""
+"""Times a function beside its references in one run, and measures what the device could do at most."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import Any
 
-import pytest
+import torch
 
-from robbench.plugin.session import SESSION
-
-if TYPE_CHECKING:
-    import torch
-    from pytest_benchmark.fixture import BenchmarkFixture
-
-    from robbench.stages.context import RunContext
+from robbench.machine.environment import environment
+from robbench.machine.precision import tensor_cores
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 """Side of the square matrices whose product gives the device's peak."""
@@ -41,6 +36,8 @@ class Rounds:
     """Seconds by name, ``robbench`` the first, one of each round."""
 
     seconds: Mapping[str, list[float]]
+    peaks: list[float]
+    """Of each round: floating-point operations a second of a matrix product."""
 
     def __getitem__(self, name: str) -> float:
         """The median of its seconds."""
@@ -50,22 +47,25 @@ class Rounds:
         """How many times faster ``to`` is: the median over the rounds of the ratio within a round."""
         return median(one / other for one, other in zip(self.seconds[name], self.seconds[to], strict=True))
 
+    def speed(self, name: str, flops: float | None) -> dict[str, float | None]:
+        """Arithmetic a second, and its share of the peak: the median over the rounds of the share within a round."""
+        if not flops:
+            return {"gflops": None, "share_of_peak": None}
+        shares = [flops / one / peak for one, peak in zip(self.seconds[name], self.peaks, strict=True)]
+        return {"gflops": flops / self[name] / 1e9, "share_of_peak": median(shares)}
+
 
 class Perf:
     """Measures a benchmark with ratios: every round runs the references, a matrix product, and then what it is about.
 
-    Interleaved like this, whatever else the machine does meets all of them alike: a ratio is taken within a round, and
-    the median of the rounds counts.
+    Since all of them run in every round, whatever else the machine does meets them alike. A ratio is taken within a
+    round, and the median of the rounds counts.
     """
 
-    def __init__(self, request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> None:
+    def __init__(self, benchmark, context) -> None:
+        """``benchmark`` is pytest-benchmark's fixture, ``context`` the :class:`RunContext` of the run."""
         self._benchmark = benchmark
-        self._session = request.config.stash[SESSION]
-
-    @property
-    def context(self) -> RunContext:
-        """Where networks are trained and kept, as of the run's options."""
-        return self._session.context
+        self.context = context
 
     @property
     def device(self) -> torch.device:
@@ -75,13 +75,12 @@ class Perf:
     @property
     def figures(self) -> dict[str, Any]:
         """What is kept so far."""
-        found: dict[str, Any] = self._benchmark.extra_info.get("perf", {"device": self._slug()})
-        return found
+        return self._benchmark.extra_info.get("perf", {"device": environment(self.device).slug})
 
     def compare(
         self,
         ours: Callable[[], object],
-        against: dict[str, Callable[[], object]],
+        against: Mapping[str, Callable[[], object]],
         *,
         images: int,
         passes: float | None = None,
@@ -107,54 +106,45 @@ class Perf:
             rounds: how often everything runs.
             facts: plain values to keep with the result.
         """
-        found = Rounds({name: [] for name in ("robbench", *against)})
-        peaks: list[float] = []
-
-        def timed(name: str, function: Callable[[], object]) -> None:
-            self._wait()
-            begun = time.perf_counter()
-            function()
-            self._wait()
-            found.seconds[name].append(time.perf_counter() - begun)
-
-        def others() -> None:
-            for name, function in against.items():
-                timed(name, function)
-            peaks.append(self.peak(precision))
-
-        def share(name: str, flops: float) -> float:
-            each = zip(found.seconds[name], peaks, strict=True)
-            return median(flops / seconds / peak for seconds, peak in each)
-
         for function in [warm_up] if warm_up else [ours, *(against.values() if rounds > 1 else ())]:
             function()
-        self._benchmark.pedantic(lambda: timed("robbench", ours), setup=others, rounds=rounds, iterations=1)  # type: ignore[no-untyped-call]
-        seconds = found["robbench"]
+        found = self._time(ours, against, precision, rounds)
         done = dict(work()) if work else {}
-        if "robbench" in done:
-            passes, flops = done["robbench"].passes, done["robbench"].flops
-        self._benchmark.extra_info["perf"] = {
-            "device": self._slug(),
+        own = done.pop("robbench", Work(passes, flops))
+        self._benchmark.extra_info["perf"] = self.figures | {
             "images": images,
             "rounds": rounds,
-            "milliseconds_per_image": 1000 * seconds / images,
-            "passes_per_image": passes,
+            "milliseconds_per_image": 1000 * found["robbench"] / images,
+            "passes_per_image": own.passes,
             "precision": precision,
-            "peak_gflops": median(peaks) / 1e9,
-            "gflops": flops / seconds / 1e9 if flops else None,
-            "share_of_peak": share("robbench", flops) if flops else None,
+            "peak_gflops": median(found.peaks) / 1e9,
+            **found.speed("robbench", own.flops),
             "ratios": {name: found.ratio(name) for name in against},
             "references": {
-                name: {
-                    "passes_per_image": theirs.passes,
-                    "gflops": theirs.flops / found[name] / 1e9,
-                    "share_of_peak": share(name, theirs.flops),
-                }
+                name: {"passes_per_image": theirs.passes, **found.speed(name, theirs.flops)}
                 for name, theirs in done.items()
-                if name != "robbench"
             },
             **facts,
         }
+        return found
+
+    def _time(self, ours, against, precision, rounds) -> Rounds:
+        """Run everything so many times."""
+        found = Rounds({name: [] for name in ("robbench", *against)}, [])
+
+        def timed(name, function):
+            self._wait()
+            begun = perf_counter()
+            function()
+            self._wait()
+            found.seconds[name].append(perf_counter() - begun)
+
+        def others():
+            for name, function in against.items():
+                timed(name, function)
+            found.peaks.append(self.peak(precision))
+
+        self._benchmark.pedantic(lambda: timed("robbench", ours), setup=others, rounds=rounds, iterations=1)
         return found
 
     def note(self, **facts: Any) -> None:
@@ -168,42 +158,24 @@ class Perf:
     def peak(self, precision: str = "float32") -> float:
         """Floating-point operations a second that matrix products in float32, tf32 (CUDA) or bf16 keep up.
 
-        Over a quarter of a second, as long as what is measured: single products catch moments at a higher clock.
+        They run for a quarter of a second, as long as what is measured: a single product may catch a higher clock.
         """
-        import torch
-
-        from robbench.machine.precision import tensor_cores
-
         side = PEAK_SIDE[self.device.type]
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        factor = torch.rand(side, side, device=self.device).to(dtype)
+        factor = torch.rand(side, side, device=self.device).to(torch.bfloat16 if precision == "bf16" else torch.float32)
+
+        def seconds(products):
+            self._wait()
+            begun = perf_counter()
+            for _ in range(products):
+                factor @ factor
+            self._wait()
+            return perf_counter() - begun
+
         with tensor_cores(precision == "tf32"):
-
-            def seconds(products: int) -> float:
-                self._wait()
-                begun = time.perf_counter()
-                for _ in range(products):
-                    factor @ factor
-                self._wait()
-                return time.perf_counter() - begun
-
             seconds(1)
             products = max(1, math.ceil(PEAK_SECONDS / seconds(1)))
-            return float(2 * side**3 * products / seconds(products))
+            return 2 * side**3 * products / seconds(products)
 
     def _wait(self) -> None:
-        import torch
-
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-    def _slug(self) -> str:
-        from robbench.machine.environment import environment
-
-        return environment(self.device).slug
-
-
-@pytest.fixture
-def perf(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Perf:
-    """Time a function beside its references: ``perf.compare(ours, {"Foolbox": theirs}, images=256)``."""
-    return Perf(request, benchmark)

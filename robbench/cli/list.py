@@ -1,0 +1,54 @@
+"""``robbench list``: what robbench knows by name."""
+
+from __future__ import annotations
+
+import argparse
+
+from robbench.cli.options import Commands
+from robbench.errors import RobbenchError
+from robbench.spec.catalogue import ARCHITECTURES, DATASETS, block_names
+
+
+def add_parser(commands: Commands) -> argparse.ArgumentParser:
+    """Declare the verb's options."""
+    parser = commands.add_parser("list", help="what robbench knows by name; with an architecture, its blocks")
+    parser.add_argument("architecture", nargs="?", help="cnn7, timm:resnet26, package.module:function, …")
+    parser.add_argument("--shape", metavar="C,H,W", help="image shape for timm and own networks (3,32,32)")
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print data sets and architectures, or what each k of one architecture retrains."""
+    if options.architecture is None:
+        _list_all()
+        return 0
+    names = block_names(options.architecture)
+    if names is None or options.shape is not None:
+        from robbench import models
+
+        network = models.build(options.architecture, classes=10, shape=_shape(options.shape or "3,32,32"))
+        print(f"{options.architecture}: {models.parameter_count(network):,} parameters with 10 classes")
+        names = tuple(block.name for block in models.blocks(network))
+    for k, name in zip(range(len(names), 0, -1), names, strict=True):
+        print(f"  TL#{k:<3} retrains {name} and what follows")
+    return 0
+
+
+def _list_all() -> None:
+    print("data sets:")
+    for name, facts in DATASETS.items():
+        print(f"  {name:12} {facts.classes:3} classes, {'×'.join(map(str, facts.shape))}")
+    print("  <name>       any <data dir>/<name>.npz\narchitectures (blocks first to last):")
+    for name, blocks in ARCHITECTURES.items():
+        print(f"  {name:12} K = {len(blocks)}: {', '.join(blocks)}")
+    print("  wrnD_W       K = 5, depth D = 6n + 4, width W\n  timm:NAME, package.module:function")
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    try:
+        channels, height, width = map(int, text.split(","))
+        if min(channels, height, width) < 1:
+            raise ValueError
+    except ValueError as error:
+        raise RobbenchError(f"--shape: expected C,H,W (3,32,32), got {text!r}") from error
+    return channels, height, width
