@@ -24,6 +24,6 @@ def run(options: argparse.Namespace) -> int:
     data = read_npz(path, options.name)
     print(
         f"{path}: {len(data.train):,} training and {len(data.test):,} test images of "
-        f"{'×'.join(map(str, data.shape))}, {len(data.classes)} classes, sha256 {data.sha256[:12]}"
+        f"{'×'.join(map(str, data.shape))}, {len(data.classes)} classes, sha256 {data.fingerprint[:12]}"
     )
     return 0

@@ -108,7 +108,7 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
         from robbench.plugin.clock import Clock
 
         try:
-            Tolerances.of(item.get_closest_marker("suite").kwargs)  # type: ignore[union-attr]
+            Tolerances.of(dict(item.get_closest_marker("suite").kwargs))  # type: ignore[union-attr]
             # In front of a benchmark marker of the user's own, whose timer would measure more than the stage does.
             benchmark = pytest.mark.benchmark(timer=Clock(), group=state.study(declared).name)
         except RobbenchError as error:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 import torch
+from robbench.stages.pipeline import run_training
 
 from robbench import PGD, Dataset, Model, OneCycle, Recipe
 from robbench.data import pixels
@@ -17,7 +18,6 @@ from robbench.models import build
 from robbench.plugin.session import SESSION
 from robbench.stages.context import load_network
 from robbench.stages.networks import placed
-from robbench.stages.pipeline import run_training
 from suites.perf.measuring import Perf
 
 STANDARD = Recipe(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from robbench.stages.pipeline import run_training
 
 from robbench import EpsilonGrid, Model, recipes
 from robbench.data import pixels
@@ -11,7 +12,6 @@ from robbench.estimation.search import estimate_pstar
 from robbench.machine.flops import forward_flops
 from robbench.machine.precision import full_precision
 from robbench.stages.context import load_network
-from robbench.stages.pipeline import run_training
 from suites.perf.measuring import Work
 from suites.perf.plain import as_written, sequential_pstar
 from suites.test_embedded import STUDY

@@ -139,7 +139,6 @@ def stages(monkeypatch):
         (robbench.stages.training_stage, "train_model"),
         (robbench.stages.robustness_stage, "estimate_model"),
     ):
-
         run = getattr(module, function)
 
         def counted(work, run=run):
