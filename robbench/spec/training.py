@@ -121,6 +121,9 @@ class EarlyStopping(Spec):
 class Objective(Spec):
     """What training minimises. A child names a loss; ``robbench.training.objectives`` says how to compute it."""
 
+    parents: ClassVar[tuple[str, ...]] = ()
+    """Roles of the parent networks that the loss looks at, such as ``source``."""
+
 
 class CrossEntropy(Objective):
     """Cross-entropy of the images that the recipe trains on: adversarial ones where it has an attack."""

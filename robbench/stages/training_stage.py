@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,7 +30,6 @@ class _Ready:
     """Parameter groups of the optimiser; None for one of all that learns."""
     frozen: tuple[nn.Module, ...] = ()
     """Modules that stay in eval mode."""
-    parents: dict[str, nn.Module] = field(default_factory=dict)
 
 
 def train_model(work: Work) -> Made:
@@ -51,7 +50,7 @@ def train_model(work: Work) -> Made:
             seed=model.seed,
             groups=ready.groups,
             frozen=ready.frozen,
-            parents=ready.parents,
+            parents={role: work.network(role) for role in model.recipe.objective.parents},
             on_update=lambda done, total: work.context.show(f"training of {model.id}", done, total),
         )
         drive({"training": Planned(lambda made: trainer)}, work, save_every=0.0)
@@ -68,14 +67,12 @@ def _prepared(work: Work) -> _Ready:
         if model.checkpoint is not None:
             read_checkpoint(network, model.checkpoint)
         return _Ready(place(network, device))
-    parents = {role: work.network(role) for role in work.task.needs}
-    transferred = transferred_network(model, work.data, parents["source"])
+    transferred = transferred_network(model, work.data, work.network("source"))
     frozen = model.transfer.kept == "frozen" and model.transfer.kept_statistics == "eval"
     return _Ready(
         place(transferred.network, device),
         parameter_groups(transferred, model.transfer.kept_scale),
         transferred.kept if frozen else (),
-        dict(parents),
     )
 
 

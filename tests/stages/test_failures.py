@@ -188,7 +188,7 @@ def test_a_training_that_cannot_be_written_leaves_nothing_half(new_run, monkeypa
 
 
 def test_damaged_state_says_what_to_remove(new_run):
-    """A state without the optimiser's would go on elsewhere."""
+    """A state of other weights is none of this network's."""
     model = source(epochs=3)
     first = new_run(show=killer("training", 8))
     with pytest.raises(BaseException):  # noqa: B017, PT011 - Killed is no Exception
@@ -196,7 +196,7 @@ def test_damaged_state_says_what_to_remove(new_run):
     (path,) = first.store.folder.rglob("state.safetensors")
     key = path.parent.name
     state = first.store.load_state(key)
-    state["training"]["optimiser"] = {}
+    state["training"]["weights"] = {"0.weight": torch.zeros(2)}
     first.store.save_state(key, state)
     with pytest.raises(
         RobbenchError, match=rf"state\.safetensors is damaged .*; remove the folder .*{key} and run again"

@@ -53,7 +53,7 @@ def test_the_stored_model_is_the_one_that_was_judged(new_run):
     context, model = new_run(), source()
     trained, robustness = train(model, context), estimate(model, context).robustness
     network = load_network(model, context, trained.key)
-    data = load_data(model.dataset, context.data)
+    data = load_data(model.dataset, context.data, download=False)
     _, validation = training_parts(model.dataset, data, context.device)
     assert validate(network, RECIPE, validation, seed=0)[0] == trained.training.validation
     test = data.test.take(torch.tensor(robustness.images))
@@ -101,7 +101,7 @@ def test_a_checkpoint_is_a_source_without_training(new_run, tmp_path):
     assert torch.equal(before["4.weight"], after["4.weight"])
     assert trained.training.epochs == []
     assert (trained.training.best, trained.training.forward, trained.training.backward) == (0, 12, 0)
-    _, validation = training_parts(mine.dataset, load_data(mine.dataset, context.data), context.device)
+    _, validation = training_parts(mine.dataset, load_data(mine.dataset, context.data, download=False), context.device)
     network = load_network(mine, context, trained.key)
     assert trained.training.validation == validate(network, RECIPE, validation, seed=0)[0]
 
@@ -147,7 +147,7 @@ def test_keeping_counterexamples_changes_no_result(new_run, search):
     found = [(image, index) for image, index in pairs if 0 <= index < 21]
     assert kept.shape == (len(found), 1, 8, 8)
     assert len(found) > 2
-    data = load_data(source().dataset, context.data)
+    data = load_data(source().dataset, context.data, download=False)
     test = data.test.take(torch.tensor([image for image, _ in found]))
     distance = (kept - test.images.float() / 255).abs().flatten(1).amax(1)
     assert (distance <= torch.tensor([record.robustness.grid[index] for _, index in found]) + 1e-6).all()
