@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import field
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Predicate
 
