@@ -4,17 +4,23 @@ BIN := .venv/bin
 PEERS := .venv-peers/bin
 ARGS ?=
 
-.PHONY: suite test full perf lint format lock clean
+.PHONY: suite test stress full perf lint format lock clean
 
 suite: .venv/ready  ## run every suite this machine can run; leaves report bundles under reports/
 	$(BIN)/python -m pytest -m suite -rs $(ARGS)
 
 test: .venv/ready  ## run the unit tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+stress: .venv/ready  ## what takes an hour: many examples, kills, crowds, mutations of the code
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n auto -m "not suite and not perf" $(ARGS)
+	$(BIN)/python tests/stress/kill.py --kills 30
+	$(BIN)/python tests/stress/crowd.py --runs 20
+	$(BIN)/python tests/stress/mutate.py --lines 6
 
 full: .venv/ready  ## the published studies at full scale on a CUDA device; interrupt it at will, the same command goes on
 	$(BIN)/python -m pytest -m suite suites/test_mnist_emnist.py suites/test_cifar10_cifar100.py \
-	  --robbench-download --robbench-update --robbench-resume $(ARGS)
+	  --robbench-download --robbench-update $(ARGS)
 
 perf: .venv-peers/ready  ## how fast, beside other libraries; leaves tables and pictures under reports/perf
 	mkdir -p .benchmarks

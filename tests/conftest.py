@@ -5,10 +5,10 @@ import os
 import hypothesis
 import pytest
 
-# The same examples in every CI run: a new one is found, and mended, where somebody is looking.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# The same examples in every run of CI: a new one is found, and mended, where somebody is looking.
+hypothesis.settings.register_profile("push", max_examples=20, deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.register_profile("long", max_examples=500, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "push"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,8 +1,8 @@
 """Kill a suite again and again, at random moments, and compare what it ends with to a run that was left alone.
 
 A round runs the project's two studies in an empty folder: conventional and adversarial training, two transfers, and both
-searches of p*. A SIGKILL ends it after a random time, --robbench-resume goes on, the next SIGKILL ends that, until a run
-gets to its end. The time counts from a run's first item on. Weights (bytes), training history, p*, robust accuracies and
+searches of p*. A SIGKILL ends it after a random time, the next run goes on until the next SIGKILL ends that, until a run gets
+to its end. The time counts from a run's first item on. Weights (bytes), training history, p*, robust accuracies and
 numbers of passes of every stage must be those of the run that was left alone.
 
     python tests/stress/kill.py --kills 30
@@ -29,7 +29,7 @@ def round_of_kills(
     item = folder / "item.txt"
     while True:
         item.unlink(missing_ok=True)
-        process = project.start(folder, *(["--robbench-resume"] if kills else []))
+        process = project.start(folder)
         while process.is_alive() and not item.exists():
             time.sleep(0.01)
         life = numbers.uniform(0, longest)
@@ -71,7 +71,7 @@ def main() -> int:
         status, seconds = undisturbed(alone)
         expected = project.stages(alone)
         print(f"left alone: exit status {status}, {len(expected)} stages in {seconds:.0f} s", flush=True)
-        longest = max(seconds / 4, 2 * undisturbed(alone, "--robbench-resume")[1])  # or no run would get to its end
+        longest = max(seconds / 4, 2 * undisturbed(alone)[1])  # or no run would get to its end
         number = 0
         while in_stages(kills).total() < options.kills:
             number += 1

@@ -26,11 +26,10 @@ import pytest
 import torch
 import torch._dynamo  # by the first optimiser
 
-import robbench.stages.pipeline
+import robbench
 from robbench.data import load
 from robbench.data.prepared import write_npz
 from robbench.report import read_bundle
-from robbench.store.store import Store
 
 ROOT = Path(robbench.__file__).resolve().parents[1]
 
@@ -99,26 +98,26 @@ import os
 import pathlib
 
 import robbench.machine.memory
-import robbench.stages.pipeline
 import robbench.report.bundle
-import robbench.stages.robustness
+import robbench.stages.robustness_stage
+import robbench.stages.training_stage
 
 
-def noted(make, stage):
-    def run(model, *rest):
+def noted(make):
+    def run(work):
         pathlib.Path("made").mkdir(exist_ok=True)
         number = len(os.listdir("made"))
-        pathlib.Path(f"made/{{model.id}}.{{stage}} {{os.getpid()}} {{number}}").touch()
-        return make(model, *rest)
+        pathlib.Path(f"made/{{work.task.name}} {{os.getpid()}} {{number}}").touch()
+        return make(work)
 
     return run
 
 
-robbench.stages.pipeline._train = noted(robbench.stages.pipeline._train, "training")
-robbench.stages.pipeline.estimate_robustness = noted(robbench.stages.pipeline.estimate_robustness, "robustness")
+robbench.stages.training_stage.train_model = noted(robbench.stages.training_stage.train_model)
+robbench.stages.robustness_stage.estimate_model = noted(robbench.stages.robustness_stage.estimate_model)
 if not {drawn}:
     robbench.report.bundle.draw = robbench.report.bundle.draw_study = lambda *rest: []
-robbench.stages.robustness.CHECKPOINT_SECONDS = 0.1
+robbench.stages.robustness_stage.SAVE_SECONDS = 0.1
 robbench.machine.memory.LARGEST_BATCH["cpu"] = 16
 
 
@@ -131,7 +130,7 @@ def pytest_sessionfinish():
 """
 
 SEARCHES = ("reference", "fast")
-NOT_COMPARED = {"seconds", "validation_seconds", "created", "finished", "run", "environment"}
+NOT_COMPARED = {"seconds", "validation_seconds", "created", "environment"}
 """Fields of JSON that no two runs share, at whatever depth."""
 
 
@@ -208,16 +207,11 @@ def stages(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted((folder / ".robbench" / "store").glob("*/*/stage.json")):
         values = json.loads(path.read_bytes())
         record = values["record"]
-        name = f"{record['case']}.{record['stage']}" + (
-            f" {record['robustness']['search']}" if record["stage"] == "robustness" else ""
-        )
-        weights = ""
-        if record["stage"] == "training":
-            weights = hashlib.sha256(
-                (path.parent / f"weights{values.get('ending', '')}.safetensors").read_bytes()
-            ).hexdigest()
-            assert weights == values["weights_sha256"], path
-            Store(folder / ".robbench" / "store", "").weights(record["digest"])
+        name = f"{record['case']}.{record['stage']} {record['result'].get('search', '')}".strip()
+        weights = values["weights_sha256"] or ""
+        if weights:
+            data = (path.parent / f"weights.{weights}.safetensors").read_bytes()
+            assert hashlib.sha256(data).hexdigest() == weights, path
         found[name] = {"weights": weights, "record": plain(record)}
     return found
 
@@ -254,7 +248,7 @@ def bundles(folder: Path) -> dict[str, Any]:
             found[name] = [[cell for number, cell in enumerate(row) if number not in timed] for row in rows]
         elif path.name == "records.json":
             bundle = msgspec.to_builtins(read_bundle(path))
-            del bundle["command"], bundle["pictures"]
+            del bundle["command"]
             bundle["verdicts"] = [verdict for verdict in bundle["verdicts"] if verdict["figure"] != "seconds"]
             found[name] = plain(bundle)
         elif path.name == "report.md":

@@ -15,6 +15,8 @@ import kill
 import mutate
 import project
 
+pytestmark = pytest.mark.stress
+
 SMALL = {"epochs": 2, "images": 120, "steps": 3, "attacked": 12, "drawn": False}
 
 
