@@ -1,18 +1,14 @@
-"""Checkpoints of unfinished stages: the state of a training run or a p* search, to and from the store."""
+"""Checkpoints of unfinished stages: the state of a training run, to and from the store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
 from typing import Any
 
 import msgspec
 from torch import Tensor
 
-from robbench.estimation.fixed_radii import FinalTest
-from robbench.estimation.search import Search
-from robbench.estimation.shrinking_ball import Descent, Slots
 from robbench.record import Epoch, Number, Seconds
 from robbench.store.store import Store, damaged
 from robbench.training.loop import Progress
@@ -30,11 +26,6 @@ class _Values(msgspec.Struct, kw_only=True):
 class _Training(_Values, kw_only=True):
     history: list[Epoch]
     features: bool | None = None
-
-
-class _Search(_Values, kw_only=True):
-    size: Number = 0
-    testing: FinalTest = msgspec.field(default_factory=FinalTest)
 
 
 def save_training(
@@ -102,69 +93,6 @@ def load_training(
         )
         check(progress)
     return progress, plain.seconds
-
-
-def save_search(
-    store: Store,
-    digest: str,
-    state: Search,
-    *,
-    inputs: str,
-    seconds: Seconds,
-    testing: FinalTest | None = None,
-    made_from: str | None = None,
-) -> None:
-    """Keep a p* search as it is after a batch, and the final test that follows it; names as of :func:`save_training`."""
-    tensors = {"first": state.first, "last": state.last, "pstar": state.pstar}
-    if state.descent is not None:
-        tensors["waiting"] = state.descent.waiting
-        for field in fields(Slots) if state.descent.slots is not None else ():
-            tensors[f"slots/{field.name}"] = getattr(state.descent.slots, field.name)
-    values = {
-        "inputs": inputs,
-        "made_from": made_from,
-        "forward": state.forward,
-        "backward": state.backward,
-        "notes": state.notes,
-        "size": state.size,
-        "testing": asdict(testing or FinalTest()),
-        "seconds": msgspec.to_builtins(seconds),
-    }
-    if state.adversarials is not None:
-        tensors["adversarials"] = state.adversarials
-    store.save_checkpoint(digest, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, values)
-
-
-def load_search(
-    store: Store,
-    digest: str,
-    *,
-    inputs: str,
-    made_from: str | None = None,
-    refused: Callable[[], None] = lambda: None,
-    check: Callable[[Search, FinalTest], None] = lambda search, testing: None,
-) -> tuple[Search, FinalTest, Seconds] | None:
-    """The search and final test to go on with and their seconds so far; the rest as of :func:`load_training`."""
-    found = _unfinished(store, digest, inputs, made_from, refused)
-    if found is None:
-        return None
-    tensors, values = found
-    slots = {key.removeprefix("slots/"): tensor for key, tensor in tensors.items() if key.startswith("slots/")}
-    with _as_written(store, digest):
-        plain = msgspec.convert(values, _Search)
-        search = Search(
-            first=tensors["first"],
-            last=tensors["last"],
-            pstar=tensors["pstar"],
-            forward=plain.forward,
-            backward=plain.backward,
-            notes=plain.notes,
-            adversarials=tensors.get("adversarials"),
-            size=plain.size,
-            descent=Descent(tensors["waiting"], Slots(**slots) if slots else None) if "waiting" in tensors else None,
-        )
-        check(search, plain.testing)
-    return search, plain.testing, plain.seconds
 
 
 def _unfinished(

@@ -7,7 +7,7 @@ import torch
 
 from robbench import EpsilonGrid, Model, recipes
 from robbench.data import pixels
-from robbench.estimation.search import estimate_pstar
+from robbench.estimation.estimators import estimate_pstar
 from robbench.machine.flops import forward_flops
 from robbench.machine.precision import full_precision
 from robbench.plugin.perf import Work

@@ -11,7 +11,7 @@ from torch import nn
 import robbench.report.bundle
 from robbench.errors import RobbenchError
 from robbench.estimation.fixed_radii import attack_accuracies
-from robbench.estimation.search import estimate_pstar
+from robbench.estimation.estimators import estimate_pstar
 from robbench.record import MISCLASSIFIED
 from robbench.report import Bundle, render
 from robbench.spec import PGD
