@@ -13,11 +13,11 @@ BALL_TOLERANCE = 1e-6
 """Rounding allowed for |x' − x| ≤ ε in float32 (1/4000 of a grey level of 8-bit images)."""
 
 
-def is_right(model: nn.Module, images: Tensor, labels: Tensor, kind: str) -> Tensor:
+def is_right(network: nn.Module, images: Tensor, labels: Tensor, kind: str) -> Tensor:
     """Which images are classified correctly as they are, by torch's own layers, so that what is not finite shows.
 
     Args:
-        model: in eval mode.
+        network: in eval mode.
         images: (N, C, H, W) floats.
         labels: (N,) int64.
         kind: of the images, for the message: ``test``, ``validation``.
@@ -29,14 +29,14 @@ def is_right(model: nn.Module, images: Tensor, labels: Tensor, kind: str) -> Ten
         RobbenchError: logits are not finite.
     """
     with torch.no_grad(), plain_layers():
-        logits: Tensor = model(images)
+        logits: Tensor = network(images)
     if not torch.isfinite(logits).all():
         raise RobbenchError(f"the network's logits are not finite on unperturbed {kind} images; was it trained?")
     return logits.argmax(dim=1) == labels
 
 
 def is_counterexample(
-    model: nn.Module,
+    network: nn.Module,
     adversarial: Tensor,
     images: Tensor,
     labels: Tensor,
@@ -49,7 +49,7 @@ def is_counterexample(
     Inference by torch's own layers, whatever the attack ran on, so that what is not finite shows.
 
     Args:
-        model: in eval mode.
+        network: in eval mode.
         adversarial: (N, C, H, W) floats, the perturbed images.
         images: (N, C, H, W) floats, the originals.
         labels: (N,) int64.
@@ -60,7 +60,7 @@ def is_counterexample(
         (N,) bool.
     """
     with torch.no_grad(), full_precision(images.device), plain_layers():
-        logits: Tensor = model(adversarial)
+        logits: Tensor = network(adversarial)
     # What is not finite is no classification: its argmax would name some class all the same.
     wrong = (logits.argmax(dim=1) != labels) & torch.isfinite(logits).all(dim=1)
     distance = (adversarial - images).abs().flatten(1).amax(dim=1)

@@ -9,21 +9,21 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode; afterwards the mode of *every* module is as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def evaluating(network: nn.Module) -> Iterator[nn.Module]:
+    """The network in eval mode; afterwards the mode of *every* module is as it was."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
     try:
-        yield model
+        yield network
     finally:
         for module, training in modes:
             module.training = training
 
 
 @contextmanager
-def without_parameter_gradients(model: nn.Module) -> Iterator[None]:
+def without_parameter_gradients(network: nn.Module) -> Iterator[None]:
     """No parameter requires a gradient, so that a backward pass computes the images' alone; flags come back after."""
-    flagged = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    flagged = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in flagged:
         parameter.requires_grad_(False)
     try:

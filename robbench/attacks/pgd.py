@@ -20,7 +20,7 @@ def gradient_of(loss: Tensor, images: Tensor) -> Tensor:
 
 
 def fgsm(
-    model: nn.Module,
+    network: nn.Module,
     images: Tensor,
     labels: Tensor,
     epsilon: float | Tensor,
@@ -31,11 +31,11 @@ def fgsm(
 
     Arguments, result and errors as for :func:`pgd`.
     """
-    return pgd(model, images, labels, epsilon, step_size=epsilon, steps=1, random_start=False, box=box)
+    return pgd(network, images, labels, epsilon, step_size=epsilon, steps=1, random_start=False, box=box)
 
 
 def pgd(
-    model: nn.Module,
+    network: nn.Module,
     images: Tensor,
     labels: Tensor,
     epsilon: float | Tensor,
@@ -54,7 +54,7 @@ def pgd(
     caller's business; ``requires_grad`` flags and gradients of the parameters are left as they were.
 
     Args:
-        model: classifier, (N, C, H, W) floats -> (N, classes).
+        network: classifier, (N, C, H, W) floats -> (N, classes).
         images: (N, C, H, W) floats in ``box``.
         labels: (N,) int64, the classes to leave.
         epsilon: radius in pixel units; a float, or (N,) for one radius per image.
@@ -88,11 +88,11 @@ def pgd(
         (iterate,), (labels, step, lower, upper) = state, constants
         with torch.enable_grad():
             iterate = iterate.detach().requires_grad_()
-            loss = F.cross_entropy(model(iterate), labels, reduction="sum")
+            loss = F.cross_entropy(network(iterate), labels, reduction="sum")
             gradient = gradient_of(loss, iterate)
         return (torch.addcmul(iterate.detach(), gradient.sign(), step).clamp_(lower, upper),)
 
-    with without_parameter_gradients(model):
+    with without_parameter_gradients(network):
         (adversarial,) = (loop or repeat)(ascend, (adversarial,), (labels, step, lower, upper), steps)
     return adversarial.detach()
 

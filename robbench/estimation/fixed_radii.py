@@ -1,122 +1,106 @@
-"""The final testing of section 5.2: robust accuracy under attacks at fixed radii, on the images that p* is taken from."""
+"""Robust accuracy under attacks at fixed radii (section 5.2 of the thesis), on the images that p* is taken from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robbench.attacks import evaluating, is_counterexample, pgd
-from robbench.data import check_pixels, pixels
+from robbench.attacks import is_counterexample, pgd
 from robbench.errors import require
-from robbench.machine.graphs import GraphedLoop
-from robbench.machine.memory import Batches, attack_batch
-from robbench.machine.precision import full_precision
-from robbench.record import AttackAccuracy, Counts
+from robbench.estimation.batching import Batching
+from robbench.estimation.estimators import Estimator
+from robbench.estimation.problem import Problem
+from robbench.record import MISCLASSIFIED, AttackAccuracy, Counts
 from robbench.spec import PGD
 
 
-@dataclass
-class FinalTest:
-    """How far a final test is: enough to go on after an interruption."""
+class FixedRadii:
+    """Count the images that each attack leaves right, of all images; those that are wrong already are not attacked.
 
-    fooled: list[int] = field(default_factory=list)
-    """Images fooled by each attack that was begun."""
-    start: int = 0
-    """Images that the last of these attacks has done."""
-
-
-def attack_accuracies(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    correct: Tensor,
-    attacks: Sequence[PGD],
-    *,
-    batch_size: int | None = None,
-    notes: list[str] | None = None,
-    state: FinalTest | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[AttackAccuracy]:
-    """Robust accuracy under each attack: images right unperturbed and still right under the attack, of all images.
-
-    Attacked and judged in float32, outside autocast and without TF32, in eval mode; from the image itself, so that the
-    batch size changes nothing. Images that are wrong already are not attacked.
+    Attacked and judged as by the search; from the image itself, so that the batch size changes nothing.
 
     Args:
-        model: classifier, (N, C, H, W) floats in [0, 1] -> (N, classes); its modes are restored.
-        images: (N, C, H, W) uint8, or floats in [0, 1], on the device of the model.
-        labels: (N,) int64, on the same device.
-        correct: (N,) bool, which images the model classifies correctly unperturbed.
+        problem: the network and the images; its grid and its attack play no part.
         attacks: with a radius and without a random start.
-        batch_size: images attacked at once, halved when memory runs out; None for what device and free memory allow.
-        notes: gets a line where it was halved, or a step could not be captured.
-        state: an interrupted test to go on with; kept up to date.
-        on_progress: gets the images attacked so far, and all that will be, over all attacks.
+        search: of the same images, done before the first step; says which are classified correctly.
 
     Raises:
-        RobbenchError: pixels are outside [0, 1], labels or ``correct`` do not match the images, or an attack has no radius or a random start.
+        RobbenchError: an attack has no radius, or a random start.
     """
-    for name, value in (("labels", labels), ("correct", correct)):
-        require(value.shape == images.shape[:1], name, f"shape {tuple(images.shape[:1])}", tuple(value.shape))
-    check_pixels(images)
-    for attack in attacks:
-        require(attack.epsilon is not None and not attack.random_start, "attack", "a radius, no random start", attack)
-    chosen = correct.nonzero().flatten().to(images.device)
-    notes = [] if notes is None else notes
-    state, loop = state or FinalTest(), GraphedLoop(images.device, notes)
-    with evaluating(model), full_precision(images.device):
-        size = batch_size or attack_batch(model, pixels(images[:1]))
-        batches = Batches("the final test", size, notes)
-        for number, attack in enumerate(attacks):
-            if number == len(state.fooled):
-                state.fooled.append(0)
-                state.start = 0
-            elif number < len(state.fooled) - 1:
-                continue
 
-            def count(part: slice, number: int = number, attack: PGD = attack) -> None:
-                batch = chosen[part]
-                state.fooled[number] += _fooled(model, images[batch], labels[batch], attack, loop)
-                state.start = part.stop
-                on_progress(number * len(chosen) + part.stop, len(attacks) * len(chosen))
+    def __init__(self, problem: Problem, attacks: Sequence[PGD], search: Estimator) -> None:
+        for attack in attacks:
+            expected = attack.epsilon is not None and not attack.random_start
+            require(expected, "attack", "a radius, no random start", attack)
+        self._problem, self._attacks, self._search = problem, attacks, search
+        self._batching = Batching(problem, "robust accuracy at fixed radii")
+        self._fooled = [0] * len(attacks)
+        self._attacked = 0
+        """Images attacked so far, over all attacks, one after the other."""
 
-            batches.over(len(chosen), images.device, count, start=state.start)
-    return [
-        _accuracy(attack, len(chosen) - fooled, len(images))
-        for attack, fooled in zip(attacks, state.fooled, strict=True)
-    ]
+    @property
+    def done(self) -> bool:
+        """Whether every attack has attacked every image."""
+        return self._search.done and self._attacked == self.progress[1]
 
+    @property
+    def progress(self) -> tuple[float, float]:
+        """Images attacked, and all that will be, over all attacks."""
+        return self._attacked, len(self._attacks) * len(self._right())
 
-def _fooled(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD, loop: GraphedLoop) -> int:
-    """How many images of a batch the attack gets misclassified."""
-    assert attack.epsilon is not None
-    originals = pixels(images)
-    with full_precision(images.device):
-        adversarial = pgd(
-            model,
-            originals,
-            labels,
-            attack.epsilon,
-            step_size=attack.step_size,
-            steps=attack.steps,
-            random_start=False,
-            box=attack.box,
-            loop=loop,
+    @property
+    def outcome(self) -> list[AttackAccuracy]:
+        """The robust accuracy under each attack."""
+        right, total = len(self._right()), len(self._problem.images)
+        return [
+            _accuracy(attack, Counts(correct=right - fooled, total=total))
+            for attack, fooled in zip(self._attacks, self._fooled, strict=True)
+        ]
+
+    def step(self) -> None:
+        """Attack one batch."""
+        if not self._batching.size:
+            self._batching.keep(self._search.outcome.batch_size)
+        self._batching(self._attack)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted."""
+        return {"fooled": list(self._fooled), "attacked": self._attacked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state; ValueError where it is of other attacks or of more images."""
+        fooled, attacked, count = list(state["fooled"]), state["attacked"], len(self._problem.images)
+        if len(fooled) != len(self._attacks) or not 0 <= sum(fooled) <= attacked <= len(fooled) * count:
+            raise ValueError(f"expected {len(self._attacks)} attacks on at most {count} images, got {state}")
+        self._fooled, self._attacked = fooled, attacked
+
+    def _right(self) -> Tensor:
+        """Indices of the images that are classified correctly unperturbed."""
+        return (self._search.outcome.pstar != MISCLASSIFIED).nonzero().flatten()
+
+    def _attack(self) -> None:
+        right, loop = self._right(), self._batching.loop
+        number, start = divmod(self._attacked, len(right))
+        attack, network, batch = (
+            self._attacks[number],
+            self._problem.network,
+            right[start : start + self._batching.size],
         )
-    radii = torch.full(labels.shape, attack.epsilon, device=originals.device, dtype=originals.dtype)
-    return int(is_counterexample(model, adversarial, originals, labels, radii, box=attack.box).sum())
+        assert attack.epsilon is not None
+        originals, labels = self._problem.take(batch)
+        start_from, steps, size = (network, originals, labels, attack.epsilon), attack.steps, attack.step_size
+        found = pgd(*start_from, steps=steps, step_size=size, random_start=False, box=attack.box, loop=loop)
+        radii = torch.full(labels.shape, attack.epsilon, device=originals.device, dtype=originals.dtype)
+        fooled = is_counterexample(network, found, originals, labels, radii, box=attack.box)
+        self._fooled[number] += int(fooled.sum())
+        self._attacked += len(batch)
 
 
-def _accuracy(attack: PGD, robust: int, total: int) -> AttackAccuracy:
+def _accuracy(attack: PGD, robust: Counts) -> AttackAccuracy:
     assert attack.epsilon is not None
     step = attack.step_size or attack.epsilon / attack.steps
-    return AttackAccuracy(
-        attack="fgsm" if attack.steps == 1 and step >= attack.epsilon else "pgd",
-        epsilon=attack.epsilon,
-        steps=attack.steps,
-        step_size=step,
-        robust=Counts(correct=robust, total=total),
-    )
+    kind: Literal["fgsm", "pgd"] = "fgsm" if attack.steps == 1 and step >= attack.epsilon else "pgd"
+    return AttackAccuracy(attack=kind, epsilon=attack.epsilon, steps=attack.steps, step_size=step, robust=robust)

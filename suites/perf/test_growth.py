@@ -9,7 +9,7 @@ visits more radii of a finer grid. A doubling costs it next to nothing while the
 import pytest
 
 from robbench import PGD, recipes
-from robbench.estimation.search import estimate_pstar
+from robbench.estimation.estimators import estimate_pstar
 from robbench.machine.flops import forward_flops
 from robbench.machine.precision import full_precision
 from suites.perf.measuring import Work

@@ -8,7 +8,7 @@ from robbench.stages.pipeline import run_training
 
 from robbench import EpsilonGrid, Model, recipes
 from robbench.data import pixels
-from robbench.estimation.search import estimate_pstar
+from robbench.estimation.estimators import estimate_pstar
 from robbench.machine.flops import forward_flops
 from robbench.machine.precision import full_precision
 from robbench.stages.context import load_network

@@ -5,7 +5,7 @@ import torch
 
 from robbench import EpsilonGrid
 from robbench.attacks import evaluating
-from robbench.estimation.search import estimate_pstar
+from robbench.estimation.estimators import estimate_pstar
 from robbench.machine.flops import forward_flops
 from robbench.machine.precision import full_precision
 from robbench.spec import PGD

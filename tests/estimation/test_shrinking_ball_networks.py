@@ -17,7 +17,7 @@ from torch import nn
 import robbench.estimation.shrinking_ball
 from robbench.attacks import BALL_TOLERANCE
 from robbench.data import draw
-from robbench.estimation.search import estimate_pstar
+from robbench.estimation.estimators import estimate_pstar
 from robbench.record import MISCLASSIFIED
 from robbench.spec import EpsilonGrid
 

@@ -14,7 +14,7 @@ from torch import nn
 import robbench.estimation.search
 import robbench.machine.graphs
 from robbench.attacks import pgd
-from robbench.estimation.search import estimate_pstar
+from robbench.estimation.estimators import estimate_pstar
 from robbench.machine.graphs import Captured, GraphedLoop
 from robbench.spec import PGD
 

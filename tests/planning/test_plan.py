@@ -17,7 +17,7 @@ from torch import nn
 from robbench import recipes
 from robbench.errors import RobbenchError
 from robbench.estimation.audit import audit_search
-from robbench.estimation.search import estimate_pstar
+from robbench.estimation.estimators import estimate_pstar
 from robbench.planning.plan import Speed, Work, audit_work, lines, of_item, plan, retrained_share, search_work
 from robbench.record import Robustness
 from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers, describe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from networks import Counting
 
-from robbench.estimation.search import estimate_pstar
+from robbench.estimation.estimators import estimate_pstar
 from robbench.estimation.shrinking_ball import Descent, descend
 from robbench.spec import PGD, EpsilonGrid
 

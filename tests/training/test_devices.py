@@ -16,7 +16,7 @@ from torch import nn
 import robbench.machine.graphs
 import robbench.training.loop
 import robbench.training.optimisers
-from robbench.estimation.search import estimate_pstar
+from robbench.estimation.estimators import estimate_pstar
 from robbench.machine.graphs import GraphedLoop, repeat
 from robbench.machine.timing import Stopwatch
 from robbench.spec import PGD

@@ -1,0 +1,52 @@
+"""Attacks in batches, which become smaller where memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from robbench.attacks import evaluating
+from robbench.estimation.problem import Problem
+from robbench.machine.graphs import GraphedLoop
+from robbench.machine.memory import attack_batch, halved
+from robbench.machine.precision import full_precision
+
+Result = TypeVar("Result")
+
+
+class Batching:
+    """How many images are attacked at once, and the loop that repeats the steps of their attacks."""
+
+    def __init__(self, problem: Problem, what: str) -> None:
+        self._problem, self._what = problem, what
+        self.size, self._fits = 0, False
+        self.renew_loop()
+
+    def keep(self, size: int) -> None:
+        """Begin with the batch size of a search on the same images; 0 where it has none."""
+        self.size, self._fits = size, size > 0
+
+    def renew_loop(self) -> None:
+        """Begin with a loop that has no CUDA graph yet, which frees those of the one before."""
+        self.loop = GraphedLoop(self._problem.device, self._problem.notes)
+
+    def __call__(self, work: Callable[[], Result]) -> Result:
+        """Attack, with the network in eval mode and in full precision.
+
+        Where memory runs out, the batch size is halved and the work is repeated, so it must leave nothing half done.
+        """
+        problem = self._problem
+        with evaluating(problem.network), full_precision(problem.device):
+            if not self._fits:
+                largest = problem.batch_size or attack_batch(problem.network, problem.take(torch.tensor([0]))[0])
+                # Other batches round otherwise, so a resumed search keeps its size where it fits.
+                self.size, self._fits = min(self.size or largest, largest), True
+            while True:
+                try:
+                    return work()
+                except (RuntimeError, MemoryError) as error:
+                    self.size = halved(self.size, error, problem.device)
+                self.renew_loop()
+                problem.note([f"out of memory: {self._what} went on with batches of {self.size} images"])

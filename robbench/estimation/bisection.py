@@ -1,0 +1,135 @@
+"""The ``reference`` search: the binary search of the published study (ADA-VERONA), in batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robbench.attacks import is_right
+from robbench.estimation.batching import Batching
+from robbench.estimation.problem import Outcome, Problem
+from robbench.record import MISCLASSIFIED
+
+
+class Bisection:
+    """Find p* of every image by a binary search over the grid.
+
+    Every image has its own bracket of grid indices. The search attacks it at the middle of the bracket with the whole
+    attack, judges the last iterate, and goes up after a failure and down after a success. A success counts only when
+    float32 inference, outside autocast and without TF32, confirms the counterexample inside ball and box. A batch
+    holds the next images with an open bracket, each at its own radius. At ε = 0 nothing is attacked.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        count = len(problem.images)
+        self.problem = problem
+        self.batching = Batching(problem, "p*")
+        self.radii = torch.tensor(problem.grid, dtype=torch.float64)
+        self.judged = 0
+        """Images that were classified unperturbed so far; the brackets of the others are closed."""
+        self.first = torch.zeros(count, dtype=torch.int64)
+        """First and last grid index still in question, (N,) on the CPU; the bracket is closed where first > last."""
+        self.last = torch.full_like(self.first, -1)
+        self.pstar = torch.full_like(self.first, MISCLASSIFIED)
+        self.adversarials: Tensor | None = None
+        self.forward = self.backward = 0
+
+    @property
+    def undecided(self) -> Tensor:
+        """Indices of the images whose bracket is open."""
+        return (self.first <= self.last).nonzero().flatten()
+
+    @property
+    def done(self) -> bool:
+        """Whether every bracket is closed."""
+        return self.judged == len(self.first) and not len(self.undecided)
+
+    @property
+    def progress(self) -> tuple[float, float]:
+        """Images with a closed bracket, and all of them."""
+        return self.judged - len(self.undecided), len(self.first)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What was found so far."""
+        return Outcome(
+            self.pstar, self.adversarials, self.forward, self.backward, self.problem.notes, self.batching.size
+        )
+
+    def step(self) -> None:
+        """Classify a batch unperturbed, or once all were, halve the brackets of the next images."""
+        self.batching(self._judge if self.judged < len(self.first) else self._probe)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The brackets, what was found, and what was counted."""
+        state: dict[str, Any] = {name: getattr(self, name).clone() for name in ("first", "last", "pstar")}
+        if self.adversarials is not None:
+            state["adversarials"] = self.adversarials.clone()
+        state |= {"judged": self.judged, "forward": self.forward, "backward": self.backward}
+        return state | {"batch_size": self.batching.size, "notes": list(self.problem.notes)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            ValueError: the state is of other images, of another grid, or has no counterexamples where they are kept.
+        """
+        count, values = len(self.first), len(self.radii)
+        for name, least, most in (("first", 0, values), ("last", -1, values - 1), ("pstar", MISCLASSIFIED, values)):
+            check_indices(name, state[name], count, least, most)
+        for name in ("first", "last", "pstar"):
+            setattr(self, name, state[name].clone())
+        if self.problem.keep_adversarials and state["judged"]:
+            shape = (count, *self.problem.take(torch.tensor([0]))[0].shape[1:])
+            if "adversarials" not in state or state["adversarials"].shape != shape:
+                raise ValueError(f"adversarials: expected {shape}")
+            self.adversarials = state["adversarials"].clone()
+        self.judged, self.forward, self.backward = state["judged"], state["forward"], state["backward"]
+        self.batching.size = state["batch_size"]
+        self.problem.note(state["notes"])
+
+    def settle(self, index: Tensor, grid_index: Tensor, adversarial: Tensor) -> None:
+        """Take confirmed counterexamples: images (B,), the grid indices of their radii (B,), and (B, C, H, W)."""
+        if self.adversarials is not None:
+            self.adversarials[index] = adversarial.cpu()
+        self.pstar[index] = grid_index
+        self.last[index] = grid_index - 1
+
+    def _judge(self) -> None:
+        """Classify the next images unperturbed, and open the brackets of those that are right."""
+        index = torch.arange(self.judged, min(self.judged + self.batching.size, len(self.first)))
+        images, labels = self.problem.take(index)
+        right = is_right(self.problem.network, images, labels, "test").cpu()
+        if self.problem.keep_adversarials and self.adversarials is None:
+            self.adversarials = torch.zeros((len(self.first), *images.shape[1:]), dtype=images.dtype)
+        self.pstar[index[right]] = len(self.radii)
+        self.last[index[right]] = len(self.radii) - 1
+        self.judged += len(index)
+        self.forward += len(index)
+
+    def _probe(self) -> None:
+        """Attack the next undecided images at the middle of their brackets, and halve the brackets."""
+        problem, radii, steps = self.problem, self.radii, self.problem.attack.steps
+        batch = self.undecided[: self.batching.size]
+        middle = (self.first[batch] + self.last[batch]) // 2
+        fooled = torch.zeros(len(batch), dtype=torch.bool)
+        attacked = radii[middle] > 0
+        if attacked.any():
+            originals, labels = problem.take(batch[attacked])
+            epsilon = radii[middle[attacked]]
+            adversarial = problem.attacked(originals, labels, epsilon, steps, self.batching.loop)
+            success = problem.fooled(adversarial, originals, labels, epsilon).cpu()
+            fooled[attacked] = success
+            self.forward += len(originals) * (steps + 1)
+            self.backward += len(originals) * steps
+            self.settle(batch[fooled], middle[fooled], adversarial[success.nonzero().flatten().to(problem.device)])
+        self.first[batch[~fooled]] = middle[~fooled] + 1
+
+
+def check_indices(name: str, values: Tensor, count: int, least: int, most: int) -> None:
+    """Raise a ValueError unless a tensor of a saved state is (count,) int64 within bounds."""
+    fits = values.dtype == torch.int64 and values.shape == (count,)
+    if not fits or ((values < least) | (values > most)).any():
+        raise ValueError(f"{name}: expected {count} integers from {least} to {most}, got {values.tolist()[:8]}…")

@@ -1,0 +1,85 @@
+"""Which estimator a search names, and p* in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from robbench.data import check_pixels
+from robbench.errors import RobbenchError, require
+from robbench.estimation.bisection import Bisection
+from robbench.estimation.problem import Outcome, Problem, TensorImages
+from robbench.estimation.shrinking_ball import ShrinkingBall
+from robbench.spec import PGD
+
+BUILT_IN: dict[str, type[Bisection]] = {"reference": Bisection, "fast": ShrinkingBall}
+
+
+class Estimator(Protocol):
+    """A search for p* in small steps, which can be interrupted after any of them.
+
+    ``step`` attacks one batch; ``progress`` gives the images whose p* is found, and all of them; ``outcome`` is what was
+    found so far; ``state_dict`` (nested dicts of CPU tensors and plain values) is all that another estimator of the same
+    problem needs to go on. Loading raises ValueError, KeyError or TypeError where a state does not fit the problem.
+    """
+
+    # ruff: noqa: D102
+    @property
+    def done(self) -> bool: ...
+    @property
+    def progress(self) -> tuple[float, float]: ...
+    @property
+    def outcome(self) -> Outcome: ...
+    def step(self) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@singledispatch
+def estimator(search: object, problem: Problem) -> Estimator:
+    """The estimator of a search: ``reference``, ``fast``, or a spec of one's own.
+
+    A project registers its own with ``@estimator.register`` on a function from its spec and the problem.
+
+    Raises:
+        RobbenchError: there is none for it.
+    """
+    raise RobbenchError(f"search: expected one of {', '.join(BUILT_IN)}, or a registered spec, got {search!r}")
+
+
+@estimator.register
+def _(search: str, problem: Problem) -> Estimator:
+    require(search in BUILT_IN, "search", f"one of {', '.join(BUILT_IN)}, or a registered spec", search)
+    return BUILT_IN[search](problem)
+
+
+def estimate_pstar(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    grid: Sequence[float],
+    attack: PGD,
+    *,
+    search: object = "reference",
+    **options: Any,
+) -> Outcome:
+    """The smallest radius of the grid at which each correctly classified image was fooled (p*), image by image.
+
+    Images are (N, C, H, W) uint8, or floats in [0, 1], on the device of the network, and labels (N,) int64. All else is
+    described in :class:`robbench.estimation.problem.Problem`, as are the options ``batch_size`` and ``keep_adversarials``.
+
+    Raises:
+        RobbenchError: there is no image, pixels are outside [0, 1], labels do not match, the grid does not ascend, logits
+            are not finite, or not even one image fits into memory.
+    """
+    require(labels.shape == images.shape[:1], "labels", f"shape {tuple(images.shape[:1])}", tuple(labels.shape))
+    check_pixels(images)
+    source = TensorImages(images, labels)
+    problem = Problem(network=network, images=source, device=images.device, grid=grid, attack=attack, **options)
+    part = estimator(search, problem)
+    while not part.done:
+        part.step()
+    return part.outcome

@@ -1,0 +1,79 @@
+"""Which counts of an audit are signs of masked gradients, and which a sound model shows, too. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from scipy import stats
+
+from robbench.record import Against, Audit
+
+LEVEL = 0.001
+"""Of the one-sided exact tests: in a thousand sound models, a check suspects about one."""
+
+TOLERATED_ZERO = 0.01
+"""Share of images whose gradient may vanish: where a network is very sure, its loss rounds to zero."""
+
+TOLERATED_SCAN = 0.05
+"""Share of images whose success may depend on the radius otherwise than a binary search takes it to."""
+
+BLOCKED = 0.9
+"""Share of an image's pixels with a gradient of exactly zero from which on the image counts as one without any."""
+
+
+def warnings(audit: Audit) -> list[str]:
+    """A sentence for every sign of masked gradients; none where there is no more of it than in sound models."""
+    looked, scanned = f"{audit.images} images", f"{audit.scanned} scanned images"
+    found = []
+    if audit.by_chance:
+        found.append(
+            f"the network gives {audit.by_chance} of {looked} other logits the second time, in other company: p* depends "
+            "on chance, or on the batch"
+        )
+    if audit.one_class:
+        what = "all images that the network gets right are of one class"
+        found.append(f"{what}: if it answers that class to everything, nothing fools it")
+    if audit.not_finite:
+        what = f"gradients are not finite on {audit.not_finite} of {looked}"
+        found.append(f"{what}: the sign of NaN is 0, and steps do not move them")
+    if _more_than(TOLERATED_ZERO, audit.zero_gradient, audit.images):
+        what = (
+            f"gradients are exactly zero (on {BLOCKED:.0%} of the pixels or more) on {audit.zero_gradient} of {looked}"
+        )
+        found.append(f"{what}: steps do not move them")
+    found += _beaten("one step fools more images than the search with all its steps", audit.one_step)
+    found += _beaten("the way to an image of another class fools more images than the search", audit.towards)
+    if _more_than(TOLERATED_SCAN, audit.not_monotone, audit.scanned):
+        what = f"success is not monotone in ε on {audit.not_monotone} of {scanned}"
+        found.append(f"{what}: fooled at some radius, and not at a larger one")
+    if _more_than(TOLERATED_SCAN, audit.below, audit.scanned):
+        what = f"a linear scan disagrees with the search on {audit.below} of {scanned}"
+        found.append(f"{what}: the same attack fools the network at a radius below p*")
+    square = f"an attack without gradients (Square, {audit.square_queries:,} queries) fools more images than the search"
+    return found + _beaten(square, [] if audit.square is None else [audit.square])
+
+
+def monotone(success: Mapping[int, bool], censored: int) -> bool:
+    """Whether every radius above one that succeeded did so, too; by grid index, ``censored`` being none."""
+    inside = [success[at] for at in sorted(success) if at < censored]
+    return inside == sorted(inside)
+
+
+def _more_than(tolerated: float, count: int, total: int) -> bool:
+    """Whether so many of so many are significantly more than a share that a sound model may show."""
+    return bool(count and stats.binom.sf(count - 1, total, tolerated) < LEVEL)
+
+
+def _beaten(what: str, attacks: list[Against]) -> list[str]:
+    """A sentence on the radius at which an attack beats the search most clearly, by an exact sign test at every radius."""
+    beaten = [
+        against
+        for against in attacks
+        if (alone := against.attack_alone)
+        and stats.binom.sf(alone - 1, alone + against.search_alone, 0.5) < LEVEL / len(attacks)
+    ]
+    if not beaten:
+        return []
+    worst = max(beaten, key=lambda against: against.attack_alone - against.search_alone)
+    attack, search = worst.both + worst.attack_alone, worst.both + worst.search_alone
+    return [f"{what}: {attack} against {search} of {worst.images} at ε = {worst.epsilon:.4g}"]

@@ -1,0 +1,110 @@
+"""What an estimator is given, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robbench.attacks import is_counterexample, pgd
+from robbench.data import pixels
+from robbench.errors import require
+from robbench.machine.graphs import GraphedLoop
+from robbench.spec import PGD
+
+
+class ImageSource(Protocol):
+    """Labelled images; ``take`` gives those at (B,) indices, as something with ``images`` and ``labels``."""
+
+    @property
+    def labels(self) -> Tensor: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Tensor, /) -> Any: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class TensorImages:
+    """Images that are tensors already; in contrast to :class:`robbench.data.Images` they may be floats."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> TensorImages:
+        """The images at ``indices``, in that order."""
+        here = indices.to(self.labels.device)
+        return TensorImages(self.images[here], self.labels[here])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Which network is attacked, on which images, how, and within which radii.
+
+    Raises:
+        RobbenchError: there is no image, or the grid does not ascend.
+    """
+
+    network: nn.Module
+    """(N, C, H, W) floats in [0, 1] -> (N, classes), on ``device``; attacked in eval mode, its modes are restored."""
+    images: ImageSource
+    """Only the images of a batch are moved to the device."""
+    device: torch.device
+    grid: Sequence[float]
+    """Ascending radii in pixel units."""
+    attack: PGD
+    """Without epsilon and step size: they follow from the grid (step ε ÷ steps)."""
+    batch_size: int | None = None
+    """Images attacked at once; None for what device and free memory allow."""
+    notes: list[str] = field(default_factory=list)
+    """Gets a line where a batch was halved or an attack could not be captured as a CUDA graph."""
+    keep_adversarials: bool = False
+
+    def __post_init__(self) -> None:
+        require(len(self.images) > 0, "images", "at least one", 0)
+        ascending = all(low < high for low, high in pairwise(self.grid))
+        require(len(self.grid) > 0 and self.grid[0] >= 0 and ascending, "grid", "ascending radii ≥ 0", self.grid)
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) floats and (B,) labels on the device, of the images at (B,) indices."""
+        batch = self.images.take(index)
+        return pixels(batch.images.to(self.device)), batch.labels.to(self.device)
+
+    def attacked(self, originals: Tensor, labels: Tensor, epsilon: Tensor, steps: int, loop: GraphedLoop) -> Tensor:
+        """The last iterate of the attack at (B,) float64 radii, after so many steps of ε ÷ steps."""
+        radius, step_size = epsilon.to(originals), (epsilon / steps).to(originals)  # divided before it is rounded
+        start, box = (self.network, originals, labels, radius), self.attack.box
+        return pgd(*start, steps=steps, step_size=step_size, random_start=False, box=box, loop=loop)
+
+    def fooled(self, adversarial: Tensor, originals: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
+        """Which of the images are counterexamples within (B,) radii, confirmed by inference, (B,) bool."""
+        return is_counterexample(self.network, adversarial, originals, labels, epsilon, box=self.attack.box)
+
+    def note(self, lines: Sequence[str]) -> None:
+        """Add the notes that are not there yet."""
+        self.notes.extend(line for line in lines if line not in self.notes)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an estimator found."""
+
+    pstar: Tensor
+    """(N,) int64 on the CPU: the grid index of p*; ``len(grid)`` where no radius fooled the network, ``MISCLASSIFIED``
+    where the image is misclassified unperturbed."""
+    adversarials: Tensor | None
+    """(N, C, H, W) on the CPU, as the network saw them: the confirmed counterexample at p*, zeros where there is none;
+    None where they are not kept."""
+    forward: int
+    """Images passed forward."""
+    backward: int
+    notes: list[str]
+    batch_size: int
+    """Images attacked at once in the end; the attacks after the search begin with as many. 0 for no preference."""
