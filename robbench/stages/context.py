@@ -18,11 +18,11 @@ from robbench.errors import RobbenchError
 from robbench.machine.determinism import explained
 from robbench.machine.environment import environment
 from robbench.machine.memory import indivisible
-from robbench.models import Network, blocks, load_weights, parameter_count
+from robbench.models import Network, blocks, load_weights, parameter_count, place
 from robbench.record import DataUsed, ModelFacts, Record, Seconds
 from robbench.spec import Dataset, Model, digest_of
 from robbench.spec.catalogue import own_module
-from robbench.stages.networks import build_network, load_data, placed, transferred_network
+from robbench.stages.networks import build_network, load_data, transferred_network
 from robbench.store.locks import to_stderr
 from robbench.store.store import Finished, Store
 
@@ -168,7 +168,7 @@ def load_trained(model: Model, context: RunContext) -> tuple[Network, str]:
     network = transferred_network(model, data, None).network if model.transfer else build_network(model, data)
     tensors, checksum = context.store.weights_and_checksum(model.digest)
     load_weights(network, tensors, f"store, {model.id}")
-    return placed(network, context.device).eval(), checksum
+    return place(network, context.device).eval(), checksum
 
 
 def record_of(

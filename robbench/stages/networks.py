@@ -85,15 +85,6 @@ def transferred_network(model: Model, data: Data, source: Network | None) -> Tra
     )
 
 
-def placed(network: Network, device: torch.device) -> Network:
-    """On the device, with channels last; same results but for rounding.
-
-    On a CPU the plain networks and ResNet-18 are as fast either way, within two hundredths, and wide ResNets a seventh
-    faster (``suites/perf/test_choices.py``).
-    """
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
 def read_checkpoint(network: Network, checkpoint: Checkpoint) -> None:
     """Read a user's safetensors file into a network.
 

@@ -15,7 +15,7 @@ from robbench.estimation.audit import check_audit
 from robbench.machine.environment import multiplies_in_tf32
 from robbench.machine.memory import Batches
 from robbench.machine.timing import Stopwatch
-from robbench.models import Network, blocks, weights
+from robbench.models import Network, blocks, place, weights
 from robbench.record import Counts, DataUsed, Record, Training, as_case
 from robbench.spec import Estimate, Model, describe
 from robbench.stages.checkpoints import load_training, save_training
@@ -23,7 +23,6 @@ from robbench.stages.context import RunContext, inputs_of, load_trained, record_
 from robbench.stages.networks import (
     build_network,
     check_takes,
-    placed,
     read_checkpoint,
     training_parts,
     transferred_network,
@@ -131,7 +130,7 @@ def _train(model: Model, data: Data, context: RunContext, suite: str) -> Record:
             network = build_network(model, data)
             if model.checkpoint is not None:
                 read_checkpoint(network, model.checkpoint)
-        network = placed(network, device)
+        network = place(network, device)
     if recipe is None:
         result = _untrained(network, validation, notes)
     else:
