@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from robbench.machine.onednn import plain_layers
 
 
 def forward_flops(network: nn.Module, image: Tensor) -> int:
@@ -16,7 +15,7 @@ def forward_flops(network: nn.Module, image: Tensor) -> int:
     A pass back to the image takes as many again.
     """
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), _without_onednn(), counter:
+    with torch.no_grad(), plain_layers(), counter:
         network(image)
     return int(counter.get_total_flops())
 
@@ -32,17 +31,6 @@ def update_flops(network: nn.Module, image: Tensor) -> int:
     if not learning:
         return forward_flops(network, image)
     counter = FlopCounterMode(display=False)
-    with torch.enable_grad(), _without_onednn(), counter:
+    with torch.enable_grad(), plain_layers(), counter:
         torch.autograd.grad(network(image.detach()).sum(), learning, allow_unused=True)
     return int(counter.get_total_flops())
-
-
-@contextmanager
-def _without_onednn() -> Iterator[None]:
-    """Within it no layer takes a way of its own that torch does not count, or that does more than it must."""
-    enabled = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = enabled

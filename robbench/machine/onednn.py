@@ -1,30 +1,36 @@
-"""The memory layouts of oneDNN, torch's library for CPUs, and a convolution of it that torch has no public name for."""
+"""Faster convolutions on a CPU: a convolution, its ReLU and its pooling as one layer in the layout of oneDNN, torch's CPU library.
+
+:func:`swap` puts such layers into a network of plain ``torch.nn`` layers. ``suites/perf`` measures what they gain.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-_PLAIN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
-"""Of the tensors that operators are tried with, whatever torch makes by default."""
+_IMAGE_CHANNELS = 4
+"""Most input channels of a convolution that a chain of fused layers begins with."""
+
+_SIDE = 4
+"""Side of the squares of pixels whose gradients are computed together: their 16 channels fill a vector register."""
 
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
 
 
-def dense(features: Tensor) -> Tensor:
-    """A tensor in a layout that every operation knows."""
-    return features.to_dense() if features.is_mkldnn else features
-
-
 @contextmanager
 def plain_layers() -> Iterator[None]:
-    """Torch's own operators and layout for every layer within: oneDNN's ReLU and pooling make numbers of NaN."""
+    """Within it, swapped networks compute with torch's own layers.
+
+    The fused layers make numbers of NaN. Whatever judges a network must see NaN as it is.
+    """
     token = _plain.set(True)
     try:
         yield
@@ -32,28 +38,217 @@ def plain_layers() -> Iterator[None]:
         _plain.reset(token)
 
 
-def has_blocked_layout() -> bool:
-    """Whether oneDNN is there and in use, nobody wants plain layers, and no autocast would choose another dtype."""
-    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    used = there and bool(torch.backends.mkldnn.enabled) and not _plain.get()
-    return used and not torch.is_autocast_enabled("cpu")
+def dense(features: Tensor) -> Tensor:
+    """The tensor in a layout that every operation of torch knows."""
+    return features.to_dense() if features.is_mkldnn else features
+
+
+def swap(network: nn.Module) -> None:
+    """Replace chains of convolutions by fused layers, in place, in every ``nn.Sequential`` of the network.
+
+    A chain begins with a convolution of images: few channels. Each of its links is a convolution (square kernel, stride 1,
+    zero padding), a ReLU and, perhaps, a max-pooling. The fused layer takes the place and the parameters of the convolution;
+    identities take the places of ReLU and pooling. So the names of the layers and the state dict stay as they are. A
+    network without such a chain is left alone, and so is a network that was swapped before.
+    """
+    for module in list(network.modules()):
+        if isinstance(module, nn.Sequential):
+            _swap_chains(module)
+
+
+def _swap_chains(layers: nn.Sequential) -> None:
+    fused: FusedConvolution | None = None  # the last link of the chain
+    index = 0
+    while index < len(layers):
+        link = _link(layers, index)
+        if link is None or (fused is None and link[0].in_channels > _IMAGE_CHANNELS):
+            fused, index = None, index + 1
+            continue
+        convolution, pool, length = link
+        begins = fused is None
+        if fused is not None:
+            fused.ends = False
+        fused = FusedConvolution(convolution, pool, begins=begins)
+        layers[index] = fused.train(convolution.training)
+        for following in range(index + 1, index + length):
+            layers[following] = nn.Identity().train(layers[following].training)
+        index += length
+
+
+def _link(layers: nn.Sequential, index: int) -> tuple[nn.Conv2d, int, int] | None:
+    """The convolution at an index, the side of its pooling (1 for none), and how many layers they are with the ReLU."""
+    convolution, relu, pooling = (*layers[index : index + 3], None, None)[:3]
+    if type(convolution) is not nn.Conv2d or type(relu) is not nn.ReLU or not _fusible(convolution):
+        return None
+    if type(pooling) is not nn.MaxPool2d:
+        return convolution, 1, 2
+    side = pooling.kernel_size
+    plain = isinstance(side, int) and pooling.stride == side and pooling.padding == 0 and pooling.dilation == 1
+    if not plain or pooling.ceil_mode or pooling.return_indices:
+        return convolution, 1, 2
+    return convolution, int(side), 3
+
+
+def _fusible(layer: nn.Conv2d) -> bool:
+    """Whether the fused layer can do what the convolution does; a weight norm computes the weights from others."""
+    height, width = layer.kernel_size
+    return (
+        isinstance(layer.weight, nn.Parameter)
+        and height == width
+        and layer.stride == layer.dilation == (1, 1)
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
+        and layer.padding in {(side, side) for side in range(height)}
+    )
+
+
+class FusedConvolution(nn.Module):
+    """A square convolution of stride 1, a ReLU and, as asked, a max-pooling: the same function as torch's layers.
+
+    In oneDNN's layout the ReLU costs no pass over memory, its backward pass goes over pooled values only, and the gradient
+    towards the input is one more convolution, with the mirrored kernel. The gradient cannot be differentiated again.
+    NaN does not get through, and an infinite gradient may become NaN.
+
+    Only the first layer of a chain turns its input into that layout, only the last one turns its output back. Every
+    layer uses torch's operations instead where :func:`plain_layers` asks for them, in autocast, for other dtypes than
+    float32, on a GPU, in a traced or compiled network, and where torch has no oneDNN.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, pool: int, *, begins: bool) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.padding, self.pool = int(convolution.padding[0]), pool  # type: ignore[arg-type]
+        self.begins = begins
+        self.ends = True
+        self._made: tuple[int, Tensor, Tensor] | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) floats -> (N, C', H', W')."""
+        if features.is_mkldnn or (self.begins and self._takes(features)):
+            output = self._fused(features)
+            return dense(output) if self.ends else output
+        output = F.conv2d(features, self.weight, self.bias, padding=self.padding)
+        if self.pool > 1:  # before the ReLU, with the same result: fewer values to go over
+            output = F.max_pool2d(output, self.pool, self.pool)
+        return F.relu(output, inplace=True)
+
+    def extra_repr(self) -> str:
+        """What ``print(network)`` shows of the layer."""
+        outputs, channels, side, _ = self.weight.shape
+        return f"{channels}, {outputs}, kernel_size={side}, padding={self.padding}, pool={self.pool}"
+
+    def _takes(self, images: Tensor) -> bool:
+        right = images.ndim == 4 and images.dtype == self.weight.dtype == torch.float32 and images.device.type == "cpu"
+        watched = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
+        return right and not watched and not _plain.get() and not torch.is_autocast_enabled("cpu") and _has_operator()
+
+    def _fused(self, features: Tensor) -> Tensor:
+        learns = any(each is not None and each.requires_grad for each in (features, self.weight, self.bias))
+        if learns and torch.is_grad_enabled():
+            squares = self.begins and not (features.shape[-1] % _SIDE or features.shape[-2] % _SIDE)
+            stride = _SIDE if squares else 1
+            kernel = self._kernel(stride) if features.requires_grad else None
+            result: Tensor = _Convolution.apply(
+                features, self.weight, self.bias, self.padding, self.pool, kernel, stride
+            )
+            return result
+        output = _convolve(features, self.weight, self.bias, self.padding)
+        return F.max_pool2d(output, self.pool, self.pool) if self.pool > 1 else output
+
+    def _kernel(self, stride: int) -> Tensor:
+        """The kernel of the gradient towards the input, kept while the weights are the same: an attack takes many steps."""
+        weight = self.weight.detach()
+        if self._made is None or self._made[0] != stride or not torch.equal(self._made[1], weight):
+            mirrored = weight.flip(2, 3).transpose(0, 1).contiguous()
+            kernel = mirrored if stride == 1 else _kernel_of_squares(mirrored, stride)
+            self._made = stride, weight.clone(), kernel
+        return self._made[2]
+
+
+def _convolve(features: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """Convolution and ReLU in one, as torch's compiler calls it; the result has oneDNN's layout."""
+    blocked = features if features.is_mkldnn else features.to_mkldnn()
+    operator = torch.ops.mkldnn._convolution_pointwise  # torch has no public name for it
+    found: Tensor = operator(blocked, weight, bias, [padding] * 2, [1, 1], [1, 1], 1, "relu", [], "")
+    return found
 
 
 @cache
-def fused_convolution() -> Callable[[Tensor, Tensor, Tensor | None, int], Tensor] | None:
-    """The convolution of oneDNN with a ReLU in its last loop, as torch's compiler calls it; None where torch has it otherwise.
-
-    The operator is no part of torch's public interface, so it is tried before it is used.
-    """
-
-    def convolve(features: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-        operator = torch.ops.mkldnn._convolution_pointwise
-        found: Tensor = operator(features, weight, bias, [padding] * 2, [1, 1], [1, 1], 1, "relu", [], "")
-        return found
-
-    pixel = torch.tensor([-1.0, 2.0], **_PLAIN).view(2, 1, 1, 1)
+def _has_operator() -> bool:
+    """Whether oneDNN is there and has the operator, tried on one pixel, since it may change with any version of torch."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    as_usual: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    pixel = torch.tensor([-1.0, 2.0], **as_usual).view(2, 1, 1, 1)
     try:
-        found = convolve(pixel.to_mkldnn(), torch.full((1, 1, 1, 1), 3.0, **_PLAIN), None, 0)
+        found = _convolve(pixel, torch.full((1, 1, 1, 1), 3.0, **as_usual), None, 0)
     except (AttributeError, RuntimeError, TypeError):
-        return None
-    return convolve if found.is_mkldnn and dense(found).flatten().tolist() == [0, 6] else None
+        return False
+    return found.is_mkldnn and dense(found).flatten().tolist() == [0, 6]
+
+
+class _Convolution(torch.autograd.Function):
+    """Convolution, ReLU and pooling, and their gradients in oneDNN's layout."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        padding: int,
+        pool: int,
+        kernel: Tensor | None,
+        stride: int,
+    ) -> Tensor:
+        """The gradient towards the features will be a convolution of this stride with this kernel; None: not needed."""
+        output = result = _convolve(features, weight, bias, padding)
+        if pool > 1:
+            with torch.enable_grad():  # else oneDNN would not keep which values were the largest
+                result = F.max_pool2d(output.requires_grad_(), pool, pool).detach()
+        learns = any(ctx.needs_input_grad[1:3])
+        ctx.save_for_backward(features if learns else None, weight, output if pool > 1 else None, result)
+        ctx.padding, ctx.pool, ctx.kernel, ctx.stride = padding, pool, kernel, stride
+        ctx.blocked = features.is_mkldnn
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients towards features, weight and bias, as far as they are needed."""
+        features, weight, output, result = ctx.saved_tensors
+        # A square's largest value is positive exactly where the ReLU lets it through.
+        gradient = torch.ops.aten.threshold_backward(gradients[0], result, 0)
+        if output is not None:
+            square = [ctx.pool] * 2
+            gradient = torch.ops.aten.mkldnn_max_pool2d_backward(
+                gradient, result, output, square, square, [0, 0], [1, 1], False
+            )
+        towards: list[Tensor | None] = [None, None, None]
+        if ctx.kernel is not None:
+            margin = weight.shape[-1] - 1 - ctx.padding
+            found = F.conv2d(gradient, ctx.kernel, padding=margin, stride=ctx.stride)
+            if ctx.stride > 1:
+                found = F.pixel_shuffle(dense(found), ctx.stride)
+            towards[0] = found if ctx.blocked else dense(found)
+        if features is not None:
+            blocked = features if features.is_mkldnn else features.to_mkldnn()
+            wanted = [False, *ctx.needs_input_grad[1:3]]
+            settings = [1, 1], [ctx.padding] * 2, [1, 1], False, [0, 0], 1, wanted
+            towards[1:] = torch.ops.aten.convolution_backward(gradient, blocked, weight, [len(weight)], *settings)[1:]
+        return *towards, None, None, None, None
+
+
+def _kernel_of_squares(mirrored: Tensor, side: int) -> Tensor:
+    """(channels · side², outputs, …): the mirrored kernel once for each pixel of a square, moved to where the pixel is.
+
+    Towards images the gradient is a convolution with one output channel, for which CPU libraries leave most of their
+    vector lanes idle. So the pixels of a square become the output channels of one convolution, whose stride is the
+    square's side. It does more arithmetic in a third of the time.
+    """
+    channels, outputs, taps, _ = mirrored.shape
+    kernel = mirrored.new_zeros(channels, side, side, outputs, taps + side - 1, taps + side - 1)
+    for row in range(side):
+        for column in range(side):
+            kernel[:, row, column, :, row : row + taps, column : column + taps] = mirrored
+    return kernel.flatten(0, 2)

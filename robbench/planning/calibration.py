@@ -14,7 +14,7 @@ from robbench.machine.environment import multiplies_in_tf32
 from robbench.machine.graphs import GraphedLoop
 from robbench.machine.precision import tensor_cores
 from robbench.machine.timing import Stopwatch
-from robbench.models import build
+from robbench.models import build, place
 from robbench.planning.plan import PlannedStage, Speed
 from robbench.spec import PGD
 from robbench.training.updates import attacked
@@ -44,8 +44,7 @@ def measure(
     Raises:
         RobbenchError: the network cannot be built.
     """
-    network = build(architecture, classes=classes, shape=shape, seed=0)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = place(build(architecture, classes=classes, shape=shape, seed=0), device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     size, steps = BATCH_SIZE.get(device.type, 64), STEPS.get(device.type, 1)
     attacking, loop = PGD(epsilon=0.1, steps=steps, random_start=False), GraphedLoop(device)

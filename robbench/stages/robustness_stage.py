@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import torch
 
-from robbench.estimation import AuditPart, FixedRadii, Problem, estimator
+from robbench.estimation.audit import AuditPart
+from robbench.estimation.estimators import estimator
+from robbench.estimation.fixed_radii import FixedRadii
+from robbench.estimation.problem import Problem
 from robbench.estimation.sampling import choose_images
 from robbench.record import MISCLASSIFIED, Robustness
 from robbench.spec import Estimate, describe
@@ -24,7 +26,7 @@ def estimate_model(work: Work) -> Made:
     with work.stopwatch.region("io"):
         network = work.network("model")
         chosen = choose_images(len(work.data.test), estimate.images, estimate.seed)
-        test = work.data.test.take(torch.tensor(chosen)).to(work.context.device)
+        test = work.data.test.take(torch.tensor(chosen))
     problem = Problem(
         network=network,
         images=test,
@@ -33,13 +35,19 @@ def estimate_model(work: Work) -> Made:
         attack=estimate.attack,
         keep_adversarials=work.context.keep_adversarials,
     )
-    parts = drive(_parts(problem, estimate, chosen), work, save_every=SAVE_SECONDS)
+    parts = drive(_parts(problem, estimate), work, save_every=SAVE_SECONDS)
     search = parts["p*"].outcome
-    result = _robustness(search, estimate, chosen)
-    if "fixed radii" in parts:
-        result = msgspec.structs.replace(result, attacks=parts["fixed radii"].accuracies)
-    if "audit" in parts:
-        result = msgspec.structs.replace(result, audit=parts["audit"].found)
+    result = Robustness(
+        grid=list(estimate.grid.values),
+        attack=describe(estimate.attack),
+        search=estimate.search_name,
+        images=chosen,
+        pstar=search.pstar.tolist(),
+        forward=search.forward,
+        backward=search.backward,
+        attacks=parts["fixed radii"].outcome if "fixed radii" in parts else [],
+        audit=parts["audit"].outcome if "audit" in parts else None,
+    )
     trained = work.needs["model"].record.data
     found = (search.pstar != MISCLASSIFIED) & (search.pstar < len(estimate.grid.values))
     return Made(
@@ -51,31 +59,17 @@ def estimate_model(work: Work) -> Made:
     )
 
 
-def _parts(problem: Problem, estimate: Estimate, chosen: list[int]) -> dict[str, Planned]:
+def _parts(problem: Problem, estimate: Estimate) -> dict[str, Planned]:
+    """The search, and what follows it on the same images."""
     parts = {"p*": Planned(lambda made: estimator(estimate.search, problem), "estimation")}
+    audit = estimate.audit
 
-    def fixed_radii(made: dict[str, Any]) -> FixedRadii:
-        return FixedRadii(problem, made["p*"].outcome, estimate.final_test)
-
-    def audit(made: dict[str, Any]) -> AuditPart:
-        assert estimate.audit is not None
-        search = made["p*"].outcome
-        return AuditPart(problem, search, _robustness(search, estimate, chosen), estimate.audit)
+    def audited(made: dict[str, Any]) -> AuditPart:
+        assert audit is not None
+        return AuditPart(problem, audit, made["p*"], reference=estimate.search == "reference")
 
     if estimate.final_test:
-        parts["fixed radii"] = Planned(fixed_radii, "validation")
-    if estimate.audit is not None:
-        parts["audit"] = Planned(audit, "validation")
+        parts["fixed radii"] = Planned(lambda made: FixedRadii(problem, estimate.final_test, made["p*"]), "validation")
+    if audit is not None:
+        parts["audit"] = Planned(audited, "validation")
     return parts
-
-
-def _robustness(search: Any, estimate: Estimate, chosen: list[int]) -> Robustness:
-    return Robustness(
-        grid=list(estimate.grid.values),
-        attack=describe(estimate.attack),
-        search=estimate.search_name,
-        images=chosen,
-        pstar=search.pstar.tolist(),
-        forward=search.forward,
-        backward=search.backward,
-    )

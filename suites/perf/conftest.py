@@ -14,10 +14,9 @@ from robbench import PGD, Dataset, Model, OneCycle, Recipe
 from robbench.data import pixels
 from robbench.errors import RobbenchError
 from robbench.machine.environment import environment
-from robbench.models import build
+from robbench.models import build, place
 from robbench.plugin.session import SESSION
 from robbench.stages.context import load_network
-from robbench.stages.networks import placed
 from suites.perf.measuring import Perf
 
 STANDARD = Recipe(
@@ -69,7 +68,7 @@ def fresh(perf):
 
     def get(architecture, count):
         shape = (1, 28, 28) if not architecture.startswith(("resnet", "wrn")) else (3, 32, 32)
-        network = placed(build(architecture, classes=10, shape=shape), perf.device).eval()
+        network = place(build(architecture, classes=10, shape=shape), perf.device).eval()
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(count, *shape, generator=generator).to(perf.device)
         return network, images, torch.randint(10, (count,), generator=generator).to(perf.device)

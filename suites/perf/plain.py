@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from contextlib import suppress
 from copy import deepcopy
 from importlib import import_module
@@ -12,29 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robbench.machine.fused import ConvReLU2d
+from robbench.models import build
 
 
 def as_written(network):
-    """The same network as PyTorch users write it: a module for every layer, nothing in place, channels first."""
-    plain = deepcopy(network)
+    """The same network as PyTorch users write it: torch's own layers, nothing in place, channels first."""
+    plain = build(network.architecture, classes=network.classes, shape=network.shape)
+    plain.load_state_dict(network.state_dict())
+    plain.normalise = deepcopy(network.normalise)
     for module in plain.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
-    if isinstance(plain.body, nn.Sequential):
-        layers = [layer for named in plain.body.named_children() for layer in _apart(*named)]
-        plain.body = nn.Sequential(OrderedDict(layers))
-    return plain.to(memory_format=torch.contiguous_format)
-
-
-def _apart(name, layer):
-    """A layer of the body; where robbench has convolution, ReLU and pooling in one, torch's three."""
-    yield name, layer
-    if isinstance(layer, ConvReLU2d):
-        layer.__class__ = nn.Conv2d
-        yield f"{name}_relu", nn.ReLU()
-        if layer.pool > 1:
-            yield f"{name}_pool", nn.MaxPool2d(layer.pool)
+    return plain.to(next(network.parameters()).device).train(network.training)
 
 
 def pgd_loop(model, images, labels, epsilon, step_size, steps, random_start=False):
