@@ -71,10 +71,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     declared = marked(metafunc.definition)
     if declared is None or "model" not in metafunc.fixturenames:
         return
+    from robbench.gate.verdicts import Tolerances
     from robbench.spec.suite_files import find_code_in
 
     session = metafunc.config.stash[SESSION]
     try:
+        Tolerances.of(dict(metafunc.definition.get_closest_marker("suite").kwargs))  # type: ignore[union-attr]
         find_code_in(metafunc.config.invocation_params.dir)
         study = session.study(declared)
         if not _parametrises_models(metafunc.definition):
@@ -104,11 +106,9 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
         declared = marked(item)
         if declared is None:
             continue
-        from robbench.gate.verdicts import Tolerances
         from robbench.plugin.clock import Clock
 
         try:
-            Tolerances.of(dict(item.get_closest_marker("suite").kwargs))  # type: ignore[union-attr]
             # In front of a benchmark marker of the user's own, whose timer would measure more than the stage does.
             benchmark = pytest.mark.benchmark(timer=Clock(), group=state.study(declared).name)
         except RobbenchError as error:

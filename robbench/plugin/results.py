@@ -70,6 +70,8 @@ class Results:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print a table per study, what fails, and where the bundle lies."""
+        if not self._outcomes and not self._faults:
+            return
         from robbench.report.terminal import busy, legend, table, warnings
 
         for bundle, path in self._bundles:

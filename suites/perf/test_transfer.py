@@ -11,7 +11,6 @@ from robbench.attacks import evaluating
 from robbench.data import Images
 from robbench.machine.flops import forward_flops, update_flops
 from robbench.machine.onednn import dense
-from robbench.machine.timing import Stopwatch
 from robbench.training import TrainingData, train
 from robbench.training.features import extract, frozen_part
 from robbench.training.transfer import parameter_groups, transfer

@@ -17,8 +17,8 @@ from torch import nn
 
 from robbench.attacks import pgd
 from robbench.estimation.audit import _of_another_class, audit_search
-from robbench.estimation.sampling import FEWEST
 from robbench.estimation.estimators import estimate_pstar
+from robbench.estimation.sampling import FEWEST
 from robbench.record import Against, Robustness
 from robbench.spec import PGD, EpsilonGrid
 from robbench.spec import Audit as AuditSpec

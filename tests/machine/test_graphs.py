@@ -6,12 +6,12 @@ import gc
 import weakref
 
 import pytest
+import robbench.estimation.search
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import robbench.estimation.search
 import robbench.machine.graphs
 from robbench.attacks import pgd
 from robbench.estimation.estimators import estimate_pstar

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
-from stages import ESTIMATE, Room, comparable, estimate, killer, source, target, train, write_images
+from stages import ESTIMATE, RECIPE, Room, comparable, estimate, killer, source, target, train, write_images
 
 import robbench.stages.training_stage
 import robbench.training.features
@@ -119,7 +119,7 @@ NARROW = source(architecture="own_networks:narrow", epochs=3)
 def test_a_stage_short_of_memory_has_the_same_result_and_says_so(new_run, monkeypatch):
     """Features, validation and p* go on in smaller batches: the record is that of a roomy machine, with notes."""
     monkeypatch.setattr(robbench.training.features, "FLOPS_PER_BYTE", 0)  # of so small a network features would not pay
-    model = target(of=NARROW)
+    model = target(of=replace(NARROW, recipe=RECIPE))  # an attack is a part of the update, which is never split
     expected = [train(model, new_run("roomy")), estimate(model, new_run("roomy"))]
     monkeypatch.setattr(Room, "judged", 7)
     found = [train(model, new_run("tight")), estimate(model, new_run("tight"))]

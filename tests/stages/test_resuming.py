@@ -20,6 +20,7 @@ from stages import (
     write_images,
 )
 
+import robbench.estimation.fixed_radii
 import robbench.machine.memory
 import robbench.stages.robustness_stage
 from robbench.spec import PGD, Dataset, Model
@@ -111,11 +112,9 @@ def test_kept_counterexamples_survive_a_kill(new_run, often, search):
 
 def test_an_audit_that_was_killed_searches_no_more(new_run, often, monkeypatch):
     """However short the search was: only the audit begins again."""
-    import robbench.estimation
-
     with pytest.raises(Killed):
         estimate(source(), new_run(show=killer("audit", 1)), TESTED)
-    monkeypatch.setattr(robbench.estimation.FixedRadii, "step", lambda self: pytest.fail("attacked again"))
+    monkeypatch.setattr(robbench.estimation.fixed_radii.FixedRadii, "step", lambda self: pytest.fail("attacked again"))
     shown = []
     record = estimate(source(), new_run(show=lambda what, *_: shown.append(what)), TESTED)
     assert record.robustness.audit is not None
