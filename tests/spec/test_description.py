@@ -28,13 +28,13 @@ from robbench.spec.recipes import with_protocol
 from robbench.spec.suite_files import read_studies
 
 
-class Trades(Objective):
+class LossOfThisTest(Objective):
     """An objective that only this test knows."""
 
     beta: float = 6.0
 
 
-class LinearScan(Search):
+class SearchOfThisTest(Search):
     """A search that only this test knows."""
 
     every: int = 1
@@ -49,13 +49,13 @@ SCHEDULES = (None, StepLR(step=2, gamma=0.5), MultiStepLR(milestones=(2, 4), gam
         {
             "schedule": st.sampled_from(SCHEDULES),
             "early_stopping": st.none() | st.builds(EarlyStopping, patience=st.integers(1, 9)),
-            "objective": st.sampled_from([RECIPE.objective, Trades(beta=1.0)]),
+            "objective": st.sampled_from([RECIPE.objective, LossOfThisTest(beta=1.0)]),
         }
     ),
     st.sampled_from([RECIPE, STANDARD]),
     st.builds(Transfer, k=st.integers(1, 7), head=st.sampled_from(["linear", "mlp2"]), kept_scale=st.floats(0.001, 1)),
     st.sampled_from([(), FINAL_TEST]),
-    st.sampled_from(["reference", "fast", LinearScan(every=2)]),
+    st.sampled_from(["reference", "fast", SearchOfThisTest(every=2)]),
 )
 def test_a_described_spec_reads_back_as_it_was(changes, recipe, transfer, final_test, search):
     """Through JSON, as records hold it; also where the user's own code defines a part of it."""
@@ -73,7 +73,7 @@ def test_defaults_are_described():
     described = describe(ESTIMATE)
     assert (described["search"], described["final_test"], described["audit"]["images"]) == ("reference", [], 100)
     assert describe(RECIPE)["objective"] == {"kind": "CrossEntropy"}
-    assert describe(replace(ESTIMATE, search=LinearScan()))["search"] == {"kind": "LinearScan", "every": 1}
+    assert describe(replace(ESTIMATE, search=SearchOfThisTest()))["search"] == {"kind": "SearchOfThisTest", "every": 1}
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "suites").glob("test_*.py")), ids=lambda p: p.stem)
