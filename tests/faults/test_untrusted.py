@@ -225,7 +225,7 @@ def test_a_name_from_a_record_leads_out_of_no_folder(name: str, tmp_path: Path) 
 @pytest.mark.parametrize("name", [*PATHS, "two words", "line\nbreak", "a|b", "<script>", "`x`", "a..b", "-x"])
 def test_a_dataset_has_a_plain_name(name: str, tmp_path: Path) -> None:
     """In a spec as in the loader."""
-    with pytest.raises(RobbenchError, match="dataset name: expected a plain name"):
+    with pytest.raises(RobbenchError, match="Dataset name: expected a plain name"):
         Dataset(name=name)
     with pytest.raises(RobbenchError, match="dataset: expected a plain file name"):
         load(name, folder=tmp_path)

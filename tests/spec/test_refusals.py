@@ -1,8 +1,10 @@
 """Specs that cannot run are refused when they are built, in one sentence."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, STANDARD, TARGET, make_study, recipe
 
 from robbench.errors import RobbenchError
@@ -20,6 +22,9 @@ from robbench.spec import (
     StepLR,
     Transfer,
     Transfers,
+    describe,
+    digest_of,
+    read_spec,
 )
 
 ATTACK = PGD(steps=1, epsilon=0.1, random_start=False)
@@ -162,6 +167,29 @@ def test_what_cannot_run_is_refused(build, message):
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
     assert caught.value.__context__ is None
+
+
+@settings(max_examples=50, deadline=None)
+@pytest.mark.filterwarnings("ignore:PGD")
+@given(
+    st.sampled_from([RECIPE, RECIPE.attack, ESTIMATE, ESTIMATE.grid, Audit(), MNIST, TARGET]),
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 20)
+    | st.floats()
+    | st.text(max_size=4)
+    | st.lists(st.floats()).map(tuple),
+    st.data(),
+)
+def test_any_value_is_refused_in_one_sentence_or_reads_back(spec, value, data):
+    """Whatever a field is given: never another error, never a NaN that hides in a digest."""
+    field = data.draw(st.sampled_from([field.name for field in fields(spec)]))
+    try:
+        changed = replace(spec, **{field: value})
+    except RobbenchError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert digest_of(describe(read_spec(describe(changed)))) == digest_of(describe(changed))
 
 
 def test_an_attack_that_cannot_reach_its_radius_warns_where_it_is_declared():
