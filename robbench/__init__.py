@@ -60,7 +60,6 @@ def __getattr__(name: str) -> Any:
     """A public name, imported when it is first used: pytest loads the plugin in every run, and most need no spec."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    recipes = import_module("robbench.spec.recipes")
-    value = recipes if name == "recipes" else getattr(import_module("robbench.spec"), name)
-    globals()[name] = value
+    import_module("robbench.spec.recipes")
+    globals()[name] = value = getattr(import_module("robbench.spec"), name)
     return value

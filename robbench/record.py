@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.errors import RobbenchError
+from robbench.errors import require
 
 SCHEMA = "robbench.record/1"
 
@@ -124,7 +124,7 @@ class DataUsed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sha256: str
     """Over images, labels and class names of the whole set."""
     test_limit: int | None = None
-    """At most so many test images were asked for, before p* was estimated on some of them; None: all."""
+    """The spec's limit of test images; None: all."""
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):
@@ -145,7 +145,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     kept: str | None = None
     seed: Number = 0
     variant: str | None = None
-    """The one field of the thesis protocol that an ablation's model follows; None: as its study declares."""
+    """The one field of the thesis protocol that a model of an ablation follows."""
     parameters: Number
     trainable: Number
 
@@ -229,7 +229,7 @@ class Audit(Struct, frozen=True, kw_only=True):
     not_finite: int
     """Images whose gradient is not finite, there or where the scan's attack ended."""
     by_chance: int = 0
-    """Images whose logits are others, by more than rounding, when the network is asked again, in other company."""
+    """Images whose logits change by more than rounding when the network sees them again in another batch."""
     one_step: list[Against]
     """A single step of the whole radius, at the quartiles of p*."""
     towards: list[Against] = []
@@ -296,10 +296,8 @@ class Robustness(Struct, frozen=True, kw_only=True):
             RobbenchError: epsilon is not on the grid.
         """
         at = int(np.argmin(np.abs(np.asarray(self.grid) - epsilon)))
-        if abs(self.grid[at] - epsilon) > 1e-9:
-            raise RobbenchError(
-                f"robust accuracy: expected an epsilon of the grid, got {epsilon} (nearest {self.grid[at]})"
-            )
+        nearest = self.grid[at]
+        require(abs(nearest - epsilon) <= 1e-9, "robust accuracy", f"a radius of the grid (as {nearest})", epsilon)
         return Counts(correct=sum(index > at for index in self.pstar), total=len(self.pstar))
 
     @property
@@ -330,7 +328,7 @@ class Robustness(Struct, frozen=True, kw_only=True):
 
 
 RESULTS: dict[str, type[Struct]] = {"training": Training, "robustness": Robustness}
-"""What comes out of a stage, by the name of its kind; whoever adds a kind of stage adds its result."""
+"""The type of a stage's result, by the name of its kind; a new kind of stage adds its own."""
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -389,7 +387,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 def as_case(record: Record, *, suite: str, case: str, source_case: str | None, variant: str | None) -> Record:
-    """A stage's record under the names of the study that asks for it: a stored one may come from another study."""
+    """A record that another study may have stored, under the names of the study that asks for it."""
     facts = msgspec.structs.replace(record.model, source_case=source_case, variant=variant)
     return msgspec.structs.replace(record, suite=suite, case=case, model=facts)
 

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema, core_schema
 
-from robbench.errors import RobbenchError, unknown
+from robbench.errors import RobbenchError, require, unknown
 
 UNDESCRIBED = {"undescribed": True}
 """Metadata of a field that results do not depend on: it is no part of the described form."""
@@ -59,9 +59,8 @@ class Spec:
     __dataclass_fields__: ClassVar[dict[str, DataclassField[Any]]]
 
     def __init_subclass__(cls) -> None:
-        namesake = KINDS.setdefault(cls.__name__, cls)
-        if (namesake.__module__, namesake.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise RobbenchError(f"spec {cls.__name__!r}: expected a name that {namesake.__module__} does not use")
+        ours = cls.__name__ in KINDS and KINDS[cls.__name__].__module__.startswith("robbench.")
+        require(not ours, "class of specs", "a name that robbench does not use", cls.__name__)
         KINDS[cls.__name__] = cls
         dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)
         checked = cls.__init__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robbench.errors import RobbenchError, unknown
 
@@ -17,36 +17,25 @@ class DatasetFacts:
     """Channels, height, width."""
     train: int
     test: int
-    """Numbers of images; of drawn ones, unless a number is asked for."""
+    """Numbers of images; of a drawn dataset, the default numbers."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     augmentation: str = "none"
     """Augmentation that the literature trains it with."""
     transposed: bool = False
-    """Whether torchvision stores it lying on its side; the drawn letters stand in for EMNIST's in this, too."""
+    """Whether torchvision stores its images transposed; the drawn letters imitate EMNIST in this, too."""
+
+
+def _cifar(classes: int, mean: tuple[float, ...], std: tuple[float, ...]) -> DatasetFacts:
+    facts = DatasetFacts(classes=classes, shape=(3, 32, 32), train=50_000, test=10_000, augmentation="crop-flip")
+    return replace(facts, mean=mean, std=std)
 
 
 DATASETS: dict[str, DatasetFacts] = {
     "mnist": DatasetFacts(classes=10, shape=(1, 28, 28), train=60_000, test=10_000),
     "emnist": DatasetFacts(classes=47, shape=(1, 28, 28), train=112_800, test=18_800, transposed=True),
-    "cifar10": DatasetFacts(
-        classes=10,
-        shape=(3, 32, 32),
-        train=50_000,
-        test=10_000,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        augmentation="crop-flip",
-    ),
-    "cifar100": DatasetFacts(
-        classes=100,
-        shape=(3, 32, 32),
-        train=50_000,
-        test=10_000,
-        mean=(0.5071, 0.4865, 0.4409),
-        std=(0.2673, 0.2564, 0.2762),
-        augmentation="crop-flip",
-    ),
+    "cifar10": _cifar(10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+    "cifar100": _cifar(100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
     "glyphs10": DatasetFacts(classes=10, shape=(1, 28, 28), train=4_000, test=1_000),
     "glyphs47": DatasetFacts(classes=47, shape=(1, 28, 28), train=6_000, test=1_000, transposed=True),
 }
@@ -83,8 +72,6 @@ ARCHITECTURE_SHAPES: dict[str, tuple[int, int, int]] = {
 }
 """Input shape (channels, height, width) of the study's architectures; the residual networks take other sizes too."""
 
-_WRN = re.compile(r"wrn(\d+)_(\d+)")
-
 
 def wrn_size(name: str) -> tuple[int, int] | None:
     """Depth and width of a wide residual network's name (``wrn28_10``), or None for any other name.
@@ -92,7 +79,7 @@ def wrn_size(name: str) -> tuple[int, int] | None:
     Raises:
         RobbenchError: the depth is not 6n + 4 (Zagoruyko and Komodakis 2016, section 2).
     """
-    match = _WRN.fullmatch(name)
+    match = re.fullmatch(r"wrn(\d+)_(\d+)", name)
     if match is None:
         return None
     depth, width = int(match[1]), int(match[2])
@@ -121,10 +108,7 @@ def block_names(architecture: str) -> tuple[str, ...] | None:
         return ARCHITECTURES[architecture]
     if wrn_size(architecture):
         return _WRN_BLOCKS
-    if architecture.startswith("timm:") and len(architecture) > len("timm:") and architecture.isprintable():
+    if re.fullmatch(r"timm:\S+|[A-Za-z_][\w.]*:[A-Za-z_]\w*", architecture):
         return None
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", architecture):
-        return None
-    raise unknown(
-        "architecture", architecture, [*ARCHITECTURES, "timm:<name of a timm network>", "<package.module>:<function>"]
-    )
+    others = ["timm:<name of a timm network>", "<package.module>:<function>"]
+    raise unknown("architecture", architecture, [*ARCHITECTURES, *others])

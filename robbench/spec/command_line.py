@@ -1,4 +1,4 @@
-"""A declared study as the command line asks for it: another protocol, other data, more seeds, quick scale. No torch."""
+"""How options of the command line change a declared study: protocol, data, seeds, quick scale."""
 
 from __future__ import annotations
 
@@ -20,17 +20,14 @@ def adapt(
     seeds: int | None = None,
     quick: bool = False,
 ) -> Study:
-    """The study with these changes; its name says all of them that change what the figures mean.
+    """The study with these changes; its name says which of them change what the figures mean.
 
     Args:
         study: as declared.
-        protocol: sound or thesis; None as declared.
-        datasets: names of datasets to use in place of others; names that the study lacks are left to other studies.
+        protocol: None: as declared.
+        datasets: names of datasets to use in place of others; the study ignores names that it lacks.
         seeds: run seeds 0 … seeds − 1.
         quick: shrink to the quick scale.
-
-    Raises:
-        RobbenchError: fewer than one seed.
     """
     if protocol is not None:
         study = with_protocol(study, protocol)
@@ -69,13 +66,13 @@ def names(study: Study) -> set[str]:
 def _renamed(dataset: Dataset, name: str) -> Dataset:
     """The same sizes and split of other data.
 
-    A dataset known by name brings its own augmentation and statistics, unless the study declares some; any other is
-    taken for a variant of the one that it replaces.
+    A known dataset brings its own augmentation and statistics, where the study declares none. An unknown one is taken
+    for a variant of the dataset that it replaces.
     """
     if name not in DATASETS:
         return replace(dataset, name=name)
     usual = Dataset(name=dataset.name)
-    own_augmentation = dataset.augmentation if dataset.augmentation != usual.augmentation else None
-    own = (dataset.mean, dataset.std) != (usual.mean, usual.std)
-    mean, std = (dataset.mean, dataset.std) if own else (None, None)
-    return replace(dataset, name=name, augmentation=own_augmentation, mean=mean, std=std)
+    augmentation = None if dataset.augmentation == usual.augmentation else dataset.augmentation
+    usually = (dataset.mean, dataset.std) == (usual.mean, usual.std)
+    mean, std = (None, None) if usually else (dataset.mean, dataset.std)
+    return replace(dataset, name=name, augmentation=augmentation, mean=mean, std=std)

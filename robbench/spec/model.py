@@ -122,19 +122,15 @@ class Model(Spec):
         if self.transfer is None or self.source is None:
             parts.append(self.method)
         else:
-            parts.append(f"TL{self.transfer.k}")
-            if self.method == "transfer-adversarial":
-                parts.append("adversarial")
-            if self.transfer.head != "linear":
-                parts.append(self.transfer.head)
-            if self.transfer.kept == "finetuned":
-                parts.append("finetuned")
-            if self.source.method == "standard":
-                parts.append("from-standard")
-        if self.variant is not None:
-            parts.append(self.variant)
-        if self.seed:
-            parts.append(f"seed{self.seed}")
+            unusual = {
+                "adversarial": self.method == "transfer-adversarial",
+                self.transfer.head: self.transfer.head != "linear",
+                "finetuned": self.transfer.kept == "finetuned",
+                "from-standard": self.source.method == "standard",
+            }
+            parts += [f"TL{self.transfer.k}", *(word for word, said in unusual.items() if said)]
+        parts += [self.variant] if self.variant else []
+        parts += [f"seed{self.seed}"] if self.seed else []
         return "-".join(parts)
 
     def __str__(self) -> str:
@@ -162,5 +158,5 @@ def _code(architecture: str) -> str | None:
     try:
         found = find_spec(module)
         return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest() if found and found.origin else None
-    except (Exception, SystemExit):  # a package that the name begins with is imported
-        return None  # building the network says what is wrong with the name
+    except Exception:  # find_spec imports the module's package
+        return None  # building the network says what is wrong

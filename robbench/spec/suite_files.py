@@ -29,19 +29,19 @@ def read_studies(path: Path) -> tuple[Study, ...]:
 
 
 def find_code_in(folder: Path) -> None:
-    """Let networks of the user's own be imported from a folder, once all else that is installed lacks them."""
+    """Let a user's own networks be imported from a folder; installed packages come first."""
     if (path := str(folder.resolve())) not in sys.path:
         sys.path.append(path)
 
 
 def _marks(holder: Any) -> list[Any]:
-    """The marks that pytest leaves on a module or function; no more is known of them here than their arguments."""
+    """The marks that pytest leaves on a module or function."""
     marks = getattr(holder, "pytestmark", [])
     return [getattr(mark, "mark", mark) for mark in (marks if isinstance(marks, list | tuple) else [marks])]
 
 
 def _imported(path: Path) -> ModuleType:
-    """The file as a module; what lies beside it (networks of its own) can be imported, as pytest lets it."""
+    """The file as a module; it may import what lies beside it, as under pytest."""
     if not path.is_file():
         raise RobbenchError(f"suite {str(path)!r}: expected a file such as suites/test_embedded.py")
     spec = importlib.util.spec_from_file_location(path.stem, path)

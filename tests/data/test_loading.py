@@ -89,13 +89,6 @@ def test_names_cannot_leave_the_folder(name: str, find: Callable[..., object], o
         find(name, folder=own / "inner")
 
 
-@pytest.mark.parametrize("find", [load, prepare])
-def test_a_name_that_no_file_can_have_is_refused(find: Callable[..., object], own: Path) -> None:
-    """Before the file system is asked for it."""
-    with pytest.raises(RobbenchError, match="dataset: expected at most 100 bytes, as it names files, got 300"):
-        find("x" * 300, folder=own)
-
-
 def test_torchvision_set_not_on_disk(tmp_path: Path) -> None:
     """The error says where the dataset would be and both ways to get it."""
     with pytest.raises(RobbenchError) as caught:

@@ -261,7 +261,7 @@ def test_a_replacement_by_a_bad_name_is_a_collection_error(tiny, errors):
     """It would lead out of the folder."""
     result = tiny("--robbench-dataset", "glyphs10=../mine")
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    assert "dataset name: expected a plain name such as 'mnist', got '../mine'" in errors(result)
+    assert "Dataset name: expected a plain name such as 'mnist', got '../mine'" in errors(result)
 
 
 def test_a_dataset_that_is_not_there_fails_before_training(tiny, stages, errors):

@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, SOURCE, STANDARD, TARGET, make_study
+from specs import ESTIMATE, FINAL_TEST, RECIPE, SOURCE, STANDARD, TARGET, make_study
 
 from robbench import recipes
-from robbench.errors import RobbenchError
 from robbench.spec import (
     PGD,
     Audit,
@@ -46,7 +45,7 @@ def test_the_studys_grids():
     assert (mnist[0], mnist[-1], cifar[0], cifar[-1]) == (0.0, 0.8, 0.0, 0.109)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 100), st.sampled_from([10, 100, 1000, 10_000]))
 def test_a_grid_has_a_radius_for_every_whole_step(count, units, scale):
     """From 0 to the last multiple of the step that is no larger than ``stop``, without dust of floating point."""
@@ -56,37 +55,48 @@ def test_a_grid_has_a_radius_for_every_whole_step(count, units, scale):
     assert EpsilonGrid(stop=stop + 0.6 * step, step=step).values == values
 
 
-def test_ids_say_what_a_model_is():
+CIFAR10, CIFAR100 = Dataset(name="cifar10"), Dataset(name="cifar100")
+PGD_SOURCE = Model(architecture="resnet34", dataset=CIFAR10, recipe=RECIPE)
+CONVENTIONAL = replace(PGD_SOURCE, recipe=STANDARD)
+TL2 = replace(PGD_SOURCE, dataset=CIFAR100, recipe=STANDARD, transfer=Transfer(k=2), source=PGD_SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (SOURCE, "cnn7-mnist-pgd"),
+        (replace(SOURCE, recipe=STANDARD), "cnn7-mnist-standard"),
+        (replace(SOURCE, seed=1), "cnn7-mnist-pgd-seed1"),
+        (TL2, "resnet34-cifar100-TL2"),
+        (replace(TL2, recipe=RECIPE), "resnet34-cifar100-TL2-adversarial"),
+        (replace(TL2, transfer=Transfer(k=2, head="mlp3")), "resnet34-cifar100-TL2-mlp3"),
+        (replace(TL2, transfer=Transfer(k=2, kept="finetuned")), "resnet34-cifar100-TL2-finetuned"),
+        (replace(TL2, source=CONVENTIONAL), "resnet34-cifar100-TL2-from-standard"),
+        (
+            replace(
+                TL2,
+                recipe=RECIPE,
+                source=CONVENTIONAL,
+                transfer=Transfer(k=7, head="mlp1", kept="finetuned"),
+                variant="split",
+                seed=2,
+            ),
+            "resnet34-cifar100-TL7-adversarial-mlp1-finetuned-from-standard-split-seed2",
+        ),
+        (replace(SOURCE, recipe=None, checkpoint=Checkpoint(path="w.safetensors")), "cnn7-mnist-checkpoint"),
+        (replace(SOURCE, architecture="timm:hf_hub/vit"), "hf_hub_vit-mnist-pgd"),
+        (replace(SOURCE, architecture="my.nets:tiny"), "my.nets.tiny-mnist-pgd"),
+    ],
+)
+def test_ids_say_what_a_model_is(model, name):
     """Only what differs from the usual is spelled out."""
+    assert model.id == str(model) == name
 
-    def transferred(k, recipe=STANDARD, source=None, **options):
-        source = source or replace(SOURCE, architecture="resnet34", dataset=Dataset(name="cifar10"))
-        return Model(
-            architecture="resnet34",
-            dataset=Dataset(name="cifar100"),
-            recipe=recipe,
-            transfer=Transfer(k=k, **options),
-            source=source,
-        ).id
 
-    standard = Model(architecture="resnet34", dataset=Dataset(name="cifar10"), recipe=STANDARD)
-    assert SOURCE.id == str(SOURCE) == "cnn7-mnist-pgd"
-    assert replace(SOURCE, recipe=STANDARD).id == "cnn7-mnist-standard"
-    assert replace(SOURCE, seed=1).id == "cnn7-mnist-pgd-seed1"
-    assert replace(TARGET, recipe=STANDARD).id == "cnn7-emnist-TL3"
-    assert TARGET.id == "cnn7-emnist-TL3-adversarial"
-    assert transferred(2, head="mlp3") == "resnet34-cifar100-TL2-mlp3"
-    assert transferred(2, kept="finetuned") == "resnet34-cifar100-TL2-finetuned"
-    assert transferred(2, source=standard) == "resnet34-cifar100-TL2-from-standard"
-    assert (
-        transferred(7, RECIPE, standard, head="mlp1", kept="finetuned")
-        == "resnet34-cifar100-TL7-adversarial-mlp1-finetuned-from-standard"
-    )
-    checkpoint = Model(architecture="cnn7", dataset=MNIST, checkpoint=Checkpoint(path="w.safetensors"))
-    assert checkpoint.id == "cnn7-mnist-checkpoint"
-    own = Model(architecture="timm:hf_hub/vit", dataset=MNIST, recipe=STANDARD)
-    assert own.id == "hf_hub_vit-mnist-standard"
-    assert replace(own, architecture="my.nets:tiny").id == "my.nets.tiny-mnist-standard"
+def test_parents_are_the_models_to_train_first():
+    """A transfer has a source; a model from scratch has no parent."""
+    assert TARGET.parents() == {"source": SOURCE}
+    assert SOURCE.parents() == {}
 
 
 def test_models_come_after_what_they_are_transferred_from():
@@ -109,9 +119,9 @@ def test_models_come_after_what_they_are_transferred_from():
     ]
     assert len(ids) == len(set(ids)) == 2 * (4 + 3 + 4 + 7 + 2)
     assert sum(name.endswith("-seed3") for name in ids) == len(ids) // 2
-    for place, model in enumerate(models):
+    for number, model in enumerate(models):
         if model.source is not None:
-            assert model.source in models[:place]
+            assert model.source in models[:number]
             assert (model.source.seed, model.source.method) == (model.seed, "pgd")
 
 
@@ -138,23 +148,6 @@ def test_tl2_of_a_resnet_is_left_out_with_a_note():
     thesis = with_protocol(study, "thesis")
     assert [model.transfer.k for model in thesis.models() if model.transfer] == [1, 2, 3, 4, 5, 6, 7]
     assert thesis.notes() == make_study().notes() == ()
-
-
-def test_a_timm_network_needs_its_k_spelled_out():
-    """Only the built network knows its blocks; the message names the command that prints them."""
-    with pytest.raises(
-        RobbenchError, match=r"transfers of 'timm:resnet26': expected k=\(1, 2, …\).*robbench list timm"
-    ):
-        make_study(architectures=("timm:resnet26",))
-    study = make_study(architectures=("timm:resnet26",), transfers=(Transfers(recipe=STANDARD, k=(2, 1)),))
-    assert [model.id for model in study.models()][-2:] == ["resnet26-emnist-TL2", "resnet26-emnist-TL1"]
-
-
-def test_a_model_declared_twice_is_refused():
-    """By its id, since that names its files."""
-    with pytest.raises(RobbenchError) as caught:
-        make_study(transfers=(Transfers(recipe=STANDARD, k=(1, 2)), Transfers(recipe=STANDARD, k=(2,))))
-    assert str(caught.value) == "study 'demo': expected every model declared once, got 'cnn7-emnist-TL2'"
 
 
 def test_a_checkpoint_takes_the_place_of_the_source_model(tmp_path):
@@ -205,17 +198,13 @@ def test_quick_shrinks_sizes_and_nothing_else():
     assert {model.digest for model in small.models()}.isdisjoint({model.digest for model in study.models()})
 
 
-def test_quick_asks_square_little():
-    """A dozen queries at most, where it is asked at all."""
-    for queries, quick in ((0, 0), (5_000, 12)):
-        study = make_study(estimate=replace(ESTIMATE, audit=Audit(square_queries=queries)))
-        assert study.shrunk().estimate.audit == Audit(square_queries=quick)
+def test_quick_shrinks_audit_and_final_test():
+    """Square is asked a dozen times at most; no attack takes more steps than the quick scale's, and none comes twice."""
+    queries = {0: 0, 5_000: 12}
+    for asked, expected in queries.items():
+        study = make_study(estimate=replace(ESTIMATE, audit=Audit(square_queries=asked), final_test=FINAL_TEST))
+        small = study.shrunk().estimate
+        assert small.audit == Audit(square_queries=expected)
+        assert small.final_test == (FINAL_TEST[0], replace(FINAL_TEST[1], steps=2, step_size=None))
+    assert replace(study, quick=Quick(attack_steps=1)).shrunk().estimate.final_test == FINAL_TEST[:1]
     assert make_study(estimate=replace(ESTIMATE, audit=None)).shrunk().estimate.audit is None
-
-
-def test_quick_shrinks_the_final_test():
-    """No attack takes more steps than the quick scale's, and none comes twice."""
-    study = make_study(estimate=replace(ESTIMATE, final_test=FINAL_TEST), quick=Quick(attack_steps=2))
-    assert study.shrunk().estimate.final_test == (FINAL_TEST[0], replace(FINAL_TEST[1], steps=2, step_size=None))
-    once = replace(study, quick=Quick(attack_steps=1))
-    assert once.shrunk().estimate.final_test == FINAL_TEST[:1]

@@ -1,21 +1,9 @@
 """Reading the studies of a suite file without running it."""
 
-from pathlib import Path
-
 import pytest
 
 from robbench.errors import RobbenchError
 from robbench.spec.suite_files import read_studies
-
-SUITES = Path(__file__).parents[1] / "suites"
-
-
-@pytest.mark.parametrize("path", sorted(SUITES.glob("test_*.py")), ids=lambda path: path.stem)
-def test_each_suite_of_the_project_declares_one_study(path):
-    """Found by its marker and by its global name, and counted once."""
-    (study,) = read_studies(path)
-    assert study.models()
-
 
 HEAD = """
 import pytest
@@ -47,7 +35,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path):
     for text, message in (
         ("x = 1", "expected a Study, as in"),
         ("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"),
-        (HEAD + "STUDY = make('a b')", "study name: expected letters"),
+        (HEAD + "STUDY = make('a b')", "Study name: expected letters"),
     ):
         path.write_text(text)
         with pytest.raises(RobbenchError, match=message):
