@@ -59,6 +59,6 @@ def ran(monkeypatch):
 
         monkeypatch.setattr(module, function, spy)
 
-    spy_on(robbench.stages.pipeline, "train", "train")
+    spy_on(robbench.stages.pipeline, "Trainer", "train")
     spy_on(robbench.stages.robustness, "estimate_pstar", "estimate")
     return calls

@@ -11,6 +11,7 @@ from stages import ESTIMATE, RECIPE, source, target
 
 import robbench.stages.networks
 import robbench.stages.pipeline
+import robbench.training.loop
 from robbench.data import load
 from robbench.models import build, weights
 from robbench.record import MISCLASSIFIED
@@ -65,7 +66,7 @@ def test_the_stored_model_is_the_one_that_was_judged(place):
 @pytest.mark.parametrize("tf32", [None, True])
 def test_a_training_says_whether_its_products_were_rounded(place, monkeypatch, tf32):
     """As the device has it, in the record that the store gives back."""
-    monkeypatch.setattr(robbench.stages.pipeline, "multiplies_in_tf32", lambda device: tf32)
+    monkeypatch.setattr(robbench.training.loop, "multiplies_in_tf32", lambda device: tf32)
     context, model = place(), source()
     run_training(model, context, suite="demo")
     assert context.store.finished(model.digest).record.training.tf32 is tf32
@@ -123,9 +124,7 @@ def test_a_checkpoint_is_a_source_without_training(place, ran, tmp_path):
     assert torch.equal(kept["4.weight"], stored["4.weight"])
 
     trained = run_training(mine, context, suite="demo")
-    _, validation = robbench.data.training_parts(
-        mine.dataset, load("near", folder=context.data), context.device
-    )
+    _, validation = robbench.data.training_parts(mine.dataset, load("near", folder=context.data), context.device)
     assert trained.training.epochs == []
     assert (trained.training.best, trained.training.forward, trained.training.backward) == (0, 12, 0)
     assert trained.training.validation == validate(network, RECIPE, validation, seed=0)[0]
