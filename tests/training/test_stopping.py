@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loops import network, recipe, run
+from loops import network, recipe, run, trainer
 
 from robbench.record import Counts, Epoch
 from robbench.spec import EarlyStopping
@@ -91,11 +89,12 @@ def test_the_kept_epoch_is_the_first_best_by_its_criterion(criterion, kept):
 
 
 def test_early_stopping_ends_the_loop_and_a_stopped_run_stays_stopped():
-    """A rate of almost nothing stops after 1 + patience epochs; resumed, not one update more is made."""
+    """A rate of almost nothing stops after 1 + patience epochs; resumed, the training is done."""
     spec = recipe(learning_rate=1e-12, epochs=50, statistics="running", early_stopping=EarlyStopping(patience=3))
-    progress = run(network(), spec)
-    assert len(progress.history) == 4
-    updates = []
-    again = run(network(), spec, progress=copy.deepcopy(progress), on_update=lambda *numbers: updates.append(numbers))
-    assert updates == []
-    assert again.history == progress.history
+    saved = []
+    result = run(network(), spec, saved=saved)
+    assert (len(result.epochs), result.stopped_early) == (4, True)
+    resumed = trainer(network(), spec)
+    resumed.load_state_dict(saved[-1])
+    assert resumed.done
+    assert resumed.result() == result
