@@ -177,19 +177,3 @@ def test_an_attack_lets_go_of_every_iterate(device, precision):
     attacked(model, replace(ADVERSARY, steps=6), precision, images.images.float() / 255, images.labels, None)
     assert len(iterates) == 6
     assert set(living) == {0}
-
-
-@DEVICES
-def test_a_saved_state_is_what_there_was(device):
-    """Copies on the CPU, contiguous, of weights and optimiser state."""
-    model = network(bias=False).to(device)
-    made = on(device, model, recipe(momentum=0.9, epochs=2))
-    while not made.done:
-        made.step()
-        state = made.state_dict()
-        kept = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-        assert same(state["weights"], kept)
-        tensors = [*state["weights"].values(), *state["optimiser"].values()]
-        assert all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors)
-        assert len(state["optimiser"]) == len(parameters(model))
-        assert all(momentum.any() for momentum in state["optimiser"].values())

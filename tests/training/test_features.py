@@ -14,7 +14,7 @@ from robbench.data import Images
 from robbench.machine.timing import Stopwatch
 from robbench.models import build, weights
 from robbench.spec import PGD, Recipe
-from robbench.training import Trainer, TrainingData, train
+from robbench.training import Trainer, TrainingData
 from robbench.training.features import extract, frozen_part, worth_keeping
 from robbench.training.transfer import parameter_groups, transfer
 
@@ -142,21 +142,6 @@ def test_without_frozen_parameters_in_a_sequence_there_is_no_frozen_part():
     assert frozen_part(some.network, some.kept) is None
 
 
-def test_the_warm_up_leaves_the_features_alone(monkeypatch):
-    """A learner whose first layer writes over its input learns what it would from the images."""
-    losses = []
-    for share in (0.25, 0.0):
-        monkeypatch.setattr(robbench.training.features, "MEMORY_SHARE", share)
-        network = build("relu_4_1024", classes=5, shape=(1, 28, 28), seed=1)
-        frozen, learner = list(network.body[:2]), list(network.body[3:])
-        network.body = nn.Sequential(*frozen, nn.LeakyReLU(0.3, inplace=True), *learner)
-        for layer in frozen:
-            layer.requires_grad_(False)
-        data = TrainingData(drawn((1, 28, 28)), drawn((1, 28, 28), 20, seed=1))
-        losses.append([epoch.loss for epoch in train(network, RECIPE, data, frozen=frozen).epochs])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
 def test_a_given_layer_that_learns_or_looks_at_its_batch_is_not_frozen():
     """Parameters that require a gradient, and batch norms without statistics of their own, change from epoch to epoch."""
     network = build("cnn7", classes=5, shape=(1, 28, 28)).requires_grad_(False)
@@ -187,15 +172,3 @@ def test_features_that_save_little_for_their_size_are_not_kept(architecture, k, 
     made = ready(architecture, k)
     frozen, _ = frozen_part(made.network.eval(), made.kept)
     assert worth_keeping(frozen, 1, drawn(SHAPES[architecture], 1).images) == pays
-
-
-def test_the_backward_pass_stops_at_the_first_block_that_learns():
-    """Where features are not kept, the frozen layers save nothing for a gradient and get none."""
-    made = ready("cnn7", 2)
-    outputs = []
-    for layer in made.network.body:
-        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output.requires_grad))
-    made.network(torch.rand(2, 1, 28, 28)).sum().backward()
-    first = [name for name, _ in made.network.body.named_children()].index("fc2")
-    assert outputs == [False] * first + [True] * (len(outputs) - first)
-    assert all(p.grad is None for p in made.network.body.conv1.parameters())

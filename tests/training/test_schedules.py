@@ -12,7 +12,7 @@ from torch import nn
 import robbench.training.updates
 from robbench.data import Images
 from robbench.spec import PGD, MultiStepLR, OneCycle, StepLR
-from robbench.training.schedule import learning_rate, ramp
+from robbench.training.schedule import learning_rate
 
 
 def torch_rates(make, rate, epochs):
@@ -61,18 +61,6 @@ def test_one_cycle_rises_then_falls_to_almost_nothing(epochs, updates, warm_up):
     total = epochs * updates
     expected = [0.4 * min(d / warm_up, (1 - d) / (1 - warm_up)) for d in (n / (total + 1) for n in range(1, total + 1))]
     assert rates == pytest.approx(expected, rel=1e-6)
-
-
-def test_without_a_schedule_the_rate_is_constant():
-    """Every epoch has the recipe's rate."""
-    assert {learning_rate(recipe(), epoch / 3, 3) for epoch in range(9)} == {0.1}
-
-
-def test_the_radius_grows_linearly_over_the_ramp():
-    """From 0 at the start, by position, to 1 at the end of the ramp and after; without a ramp it is whole at once."""
-    spec = recipe(attack=ADVERSARY, ramp_epochs=2.5)
-    assert [ramp(spec, position) for position in (0, 0.5, 1.25, 2.5, 7)] == [0, 0.2, 0.5, 1, 1]
-    assert ramp(recipe(attack=ADVERSARY), 0) == 1
 
 
 def test_the_ramp_scales_radius_and_step_of_every_update(monkeypatch):
