@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import current_thread, main_thread
+from threading import Thread, current_thread, main_thread
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ class Read:
     """A source that reads its images when they are taken, and notes in which thread."""
 
     def __init__(self, images: Images) -> None:
-        self._images, self.threads = images, [current_thread()][:0]
+        self._images, self.threads = images, list[Thread]()
         self.labels, self.shape, self.fingerprint = images.labels, images.shape, images.fingerprint
 
     def __len__(self) -> int:

@@ -78,14 +78,11 @@ def test_names_cannot_leave_the_folder(name: str, find: Callable[..., object], o
 
 def test_torchvision_set_not_on_disk(tmp_path: Path) -> None:
     """The error says where the dataset would be and both ways to get it."""
-    with pytest.raises(RobbenchError) as caught:
+    words = (
+        r"'cifar10' is not on disk: .*cifar10\.npz.*cifar-10-batches-py.*--robbench-download.*x_train, y_train, x_test"
+    )
+    with pytest.raises(RobbenchError, match=words):
         load("cifar10", folder=tmp_path / "nowhere")
-    message = str(caught.value)
-    assert "dataset 'cifar10' is not on disk" in message
-    assert str(tmp_path / "nowhere" / "cifar10.npz") in message
-    assert str(tmp_path / "nowhere" / "cifar-10-batches-py") in message
-    assert "--robbench-download" in message
-    assert "x_train, y_train, x_test, y_test, classes" in message
     assert not (tmp_path / "nowhere").exists()
 
 

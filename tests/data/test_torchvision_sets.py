@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import pickle
 import struct
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -123,7 +119,7 @@ def test_wrong_checksum(arrays: Make, tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "cifar10.npz").exists()
 
 
-@pytest.mark.parametrize("keep", [0, 3, 10, 500])
+@pytest.mark.parametrize("keep", [3, 500])
 def test_truncated_idx(keep: int, arrays: Make, tmp_path: Path) -> None:
     """A file that was cut off is named as damaged, wherever it was cut."""
     write_idx(tmp_path / "MNIST/raw", MNIST_FILES, arrays())
@@ -133,51 +129,27 @@ def test_truncated_idx(keep: int, arrays: Make, tmp_path: Path) -> None:
         load("mnist", folder=tmp_path)
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves a folder without a line on stderr for each request."""
+def test_download(arrays: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torchvision's downloader is asked only on request, and what it fetched is prepared."""
+    folder, made = tmp_path / "data", arrays()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002, D102 - the base class's name
-        pass
+    def fetch(_: datasets.MNIST) -> None:
+        if not (folder / "MNIST").exists():
+            write_idx(folder / "MNIST/raw", MNIST_FILES, made)
 
-
-@pytest.fixture
-def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that this machine serves to itself, and that torchvision takes for the only mirror of MNIST."""
-    folder = tmp_path / "mirror"
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder))) as server:
-        monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield folder
-        server.shutdown()
-        thread.join()
-
-
-def test_download(arrays: Make, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only when asked to, torchvision's own downloader fetches, compares checksums and unpacks."""
-    folder = tmp_path / "data"
-    write_idx(mirror, MNIST_FILES, arrays())
-    sums = []
-    for file in sorted(mirror.iterdir()):
-        packed = file.with_name(f"{file.name}.gz")
-        packed.write_bytes(gzip.compress(file.read_bytes()))
-        sums.append((packed.name, hashlib.md5(packed.read_bytes()).hexdigest()))
-    monkeypatch.setattr(datasets.MNIST, "resources", sums)
+    monkeypatch.setattr(datasets.MNIST, "download", fetch)
     with pytest.raises(RobbenchError, match="--robbench-download"):
         prepare("mnist", folder=folder)
     assert prepare("mnist", folder=folder, download=True) == folder / "mnist.npz"
-    assert np.array_equal(load("mnist", folder=folder).test.images[:, 0].numpy(), arrays()["x_test"])
+    assert np.array_equal(load("mnist", folder=folder).test.images[:, 0].numpy(), made["x_test"])
 
 
-def test_download_of_a_changed_file(
-    arrays: Make, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A download whose checksum differs is refused."""
-    name = "train-images-idx3-ubyte.gz"
-    mirror.mkdir()
-    (mirror / name).write_bytes(gzip.compress(idx(arrays()["x_train"])))
-    monkeypatch.setattr(datasets.MNIST, "resources", [(name, "0" * 32)])
-    with pytest.raises(RobbenchError, match=r"(?s)could not download it: .*corrupted.*prepared .*mnist\.npz"):
+def test_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has torchvision's words and another way to get the dataset."""
+
+    def fail(_: datasets.MNIST) -> None:
+        raise RuntimeError("File not found or corrupted.")
+
+    monkeypatch.setattr(datasets.MNIST, "download", fail)
+    with pytest.raises(RobbenchError, match=r"could not download it: .*corrupted.*prepared .*mnist\.npz"):
         load("mnist", folder=tmp_path / "data", download=True)
-    assert not (tmp_path / "data" / "mnist.npz").exists()
