@@ -13,11 +13,10 @@ from robbench.data.batches import split
 from robbench.data.images import Data, Images, ImageSource, subset
 from robbench.data.prepared import LAYOUT, read_npz, write_npz
 from robbench.data.sizes import unknown_dataset
-from robbench.errors import RobbenchError, require, unknown
+from robbench.errors import RobbenchError, require
 from robbench.spec import Dataset
 from robbench.spec.catalogue import DATASETS, plain_name
 
-ORIENTATIONS = ("upright", "stored")
 GLYPH_COUNTS = {name: (DATASETS[name].train, DATASETS[name].test) for name in glyphs.GLYPHS}
 """Training and test images drawn unless a number is given."""
 
@@ -52,10 +51,6 @@ def load(
         RobbenchError: bad argument, dataset not on disk, damaged file, failed download.
     """
     _check_name(name)
-    if orientation not in ORIENTATIONS:
-        raise unknown("orientation", orientation, ORIENTATIONS)
-    for field, count in (("train", train), ("test", test)):
-        require(count is None or count >= 1, field, "at least 1 image", count)
     if name in glyphs.GLYPHS:
         train, test = train or GLYPH_COUNTS[name][0], test or GLYPH_COUNTS[name][1]
         drawn = glyphs.draw(name, train, 2 * seed), glyphs.draw(name, test, 2 * seed + 1)

@@ -55,19 +55,6 @@ def test_subset_is_random_and_nested(train: int, test: int, seed: int, own: Path
     assert [labels[image.numpy().tobytes()] for image in data.train.images] == data.train.labels.tolist()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"train": 0}, "train: expected at least 1 image, got 0"),
-        ({"orientation": "uprigth"}, "unknown orientation 'uprigth'.*did you mean 'upright'"),
-    ],
-)
-def test_bad_argument(arguments: dict[str, object], message: str, own: Path) -> None:
-    """A bad argument is named with what was asked and what is there."""
-    with pytest.raises(RobbenchError, match=message):
-        load("own", folder=own, **arguments)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("name", ["", "..", "../own", "a/b", "/own"])
 @pytest.mark.parametrize("find", [load, prepare])
 def test_names_cannot_leave_the_folder(name: str, find: Callable[..., object], own: Path) -> None:
