@@ -16,6 +16,7 @@ from torchvision import datasets
 
 from robbench.data import load, prepare
 from robbench.errors import RobbenchError
+from robbench.spec import Dataset
 from robbench.spec.catalogue import EMNIST_CLASSES
 
 Make = Callable[..., dict[str, Any]]
@@ -62,15 +63,15 @@ def test_mnist_is_read_and_prepared(arrays: Make, tmp_path: Path) -> None:
     """What torchvision reads is returned, written once as a prepared file, and the same from there."""
     made = arrays()
     write_idx(tmp_path / "MNIST/raw", MNIST_FILES, made)
-    first = load("mnist", folder=tmp_path, train=3, seed=1)
+    first = load(Dataset(name="mnist", train=3, seed=1), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["MNIST", "mnist.npz"]
     written = (tmp_path / "mnist.npz").stat().st_mtime_ns
     (tmp_path / "MNIST").rename(tmp_path / "away")
-    again = load("mnist", folder=tmp_path, train=3, seed=1)
+    again = load(Dataset(name="mnist", train=3, seed=1), tmp_path)
     assert again.fingerprint == first.fingerprint
     assert first.classes == tuple("0123456789")
     assert (tmp_path / "mnist.npz").stat().st_mtime_ns == written
-    whole = load("mnist", folder=tmp_path)
+    whole = load(Dataset(name="mnist"), tmp_path)
     assert np.array_equal(whole.train.images[:, 0].numpy(), made["x_train"])
     assert np.array_equal(whole.test.labels.numpy(), made["y_test"])
 
@@ -80,7 +81,7 @@ def test_emnist_is_turned_upright(arrays: Make, tmp_path: Path) -> None:
     made = arrays(class_count=47)
     write_idx(tmp_path / "EMNIST/raw", EMNIST_FILES, made)
     for _ in ("from torchvision", "from the prepared file"):
-        upright, stored = (load("emnist", folder=tmp_path, orientation=way) for way in ("upright", "stored"))
+        upright, stored = (load(Dataset(name="emnist", orientation=way), tmp_path) for way in ("upright", "stored"))
         assert np.array_equal(stored.train.images[:, 0].numpy(), made["x_train"])
         assert torch.equal(upright.train.images, stored.train.images.transpose(2, 3))
     assert upright.classes == EMNIST_CLASSES
@@ -103,7 +104,7 @@ def test_cifar_is_read(
     made = arrays(side=32, channels=3, class_count=classes)
     write_cifar(kind, tmp_path, made, monkeypatch)
     for _ in ("from torchvision", "from the prepared file"):
-        data = load(name, folder=tmp_path)
+        data = load(Dataset(name=name), tmp_path)
         assert np.array_equal(data.train.images.permute(0, 2, 3, 1).numpy(), made["x_train"])
         assert np.array_equal(data.test.labels.numpy(), made["y_test"])
         assert data.classes == tuple(made["classes"])
@@ -115,7 +116,7 @@ def test_wrong_checksum(arrays: Make, tmp_path: Path, monkeypatch: pytest.Monkey
     with (tmp_path / "cifar-10-batches-py/test_batch").open("ab") as file:
         file.write(b"!")
     with pytest.raises(RobbenchError, match=r"not found or corrupted.*delete that folder and use --robbench-download"):
-        load("cifar10", folder=tmp_path)
+        load(Dataset(name="cifar10"), tmp_path)
     assert not (tmp_path / "cifar10.npz").exists()
 
 
@@ -126,7 +127,7 @@ def test_truncated_idx(keep: int, arrays: Make, tmp_path: Path) -> None:
     file = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(RobbenchError, match=r"dataset 'mnist': expected torchvision's files in .*could not read it"):
-        load("mnist", folder=tmp_path)
+        load(Dataset(name="mnist"), tmp_path)
 
 
 def test_download(arrays: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ def test_download(arrays: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RobbenchError, match="--robbench-download"):
         prepare("mnist", folder=folder)
     assert prepare("mnist", folder=folder, download=True) == folder / "mnist.npz"
-    assert np.array_equal(load("mnist", folder=folder).test.images[:, 0].numpy(), made["x_test"])
+    assert np.array_equal(load(Dataset(name="mnist"), folder).test.images[:, 0].numpy(), made["x_test"])
 
 
 def test_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,4 +153,4 @@ def test_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(datasets.MNIST, "download", fail)
     with pytest.raises(RobbenchError, match=r"could not download it: .*corrupted.*prepared .*mnist\.npz"):
-        load("mnist", folder=tmp_path / "data", download=True)
+        load(Dataset(name="mnist"), tmp_path / "data", download=True)

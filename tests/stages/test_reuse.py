@@ -14,7 +14,7 @@ from stages import ESTIMATE, FOOLING, comparable, source, target, write_images
 import robbench.stages.context
 from robbench.data import load
 from robbench.errors import RobbenchError
-from robbench.spec import PGD, EpsilonGrid
+from robbench.spec import PGD, Dataset, EpsilonGrid
 from robbench.stages.context import load_network
 from robbench.stages.pipeline import run_estimate, run_training
 
@@ -148,7 +148,7 @@ def test_keeping_counterexamples_changes_no_result(place, search):
     ]
     assert kept.shape == (len(found), 1, 8, 8)
     assert len(found) > 2
-    test = load("near", folder=context.data).test.take(torch.tensor([image for image, _ in found]))
+    test = load(Dataset(name="near"), context.data).test.take(torch.tensor([image for image, _ in found]))
     distance = (kept - test.images.float() / 255).abs().flatten(1).amax(1)
     assert (distance <= torch.tensor([record.robustness.grid[p] for _, p in found]) + 1e-6).all()
     with torch.no_grad():

@@ -54,7 +54,7 @@ def test_the_stored_model_is_the_one_that_was_judged(place):
     trained = run_training(model, context, suite="demo")
     robustness = run_estimate(model, ESTIMATE, context, suite="demo").robustness
     network = load_network(model, context)
-    data = load("near", folder=context.data)
+    data = load(Dataset(name="near"), context.data)
     _, validation = robbench.data.training_parts(model.dataset, data, context.device)
     assert validate(network, RECIPE, validation, seed=0)[0] == trained.training.validation
     test = data.test.take(torch.tensor(robustness.images))
@@ -124,7 +124,7 @@ def test_a_checkpoint_is_a_source_without_training(place, ran, tmp_path):
     assert torch.equal(kept["4.weight"], stored["4.weight"])
 
     trained = run_training(mine, context, suite="demo")
-    _, validation = robbench.data.training_parts(mine.dataset, load("near", folder=context.data), context.device)
+    _, validation = robbench.data.training_parts(mine.dataset, load(Dataset(name="near"), context.data), context.device)
     assert trained.training.epochs == []
     assert (trained.training.best, trained.training.forward, trained.training.backward) == (0, 12, 0)
     assert trained.training.validation == validate(network, RECIPE, validation, seed=0)[0]
