@@ -145,8 +145,7 @@ def _ink(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
     page = Image.new("L", (5 * _INK, 5 * _INK))
     ImageDraw.Draw(page).text((2.5 * _INK, 2.5 * _INK), character, fill=255, font=font, anchor="mm")
     box = page.getbbox()
-    if box is None:
-        raise RobbenchError(f"font {font.getname()}: expected a drawing of {character!r}, got an empty one")
+    assert box is not None, f"font {font.getname()} draws no {character!r}"
     zoom = _INK / max(box[2] - box[0], box[3] - box[1])
     width, height = (max(1, round(zoom * (box[i + 2] - box[i]))) for i in (0, 1))
     field = Image.new("L", (_FIELD, _FIELD))

@@ -23,25 +23,20 @@ class ImageSource(Protocol):
     @property
     def labels(self) -> Tensor:
         """(N,) int64, on the CPU or where the images are."""
-        ...
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """Hex digest of images and labels."""
-        ...
 
     def take(self, index: Tensor) -> Images:
         """The images at ``index``, (M,) int64, in that order; called from a thread, so it draws no random numbers."""
-        ...
 
     def to(self, device: torch.device | str) -> ImageSource:
         """The same images; those that are taken lie on ``device``."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,50 +13,28 @@ from robbench.data.batches import split
 from robbench.data.images import Data, Images, ImageSource, subset
 from robbench.data.prepared import LAYOUT, read_npz, write_npz
 from robbench.data.sizes import unknown_dataset
-from robbench.errors import RobbenchError, require, unknown
+from robbench.errors import RobbenchError, require
 from robbench.spec import Dataset
 from robbench.spec.catalogue import DATASETS, plain_name
 
-ORIENTATIONS = ("upright", "stored")
 GLYPH_COUNTS = {name: (DATASETS[name].train, DATASETS[name].test) for name in glyphs.GLYPHS}
 """Training and test images drawn unless a number is given."""
 
 
-def load(
-    name: str,
-    *,
-    folder: Path,
-    download: bool = False,
-    orientation: str = "upright",
-    train: int | None = None,
-    test: int | None = None,
-    seed: int = 0,
-) -> Data:
-    """Load a dataset: drawn, or from ``<folder>/<name>.npz``, or through torchvision, the first that applies.
+def load(dataset: Dataset, folder: Path, *, download: bool = False) -> Data:
+    """A dataset's images on the CPU: drawn, or from ``<folder>/<name>.npz``, or through torchvision, the first that applies.
 
     What torchvision read is written as the prepared file, if the folder can be written, and read from there afterwards.
 
     Args:
-        name: ``glyphs10``, ``glyphs47``, one of torchvision's four, or that of a prepared file.
+        dataset: which images, how many of them, and in which orientation.
         folder: the data folder; need not exist.
         download: let torchvision download what is missing.
-        orientation: ``upright`` as prepared files are, or ``stored``, transposed, as EMNIST's own files are.
-        train: at most so many training images, a random subset; None for all.
-        test: the same for the test images.
-        seed: of the subsets and the drawing.
-
-    Returns:
-        The dataset on the CPU.
 
     Raises:
-        RobbenchError: bad argument, dataset not on disk, damaged file, failed download.
+        RobbenchError: dataset not on disk, damaged file, failed download.
     """
-    _check_name(name)
-    if orientation not in ORIENTATIONS:
-        raise unknown("orientation", orientation, ORIENTATIONS)
-    for field, count in (("train", train), ("test", test)):
-        require(count is None or count >= 1, field, "at least 1 image", count)
-    require(seed >= 0, "seed", "an integer ≥ 0", seed)
+    name, train, test, seed = dataset.name, dataset.train, dataset.test, dataset.seed
     if name in glyphs.GLYPHS:
         train, test = train or GLYPH_COUNTS[name][0], test or GLYPH_COUNTS[name][1]
         drawn = glyphs.draw(name, train, 2 * seed), glyphs.draw(name, test, 2 * seed + 1)
@@ -64,23 +42,13 @@ def load(
     else:
         data = _on_disk(name, folder, download)
     parts = _part(data.train, train, seed), _part(data.test, test, seed)
-    if orientation == "stored":
+    if dataset.orientation == "stored":
         parts = _transposed(parts[0]), _transposed(parts[1])
     return Data(name, *parts, data.classes)
 
 
-@lru_cache(maxsize=4)
-def load_data(dataset: Dataset, folder: Path, *, download: bool) -> Data:
-    """The images of a dataset's spec, on the CPU; the last few stay loaded. Raises as :func:`load`."""
-    return load(
-        dataset.name,
-        folder=folder,
-        download=download,
-        orientation=dataset.orientation,
-        train=dataset.train,
-        test=dataset.test,
-        seed=dataset.seed,
-    )
+load_data = lru_cache(maxsize=4)(load)
+"""As :func:`load`; the last few datasets stay loaded for the next stage."""
 
 
 def training_parts(dataset: Dataset, data: Data, device: torch.device) -> tuple[ImageSource, ImageSource]:
@@ -107,7 +75,7 @@ def prepare(name: str, *, folder: Path, download: bool = False) -> Path:
     Raises:
         RobbenchError: a drawn dataset, which needs no file; otherwise as :func:`load`, and a folder not writable.
     """
-    _check_name(name)
+    require(plain_name(name), "dataset", "a plain file name without folder and ending", name)
     require(name not in glyphs.GLYPHS, "dataset", "one that is read from disk; this one is drawn when used", name)
     data = _on_disk(name, folder, download)
     path = folder / f"{name}.npz"
@@ -139,10 +107,6 @@ def _not_on_disk(name: str, folder: Path) -> RobbenchError:
             f"let torchvision download it with --robbench-download (`robbench data {name} --download`), or put {path.name} there with {LAYOUT}"
         )
     return RobbenchError(f"{unknown_dataset(name, folder)} with {LAYOUT}")
-
-
-def _check_name(name: str) -> None:
-    require(plain_name(name), "dataset", "a plain file name without folder and ending", name)
 
 
 def _part(images: ImageSource, count: int | None, seed: int) -> ImageSource:

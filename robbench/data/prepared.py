@@ -108,7 +108,6 @@ def _images(array: Array, field: str) -> torch.Tensor:
     """(N, H, W) or (N, H, W, C) uint8 -> (N, C, H, W) uint8."""
     require(array.dtype == np.uint8, field, "uint8 images from 0 to 255", str(array.dtype))
     require(array.ndim in (3, 4), field, "3 or 4 dimensions, (N, H, W) or (N, H, W, C)", array.shape)
-    require(array.size > 0, field, "at least one image of at least one pixel", array.shape)
     if array.ndim == 3:
         array = array[..., None]
     require(array.shape[3] <= 4, field, "1 to 4 channels, in the last dimension", array.shape)
@@ -125,8 +124,6 @@ def _labels(array: Array, field: str, images: int, classes: int) -> torch.Tensor
 
 
 def _classes(array: Array, field: str) -> tuple[str, ...]:
-    require(array.dtype.kind in "USiu", field, "names, as strings or integers", str(array.dtype))
-    require(array.ndim == 1, field, "1 dimension", array.shape)
-    names = tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in array.tolist())
+    names = tuple(map(str, array.tolist()))
     require(len(set(names)) == len(names) >= 2, field, "two or more different names", names)
     return names

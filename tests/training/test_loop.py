@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
-import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loops import ADVERSARY, Watched, network, problem, recipe, run, same, timeless
+from loops import ADVERSARY, Watched, finish, network, problem, recipe, run, same, timeless, trainer
 from torch import nn
 
 import robbench.machine.timing
@@ -22,47 +22,36 @@ from robbench.data import Images
 from robbench.machine.timing import Stopwatch
 from robbench.record import Seconds
 from robbench.spec import PGD, EarlyStopping, OneCycle, StepLR
-from robbench.training.loop import train
-from robbench.training.schedule import kept_epoch
+from robbench.training import TrainingData, train
 from robbench.training.updates import attacked, validate
 
 
 @pytest.mark.parametrize("adversarial", [False, True])
 def test_the_loop_learns_a_separable_problem(adversarial):
-    """Twelve epochs reach at least 95 % of unseen images, and 80 % under attack where trained with one."""
-    attack = ADVERSARY if adversarial else None
+    """Twelve epochs reach at least 95 % of unseen images, and 80 % under attack if trained with one."""
     model = network(dropout=0.0)
-    progress = run(model, recipe(epochs=12, attack=attack, clip_norm=1.0), problem(90), problem(60, 1))
-    assert progress.history[-1].validation.share >= 0.95
-    assert progress.history[-1].loss < 0.5 * progress.history[0].loss
+    spec = recipe(epochs=12, attack=ADVERSARY if adversarial else None, clip_norm=1.0)
+    epochs = train(model, spec, TrainingData(problem(90), problem(60, 1))).epochs
+    assert epochs[-1].validation.share >= 0.95
+    assert epochs[-1].loss < 0.5 * epochs[0].loss
     clean, robust = validate(model, recipe(attack=ADVERSARY), problem(60, 2), seed=0)
     assert clean.share >= 0.95
-    if adversarial:
-        assert robust.share >= 0.8
-        assert all(epoch.robust.correct <= epoch.validation.correct for epoch in progress.history)
-    else:
-        assert all(epoch.robust is None for epoch in progress.history)
+    assert robust.share >= (0.8 if adversarial else 0)
+    assert all((epoch.robust is not None) == adversarial for epoch in epochs)
 
 
 @pytest.mark.parametrize("criterion", ["robust", "clean", "last"])
 def test_the_network_ends_with_the_kept_epochs_weights(criterion):
-    """Its weights are those that the kept epoch had, and its validation accuracy the one of that epoch."""
+    """Its weights are those that the kept epoch had, and the result's validation accuracy is of that epoch."""
     spec = recipe(epochs=6, learning_rate=1.5, attack=ADVERSARY, kept_epoch=criterion)
-    model, weights = network(), []
-    validation = problem(40, seed=3)
-    progress = run(
-        model,
-        spec,
-        problem(20),
-        validation,
-        seed=4,
-        on_epoch=lambda state: weights.append(copy.deepcopy(state.weights)),
+    model, saved, validation = network(), [], problem(40, seed=3)
+    result = run(model, spec, problem(20), validation, seed=4, saved=saved)
+    assert (result.best < 6) == (criterion != "last")
+    assert same(model.state_dict(), saved[result.best - 1]["weights"])
+    assert (
+        validate(model, spec, validation, seed=0)[0] == result.validation == result.epochs[result.best - 1].validation
     )
-    best = kept_epoch(spec, progress.history)
-    assert criterion == "last" or best < 6
-    assert same(model.state_dict(), weights[best - 1])
-    clean, _ = validate(model, spec, validation, seed=0)
-    assert clean == progress.history[best - 1].validation
+    assert not result.stopped_early
 
 
 MIXED = [
@@ -71,16 +60,43 @@ MIXED = [
     recipe(momentum=0.9, statistics="running", attack=ADVERSARY, kept_epoch="last", epochs=4),
     recipe(optimiser="adam", precision="bf16", early_stopping=EarlyStopping(patience=2), epochs=4),
 ]
+SPECS = pytest.mark.parametrize("spec", MIXED, ids=["sgd", "adam-adversarial", "sgd-running", "adam-bf16"])
 
 
-@pytest.mark.parametrize("spec", MIXED, ids=["sgd", "adam-adversarial", "sgd-running", "adam-bf16"])
+class Decoded:
+    """Images that are read when they are taken, and of which no more is in memory."""
+
+    def __init__(self, images):
+        self._pictures = [image.numpy().tobytes() for image in images.images]
+        self.labels, self.shape = images.labels, images.shape
+
+    def __len__(self):
+        return len(self._pictures)
+
+    @property
+    def fingerprint(self):
+        """Digest of images and labels."""
+        return hashlib.sha256(b"".join(self._pictures) + self.labels.numpy().tobytes()).hexdigest()
+
+    def take(self, index):
+        """Decode some images."""
+        read = [np.frombuffer(self._pictures[i], np.uint8).reshape(self.shape) for i in index.tolist()]
+        return Images(torch.from_numpy(np.stack(read)), self.labels[index])
+
+    def to(self, device):
+        """It stays where it is."""
+        return self
+
+
+@SPECS
 def test_the_seed_alone_decides_the_result(spec):
-    """Bit for bit the same weights and history for a seed, whatever the global generators, and others for another."""
+    """One seed gives the same bits wherever the global generators stood, and if images are read when they are taken."""
     results = []
-    for seed, state in ((1, 5), (1, 6), (2, 5)):
+    for seed, state, kind in ((1, 5, lambda images: images), (1, 6, Decoded), (2, 5, Decoded)):
         model = network()
         torch.manual_seed(state)
-        history = timeless(run(model, spec, seed=seed, augmentation="crop-flip").history)
+        parts = kind(problem(27)), kind(problem(12, seed=1))
+        history = timeless(run(model, spec, *parts, seed=seed, augmentation="crop-flip").epochs)
         results.append((model.state_dict(), history))
     (first, history), (again, same_history), (other, _) = results
     assert same(first, again)
@@ -88,43 +104,52 @@ def test_the_seed_alone_decides_the_result(spec):
     assert not same(first, other)
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
-@pytest.mark.parametrize("spec", MIXED, ids=["sgd", "adam-adversarial", "sgd-running", "adam-bf16"])
-def test_an_interrupted_run_goes_on_bit_for_bit(spec, stop_after):
-    """Killed after any epoch and resumed in a new network, weights, history and passes are those of a whole run."""
-    whole_model = network()
-    whole = run(whole_model, spec, seed=3, augmentation="crop-flip")
-
-    class Killed(BaseException):
-        pass
-
-    saved = []
-
-    def kill(state):
-        if len(state.history) == stop_after:
-            saved.append(copy.deepcopy(state))
-            raise Killed
-
-    if stop_after <= len(whole.history):
-        with pytest.raises(Killed):
-            run(network(), spec, seed=3, augmentation="crop-flip", on_epoch=kill)
+@SPECS
+def test_an_interrupted_run_goes_on_bit_for_bit(spec):
+    """Saved after any epoch and resumed in a new network, it ends with weights, history and passes of a whole run."""
+    whole_model, saved = network(), []
+    made = trainer(whole_model, spec, seed=3, augmentation="crop-flip")
+    whole = finish(made, saved)
+    for state in saved:
         model = network(seed=77)
-        resumed = run(model, spec, seed=3, augmentation="crop-flip", progress=copy.deepcopy(saved[0]))
+        resumed = trainer(model, spec, seed=3, augmentation="crop-flip")
+        resumed.load_state_dict(copy.deepcopy(state))
+        result = finish(resumed)
         assert same(model.state_dict(), whole_model.state_dict())
-        assert timeless(resumed.history) == timeless(whole.history)
-        assert timeless(resumed.history)[:stop_after] == timeless(saved[0].history)
-        assert (resumed.forward, resumed.backward) == (whole.forward, whole.backward)
-        assert same(resumed.optimiser, whole.optimiser)
+        assert timeless(result.epochs) == timeless(whole.epochs)
+        assert (result.forward, result.backward) == (whole.forward, whole.backward)
+        assert same(resumed.state_dict()["optimiser"], made.state_dict()["optimiser"])
 
 
-def test_global_generators_are_left_alone():
-    """Training with augmentation, dropout and random starts does not move torch's, numpy's or Python's generator."""
-    torch.manual_seed(1)
-    before = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    run(network(), recipe(attack=ADVERSARY, epochs=1), augmentation="crop-flip")
-    assert torch.equal(torch.random.get_rng_state(), before[0])
-    assert np.random.get_state()[1].tolist() == before[1]
-    assert random.getstate() == before[2]
+def test_a_saved_state_stays_as_it_was():
+    """Later updates do not change it, and the best weights are in it once."""
+    made, handed = trainer(network(), recipe(momentum=0.9, weight_decay=1e-3, kept_epoch="last")), []
+    while not made.done:
+        made.step()
+        state = made.state_dict()
+        handed.append((state, copy.deepcopy(state)))
+        assert "best" not in state
+    for state, copied in handed:
+        assert all(same(state[part], copied[part]) and state[part] for part in ("weights", "optimiser"))
+
+
+@pytest.mark.parametrize("other", [nn.Linear(36, 4), nn.Linear(36, 3, bias=False), network()])
+def test_a_state_of_another_network_is_refused(other):
+    """The network and its progress stay as they were, so training can start anew."""
+    saved, spec = [], recipe(optimiser="adam")
+    run(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), spec, saved=saved)
+    model = nn.Sequential(nn.Flatten(), other)
+    made, before = trainer(model, spec), copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"^saved state: expected weights"):
+        made.load_state_dict(saved[0])
+    with pytest.raises(KeyError):
+        made.load_state_dict({"weights": before})
+    with pytest.raises(ValueError, match=r"^saved state: "):
+        made.load_state_dict(
+            saved[0] | {"weights": before, "best": before, "optimiser": {"0.exp_avg": torch.zeros(9, 9)}}
+        )
+    assert same(model.state_dict(), before)
+    assert (made.done, made.progress) == (False, (0, 3))
 
 
 @settings(max_examples=15, deadline=None)
@@ -137,36 +162,33 @@ def test_global_generators_are_left_alone():
     st.integers(1, 2),
 )
 def test_passes_are_counted_exactly(images, checked, batch_size, steps, checks, epochs):
-    """Forward and backward are the images that the network saw in training and validation; the warm-up's are not."""
+    """Forward and backward are the images that the network saw in training and validation, without the warm-up's."""
     attack = steps and PGD(epsilon=0.1, steps=steps)
-    spec = recipe(
-        batch_size=batch_size,
-        epochs=epochs,
-        attack=attack,
-        validation_attack=PGD(epsilon=0.1, steps=checks) if attack and checks else None,
-    )
+    judge = PGD(epsilon=0.1, steps=checks) if attack and checks else None
+    spec = recipe(batch_size=batch_size, epochs=epochs, attack=attack, validation_attack=judge)
     model = Watched(network())
-    progress = run(model, spec, problem(images), problem(checked, 1))
-    assert (progress.forward, progress.backward) == (model.forwards, model.backwards)
+    result = run(model, spec, problem(images), problem(checked, 1))
+    assert (result.forward, result.backward) == (model.forwards, model.backwards)
 
 
 @pytest.mark.parametrize(("count", "batch_size", "updates"), [(27, 8, 4), (24, 8, 3), (25, 8, 3), (5, 8, 1)])
 def test_every_update_is_announced(count, batch_size, updates):
-    """Epoch, update and updates per epoch, in order, whether the last batch is whole, smaller or joined."""
+    """Epochs done and their total, in order, whether the last batch is whole, smaller or joined."""
     announced = []
-    run(
+    made = trainer(
         network(),
         recipe(batch_size=batch_size, epochs=2),
         problem(count),
-        on_update=lambda *numbers: announced.append(numbers),
+        on_update=lambda *progress: announced.append(progress),
     )
-    assert announced == [(epoch, update, updates) for epoch in (1, 2) for update in range(1, updates + 1)]
+    finish(made)
+    assert announced == [(epoch + update / updates, 2) for epoch in range(2) for update in range(updates)]
+    assert made.progress == (2, 2)
 
 
 def test_validation_counts_images_that_are_right_before_and_under_attack():
     """Clean and robust counts are those of the images one by one, in batches of 256 and across them."""
-    model = network(seed=5).eval()
-    validation = problem(300, seed=6)
+    model, validation = network(seed=5).eval(), problem(300, seed=6)
     fixed = PGD(epsilon=0.05, steps=3, random_start=False)
     clean, robust = validate(model, recipe(attack=ADVERSARY, validation_attack=fixed), validation, seed=0)
     images = validation.images.float() / 255
@@ -180,7 +202,7 @@ def test_validation_counts_images_that_are_right_before_and_under_attack():
 
 
 def test_an_image_that_only_the_attack_puts_right_is_not_robust(monkeypatch):
-    """Robust are the images right both times: of an attack that swaps two classes, only those of the third."""
+    """Robust images are right both times: under an attack that swaps two classes, only those of the third are."""
     halves = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     with torch.no_grad():
         halves[1].weight.copy_(torch.tensor([[1.0] * 18 + [0.0] * 18, [0.0] * 18 + [1.0] * 18, [0.5] * 36]))
@@ -188,20 +210,10 @@ def test_an_image_that_only_the_attack_puts_right_is_not_robust(monkeypatch):
     drawn = problem(60, seed=6)
     labels = drawn.labels.clone()
     labels[:30][labels[:30] == 0] = 1  # ten images that only the swap puts right
-    monkeypatch.setattr(
-        robbench.training.updates, "attacked", lambda model, attack, precision, images, *rest, **more: images.flip(2)
-    )
+    swap = lambda model, attack, precision, images, *rest, **more: images.flip(2)  # noqa: E731
+    monkeypatch.setattr(robbench.training.updates, "attacked", swap)
     clean, robust = validate(halves, recipe(attack=ADVERSARY), Images(drawn.images, labels), seed=0)
     assert (clean.correct, robust.correct) == (50, 20)
-
-
-def test_the_validation_attack_is_a_function_of_its_seed():
-    """The random start of validation repeats for a seed, so that two runs judge their epochs alike."""
-    model, validation = network(seed=5), problem(60, seed=6)
-    spec = recipe(attack=PGD(epsilon=0.08, steps=1))
-    results = [validate(model, spec, validation, seed=seed)[1].correct for seed in (0, 0, 1, 2, 3, 4)]
-    assert results[0] == results[1]
-    assert len(set(results)) > 1
 
 
 def test_bf16_computes_in_bf16_and_stays_close_to_float32():
@@ -209,68 +221,36 @@ def test_bf16_computes_in_bf16_and_stays_close_to_float32():
     losses = {}
     for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
         model = Watched(network(dropout=0.0))
-        progress = run(model, recipe(precision=precision, attack=ADVERSARY), problem(48), problem(30, 1))
+        result = run(model, recipe(precision=precision, attack=ADVERSARY), problem(48), problem(30, 1))
         assert {seen[3] for seen in model.seen} == {dtype}
         assert {value.dtype for value in model.parameters()} == {torch.float32}
-        losses[precision] = [epoch.loss for epoch in progress.history]
+        losses[precision] = [epoch.loss for epoch in result.epochs]
     assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.05)
     assert losses["bf16"] != losses["float32"]
 
 
 def test_seconds_go_to_training_validation_and_warm_up(monkeypatch):
-    """By a clock whose every block takes a second: three epochs, and one more of training for what precedes them."""
-    ticks = SimpleNamespace(perf_counter=itertools.count().__next__)
-    monkeypatch.setattr(robbench.machine.timing, "time", ticks)
+    """By a clock whose every block takes a second: three epochs, and one more second of training to set them up."""
+    monkeypatch.setattr(robbench.machine.timing, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
     monkeypatch.setattr(robbench.machine.timing, "waiting_for_core", dict)
     stopwatch = Stopwatch(torch.device("cpu"))
-    progress = train(network(), recipe(), problem(27), problem(12), stopwatch=stopwatch)
-    assert [epoch.seconds for epoch in progress.history] == [1, 1, 1]
-    assert [epoch.validation_seconds for epoch in progress.history] == [1, 1, 1]
+    result = run(network(), recipe(), stopwatch=stopwatch)
+    assert [(epoch.seconds, epoch.validation_seconds) for epoch in result.epochs] == [(1, 1)] * 3
     assert stopwatch.seconds == Seconds(training=4, validation=3, warm_up=1, io=3)
 
 
-def test_one_update_more_than_announced_is_made_for_the_warm_up(monkeypatch):
-    """On a copy, with as many images and, where the recipe attacks, attacked ones."""
-    made, update = [], robbench.training.loop.update
+@pytest.mark.parametrize("attack", [None, PGD(epsilon=0.1, steps=1, random_start=False)])
+def test_the_warm_up_is_one_more_update_on_a_copy(attack, monkeypatch):
+    """It has as many images as another and is attacked if the recipe attacks; the network's own weights stay."""
+    made, update, training, model = [], robbench.training.loop.update, problem(16), network()
+    before = copy.deepcopy(model.state_dict())
 
-    def spy(model, spec, optimiser, images, *rest):
-        made.append((model, images.clone()))
-        return update(model, spec, optimiser, images, *rest)
+    def spy(used, spec, optimiser, batch, **rest):
+        made.append((used is model, batch[1].clone(), same(model.state_dict(), before)))
+        return update(used, spec, optimiser, batch, **rest)
 
     monkeypatch.setattr(robbench.training.loop, "update", spy)
-    training, model = problem(16), network()
-    for attack in (None, PGD(epsilon=0.1, steps=1, random_start=False)):
-        made.clear()
-        run(model, recipe(attack=attack, epochs=2), training)
-        assert [used is model for used, _ in made] == [False, True, True, True, True]
-        plain = training.images[:8].float() / 255
-        assert torch.equal(made[0][1], plain) == (attack is None)
-        assert made[0][1].shape == plain.shape
-
-
-def test_a_checkpoint_is_not_changed_by_later_updates():
-    """What was handed out after an epoch stays what it was while training goes on."""
-    handed = []
-
-    def keep(state):
-        parts = (state.weights, state.best, state.optimiser)
-        handed.append((parts, copy.deepcopy(parts)))
-
-    run(network(), recipe(momentum=0.9, weight_decay=1e-3), on_epoch=keep)
-    assert len(handed) == 3
-    for parts, copies in handed:
-        assert all(same(part, copied) for part, copied in zip(parts, copies, strict=True))
-        assert all(parts)
-
-
-def test_the_warm_up_changes_nothing():
-    """The weights before the first update are the network's own, although one was made and discarded."""
-    model, seen = network(), []
-    before = copy.deepcopy(model.state_dict())
-    run(
-        model,
-        recipe(epochs=1, attack=ADVERSARY),
-        on_update=lambda *numbers: seen.append(copy.deepcopy(model.state_dict())),
-    )
-    assert same(seen[0], before)
-    assert not same(seen[1], before)
+    run(model, recipe(attack=attack, epochs=2), training)
+    assert [own for own, _, _ in made] == [False, True, True, True, True]
+    assert [unchanged for _, _, unchanged in made] == [True, True, False, False, False]
+    assert torch.equal(made[0][1], training.images[:8].float() / 255) == (attack is None)

@@ -19,56 +19,33 @@ from robbench.spec import PGD, OneCycle
 from robbench.training.updates import attacked
 
 
+@pytest.mark.parametrize("attack", [None, ADVERSARY], ids=["conventional", "adversarial"])
 @pytest.mark.parametrize("statistics", ["batch", "running"])
-def test_images_are_attacked_in_eval_mode_and_learnt_as_the_recipe_says(statistics):
-    """All passes with a gradient for the images are in eval mode; the update's are in the mode of the recipe."""
+def test_images_are_attacked_in_eval_mode_and_learnt_as_the_recipe_says(statistics, attack):
+    """An update runs in the mode of the recipe, and only an update in training mode moves the batch norm."""
     model = Watched(network())
-    run(model, recipe(attack=ADVERSARY, epochs=1, statistics=statistics), problem(16))
+    norm = model.model[1]
+    before = norm.running_mean.clone()
+    run(model, recipe(attack=attack, epochs=1, statistics=statistics, kept_epoch="last"), problem(16))
     attacks = [training for wants, _, training, _ in model.seen if wants]
     updates = [training for wants, enabled, training, _ in model.seen if enabled and not wants]
-    assert attacks == [False] * (2 * 2 + 2)
+    assert attacks == [False] * (2 * 2 + 2 if attack else 0)
     assert updates == [statistics == "batch"] * 2
+    assert norm.num_batches_tracked.item() == (2 if statistics == "batch" else 0)
+    assert torch.equal(before, norm.running_mean) == (statistics == "running")
 
 
-@pytest.mark.parametrize("attack", [None, ADVERSARY], ids=["conventional", "adversarial"])
-def test_statistics_say_whether_batch_norm_learns_in_training(attack):
-    """With ``running`` the buffers stay as they were, with ``batch`` they move, once per update and not by attacks."""
-    for statistics, moved in (("running", 0), ("batch", 4)):
-        model = network()
-        before = {name: value.clone() for name, value in model.named_buffers()}
-        run(model, recipe(attack=attack, epochs=1, statistics=statistics, kept_epoch="last"))
-        assert model[1].num_batches_tracked.item() == moved
-        assert torch.equal(before["1.running_mean"], model[1].running_mean) == (moved == 0)
-        assert torch.equal(before["1.running_var"], model[1].running_var) == (moved == 0)
-
-
-def test_held_modules_keep_their_statistics_and_their_dropout_idle():
-    """A held batch norm's buffers do not move, and it and its dropout are in eval mode in every pass."""
+def test_frozen_modules_keep_their_statistics_and_their_dropout_idle():
+    """A frozen batch norm's buffers do not move, and it and its dropout are in eval mode in every pass."""
     model = nn.Sequential(network(), nn.BatchNorm1d(3))
-    held, modes = model[0], []
-    for layer in (held[1], held[3]):
+    frozen, modes = model[0], []
+    for layer in (frozen[1], frozen[3]):
         layer.register_forward_hook(lambda module, inputs, output: modes.append(module.training))
-    before = {name: value.clone() for name, value in held.named_buffers()}
-    run(model, recipe(epochs=2, kept_epoch="last", attack=ADVERSARY), held=[held])
-    assert same(dict(held.named_buffers()), before)
+    before = {name: value.clone() for name, value in frozen.named_buffers()}
+    run(model, recipe(epochs=2, kept_epoch="last", attack=ADVERSARY), frozen=[frozen])
+    assert same(dict(frozen.named_buffers()), before)
     assert model[1].num_batches_tracked.item() == 8
     assert set(modes) == {False}
-
-
-def test_an_update_is_the_optimisers_step_on_the_mean_loss():
-    """One batch of plain SGD moves each parameter by −rate × gradient of the mean cross-entropy of all images."""
-    training = problem(8)
-    model = network(dropout=0.0)
-    twin = copy.deepcopy(model).train()
-    nn.functional.cross_entropy(twin(training.images.float() / 255), training.labels).backward()
-    progress = run(model, recipe(epochs=1), training)
-    for name, value in twin.named_parameters():
-        moved = dict(model.named_parameters())[name].detach()
-        torch.testing.assert_close(moved, (value - 0.1 * value.grad).detach(), rtol=0, atol=1e-6)
-    loss = nn.functional.cross_entropy(twin(training.images.float() / 255), training.labels).item()
-    assert progress.history[0].loss == pytest.approx(loss, abs=1e-5)
-    right = (twin(training.images.float() / 255).argmax(1) == training.labels).sum().item()
-    assert progress.history[0].train == Counts(correct=right, total=8)
 
 
 @settings(max_examples=15, deadline=None)
@@ -87,23 +64,29 @@ def test_gradients_are_clipped_to_the_norm(bound):
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 def test_updates_are_those_of_torchs_optimiser(optimiser):
-    """Five updates with momentum and weight decay end where torch's own optimiser of these settings does."""
+    """Five updates end where torch's own optimiser does, and every epoch has the loss and right images before its one."""
     drawn = problem(8)
     images = drawn.images.float() / 255
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
-    twin = copy.deepcopy(model)
+    twin, losses, right = copy.deepcopy(model), [], []
     settings = {"lr": 0.01, "weight_decay": 0.3} | ({} if optimiser == "adam" else {"momentum": 0.8})
     reference = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimiser](twin.parameters(), **settings)
     for _ in range(5):
         reference.zero_grad()
-        nn.functional.cross_entropy(twin(images), drawn.labels).backward()
+        logits = twin(images)
+        loss = nn.functional.cross_entropy(logits, drawn.labels)
+        loss.backward()
         reference.step()
+        losses.append(loss.item())
+        right.append((logits.argmax(1) == drawn.labels).sum().item())
     spec = recipe(optimiser=optimiser, learning_rate=0.01, momentum=0.8, weight_decay=0.3, epochs=5, kept_epoch="last")
-    run(model, spec, drawn)
+    epochs = run(model, spec, drawn).epochs
     for name, value in parameters(twin).items():
         torch.testing.assert_close(parameters(model)[name], value, rtol=1e-4, atol=1e-6)
+    assert [epoch.loss for epoch in epochs] == pytest.approx(losses, abs=1e-5)
+    assert [epoch.train for epoch in epochs] == [Counts(correct=number, total=8) for number in right]
 
 
 @pytest.mark.filterwarnings("ignore:PGD. . steps of 0.05 cannot reach")
@@ -161,76 +144,62 @@ def test_parameters_that_are_frozen_do_not_move():
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["0.weight", "0.bias"]
 
 
-@pytest.mark.parametrize("attack", [None, ADVERSARY])
-def test_a_network_that_is_frozen_as_a_whole_is_an_error(attack):
-    """Before its first update; a single trainable layer is enough."""
+def test_a_network_that_is_frozen_as_a_whole_is_an_error():
+    """Training is refused, and a single trainable layer is enough."""
     model = network().requires_grad_(False)
     with pytest.raises(RobbenchError, match=r"expected a network with parameters to train, got one .* all frozen"):
-        run(model, recipe(attack=attack))
+        run(model, recipe())
     model[-1].requires_grad_(True)
-    assert len(run(model, recipe(attack=attack)).history) == 3
+    assert len(run(model, recipe()).epochs) == 3
 
 
-@pytest.mark.parametrize("attack", [None, ADVERSARY])
 @pytest.mark.parametrize("forward", [torch.no_grad(), torch.inference_mode()])
-def test_a_network_that_lets_no_gradient_through_is_an_error(attack, forward):
-    """Before its first epoch."""
-    model, begun = network(), []
+def test_a_network_that_lets_no_gradient_through_is_an_error(forward):
+    """It is found in the warm-up."""
+    model = network()
     model.forward = forward(model.forward)
     with pytest.raises(RobbenchError, match=r"expected logits that depend on the parameters to train, got logits with"):
-        run(model, recipe(attack=attack), on_update=lambda *numbers: begun.append(numbers))
-    assert begun == []
+        run(model, recipe(), on_update=lambda *progress: pytest.fail("an epoch began"))
+
+
+def quiet(model):
+    """The model, whose logits hide what is not finite inside, as a ReLU of oneDNN does: it makes 0 of NaN."""
+    model.register_forward_hook(lambda layer, inputs, logits: torch.nan_to_num(logits, 0.0, 0.0, 0.0))
+    return model
 
 
 @pytest.mark.parametrize(("epoch", "batch"), [(1, 1), (2, 3)])
 def test_a_loss_that_is_not_finite_names_epoch_and_batch(epoch, batch):
-    """The error comes after the epoch, names the first batch that went wrong, and no checkpoint of it is made."""
+    """The error comes after the epoch and names the first batch that went wrong."""
     model, saved = Watched(network()), []
 
-    def spoil(*numbers):
-        model.broken = model.broken or numbers[:2] == (epoch, batch)
+    def spoil(done, total):
+        model.broken = model.broken or done == epoch - 1 + (batch - 1) / 4
 
     message = re.escape(f"the loss is nan in epoch {epoch}, batch {batch} of 4")
     with pytest.raises(RobbenchError, match=message):
-        run(model, recipe(), on_update=spoil, on_epoch=lambda state: saved.append(len(state.history)))
-    assert saved == list(range(1, epoch))
+        run(model, recipe(), on_update=spoil, saved=saved)
+    assert len(saved) == epoch - 1
 
 
-def test_weights_that_are_not_finite_are_an_error_of_their_epoch():
-    """Although the loss was: a ReLU of oneDNN makes 0 of NaN, so the next epochs would learn on as if nothing were."""
-    model, saved = network(), []
+@pytest.mark.parametrize("name", ["1.weight", "0.mask", "2.running_mean"])
+def test_a_weight_that_is_not_finite_is_an_error_of_its_epoch(name):
+    """Although the loss is finite, and although the mask has infinities by design."""
+    model, saved = quiet(nn.Sequential(Masked(6), *network())), []
+    broken = model.get_parameter(name) if name.endswith("weight") else model.get_buffer(name)
 
-    def spoil(epoch, number, updates):
-        if (epoch, number) == (2, 1):
+    def spoil(done, total):
+        if done == 1:
             with torch.no_grad():
-                next(model.parameters()).view(-1)[0] = torch.inf
+                broken.view(-1)[0] = torch.nan
 
-    model.register_forward_hook(lambda layer, inputs, logits: torch.nan_to_num(logits, 0.0, 0.0, 0.0))
     with pytest.raises(RobbenchError, match=r"^training diverged: \S+ is not finite after epoch 2; a smaller"):
-        run(model, recipe(), on_update=spoil, on_epoch=lambda state: saved.append(len(state.history)))
-    assert saved == [1]
+        run(model, recipe(), on_update=spoil, saved=saved)
+    assert len(saved) == 1
 
 
 def test_a_buffer_may_be_infinite_where_it_began_so():
-    """A causal mask that is stored with the weights, in a run from the start and in one that is gone on with."""
-    states = []
-    run(nn.Sequential(Masked(6), *network()), recipe(), on_epoch=lambda state: states.append(copy.deepcopy(state)))
-    assert torch.isinf(states[-1].weights["0.mask"]).sum() == 15
-    resumed = run(nn.Sequential(Masked(6), *network()), recipe(), progress=copy.deepcopy(states[0]))
-    assert same(resumed.weights, states[-1].weights)
-
-
-@pytest.mark.parametrize("name", ["0.mask", "2.running_mean", "2.running_var"])
-def test_a_buffer_that_becomes_no_number_is_an_error(name):
-    """Where it began as one: of a mask with infinities by design, too."""
-    model = nn.Sequential(Masked(6), *network())
-    broken = model.get_buffer(name)
-    model.register_forward_hook(lambda layer, inputs, logits: torch.nan_to_num(logits, 0.0, 0.0, 0.0))
-    with pytest.raises(RobbenchError, match=f"^training diverged: {name} is not finite after epoch 1; a smaller"):
-        run(model, recipe(), on_update=lambda *numbers: broken.view(-1)[0].fill_(torch.nan))
-
-
-def test_a_diverging_run_is_an_error():
-    """A learning rate far too large ends in the same error, without any help."""
-    with pytest.raises(RobbenchError, match="training diverged"):
-        run(network(), recipe(learning_rate=1e6, epochs=5))
+    """A causal mask that is stored with the weights is no sign of divergence."""
+    saved = []
+    run(nn.Sequential(Masked(6), *network()), recipe(epochs=1), saved=saved)
+    assert torch.isinf(saved[0]["weights"]["0.mask"]).sum() == 15
