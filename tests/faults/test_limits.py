@@ -5,12 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from factories import both_records, make_facts, robustness_record, training_record
-from networks import linear
 from torch import nn
 
 import robbench.report.bundle
-from robbench.errors import RobbenchError
-from robbench.estimation.fixed_radii import attack_accuracies
 from robbench.estimation.estimators import estimate_pstar
 from robbench.record import MISCLASSIFIED
 from robbench.report import Bundle, render
@@ -67,16 +64,3 @@ def test_a_grid_of_one_value_has_a_report(grid: list[float]) -> None:
         for record in (training_record(facts), robustness_record(facts, [0, 1, -1], grid))
     ]
     assert render(Bundle(title="t", command="c", records=records))["report.md"]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5, 1.5])
-@pytest.mark.parametrize("search", ["reference", "fast"])
-def test_pixels_that_are_none_have_no_pstar(value: float, search: str) -> None:
-    """NaN, infinite or outside [0, 1]: what is attacked there is no image."""
-    images = torch.full((3, 1, 2, 2), 0.5, dtype=torch.float64)
-    images[1, 0, 0, 0] = value
-    model, labels = linear(torch.ones(4, dtype=torch.float64), -1.9), torch.tensor([0, 0, 0])
-    with pytest.raises(RobbenchError, match=r"images: expected pixels in \[0, 1\]"):
-        estimate_pstar(model, images, labels, GRID, ATTACK, search=search)  # type: ignore[arg-type]
-    with pytest.raises(RobbenchError, match=r"images: expected pixels in \[0, 1\]"):
-        attack_accuracies(model, images, labels, labels == 0, [PGD(steps=1, epsilon=0.1, random_start=False)])

@@ -18,14 +18,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import robbench.estimation.search
+import robbench.estimation.problem
 import robbench.stages.networks
 import robbench.stages.pipeline
 import robbench.stages.robustness
 import robbench.training.features
 from robbench.data import Images
 from robbench.errors import RobbenchError
-from robbench.estimation.fixed_radii import attack_accuracies
 from robbench.machine.memory import Batches, indivisible
 from robbench.models import build, weights
 from robbench.record import Record, Seconds
@@ -175,18 +174,6 @@ def test_features_are_the_same_in_smaller_batches(monkeypatch: pytest.MonkeyPatc
     assert halved.notes == [f"out of memory: features went on with batches of {size} images" for size in (32, 16)]
 
 
-def test_the_final_test_notes_its_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The counts are the same."""
-    network, images = build("own_networks:small", classes=3, shape=(1, 8, 8)), judged_set(30)
-    correct, attack = torch.ones(30, dtype=torch.bool), PGD(epsilon=0.1, steps=2, random_start=False)
-    enough = attack_accuracies(network, images.images, images.labels, correct, [attack], batch_size=16)
-    monkeypatch.setattr(Room, "judged", 9)
-    notes: list[str] = []
-    scarce = attack_accuracies(network, images.images, images.labels, correct, [attack], batch_size=16, notes=notes)
-    assert scarce == enough
-    assert notes == ["out of memory: the final test went on with batches of 8 images"]
-
-
 def test_a_stage_short_of_memory_has_the_same_result_and_says_so(place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Transfer on features, validation, p*: the record is that of a roomy machine, with notes."""
     monkeypatch.setattr(robbench.training.features, "FLOPS_PER_BYTE", 0)  # of so small a network features would not pay
@@ -251,7 +238,7 @@ def test_room_for_not_even_one_image_is_one_error(place, monkeypatch: pytest.Mon
     with pytest.raises(RobbenchError, match=r"^out of memory: an update of 16 images does not fit"):
         run_training(source(), place(), suite="s")
     monkeypatch.setattr(Room, "update", 16)
-    monkeypatch.setattr(robbench.estimation.search, "pgd", scarce)
+    monkeypatch.setattr(robbench.estimation.problem, "pgd", scarce)
     with pytest.raises(RobbenchError, match=r"^out of memory: not even one image at a time fits on cpu; free memory"):
         run_estimate(source(), ESTIMATE, context, suite="s")
     assert context.store.finished(source().digest) is not None

@@ -9,10 +9,10 @@ import pytest
 import torch
 from factories import make_facts, training_record
 from networks import Counting, linear_case
+from robbench.estimation.search import Search, estimate_pstar
 
 from robbench.errors import RobbenchError
 from robbench.estimation.fixed_radii import FinalTest
-from robbench.estimation.search import Search, estimate_pstar
 from robbench.estimation.shrinking_ball import Descent, Slots
 from robbench.record import Counts, Epoch, Seconds
 from robbench.spec import PGD, EpsilonGrid

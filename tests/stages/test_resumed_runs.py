@@ -6,11 +6,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import robbench.estimation.search
 import torch
 from stages import ADVERSARY, ESTIMATE, FOOLING, RECIPE, Killed, comparable, killer, source, write_images
 
 import robbench.estimation.fixed_radii
-import robbench.estimation.search
 import robbench.estimation.shrinking_ball
 import robbench.stages.robustness
 from robbench.errors import RobbenchError

@@ -14,8 +14,8 @@ from loops import network, problem, recipe, run
 from networks import Masked, linear_case
 from torch import nn
 
-from robbench.estimation.fixed_radii import FinalTest
 from robbench.estimation.estimators import estimate_pstar
+from robbench.estimation.fixed_radii import FinalTest
 from robbench.spec import PGD, EpsilonGrid
 from robbench.stages.resuming import check_fits, check_search_fits
 
