@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robbench.estimation.audit import monotone, warnings
+from robbench.estimation.masking import monotone, warnings
 from robbench.record import Against, Audit
 
 CLEAN = Audit(

@@ -13,11 +13,10 @@ import torch
 import robbench.estimation.audit
 from robbench.errors import RobbenchError
 from robbench.estimation.audit import check_audit
-from robbench.record import Record
 from robbench.spec import PGD
 from robbench.spec import Audit as AuditSpec
 from robbench.stages.context import RunContext
-from robbench.stages.pipeline import run_estimate, run_training
+from robbench.stages.pipeline import run_estimate
 from robbench.store.store import Store
 
 
@@ -81,30 +80,13 @@ def test_a_trained_network_that_does_not_is_not_suspected(demonstration, context
 
 
 def test_the_audit_changes_no_figure_and_no_digest(demonstration, context):
-    """Its passes and its seconds are not the search's; without it, a record says that it was not audited."""
+    """Its passes are not the search's; without it, a record says that it was not audited."""
     with_audit = record_of(demonstration, context, "plain")
     without = record_of(demonstration, context, "plain", audit=None)
     assert without.robustness.audit is None
     assert without.robustness == msgspec.structs.replace(with_audit.robustness, audit=None)
-    assert without.seconds.validation < 0.01 < with_audit.seconds.validation
     assert "audit" not in with_audit.spec["estimate"]
     assert with_audit.digest != without.digest
-
-
-def test_a_record_from_before_there_was_an_audit_is_read(demonstration, context):
-    """As not audited."""
-    record = record_of(demonstration, context, "plain")
-    values = msgspec.to_builtins(record)
-    del values["robustness"]["audit"]
-    assert msgspec.convert(values, Record).robustness.audit is None
-    assert msgspec.convert(msgspec.to_builtins(record), Record) == record
-
-
-def test_training_is_shared(demonstration, context):
-    """The weights do not depend on the audit."""
-    spec = demonstration.model("plain", demonstration.STANDARD)
-    spec = replace(spec, dataset=replace(spec.dataset, train=600, test=60))
-    assert run_training(spec, context, suite="masking", under_test=False).digest == spec.digest
 
 
 def test_square_without_its_library_is_refused_before_training(monkeypatch, tmp_path, demonstration):

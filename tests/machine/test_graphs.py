@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import robbench.estimation.batching
 import robbench.machine.graphs
 from robbench.attacks import pgd
 from robbench.estimation.estimators import estimate_pstar
@@ -202,12 +203,12 @@ def test_a_search_says_that_it_ran_without_graphs(search, monkeypatch):
     grid, attack = [0.01 * place for place in range(31)], PGD(steps=5, random_start=False)
     monkeypatch.setattr(
         robbench.machine.graphs, "_WORTH_CAPTURING", 1
-    )  # the descent looks at its results after every step
+    )  # the shrinking ball looks at its results after every step
     found = []
     for error in (None, RuntimeError("no graph for this network")):
         capture = Captures(*[error] * 4)
         monkeypatch.setattr(
-            robbench.estimation.search,
+            robbench.estimation.batching,
             "GraphedLoop",
             lambda device, notes, capture=capture: GraphedLoop(device, notes, capture),
         )

@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from loops import network, recipe
+from searches import problem_of
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from robbench.attacks import pgd
-from robbench.estimation.shrinking_ball import Descent, descend
+from robbench.estimation.shrinking_ball import ShrinkingBall
 from robbench.machine.graphs import GraphedLoop, _without_waiting, repeat
 from robbench.machine.precision import full_precision, tensor_cores
 from robbench.spec import PGD
@@ -116,23 +117,17 @@ def test_pgd_reads_no_value_of_what_is_on_a_device(each):
     assert (found.shape, found.device.type) == (images.shape, "meta")
 
 
-def test_no_step_of_the_descent_reads_a_value():
+def test_no_step_of_the_shrinking_ball_reads_a_value():
     """Judging, shrinking and projecting are arithmetic; the look at what is settled comes between the steps."""
     images, labels = batch()
     model, seen = network().eval(), []
     labels = model(images).argmax(dim=1)
-    found = descend(
-        model,
-        lambda index: (images[index], labels[index]),
-        Descent(waiting=torch.arange(len(images))),
-        torch.linspace(0, 0.5, 26, dtype=torch.float64),
-        box=(0.0, 1.0),
-        size=4,
-        device=CPU,
-        on_step=lambda count: None,
-        loop=watching(repeat, seen),
-    )
-    assert sorted(torch.cat([index for index, _, _ in found]).tolist()) == list(range(len(images)))
+    grid = torch.linspace(0, 0.5, 26, dtype=torch.float64).tolist()
+    ball = ShrinkingBall(problem_of(model, images, labels, grid, batch_size=4))
+    while not ball.done:
+        ball.batching.loop = watching(repeat, seen)
+        ball.step()
+    assert ball.pstar.max() < 26
     assert min(reads.operations for reads in seen) > 10
     assert [reads.found for reads in seen] == [[]] * len(seen)
 

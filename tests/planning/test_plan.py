@@ -13,15 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Counting, linear_case
 from robbench.stages.pipeline import run_estimate, run_training
+from searches import Found, audit_of
 from torch import nn
 
 from robbench import recipes
 from robbench.errors import RobbenchError
-from robbench.estimation.audit import audit_search
 from robbench.estimation.estimators import estimate_pstar
 from robbench.planning.plan import Speed, Work, audit_work, lines, of_item, plan, retrained_share, search_work
-from robbench.record import Robustness
-from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers, describe
+from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers
 from robbench.stages.context import RunContext
 from robbench.store.store import Store
 
@@ -98,19 +97,10 @@ def test_an_audit_takes_at_most_the_passes_that_were_planned(seed, images, steps
         grid=EpsilonGrid(stop=0.1, step=0.005), attack=PGD(steps=steps, random_start=False), images=images, audit=audit
     )
     model, pixels, labels, _ = linear_case(seed, count=images)
-    grid = list(estimate.grid.values)
-    search = estimate_pstar(model, pixels, labels, grid, estimate.attack)
-    found = Robustness(
-        grid=grid,
-        attack=describe(estimate.attack),
-        search="reference",
-        images=list(range(images)),
-        pstar=search.pstar.tolist(),
-        forward=search.forward,
-        backward=search.backward,
-    )
+    grid = estimate.grid.values
+    found = estimate_pstar(model, pixels, labels, grid, estimate.attack, batch_size=8)
     counting = Counting(model)
-    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=8)
+    audit_of(counting, pixels, labels, found, estimate.attack, audit, grid)
     planned = audit_work(estimate, images)
     assert counting.forwards <= planned.forward
     assert counting.backwards <= planned.backward
@@ -123,17 +113,10 @@ def test_an_audit_of_many_images_is_planned_exactly():
         grid=EpsilonGrid(stop=0.1, step=0.005), attack=PGD(steps=10, random_start=False), images=12, audit=audit
     )
     model, pixels, labels, _ = linear_case(3)
-    found = Robustness(
-        grid=list(estimate.grid.values),
-        attack=describe(estimate.attack),
-        search="reference",
-        images=list(range(12)),
-        pstar=[8, 8, 8, 8, 10, 10, 10, 10, 12, 12, 12, 12],
-        forward=search_work(estimate, 12).forward,
-        backward=search_work(estimate, 12).backward,
-    )
+    grid, work = estimate.grid.values, search_work(estimate, 12)
+    found = Found([8, 8, 8, 8, 10, 10, 10, 10, 12, 12, 12, 12], work.forward, work.backward, 8).outcome
     counting = Counting(model)
-    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=8)
+    audit_of(counting, pixels, labels, found, estimate.attack, audit, grid)
     planned = audit_work(estimate, 12)
     assert (planned.forward, planned.backward) == (counting.forwards, counting.backwards)
     assert planned == Work(inference=12 + 12 * 3 * 2 + 12 * 4, attack=12 + 12 * 4 * 11)
@@ -147,19 +130,11 @@ def test_square_is_planned_with_all_its_queries():
         grid=EpsilonGrid(stop=0.02, step=0.01), attack=PGD(steps=2, random_start=False), images=6, audit=audit
     )
     model, pixels, labels, _ = linear_case(3, count=6)
-    found = Robustness(
-        grid=list(estimate.grid.values),
-        attack=describe(estimate.attack),
-        search="reference",
-        images=list(range(6)),
-        pstar=[2] * 6,
-        forward=100,
-        backward=100,
-    )
+    grid, found = estimate.grid.values, Found([2] * 6, 100, 100, 6).outcome
     counting = Counting(model)
-    audit_search(counting, pixels, labels, found, estimate.attack, replace(audit, square_queries=0), batch_size=6)
+    audit_of(counting, pixels, labels, found, estimate.attack, replace(audit, square_queries=0), grid)
     without = counting.forwards
-    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=6)
+    audit_of(counting, pixels, labels, found, estimate.attack, audit, grid)
     assert counting.forwards - 2 * without <= 6 * (5 + 3)
     plain = audit_work(replace(estimate, audit=replace(audit, square_queries=0)), 6)
     assert audit_work(estimate, 6).inference - plain.inference == 6 * (5 + 3)

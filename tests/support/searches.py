@@ -1,12 +1,16 @@
-"""What tests of the searches share: the published attack in fewer steps, the fast search, and the descent alone."""
+"""What tests of estimators share: problems, the published attack in fewer steps, and how a part is driven."""
 
 from __future__ import annotations
 
-import torch
-from networks import Counting
+from dataclasses import replace
 
+import torch
+
+from robbench.estimation.audit import AuditPart
 from robbench.estimation.estimators import estimate_pstar
-from robbench.estimation.shrinking_ball import Descent, descend
+from robbench.estimation.fixed_radii import FixedRadii
+from robbench.estimation.problem import Outcome, Problem, TensorImages
+from robbench.estimation.shrinking_ball import ShrinkingBall
 from robbench.spec import PGD, EpsilonGrid
 
 GRID = EpsilonGrid(stop=0.3, step=0.005).values
@@ -18,36 +22,80 @@ def oracle(steps, box=BOX):
     return PGD(steps=steps, random_start=False, box=box)
 
 
-def fast(model, images, labels, grid=GRID, attack=None, **options):
-    """The fast search."""
-    return estimate_pstar(model, images, labels, grid, attack or oracle(2), search="fast", **options)
+def problem_of(network, images, labels, grid=GRID, attack=None, **options):
+    """These images as an estimator's problem."""
+    source, attack = TensorImages(images, labels), attack or oracle(2)
+    return Problem(network=network, images=source, device=images.device, grid=grid, attack=attack, **options)
 
 
-def results(search):
-    """What a search found, image by image."""
-    return [tensor.tolist() for tensor in (search.pstar, search.first, search.last)]
+def fast(network, images, labels, grid=GRID, attack=None, **options):
+    """The outcome of the fast search."""
+    return estimate_pstar(network, images, labels, grid, attack or oracle(2), search="fast", **options)
 
 
-def run_descent(model, images, labels, grid=GRID, *, box=BOX, size=64):
-    """The descent alone: p* of every image by place in the grid, and the passes of every step."""
-    state, passes = Descent(waiting=torch.arange(len(images))), []
+def drive(part):
+    """Take all steps of a part."""
+    while not part.done:
+        part.step()
+    return part
 
-    def take(index):
-        assert len(index) > 0
-        return images[index], labels[index]
 
-    found = descend(
-        Counting(model).eval(),
-        take,
-        state,
-        torch.tensor(grid, dtype=torch.float64),
-        box=box,
-        size=size,
-        device=images.device,
-        on_step=passes.append,
-    )
-    pairs = [pair for index, place, _ in found for pair in zip(index.tolist(), place.tolist(), strict=True)]
-    assert sorted(index for index, _ in pairs) == list(range(len(images)))
-    assert (len(state.waiting), state.slots) == (0, None)
-    assert all(isinstance(count, int) for count in passes)
-    return [place for _, place in sorted(pairs)], passes
+def interrupted(make, after):
+    """Take some steps of a part, and let another one go on from its state, which no later step of either may change."""
+    part = make()
+    for _ in range(after):
+        part.step()
+    state, resumed = part.state_dict(), make()
+    before = plain(state)
+    resumed.load_state_dict(state)
+    drive(part)
+    drive(resumed)
+    assert plain(state) == before
+    return resumed
+
+
+def plain(state):
+    """A state with lists instead of tensors, which can be compared."""
+    if isinstance(state, dict):
+        return {name: plain(value) for name, value in state.items()}
+    return state.tolist() if isinstance(state, torch.Tensor) else state
+
+
+def run_ball(network, images, labels, grid=GRID, *, box=BOX, size=64):
+    """The shrinking ball alone: grid indices of p*, and the images attacked in every step."""
+    ball = ShrinkingBall(problem_of(network, images, labels, grid, oracle(1, box), batch_size=size))
+    while ball.judged < len(images):
+        ball.step()
+    passes = []
+    while ball._waiting is None or len(ball._waiting) or ball._rows is not None:
+        before = ball.backward
+        ball.step()
+        passes.append(ball.backward - before)
+    return ball.pstar.tolist(), passes
+
+
+class Found:
+    """A search that is done, with the p* that it is given."""
+
+    def __init__(self, pstar, forward=0, backward=0, batch_size=0):
+        self.outcome = Outcome(torch.as_tensor(pstar), None, forward, backward, [], batch_size)
+        self.done = True
+
+
+def accuracies(network, images, labels, correct, attacks, batch_size=None, **options):
+    """Robust accuracies at fixed radii, where it is known which images are right."""
+    problem = problem_of(network, images, labels, **options)
+    search = Found(torch.where(correct, 0, -1), batch_size=batch_size or 0)
+    return drive(FixedRadii(problem, attacks, search)).outcome
+
+
+def audit_of(network, images, labels, found, attack, audit, grid, *, search="reference", notes=None):
+    """The audit of what a search found, an outcome."""
+    problem = problem_of(network, images, labels, grid, attack, notes=[] if notes is None else notes)
+    done = Found(found.pstar, found.forward, found.backward, found.batch_size)
+    return drive(AuditPart(problem, audit, done, reference=search == "reference")).outcome
+
+
+def with_pstar(found, pstar, **changes):
+    """An outcome with another p*."""
+    return replace(found, pstar=torch.as_tensor(pstar), **changes)
