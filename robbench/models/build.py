@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robbench.errors import RobbenchError, require
-from robbench.machine.memory import indivisible, ran_out
+from robbench.machine.memory import must_fit_whole, ran_out
 from robbench.models import plain
 from robbench.models.network import Network, Normalise, seeded, sizes
 from robbench.models.residual import RESNET_STAGES, resnet, wide_resnet
@@ -61,7 +61,7 @@ def build(
     require(len(shape) == 3 and min(shape) >= 1, "shape", "(channels, height, width), each at least 1", shape)
     require(mean is None or len(mean) in (1, shape[0]), "mean", f"{shape[0]} values, one for each channel", mean)
     normalise = Normalise(mean, std)
-    with seeded(seed), indivisible(f"{architecture} does not fit", "choose a smaller network"):
+    with seeded(seed), must_fit_whole(f"{architecture} does not fit", "choose a smaller network"):
         if names is not None:
             body, head = _named(architecture, classes, shape), names[-1]
         elif architecture.startswith("timm:"):

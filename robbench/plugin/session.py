@@ -68,12 +68,10 @@ class Session:
             RobbenchError: the device or the store cannot be had.
         """
         from robbench.machine.determinism import deterministic_algorithms
-        from robbench.machine.memory import keep_pages
         from robbench.stages.context import RunContext
         from robbench.store.store import Store
 
         device, since = self.device, self.since
-        keep_pages()
         if self.settings.deterministic:
             self.switches.enter_context(deterministic_algorithms())
         return RunContext(

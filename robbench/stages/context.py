@@ -17,7 +17,7 @@ from robbench.data import Data
 from robbench.errors import RobbenchError
 from robbench.machine.determinism import explained
 from robbench.machine.environment import environment
-from robbench.machine.memory import indivisible
+from robbench.machine.memory import must_fit_whole
 from robbench.models import Network, blocks, load_weights, parameter_count, place
 from robbench.record import DataUsed, ModelFacts, Record, Seconds
 from robbench.spec import Dataset, Model, digest_of
@@ -65,7 +65,7 @@ def stage(context: RunContext, digest: str, name: str) -> Iterator[None]:
         raise RobbenchError(f"{name} failed before: {context.failed[digest]}")
     with context.store.lock(digest, name, context.announce):
         try:
-            with indivisible(
+            with must_fit_whole(
                 f"{name} does not fit on {context.device.type}", "free memory there, or use another device"
             ):
                 yield

@@ -16,7 +16,7 @@ from robbench.data import Images, augment, batches, pixels
 from robbench.errors import RobbenchError
 from robbench.machine.generators import generators_at
 from robbench.machine.graphs import GraphedLoop
-from robbench.machine.memory import Batches, indivisible
+from robbench.machine.memory import Batches, must_fit_whole
 from robbench.machine.precision import tensor_cores
 from robbench.machine.timing import Stopwatch
 from robbench.models.weights import buffers, not_finite
@@ -119,7 +119,7 @@ def train(
         learner, inputs, checks = _learner(network, recipe, training, validation, held, augmentation, state)
         state.features = inputs is not training
     updates = sum(1 for _ in batches(len(training), recipe.batch_size, generator=None, device=torch.device("cpu")))
-    with tensor_cores(), stopwatch.region("warm_up"), indivisible(*whole):
+    with tensor_cores(), stopwatch.region("warm_up"), must_fit_whole(*whole):
         _warm_up(learner, recipe, inputs, held)
     for epoch in range(len(state.history) + 1, recipe.epochs + 1):
         if stops(recipe, state.history):
@@ -132,7 +132,7 @@ def train(
             generators_at(_seed(seed, epoch), device),
             tensor_cores(),
             stopwatch.region("training"),
-            indivisible(*whole),
+            must_fit_whole(*whole),
         ):
             for number, chosen in enumerate(
                 batches(len(training), recipe.batch_size, generator=order, device=device), start=1

@@ -26,7 +26,7 @@ import robbench.training.features
 from robbench.data import Images
 from robbench.errors import RobbenchError
 from robbench.estimation.fixed_radii import attack_accuracies
-from robbench.machine.memory import Batches, indivisible
+from robbench.machine.memory import Batches, must_fit_whole
 from robbench.models import build, weights
 from robbench.record import Record, Seconds
 from robbench.spec import PGD, Checkpoint, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
@@ -272,7 +272,7 @@ def test_a_network_that_does_not_fit_is_one_error(place, monkeypatch: pytest.Mon
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     """They come through as they are."""
-    with pytest.raises(RuntimeError, match="shapes"), indivisible("x", "y"):
+    with pytest.raises(RuntimeError, match="shapes"), must_fit_whole("x", "y"):
         raise RuntimeError("shapes cannot be multiplied")
 
 
