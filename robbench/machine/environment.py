@@ -70,6 +70,8 @@ def _constant(device: torch.device) -> Environment:
     cuda = device.type == "cuda"
     cpu, cores = _cpu_name(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = torch.cuda.get_device_name(device) if cuda else cpu
+    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None
+    changes = _output("git", "status", "--porcelain")
     return Environment(
         slug=_slug(name) if cuda else f"cpu-{cores}core-{_slug(cpu)}",
         device=name,
@@ -83,9 +85,9 @@ def _constant(device: torch.device) -> Environment:
         torchvision=_version("torchvision"),
         cuda=torch.version.cuda if cuda else None,
         cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
-        driver=_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
+        driver=driver.partition("\n")[0] if driver else None,  # a line for each GPU
         commit=_output("git", "rev-parse", "HEAD"),
-        dirty=_dirty(),
+        dirty=None if changes is None else bool(changes),
     )
 
 
@@ -112,16 +114,8 @@ def _version(package: str) -> str:
 
 
 def _output(*command: str) -> str | None:
+    """What the command prints; None where there is no such command, or it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else None
-
-
-def _dirty() -> bool | None:
-    try:
-        done = subprocess.run(("git", "status", "--porcelain"), capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return bool(done.stdout.strip())

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 
 _PER_OPERATION = hasattr(torch.backends.cudnn, "conv")
 """Whether torch has a switch ``fp32_precision`` for every backend and operation (2.9 and newer), beside the older ones."""
-
-_NAMES = {("ieee", "ieee"): "highest", ("tf32", "tf32"): "high", ("tf32", "bf16"): "medium"}
-"""What ``torch.get_float32_matmul_precision`` calls the precision of products by CUDA and by oneDNN."""
 
 
 @contextmanager
@@ -45,44 +42,32 @@ def tensor_cores(allowed: bool = True) -> Iterator[None]:
 
 def rounds_convolutions() -> bool:
     """Whether convolutions on CUDA may round their factors to TF32."""
-    if _PER_OPERATION:
-        return bool(_operations("cudnn")[0].fp32_precision == "tf32")
-    return torch.backends.cudnn.allow_tf32
+    cudnn: Any = torch.backends.cudnn
+    return bool(cudnn.conv.fp32_precision == "tf32" if _PER_OPERATION else cudnn.allow_tf32)
 
 
 def matmul_precision() -> str:
     """Of products of float32: ``highest``, ``high`` or ``medium`` as torch names it, or what each backend does."""
-    if not _PER_OPERATION:
+    backends: Any = torch.backends
+    try:
         return torch.get_float32_matmul_precision()
-    found = (product.fp32_precision for product in _products())
-    cuda, onednn = ("ieee" if precision == "none" else precision for precision in found)
-    return _NAMES.get((cuda, onednn), f"cuda {cuda}, mkldnn {onednn}")
-
-
-def _products() -> tuple[Any, Any]:
-    """The switches of products, on CUDA and by oneDNN."""
-    return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-
-
-def _operations(backend: str) -> tuple[Any, Any]:
-    """The switches of convolutions and of recurrent layers."""
-    switches: Any = getattr(torch.backends, backend)
-    return switches.conv, switches.rnn
+    except RuntimeError:  # this older switch disagrees with the newer ones
+        return f"cuda {backends.cuda.matmul.fp32_precision}, mkldnn {backends.mkldnn.matmul.fp32_precision}"
 
 
 def _switch(allowed: bool) -> Callable[[], None]:
     """Set the switches of torch 2.9 and newer; returns what sets them back."""
-    cuda, onednn = ((product, *_operations(of)) for product, of in zip(_products(), ("cudnn", "mkldnn"), strict=True))
-    before = [(switch, switch.fp32_precision) for switch in (*cuda, *onednn)]
-    try:
+    backends: Any = torch.backends
+    cuda = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+    onednn = backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn
+    before = {switch: switch.fp32_precision for switch in (*cuda, *onednn)}
+    older = "highest"
+    with suppress(RuntimeError):  # it may disagree with the newer ones
         older = torch.get_float32_matmul_precision()
-    except RuntimeError:  # it disagrees with the newer switches
-        older = "highest"
-    # The older switch is set, too, since torch.compile reads it; it must agree with the newer ones.
-    rounded = "medium" if onednn[0].fp32_precision == "bf16" else "high"
+    # torch.compile reads the older switch, so that one has to agree with the newer ones.
+    rounded = "medium" if before[onednn[0]] == "bf16" else "high"
     torch.set_float32_matmul_precision(rounded if allowed else "highest")
-    inside = {switch: "tf32" for switch in cuda} if allowed else dict.fromkeys((*cuda, *onednn), "ieee")
-    _put((switch, inside.get(switch, value)) for switch, value in before)
+    _put(before | (dict.fromkeys(cuda, "tf32") if allowed else dict.fromkeys((*cuda, *onednn), "ieee")))
 
     def restore() -> None:
         torch.set_float32_matmul_precision(older)
@@ -91,9 +76,9 @@ def _switch(allowed: bool) -> Callable[[], None]:
     return restore
 
 
-def _put(values: Any) -> None:
-    for switch, value in values:
-        if switch.fp32_precision != value:
+def _put(values: dict[Any, str]) -> None:
+    for switch, value in values.items():
+        if switch.fp32_precision != value:  # one that follows a general switch is left to follow it
             switch.fp32_precision = value
 
 
@@ -105,9 +90,6 @@ def _switch_older(allowed: bool) -> Callable[[], None]:
         torch.set_float32_matmul_precision(products)
         torch.backends.cudnn.allow_tf32 = convolutions
 
-    if not allowed:
-        torch.set_float32_matmul_precision("highest")
-    elif products == "highest":
-        torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision(("high" if products == "highest" else products) if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
     return restore
