@@ -1,4 +1,4 @@
-"""``--robbench-deterministic``: kernels that give the same bits every time, or none at all."""
+"""``--robbench-deterministic``: only kernels that give the same bits every time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from robbench.errors import RobbenchError
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-"""Environment variable that cuBLAS reads once, when CUDA starts; with several streams it is deterministic only so."""
+"""Environment variable that cuBLAS reads when CUDA starts. Without it, cuBLAS is not deterministic on several streams."""
 
 
 @contextmanager
 def cublas_workspace() -> Iterator[None]:
-    """A deterministic workspace for cuBLAS, unless the user has set one; to be entered before CUDA starts. No torch."""
+    """Give cuBLAS a deterministic workspace, unless the user has set one. Enter it before CUDA starts; it imports no torch."""
     if WORKSPACE in os.environ:
         yield
         return
@@ -28,11 +28,11 @@ def cublas_workspace() -> Iterator[None]:
 
 @contextmanager
 def deterministic_algorithms() -> Iterator[None]:
-    """Deterministic kernels only, on every device; the switches come back after.
+    """Allow deterministic kernels only, on every device; afterwards the switches are as before.
 
-    TF32, which training allows on every GPU, and a recipe's bfloat16 stay: they round, but always alike.
+    TF32 and a recipe's bfloat16 stay: they round, but always in the same way.
     """
-    import torch  # here: the workspace above is set up long before torch is needed
+    import torch  # not at the top: the plugin sets up the workspace without loading torch
 
     cudnn = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
@@ -47,11 +47,11 @@ def deterministic_algorithms() -> Iterator[None]:
 
 
 def explained(error: Exception) -> Exception:
-    """Torch's complaint about an operation that cannot be deterministic as one sentence; any other error as it is."""
+    """Torch's error about an operation that cannot be deterministic, in robbench's words; any other error unchanged."""
     found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
     if found is None:
         return error
     return RobbenchError(
-        f"--robbench-deterministic: expected operations that torch can repeat bit for bit, {found[1]} is none on this "
-        "device; replace it in the network, or run without the option"
+        f"--robbench-deterministic: expected operations that torch can repeat bit for bit, got {found[1]}, which it cannot on "
+        "this device; replace it in the network, or run without the option"
     )

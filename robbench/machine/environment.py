@@ -1,4 +1,4 @@
-"""Where a stage runs: device, versions, and the slug that names the class of machine."""
+"""Where a stage runs: the device, the versions, and the slug that names the kind of machine."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def choose_device(name: str, worker: int = 0) -> torch.device:
-    """The device of ``--robbench-device``: auto takes CUDA where there is one.
+    """The device of ``--robbench-device``; ``auto`` is CUDA if there is a CUDA device.
 
-    Of several CUDA devices the workers of a run take one each in turn, which becomes the current one of the process.
+    Each worker of a run gets the next of several CUDA devices, which becomes the current device of its process.
 
     Raises:
-        RobbenchError: the name is unknown, or CUDA was asked for and is not there.
+        RobbenchError: the name is unknown, or there is no CUDA device for ``cuda``.
     """
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
@@ -41,13 +41,13 @@ def choose_device(name: str, worker: int = 0) -> torch.device:
 
 
 def environment(device: torch.device) -> Environment:
-    """Everything about this machine, these versions and torch's switches that a reader of a figure may ask."""
+    """What a reader may ask about the machine, the versions and torch's switches behind a figure."""
     cuda = device.type == "cuda"
-    lasting, deterministic = _lasting(device), torch.are_deterministic_algorithms_enabled()
+    constant, deterministic = _constant(device), torch.are_deterministic_algorithms_enabled()
     threads = torch.get_num_threads()
-    slug = lasting.slug if cuda or threads == lasting.cores else f"{lasting.slug}-{threads}thread"
+    slug = constant.slug if cuda or threads == constant.cores else f"{constant.slug}-{threads}thread"
     return msgspec.structs.replace(
-        lasting,
+        constant,
         slug=f"{slug}-deterministic" if deterministic else slug,
         threads=threads,
         tf32=rounds_convolutions() if cuda else None,
@@ -58,18 +58,20 @@ def environment(device: torch.device) -> Environment:
 
 
 def multiplies_in_tf32(device: torch.device) -> bool | None:
-    """Whether float32 products are made in TF32 where that is allowed; None without CUDA."""
+    """Whether the device can compute float32 products in TF32; None without CUDA."""
     if device.type != "cuda":
         return None
     return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @cache
-def _lasting(device: torch.device) -> Environment:
-    """What stays the same in this process, whatever is switched on or off."""
+def _constant(device: torch.device) -> Environment:
+    """What does not change while the process runs."""
     cuda = device.type == "cuda"
     cpu, cores = _cpu_name(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = torch.cuda.get_device_name(device) if cuda else cpu
+    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None
+    changes = _output("git", "status", "--porcelain")
     return Environment(
         slug=_slug(name) if cuda else f"cpu-{cores}core-{_slug(cpu)}",
         device=name,
@@ -83,9 +85,9 @@ def _lasting(device: torch.device) -> Environment:
         torchvision=_version("torchvision"),
         cuda=torch.version.cuda if cuda else None,
         cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
-        driver=_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
+        driver=driver.partition("\n")[0] if driver else None,  # a line for each GPU
         commit=_output("git", "rev-parse", "HEAD"),
-        dirty=_dirty(),
+        dirty=None if changes is None else bool(changes),
     )
 
 
@@ -112,16 +114,8 @@ def _version(package: str) -> str:
 
 
 def _output(*command: str) -> str | None:
+    """What the command prints; None where there is no such command, or it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else None
-
-
-def _dirty() -> bool | None:
-    try:
-        done = subprocess.run(("git", "status", "--porcelain"), capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return bool(done.stdout.strip())

@@ -1,4 +1,4 @@
-"""Floating-point operations of a network: two for each product and sum, of matrix products and convolutions alone."""
+"""Floating-point operations of a network's matrix products and convolutions: a product and its sum count as two."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def forward_flops(network: nn.Module, image: Tensor) -> int:
 
 
 def update_flops(network: nn.Module, image: Tensor) -> int:
-    """Floating-point operations of an update of the weights for one image, (1, ...) floats: forward, and back to them.
+    """Floating-point operations of an update of the weights for one image, (1, ...) floats.
 
-    Back to the weights that require a gradient, and no further: no layer in front of the first of them has a backward
-    pass, and that one needs no gradient towards its input. Gradients of the parameters are left as they were;
-    what a forward pass changes in training mode, statistics of batch norm, it changes here.
+    An update goes forward, and back to the first weights that require a gradient: not to their layer's input, and
+    through no layer in front of it. The gradients of the parameters stay as they are. In training mode the statistics of
+    batch norms change, as in any forward pass.
     """
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not learning:

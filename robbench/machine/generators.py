@@ -12,18 +12,18 @@ import torch
 
 @contextmanager
 def generators_at(seed: int, device: torch.device) -> Iterator[None]:
-    """Begin all global generators at a seed, the device's included; afterwards they go on where they stood."""
+    """Seed all global generators, that of the device included; afterwards they continue where they were."""
     cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if cuda else []):
         python, arrays = random.getstate(), np.random.get_state()
         try:
-            # Not torch.manual_seed: it would seed all GPUs' generators, and nothing would put those back.
+            # torch.manual_seed would also seed the generators of all other GPUs, which fork_rng does not restore.
             torch.default_generator.manual_seed(seed)
             if cuda:
                 with torch.cuda.device(device):
                     torch.cuda.manual_seed(seed)
             random.seed(seed)
-            np.random.seed(seed % 2**32)  # all that it takes
+            np.random.seed(seed % 2**32)  # numpy takes no larger seed
             yield
         finally:
             random.setstate(python)

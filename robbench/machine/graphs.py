@@ -1,4 +1,4 @@
-"""Steps that are repeated many times: one after the other, or on a CUDA device captured as a graph and replayed."""
+"""Repeated steps: taken one by one, or captured as a CUDA graph and replayed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from robbench.machine.memory import named, ran_out
 
 Tensors = tuple[Tensor, ...]
 Step = Callable[[Tensors, Tensors], Tensors]
-"""What is repeated: from the state and the constants to the next state, in the same shapes."""
+"""From the state and the constants to the next state, of the same shapes."""
 
 _WORTH_CAPTURING = 4
-"""Least steps in a call for which a graph is captured: capturing takes about as long as some steps."""
+"""Fewest steps in a call for which a graph is captured: a capture takes as long as a few steps."""
 
 
 def repeat(step: Step, state: Tensors, constants: Tensors, times: int) -> Tensors:
-    """The state after ``times`` steps; the tensors given are left as they are."""
+    """The state after ``times`` steps; the given tensors do not change."""
     for _ in range(times):
         state = step(state, constants)
     return state
@@ -30,32 +30,33 @@ def repeat(step: Step, state: Tensors, constants: Tensors, times: int) -> Tensor
 
 @dataclass(frozen=True)
 class Captured:
-    """One step on tensors of its own."""
+    """A captured step, with tensors of its own."""
 
     replay: Callable[[], None]
-    """Takes the step: overwrites ``state``."""
+    """Takes the step, which overwrites ``state``."""
     state: Tensors
     constants: Tensors
 
 
 Capture = Callable[[Step, Tensors, Tensors], Captured]
-"""From a step and tensors of its shapes. Raises a RuntimeError where the step cannot be captured."""
+"""Captures a step for tensors of these shapes. Raises a RuntimeError if it cannot."""
 
 
 class GraphedLoop:
     """Repeats the steps of one network.
 
-    On a CUDA device the small networks' steps are bound by the launches of their kernels. There the steps of a shape
-    run one by one the first time; when it comes again one step is captured as a CUDA graph, and all are replayed: the
-    same kernels on the same values. Weights and buffers may change between calls where they are changed in place. All
-    graphs share one pool of memory, and are freed with the loop. Where a step cannot be captured (the network's
-    forward asks for values) or memory does not suffice for its graph, all graphs are freed and every step runs as it
-    is, with a note. Elsewhere nothing is captured.
+    On a CUDA device, launching the kernels of a small network takes longer than running them. So a step is captured as a
+    CUDA graph and replayed: the same kernels on the same values. The first call with tensors of some shapes runs step
+    by step; the second one captures. Weights and buffers may change between calls, but only in place. All graphs share
+    one pool of memory and are freed with the loop.
+
+    If a step cannot be captured (the network's forward reads a value) or its graph does not fit into memory, all graphs
+    are freed, and from then on every call runs step by step; a note says so. On the CPU nothing is captured.
 
     Args:
         device: of the tensors.
-        notes: gets a line where graphs were given up.
-        capture: captures a step; None for what the device has.
+        notes: list that gets the note.
+        capture: captures a step; None for CUDA graphs where the device has them.
     """
 
     def __init__(self, device: torch.device, notes: list[str] | None = None, capture: Capture | None = None) -> None:
@@ -76,11 +77,11 @@ class GraphedLoop:
         return tuple(tensor.clone() for tensor in captured.state)
 
     def _captured(self, step: Step, state: Tensors, constants: Tensors) -> Captured | None:
-        """The step's graph for these shapes; None where it runs as it is."""
+        """The step's graph for these shapes; None if the call is to run step by step."""
         if self._capture is None:
             return None
         key = tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in (*state, *constants))
-        if key not in self._seen:  # most shapes of a search's last images come only once
+        if key not in self._seen:  # the last batches of a search come in shapes that occur once
             self._seen.add(key)
             return None
         if key in self._graphs:
@@ -90,7 +91,7 @@ class GraphedLoop:
             return captured
         except RuntimeError as error:
             reason = _reason(error)
-        self._give_up(reason)  # not while the error is handled: it holds what the failed capture has allocated
+        self._give_up(reason)  # not in the except block: the error still holds the tensors of the failed capture
         return None
 
     def _give_up(self, reason: str) -> None:
@@ -104,7 +105,7 @@ class GraphedLoop:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Why a step was not captured, in one line. An error that ended a capture may only follow from the first one."""
+    """Why a step was not captured, in one line. The first error tells: the one that ended the capture may only follow from it."""
     first = error.__context__ or error
     for known in (error, first):
         if ran_out(known):
@@ -113,24 +114,24 @@ def _reason(error: RuntimeError) -> str:
 
 
 class _CudaGraphs:
-    """Captures steps on one CUDA device, with one pool of memory for all."""
+    """Captures steps on a CUDA device, all in one pool of memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
 
     def __call__(self, step: Step, state: Tensors, constants: Tensors) -> Captured:
-        """A graph of one step; the stream that was current is current again afterwards, also after an error.
+        """A graph of one step; afterwards, also after an error, the current stream is the same as before.
 
-        A capture that fails may leave torch's random generator and allocator in a bad state, so a step that waits for
-        the device, which no graph can, is found out before.
+        A capture that fails may leave torch's random generator and allocator in a bad state. So a step that waits for
+        the device, which no graph can, is found before the capture.
 
         Raises:
-            RuntimeError: the step waits for the device, cannot be captured for another reason, or ran out of memory;
-                or its graph would keep so much that an update beside it, as large as the step, might not fit.
+            RuntimeError: the step waits for the device, cannot be captured for another reason, or runs out of memory;
+                or its graph leaves less memory free than it keeps, so that an update of that size might not fit.
         """
         with torch.cuda.device(self._device), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch: that it does not see every wait, or that a graph is empty
+            warnings.simplefilter("ignore")  # torch: not every wait is seen, or a graph is empty
             stream = torch.cuda.current_stream()
             try:
                 return self._captured(step, state, constants, stream)
@@ -140,7 +141,7 @@ class _CudaGraphs:
     def _captured(self, step: Step, state: Tensors, constants: Tensors, stream: torch.cuda.Stream) -> Captured:
         inner, fixed = (tuple(tensor.detach().clone() for tensor in tensors) for tensors in (state, constants))
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(stream)  # a step before the capture must not run on the stream that is captured from
+        side.wait_stream(stream)  # torch wants the step before a capture on another stream
         try:
             with torch.cuda.stream(side), _without_waiting():
                 step(inner, fixed)
@@ -160,7 +161,7 @@ class _CudaGraphs:
 
 @contextmanager
 def _without_waiting() -> Iterator[None]:
-    """Whatever waits for a CUDA device raises a RuntimeError, as far as torch sees it; the mode comes back after."""
+    """What waits for a CUDA device raises a RuntimeError, as far as torch notices; the mode is restored afterwards."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -52,41 +52,37 @@ def swap(network: nn.Module) -> None:
     network without such a chain is left alone, and so is a network that was swapped before.
     """
     for module in list(network.modules()):
-        if isinstance(module, nn.Sequential):
-            _swap_chains(module)
+        if type(module).forward is nn.Sequential.forward:
+            _swap_chains(module)  # type: ignore[arg-type]
 
 
 def _swap_chains(layers: nn.Sequential) -> None:
-    fused: FusedConvolution | None = None  # the last link of the chain
+    latest: FusedConvolution | None = None  # the last link of the chain so far
     index = 0
     while index < len(layers):
-        link = _link(layers, index)
-        if link is None or (fused is None and link[0].in_channels > _IMAGE_CHANNELS):
-            fused, index = None, index + 1
+        link = _link(list(layers)[index : index + 3])
+        if link is None or (latest is None and link[0].in_channels > _IMAGE_CHANNELS):
+            latest, index = None, index + 1
             continue
         convolution, pool, length = link
-        begins = fused is None
-        if fused is not None:
-            fused.ends = False
-        fused = FusedConvolution(convolution, pool, begins=begins)
-        layers[index] = fused.train(convolution.training)
-        for following in range(index + 1, index + length):
-            layers[following] = nn.Identity().train(layers[following].training)
-        index += length
+        if latest is not None:
+            latest.ends = False
+        latest = FusedConvolution(convolution, pool, begins=latest is None)
+        for replacement in (latest, *(nn.Identity() for _ in range(length - 1))):
+            layers[index] = replacement.train(layers[index].training)
+            index += 1
 
 
-def _link(layers: nn.Sequential, index: int) -> tuple[nn.Conv2d, int, int] | None:
-    """The convolution at an index, the side of its pooling (1 for none), and how many layers they are with the ReLU."""
-    convolution, relu, pooling = (*layers[index : index + 3], None, None)[:3]
+def _link(layers: Sequence[nn.Module]) -> tuple[nn.Conv2d, int, int] | None:
+    """The convolution at the front, the side of its pooling (1 for none), and how many layers the link has."""
+    convolution, relu, pooling = (*layers, nn.Identity(), nn.Identity())[:3]
     if type(convolution) is not nn.Conv2d or type(relu) is not nn.ReLU or not _fusible(convolution):
         return None
-    if type(pooling) is not nn.MaxPool2d:
-        return convolution, 1, 2
-    side = pooling.kernel_size
-    plain = isinstance(side, int) and pooling.stride == side and pooling.padding == 0 and pooling.dilation == 1
-    if not plain or pooling.ceil_mode or pooling.return_indices:
-        return convolution, 1, 2
-    return convolution, int(side), 3
+    if type(pooling) is nn.MaxPool2d and isinstance(side := pooling.kernel_size, int):
+        usual = (pooling.stride, pooling.padding, pooling.dilation) == (side, 0, 1)
+        if usual and not pooling.ceil_mode and not pooling.return_indices:
+            return convolution, side, 3
+    return convolution, 1, 2
 
 
 def _fusible(layer: nn.Conv2d) -> bool:
@@ -117,7 +113,7 @@ class FusedConvolution(nn.Module):
     def __init__(self, convolution: nn.Conv2d, pool: int, *, begins: bool) -> None:
         super().__init__()
         self.weight, self.bias = convolution.weight, convolution.bias
-        self.padding, self.pool = int(convolution.padding[0]), pool  # type: ignore[arg-type]
+        self.padding, self.pool = int(convolution.padding[0]), pool
         self.begins = begins
         self.ends = True
         self._made: tuple[int, Tensor, Tensor] | None = None

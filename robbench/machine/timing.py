@@ -1,4 +1,4 @@
-"""Measuring durations: CUDA events on a GPU, ``perf_counter`` elsewhere; and how long threads waited for a core."""
+"""Durations of regions of a stage, and how long threads waited for a core."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robbench.errors import unknown
 from robbench.record import Seconds
 
 _MEASURED = ("training", "estimation")
-"""Regions that a stage is judged by: the parts of :attr:`robbench.record.Seconds.measured`."""
+"""Regions whose seconds are compared with a baseline (:attr:`robbench.record.Seconds.measured`)."""
 
 _WAITING = "waiting_for_core"
 
@@ -22,19 +22,19 @@ _THREADS = Path("/proc/self/task")
 
 
 def waiting_for_core() -> dict[str, float]:
-    """Seconds that every living thread of this process has stood in line for a core, ready to run, by its number.
+    """Seconds that each thread of this process was ready to run but waited for a core, by the thread's number.
 
-    As Linux counts them (``/proc/PID/task/TID/schedstat``, second field, nanoseconds); nothing elsewhere.
+    Linux counts them (second field of ``/proc/self/task/*/schedstat``); other systems do not, and the result is empty.
     """
     found = {}
     for path in _THREADS.glob("*/schedstat"):
-        with suppress(OSError, ValueError, IndexError):  # a thread that has just ended
+        with suppress(OSError, ValueError, IndexError):  # the thread has just ended
             found[path.parent.name] = int(path.read_text().split()[1]) / 1e9
     return found
 
 
 class Stopwatch:
-    """Adds up the seconds of named regions, and what threads stood in line in them: :class:`robbench.record.Seconds`."""
+    """Adds up the seconds of named regions, and how long threads waited for a core in those that are compared."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -43,10 +43,10 @@ class Stopwatch:
 
     @contextmanager
     def region(self, name: str) -> Iterator[None]:
-        """Time a block; on a GPU from the first kernel to the last, with one synchronisation at its end.
+        """Time a block. On a GPU it ends with its last kernel, for which the block waits.
 
         Raises:
-            RobbenchError: ``name`` is no region of Seconds.
+            RobbenchError: ``name`` is no region of :class:`robbench.record.Seconds`.
         """
         if name not in self._seconds or name == _WAITING:
             raise unknown("region", name, self._seconds.keys() - {_WAITING})
@@ -58,7 +58,7 @@ class Stopwatch:
             del self._running[name]
 
     def _start(self, name: str) -> Callable[[], dict[str, float]]:
-        """What tells how much came to each field since now."""
+        """Start a region; returns a function that tells the seconds since then, by field."""
         before = waiting_for_core() if name in _MEASURED else {}
         clock = self._clock()
         if name not in _MEASURED:
@@ -66,15 +66,13 @@ class Stopwatch:
 
         def so_far() -> dict[str, float]:
             seconds = clock()
-            longest = max(
-                (waited - before.get(thread, 0.0) for thread, waited in waiting_for_core().items()), default=0.0
-            )
-            return {name: seconds, _WAITING: longest}
+            waited = [total - before.get(thread, 0.0) for thread, total in waiting_for_core().items()]
+            return {name: seconds, _WAITING: max(waited, default=0.0)}  # of the thread that waited longest
 
         return so_far
 
     def _clock(self) -> Callable[[], float]:
-        """What tells the seconds since now."""
+        """Start a clock; returns a function that tells the seconds since then."""
         if self._device.type != "cuda":
             begun = time.perf_counter()
             return lambda: time.perf_counter() - begun
@@ -96,12 +94,12 @@ class Stopwatch:
             self._seconds[name] += value
 
     def add(self, seconds: Seconds) -> None:
-        """Count what an interrupted run had measured already."""
+        """Add what an earlier, interrupted run measured."""
         self._count({name: getattr(seconds, name) for name in self._seconds})
 
     @property
     def seconds(self) -> Seconds:
-        """What was measured so far, regions that are still running included."""
+        """What was measured so far, in the running regions as well."""
         found = Counter(self._seconds)
         for so_far in self._running.values():
             found.update(so_far())

@@ -20,7 +20,7 @@ class Block:
     name: str
     modules: tuple[nn.Module, ...]
     loose: tuple[nn.Parameter, ...] = ()
-    """Parameters of no module within the block, such as a vision transformer's class token."""
+    """Parameters of the block that belong to none of its modules, such as a vision transformer's class token."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every parameter of the block once."""
@@ -31,10 +31,9 @@ class Block:
 def blocks(network: Network) -> tuple[Block, ...]:
     """The blocks of ``network``, first to last.
 
-    The study's architectures have those of :func:`robbench.spec.catalogue.block_names`; a wide ResNet's last batch norm
-    belongs to none. A timm network has timm's own coarse parameter groups, any other the children of its body that have
-    parameters; there every parameter belongs to exactly one block, and the head is a block of its own in a timm
-    network. A dropout belongs to the block that it feeds.
+    The study's architectures have the blocks of :func:`robbench.spec.catalogue.block_names`; the last batch norm of a wide
+    ResNet is in none. The blocks of a timm network are timm's coarse parameter groups and the head. The blocks of any
+    other network are the children of its body that have parameters. A dropout belongs to the block that it feeds.
     """
     names = block_names(network.architecture)
     if names is not None:
@@ -56,7 +55,7 @@ def _named_blocks(body: nn.Module, names: Sequence[str]) -> tuple[Block, ...]:
 
 
 def _child_groups(body: nn.Module) -> dict[str, list[str]]:
-    """Parameter names by the top-level child that has them; the body's own go with the first child."""
+    """Parameter names by the child that has them; the body's own parameters go with the first child."""
     groups: dict[str, list[str]] = defaultdict(list)
     own: list[str] = []
     for name, _ in body.named_parameters():
@@ -68,7 +67,7 @@ def _child_groups(body: nn.Module) -> dict[str, list[str]]:
 
 
 def _timm_groups(network: Network) -> dict[str, list[str]]:
-    """Parameter names by timm's coarse groups, the head apart; what timm leaves unmatched joins the last of them."""
+    """Parameter names by timm's coarse groups, and the head; parameters in no group join the last one."""
     # timm takes seconds to import, and only its own networks need it.
     from timm.models import group_parameters
 
@@ -92,7 +91,7 @@ def _timm_groups(network: Network) -> dict[str, list[str]]:
 
 
 def _child_matcher(body: nn.Module, head: str) -> dict[str, str]:
-    """A group for each child but norm and head, in timm's form; the body's own parameters go with the first."""
+    """A group for each child but norm and head, as timm writes groups; the body's own parameters go with the first."""
     children = [name for name, _ in body.named_children() if name not in ("norm", head.split(".")[0])]
     return {
         name: rf"^{re.escape(name)}\." if index else rf"^{re.escape(name)}\.|^[^.]+$"
@@ -101,7 +100,7 @@ def _child_matcher(body: nn.Module, head: str) -> dict[str, str]:
 
 
 def _label(matcher: object, name: str) -> str | None:
-    """What timm's group matcher calls the parameter's group: ``stem``, ``layer1``, ``blocks.11``; None for none."""
+    """The name of a parameter's group, such as ``stem``, ``layer1`` or ``blocks.11``; None if it is in no group."""
     if not isinstance(matcher, dict):  # a function, which puts every parameter in a group
         return name.partition(".")[0]
     for group, rules in matcher.items():
@@ -118,7 +117,7 @@ def _found_blocks(body: nn.Module, groups: dict[str, list[str]]) -> tuple[Block,
     owner = {id(named[name]): group for group, names in groups.items() for name in names}
     modules: dict[str, list[nn.Module]] = defaultdict(list)
     loose: dict[str, list[nn.Parameter]] = defaultdict(list)
-    pending: list[nn.Module] = []  # without state, so they go with what they feed: the next block
+    pending: list[nn.Module] = []  # modules without state go with the block that they feed: the next one
     latest = next(iter(groups))
 
     def visit(module: nn.Module) -> None:

@@ -17,9 +17,8 @@ DROPOUT = 0.25
 def replace_head(network: Network, classes: int, head: str = "linear", seed: int = 0) -> None:
     """Put a new head with ``classes`` logits on ``network``, which is changed in place.
 
-    ``linear`` is one fully connected layer; ``mlpN`` has N hidden layers of 2048 in front of it, each Linear,
-    BatchNorm1d, ReLU and Dropout 0.25. The input features stay, and so do device, dtype and
-    whether the logits have a bias.
+    ``linear`` is one fully connected layer. ``mlpN`` has N hidden layers before it, each Linear (2048), BatchNorm1d, ReLU
+    and Dropout (0.25). Input features, device, dtype, and whether the logits have a bias stay.
 
     Raises:
         RobbenchError: ``head`` is no name of a head, or ``classes`` is below 2.

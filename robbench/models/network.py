@@ -111,13 +111,9 @@ def parameter_count(network: nn.Module) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within it, new modules are made on the CPU from ``seed``, by whichever global generator they draw from.
+    """Within it, new modules are made on the CPU, and every global generator begins at ``seed``.
 
-    Afterwards the generators go on where they stood, and torch's default dtype is what it was.
+    Afterwards the generators continue where they were.
     """
-    dtype = torch.get_default_dtype()
-    try:
-        with generators_at(seed, torch.device("cpu")), torch.device("cpu"):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+    with generators_at(seed, torch.device("cpu")), torch.device("cpu"):
+        yield

@@ -15,7 +15,7 @@ from robbench.data import Data
 from robbench.errors import RobbenchError
 from robbench.machine.determinism import explained
 from robbench.machine.environment import environment
-from robbench.machine.memory import indivisible
+from robbench.machine.memory import must_fit_whole
 from robbench.machine.timing import Stopwatch
 from robbench.models import Network, blocks, parameter_count
 from robbench.record import DataUsed, ModelFacts, Record, Struct
@@ -145,7 +145,7 @@ def _suffices(finished: Finished, context: RunContext) -> bool:
 def _remembered(task: Task, context: RunContext) -> Iterator[None]:
     """Remember why a stage failed, so that what depends on it fails at once for the same reason."""
     try:
-        with indivisible(
+        with must_fit_whole(
             f"{task.name} does not fit on {context.device.type}", "free memory there, or use another device"
         ):
             yield

@@ -18,7 +18,7 @@ from robbench.errors import RobbenchError
 from robbench.machine.environment import multiplies_in_tf32
 from robbench.machine.generators import generators_at
 from robbench.machine.graphs import GraphedLoop
-from robbench.machine.memory import Batches, indivisible
+from robbench.machine.memory import Batches, must_fit_whole
 from robbench.machine.precision import tensor_cores
 from robbench.machine.timing import Stopwatch
 from robbench.models.weights import buffers, not_finite
@@ -210,7 +210,7 @@ class Trainer:
         with generators_at(_seed(self._seed, 0), self._device), tensor_cores(), self._stopwatch.region("training"):
             if recipe.attack is None and data.augmentation == "none" and not self._parents:
                 learner = on_features(learner, recipe, self._frozen, self.notes, self._reuses)
-        with tensor_cores(), self._stopwatch.region("warm_up"), indivisible(*self._whole):
+        with tensor_cores(), self._stopwatch.region("warm_up"), must_fit_whole(*self._whole):
             _warm_up(learner, recipe, self._frozen, self._parents)
         self._learner, self._reuses = learner, learner.training is not data.training
         return learner
@@ -227,7 +227,7 @@ class Trainer:
             generators_at(seed, device),
             tensor_cores(),
             self._stopwatch.region("training"),
-            indivisible(*self._whole),
+            must_fit_whole(*self._whole),
         ):
             chosen = batches(size, recipe.batch_size, generator=order, device=learner.training.labels.device)
             updates = len(chosen)

@@ -16,7 +16,7 @@ from torch import nn
 
 import robbench.machine.memory
 from robbench.errors import RobbenchError
-from robbench.machine.memory import LARGEST_BATCH, Batches, attack_batch, indivisible, keep_pages, ran_out
+from robbench.machine.memory import LARGEST_BATCH, Batches, attack_batch, must_fit_whole, keep_pages, ran_out
 
 IMAGES = torch.rand(3, 1, 8, 8)
 
@@ -132,7 +132,7 @@ def test_what_may_be_a_lack_of_memory_is_tried_with_less_and_told_as_it_came(mes
     assert sizes == [8, 4, 2, 1]
     assert caught.value.__cause__ is error
     with pytest.raises(RobbenchError, match=f"^{told}an update does not fit; make it smaller$"):  # noqa: SIM117
-        with indivisible("an update does not fit", "make it smaller"):
+        with must_fit_whole("an update does not fit", "make it smaller"):
             raise error
 
 
