@@ -23,8 +23,8 @@ from robbench.report.drawing import Picture
 from robbench.report.headline import headline
 from robbench.report.overview import factors, overview_table
 from robbench.report.provenance import data_table, environment_table, estimates
-from robbench.report.ranking import ranking_epsilon
-from robbench.report.remarks import audit_summary, busy, few_images, missing_models, shown_swaps
+from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
+from robbench.report.remarks import busy, few_images, missing_models
 from robbench.report.rows import Group, dataset_label, studies
 from robbench.report.tables import SUSPECT, attack_table, spread_text, study_table, views_table
 
@@ -79,7 +79,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         autoescape=False,  # the page is Markdown: names pass through the filter md
     )
-    environment.globals |= {"FEW": FEW, "SUSPECT": SUSPECT, "CONFIDENCE": f"{CONFIDENCE:.0%}", "infinity": math.inf}
+    environment.globals |= {
+        "FEW": FEW,
+        "ROBUST": ROBUST,
+        "SUSPECT": SUSPECT,
+        "CONFIDENCE": f"{CONFIDENCE:.0%}",
+        "infinity": math.inf,
+    }
     environment.filters |= {
         "md": markdown.escape,
         "figures": markdown.figures_table,
@@ -123,7 +129,7 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
 
 def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
     """What is said, tabled and drawn of one architecture."""
-    found, epsilon = effects(group), ranking_epsilon(group)
+    found, tested = effects(group), [row for row in group.all_rows if row.robustness]
     return {
         "name": group.architecture,
         "suite": group.suite,
@@ -135,10 +141,13 @@ def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
         "busy": busy(group),
         "pictures": {picture.kind: picture for picture in pictures},
         "table": study_table(group) if group.rows else None,
-        "audit": audit_summary(group),
+        "tested": tested,
+        "audits": [row.robustness.audit for row in tested if row.robustness and row.robustness.audit],
+        "suspects": list(dict.fromkeys(row.name for row in tested if row.suspect)),
         "views": views_table(group),
-        "swaps": shown_swaps(group),
-        "epsilon": epsilon,
+        "swaps": swaps(group),
+        "grid_end": max((row.robustness.grid[-1] for row in tested if row.robustness), default=0.0),
+        "epsilon": ranking_epsilon(group),
         "final": attack_table(group),
         "moving": fields_that_move(found),
         "ablation": {

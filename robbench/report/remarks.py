@@ -1,14 +1,11 @@
-"""What remarks on an architecture's models are made of: few images, a busy machine, swaps between views, audits."""
+"""What remarks on a study's models are made of: few images, a busy machine, missing stages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-from robbench.record import Audit, Record
+from robbench.record import Record
 from robbench.report.ablation import FEW
-from robbench.report.markdown import percent, pstar
-from robbench.report.ranking import ROBUST, Swap, swaps
 from robbench.report.rows import Group, Row
 
 
@@ -36,72 +33,6 @@ def busy(group: Group) -> dict[str, dict[str, float]]:
                 shares = found.setdefault(what, {})
                 shares[row.name] = max(record.waiting_for_core, shares.get(row.name, 0.0))
     return found
-
-
-@dataclass(frozen=True)
-class ShownSwap:
-    """A swap with its figures as text."""
-
-    swap: Swap
-    values: tuple[str, str]
-    others: tuple[str, str]
-
-
-def shown_swaps(group: Group) -> list[ShownSwap] | None:
-    """Pairs of models that change places between two views, each once; None where fewer than two were tested."""
-    grids = [row.robustness.grid for row in group.rows if row.robustness]
-    if len(grids) < 2:
-        return None
-    end = max(grid[-1] for grid in grids)
-
-    def show(values: tuple[float, float], view: str) -> tuple[str, str]:
-        first, second = (percent(value) if view == ROBUST else pstar(value, end) for value in values)
-        return first, second
-
-    pairs: dict[tuple[str, ...], Swap] = {}
-    for swap in swaps(group):
-        pairs.setdefault(tuple(sorted((swap.above, swap.below))), swap)
-    return [ShownSwap(swap, show(swap.values, swap.first), show(swap.others, swap.second)) for swap in pairs.values()]
-
-
-@dataclass(frozen=True)
-class AuditSummary:
-    """What the audits of an architecture's models looked at and found."""
-
-    audits: int
-    suspects: list[str]
-    """Names of the models whose p* cannot be trusted."""
-    skipped: int
-    """Models that were not audited."""
-    images: int
-    scanned: int
-    below: int
-    not_monotone: int
-    square: int
-    """Models that Square attacked."""
-
-
-def audit_summary(group: Group) -> AuditSummary | None:
-    """The audits together; None where no model was audited."""
-    tested = [row for row in group.all_rows if row.robustness]
-    audits = audits_of(tested)
-    if not audits:
-        return None
-    return AuditSummary(
-        audits=len(audits),
-        suspects=list(dict.fromkeys(row.name for row in tested if row.suspect)),
-        skipped=len(tested) - len(audits),
-        images=sum(audit.images for audit in audits),
-        scanned=sum(audit.scanned for audit in audits),
-        below=sum(audit.below for audit in audits),
-        not_monotone=sum(audit.not_monotone for audit in audits),
-        square=sum(audit.square is not None for audit in audits),
-    )
-
-
-def audits_of(rows: Iterable[Row]) -> list[Audit]:
-    """The audits that there are."""
-    return [row.robustness.audit for row in rows if row.robustness and row.robustness.audit]
 
 
 def missing_models(missing: Sequence[str], suite: str) -> dict[str, list[str]]:
