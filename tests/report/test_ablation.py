@@ -1,14 +1,14 @@
 """An ablation's changes against the same models without it."""
 
+from itertools import chain
+
 import pytest
-from factories import both_records, make_facts
+from factories import both_records, make_facts, make_group
 from msgspec.structs import replace
 
 from robbench.record import Record
-from robbench.report.ablation import effects, fields_that_move
-from robbench.report.dots import draw_ablation
-from robbench.report.remarks import ablation_section
-from robbench.report.rows import Group, group_records
+from robbench.report.ablation import ablation_table, effects, fields_that_move
+from robbench.report.rows import Group
 
 BASE = [3] * 60 + [2] * 30 + [-1] * 10
 
@@ -21,8 +21,8 @@ def transfer(places: list[int], variant: str | None = None, seed: int = 0, secon
 
 
 def group(*records: list[Record]) -> Group:
-    """The records' only group."""
-    return group_records([record for two in records for record in two])[0]
+    """The only group of such models."""
+    return make_group(*chain(*records))
 
 
 def test_a_change_is_against_the_same_model() -> None:
@@ -67,17 +67,18 @@ def test_a_variant_of_one_seed_is_held_against_that_seed() -> None:
 
 
 def test_without_its_base_a_variant_has_no_change() -> None:
-    """The section stays, with dashes."""
+    """Its line has dashes."""
     found = group(transfer(BASE, "split"))
     (effect,) = effects(found)
     assert (effect.base, effect.median, effect.moved) == (None, None, ())
-    assert "| TL#1 " in ablation_section(found)[-1]
+    line = ablation_table([effect]).iloc[0].tolist()
+    assert line[:4] == ["TL#1", "– → 90.0%", "–", "–"]
 
 
 def test_a_censored_base_beside_a_variant_that_was_only_trained() -> None:
     """The base is past the grid's end, the variant has no median to show."""
     found = group(transfer([5] * 10), transfer(BASE, "split")[:1])
-    assert "> 0.4 → –" in ablation_section(found)[-1]
+    assert "> 0.4 → –" in ablation_table(effects(found)).iloc[0].tolist()
 
 
 def test_no_finding_rests_on_few_images() -> None:
@@ -88,32 +89,9 @@ def test_no_finding_rests_on_few_images() -> None:
         assert tuple(name for name in effect.moved if name != "robust accuracy") == expected
 
 
-def test_a_change_past_the_grids_end_is_in_the_picture() -> None:
-    """Either way; a variant that was only trained is not."""
-    seen, censored = transfer(BASE, "box"), [5] * 10
-    without = draw_ablation(group(transfer(BASE), seen, transfer(censored, "split")[:1]))
-    assert draw_ablation(group(transfer(BASE), seen, transfer(censored, "split"))) != without
-    one, other = (
-        draw_ablation(group(transfer(censored), transfer(BASE, "split"))),
-        draw_ablation(group(transfer(BASE), transfer(censored, "split"))),
-    )
-    assert one != other
-
-
 def test_a_variant_of_other_images_is_compared_all_the_same() -> None:
     """Transposed images have another SHA-256: orientation is compared image by image by index."""
     varied = [replace(record, data=replace(record.data, sha256="1" * 64)) for record in transfer(BASE, "orientation")]
     (effect,) = effects(group(transfer(BASE), varied))
     assert effect.median is not None
     assert (effect.median.low, effect.median.high) == (0.0, 0.0)
-
-
-def test_the_section_says_which_fields_move() -> None:
-    """One sentence for the fields beyond noise, one for the others; a table per field."""
-    text = ablation_section(
-        group(transfer(BASE), transfer([1] * 90 + [-1] * 10, "kept_statistics"), transfer(BASE, "box"))
-    )
-    assert "**`kept_statistics` moves figures beyond noise**: TL#1 (median p\\* -0.2)." in text[0]
-    assert text[0].endswith("Nothing beyond noise: `box`.")
-    assert [part for part in text if part.endswith("`:")] == ["`box`:", "`kept_statistics`:"]
-    assert ablation_section(group(transfer(BASE))) == []

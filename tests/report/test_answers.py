@@ -1,14 +1,15 @@
 """The three questions' figures against values worked out by hand."""
 
 import math
+from itertools import chain
 
 import pytest
-from factories import ENVIRONMENT, both_records, make_facts, robustness_record, training_record
+from factories import ENVIRONMENT, both_records, make_facts, make_group, robustness_record, training_record
 from msgspec.structs import replace
 
 from robbench.record import Record
 from robbench.report.answers import Answer, answers, best_transfer, median_ratio
-from robbench.report.rows import CONVENTIONAL, Group, group_records
+from robbench.report.rows import CONVENTIONAL, Group
 from robbench.report.seeds import Model, models_of
 
 SOURCE = make_facts("pgd", "mnist")
@@ -23,8 +24,8 @@ def transfer(k: int, places: list[int], seconds: float = 10.0, seed: int = 0) ->
 
 
 def group(*records: list[Record]) -> Group:
-    """The records' only group."""
-    return group_records([record for two in records for record in two])[0]
+    """The only group of such models."""
+    return make_group(*chain(*records))
 
 
 def study() -> Group:
