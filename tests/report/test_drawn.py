@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import chain
 
 import numpy as np
 import pytest
@@ -14,19 +13,14 @@ from matplotlib.figure import Figure
 from robbench.record import Record
 from robbench.report import changes, dots, durations, tradeoff
 from robbench.report.drawing import Label, canvas, place_labels
-from robbench.report.rows import Group, group_records
+from robbench.report.rows import group_records
 
 SOURCE, SCRATCH = make_facts("pgd", "mnist"), make_facts("pgd", "emnist")
 
 
-def transfer(k: int, places: list[int], seconds: float = 10.0, **changes: object) -> list[Record]:
+def transfer(k: int, indices: list[int], seconds: float = 10.0, **changes: object) -> list[Record]:
     """Both stages of one transferred model."""
-    return both_records(make_facts("transfer", "emnist", k, **changes), places, seconds)
-
-
-def group(*records: list[Record]) -> Group:
-    """The only group of such models."""
-    return make_group(*chain(*records))
+    return both_records(make_facts("transfer", "emnist", k, **changes), indices, seconds)
 
 
 @pytest.fixture
@@ -69,20 +63,20 @@ def test_an_interval_past_the_axis_ends_in_an_arrowhead(drawn: Callable[..., Fig
         *(both_records(SOURCE, [1] * 30), both_records(SCRATCH, [2] * 30)),
         *(transfer(1, [1, 1, 4] + [-1] * 27), transfer(2, [1] * 30)),
     ]
-    figure = drawn(dots.draw_answers, group(*records))
+    figure = drawn(dots.draw_answers, make_group(*records))
     retention, relative, faster = arrows(figure)
     assert [y for _, y in retention] == [1.0]
     assert [y for _, y in relative] == [0.5]
     assert faster == []
     assert PAST in legend(figure)
-    inside = drawn(dots.draw_answers, group(*records[:2], records[3]))
+    inside = drawn(dots.draw_answers, make_group(*records[:2], records[3]))
     assert (arrows(inside), PAST in legend(inside)) == ([[], [], []], False)
 
 
 def test_an_interval_without_end_is_an_arrow_too(drawn: Callable[..., Figure]) -> None:
     """Of a model that resamplings often put past the grid's end, each ratio is at least something."""
     records = both_records(SOURCE, [1] * 30), both_records(SCRATCH, [1] * 30), transfer(1, [2] * 16 + [5] * 14)
-    assert [len(each) for each in arrows(drawn(dots.draw_answers, group(*records)))] == [1, 1, 0]
+    assert [len(each) for each in arrows(drawn(dots.draw_answers, make_group(*records)))] == [1, 1, 0]
 
 
 def test_an_ablations_interval_past_the_grid_is_an_arrow(drawn: Callable[..., Figure]) -> None:
@@ -90,7 +84,7 @@ def test_an_ablations_interval_past_the_grid_is_an_arrow(drawn: Callable[..., Fi
     base, shaky = [2] * 40, [2] * 22 + [5] * 18
     for before, after, edge in ((base, shaky, 1.0), (shaky, base, 0.0)):
         facts = make_facts("transfer", "emnist", 1, variant="box")
-        found = group(transfer(1, before), both_records(facts, after, case="cnn7-emnist-TL1-box"))
+        found = make_group(transfer(1, before), both_records(facts, after, case="cnn7-emnist-TL1-box"))
         (axes,) = drawn(changes.draw_ablation, found).axes
         assert [text.xy[0] for text in axes.texts if text.arrow_patch] == [edge]
 
@@ -99,14 +93,16 @@ def test_the_legend_names_seeds_where_there_are_several(drawn: Callable[..., Fig
     """Crosses are seeds; with one seed there are none."""
     one = [both_records(SOURCE, [4] * 9), transfer(1, [2] * 9)]
     again = transfer(1, [3] * 9, seed=1)
-    assert "one seed" not in legend(drawn(dots.draw_answers, group(*one)))
-    assert "one seed" in legend(drawn(dots.draw_answers, group(*one, again)))
+    assert "one seed" not in legend(drawn(dots.draw_answers, make_group(*one)))
+    assert "one seed" in legend(drawn(dots.draw_answers, make_group(*one, again)))
 
 
 @pytest.mark.parametrize("wrong", [0, 100], ids=["all right", "almost all wrong"])
 def test_no_accuracy_past_its_limits_is_on_the_axis(drawn: Callable[..., Figure], wrong: int) -> None:
     """The axis ends half a marker beyond 0% or 100%."""
-    found = group(both_records(SOURCE, [2] * 100), transfer(1, [1] * 50 + [-1] * 50), transfer(2, [1] + [-1] * 199))
+    found = make_group(
+        both_records(SOURCE, [2] * 100), transfer(1, [1] * 50 + [-1] * 50), transfer(2, [1] + [-1] * 199)
+    )
     (axes,) = drawn(tradeoff.draw_tradeoff, found).axes
     left, right = axes.get_xlim()
     assert -2 < left < 0.5
@@ -153,7 +149,7 @@ def test_a_label_is_nearest_its_own_point() -> None:
 
 def test_the_axis_of_seconds_holds_every_seed(drawn: Callable[..., Figure]) -> None:
     """Medians of 10 s over seeds between 0.1 s and 1,000 s."""
-    found = group(*(transfer(1, [1], seconds, seed=seed) for seed, seconds in enumerate((0.1, 10.0, 1000.0))))
+    found = make_group(*(transfer(1, [1], seconds, seed=seed) for seed, seconds in enumerate((0.1, 10.0, 1000.0))))
     figure = drawn(durations.draw_seconds, found)
     low, high = figure.axes[0].get_xlim()
     assert low < 0.1

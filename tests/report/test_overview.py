@@ -22,7 +22,6 @@ def records(architecture: str = "cnn7") -> list[Record]:
 def test_ours_and_the_published_line() -> None:
     """Best at k = 1 with half of its source's median; the thesis's CNN-7 is best, and drops, at k = 5."""
     frame = overview_table(group_records(records()))
-    assert frame is not None
     assert frame.columns[-1] == "drop point"
     ours, theirs = frame.values.tolist()
     assert ours[1:] == ["TL#1", "100.0%", "0.2", "50.0%", "66.7%", "× 40", "× 3.64", "k = 1 (0.2 → 0.1)"]
@@ -35,7 +34,6 @@ def test_ours_and_the_published_line() -> None:
 def test_several_architectures_name_themselves() -> None:
     """And have a median over the images that all models of the study are right on."""
     frame = overview_table(group_records(records() + records("cnn4")))
-    assert frame is not None
     assert frame["Transfer"].tolist() == [
         *("cnn4, conventional retraining", "*published*"),
         *("cnn7, conventional retraining", "*published*"),
@@ -53,7 +51,6 @@ def test_seeds_are_counted_that_have_the_drop_point() -> None:
         for record in both_records(make_facts("transfer", "emnist", k, seed=seed), [median] * 9)
     ]
     frame = overview_table(group_records(found))
-    assert frame is not None
     assert frame.loc[0, "drop point"] == "k = 2 (0.2 → 0.1); in 0 of 3 seeds"
 
 

@@ -28,7 +28,7 @@ MASKED = msgspec.structs.replace(SOUND, zero_gradient=100, warnings=["gradients 
 
 def text(records: list[Record], pictures: Pictures | None = None, **changes: object) -> str:
     """The report, each paragraph on one line."""
-    page = report_text(group_records(records), pictures or {}, title="A study", **changes)  # type: ignore[arg-type]
+    page = report_text(group_records(records), pictures or {}, title="A study", **changes)
     return "\n\n".join(part if part.lstrip().startswith("|") else " ".join(part.split()) for part in page.split("\n\n"))
 
 

@@ -19,7 +19,6 @@ def study(records: list[Record]) -> list[list[str]]:
 def views(records: list[Record]) -> list[list[str]]:
     """The cells of the three views."""
     frame = views_table(make_group(*records))
-    assert frame is not None
     return frame.values.tolist()
 
 
@@ -41,7 +40,6 @@ def test_three_views_side_by_side() -> None:
     """Of the same model: over its own images, over those that TL#2 is right on too, and over all."""
     second = make_facts("transfer", "glyphs47", 2, source="glyphs10")
     frame = views_table(make_group(*both_records(OTHER, [1, 2, 3, 5, -1]), *both_records(second, [-1, 2, 3, -1, -1])))
-    assert frame is not None
     heads, line = list(frame.columns), frame.iloc[0].tolist()
     assert heads[1:6] == [
         "correct images",
@@ -126,13 +124,12 @@ def test_the_final_test_where_records_have_it() -> None:
     """FGSM before PGD, by radius; CIFAR's radii as 255ths; a model without it has no row."""
     trained, tested = both_records(TL1, [1, 2, 3, -1])
     attacks = [
-        AttackAccuracy(attack=kind, epsilon=epsilon, steps=20, step_size=0.01, robust=Counts(correct=right, total=4))  # type: ignore[arg-type]
+        AttackAccuracy(attack=kind, epsilon=epsilon, steps=20, step_size=0.01, robust=Counts(correct=right, total=4))
         for kind, epsilon, right in (("pgd", 0.1, 1), ("fgsm", 0.1, 3), ("fgsm", 2 / 255, 2))
     ]
     tested = replace(tested, result=replace(tested.result, attacks=attacks))
     other = both_records(make_facts("transfer", "emnist", 2), [1])
     frame = attack_table(make_group(trained, tested, *other))
-    assert frame is not None
     assert frame.to_dict("records") == [
         {
             "Model": "TL#1",

@@ -110,7 +110,7 @@ def both_records(facts: ModelFacts, indices: Sequence[int], seconds: float = 10.
     return [training_record(facts, seconds, **changes), robustness_record(facts, indices, **changes)]
 
 
-def make_group(*records: Record) -> Group:
-    """The only group of such records."""
-    (group,) = group_records(records)
+def make_group(*records: Record | list[Record]) -> Group:
+    """The only group of such records, or of models given as lists of their records."""
+    (group,) = group_records([one for each in records for one in (each if isinstance(each, list) else [each])])
     return group
