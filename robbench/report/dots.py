@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from robbench.gate.verdicts import CONFIDENCE
-from robbench.report.answers import Answer, Ratio, answers, median_ratio, scratch_model, source_model, speed_up
+from robbench.report.answers import Answer, answers, scratch_model, source_model
+from robbench.report.comparisons import Ratio, median_ratio, speed_up
 from robbench.report.drawing import arrow_to_edge, canvas, colour, crosses, error_bars, png, tidy, title
 from robbench.report.rows import Group
 from robbench.report.seeds import Spread

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from robbench.report.answers import scratch_model, speed_up
+from robbench.report.answers import scratch_model
+from robbench.report.comparisons import speed_up
 from robbench.report.drawing import canvas, colour, error_bars, png, study_title, tidy, title
 from robbench.report.markdown import seconds as show_seconds
 from robbench.report.rows import Group

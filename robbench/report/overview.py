@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import pandas as pd
 
-from robbench.report.answers import Answer, Drop, Ratio, answers
+from robbench.report.answers import Answer, Drop, answers
+from robbench.report.comparisons import Ratio
 from robbench.report.markdown import NOTHING, escape, percent, pstar
 from robbench.report.published import published_rows
 from robbench.report.ranking import common_medians

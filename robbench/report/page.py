@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pandas as pd
 
 from robbench.gate.verdicts import CONFIDENCE, MARKS, Verdict
 from robbench.report import markdown
-from robbench.report.ablation import FEW, ablation_table, effects, fields_that_move, median_change
+from robbench.report.ablation import FEW, ablation_table, effects, median_change
 from robbench.report.answers import answers
 from robbench.report.drawing import Picture
 from robbench.report.headline import headline
@@ -129,7 +130,8 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
 
 def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
     """What is said, tabled and drawn of one architecture."""
-    found, tested = effects(group), [row for row in group.all_rows if row.robustness]
+    tested = [row for row in group.all_rows if row.robustness]
+    fields = [(field, [*own]) for field, own in groupby(effects(group), key=lambda effect: effect.field)]
     return {
         "name": group.architecture,
         "suite": group.suite,
@@ -149,15 +151,9 @@ def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
         "grid_end": max((row.robustness.grid[-1] for row in tested if row.robustness), default=0.0),
         "epsilon": ranking_epsilon(group),
         "final": attack_table(group),
-        "moving": fields_that_move(found),
-        "ablation": {
-            field: ablation_table([each for each in found if each.field == field]) for field in _fields(found)
-        },
+        "fields": {field: [effect for effect in own if effect.moved] for field, own in fields},
+        "ablation": {field: ablation_table(own) for field, own in fields},
     }
-
-
-def _fields(found: Iterable[Any]) -> dict[str, None]:
-    return dict.fromkeys(effect.field for effect in found)
 
 
 def _published(groups: Sequence[Group]) -> bool:

@@ -11,8 +11,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from robbench.record import MISCLASSIFIED, Robustness
-from robbench.report.answers import Change, change
 from robbench.report.bootstrap import Resamples, medians
+from robbench.report.comparisons import Change, change
 from robbench.report.robust_accuracy import comparison_epsilon, robust_share
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, models_of
@@ -128,15 +128,9 @@ def _swaps_of(one: Model, other: Model, views: Sequence[_View]) -> list[Swap]:
 
 def _counting(found: Change | None, step: float) -> Change | None:
     """A change beyond noise, else None."""
-    if found is None or abs(found.value) <= step + 1e-12 or not beyond_noise(found):
+    if found is None or abs(found.value) <= step + 1e-12 or not found.beyond_noise:
         return None
     return found
-
-
-def beyond_noise(found: Change) -> bool:
-    """Whether the interval over images leaves out 0, and every seed agrees on the sign."""
-    same_sign = found.seeds.low > 0 or found.seeds.high < 0
-    return same_sign and bool(found.low > 0 or found.high < 0)
 
 
 def _sureness(found: Change) -> float:

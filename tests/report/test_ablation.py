@@ -5,7 +5,7 @@ from factories import both_records, make_facts, make_group
 from msgspec.structs import replace
 
 from robbench.record import Record
-from robbench.report.ablation import ablation_table, effects, fields_that_move
+from robbench.report.ablation import ablation_table, effects
 
 BASE = [3] * 60 + [2] * 30 + [-1] * 10
 
@@ -33,7 +33,7 @@ def test_the_same_figures_move_nothing() -> None:
     """A variant that gives every image the same p* has a change of 0, from 0 to 0."""
     (effect,) = effects(make_group(transfer(BASE), transfer(BASE, "box")))
     assert (effect.median.value, effect.median.low, effect.median.high) == (0.0, 0.0, 0.0)
-    assert fields_that_move([effect]) == {"box": []}
+    assert effect.moved == ()
 
 
 def test_seeds_must_agree() -> None:

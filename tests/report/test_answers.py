@@ -7,7 +7,8 @@ from factories import ENVIRONMENT, both_records, make_facts, make_group, robustn
 from msgspec.structs import replace
 
 from robbench.record import Record
-from robbench.report.answers import Answer, answers, best_transfer, median_ratio
+from robbench.report.answers import Answer, answers, best_transfer
+from robbench.report.comparisons import median_ratio
 from robbench.report.rows import CONVENTIONAL, Group
 from robbench.report.seeds import Model, models_of
 
