@@ -51,9 +51,7 @@ class Effect:
             ("clean accuracy", self.accuracy, 0.01),
             ("robust accuracy", self.robust, 0.01),
         )
-        return tuple(
-            name for name, found, least in figures if found and abs(found.value) > least + 1e-12 and found.beyond_noise
-        )
+        return tuple(name for name, found, least in figures if found and found.beyond_noise(least))
 
 
 def effects(group: Group) -> tuple[Effect, ...]:

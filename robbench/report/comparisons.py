@@ -37,11 +37,10 @@ class Change:
     high: float
     seeds: Spread
 
-    @property
-    def beyond_noise(self) -> bool:
-        """Whether the interval over images leaves out 0, and every seed agrees on the sign."""
+    def beyond_noise(self, step: float) -> bool:
+        """Whether it is larger than a step, its interval over images leaves out 0, and every seed agrees on the sign."""
         same_sign = self.seeds.low > 0 or self.seeds.high < 0
-        return same_sign and bool(self.low > 0 or self.high < 0)
+        return same_sign and bool(self.low > 0 or self.high < 0) and abs(self.value) > step + 1e-12
 
 
 def partner(model: Model, seed: int) -> Row | None:

@@ -21,7 +21,6 @@ from robbench.report import markdown
 from robbench.report.ablation import FEW, ablation_table, effects, median_change
 from robbench.report.answers import answers
 from robbench.report.drawing import Picture
-from robbench.report.headline import headline
 from robbench.report.overview import factors, overview_table
 from robbench.report.provenance import data_table, environment_table, estimates
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
@@ -69,6 +68,14 @@ def report_text(
         )
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def headline(verdicts: Sequence[Verdict], lacking: int = 0) -> str:
+    """The outcome in one line. A study of which stages were not compared (``lacking``) has not passed."""
+    marks = [verdict.mark for verdict in verdicts]
+    failed = any(verdict.fails for verdict in verdicts)
+    template = _environment().get_template("headline.md.j2")
+    return template.render(marks=marks, count=marks.count, failed=failed, lacking=lacking)
 
 
 @cache

@@ -106,30 +106,23 @@ def _views(group: Group, tested: Sequence[Row]) -> list[_View]:
     ]
     epsilon = ranking_epsilon(group)
     if epsilon is not None:
-        views.append(
-            _View(ROBUST, lambda row: robust_share(row, epsilon), lambda row: row.resampled_robust(epsilon), 0.01)
-        )
+        shares = {row.case: row.resampled_robust(epsilon) for row in tested}  # every pair of models asks for them
+        views.append(_View(ROBUST, lambda row: robust_share(row, epsilon), lambda row: shares[row.case], 0.01))
     return views
 
 
 def _swaps_of(one: Model, other: Model, views: Sequence[_View]) -> list[Swap]:
-    changes = [(view, _counting(change(one, other, view.figure, view.resampled), view.step)) for view in views]
+    changes = [(view, change(one, other, view.figure, view.resampled)) for view in views]
+    counting = [(view, found) for view, found in changes if found and found.beyond_noise(view.step)]
     found = []
-    for (first, there), (second, here) in combinations(changes, 2):
-        if there is None or here is None or there.value * here.value >= 0:
-            continue
-        above, below = (one, other) if there.value > 0 else (other, one)
-        pairs = [(above.value(view.figure), below.value(view.figure)) for view in (first, second)]
-        (a, b), (c, d) = ((x if x is not None else math.nan, y if y is not None else math.nan) for x, y in pairs)
-        size = min(_sureness(there), _sureness(here))
-        found.append(Swap(above.label, below.label, first.name, second.name, (a, b), (c, d), size))
-    return found
-
-
-def _counting(found: Change | None, step: float) -> Change | None:
-    """A change beyond noise, else None."""
-    if found is None or abs(found.value) <= step + 1e-12 or not found.beyond_noise:
-        return None
+    for (first, there), (second, here) in combinations(counting, 2):
+        if there.value * here.value < 0:
+            above, below = (one, other) if there.value > 0 else (other, one)
+            values, others = (
+                (above.value(view.figure) or 0.0, below.value(view.figure) or 0.0) for view in (first, second)
+            )
+            size = min(_sureness(there), _sureness(here))
+            found.append(Swap(above.label, below.label, first.name, second.name, values, others, size))
     return found
 
 

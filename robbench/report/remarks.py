@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from robbench.record import Record
 from robbench.report.ablation import FEW
-from robbench.report.rows import Group, Row
+from robbench.report.rows import Group
+from robbench.report.seeds import models_of
 
 
 def few_images(group: Group) -> dict[str, int]:
-    """Correct images of the models that have fewer than FEW: their medians say little."""
-    few: dict[str, int] = {}
-    for row in group.all_rows:
-        count = row.robustness.clean.correct if row.robustness is not None else FEW
+    """Correct images of the models that have fewer than FEW in a seed: their medians say little."""
+    found = {}
+    for model in models_of(group.all_rows):
+        count = min((row.robustness.clean.correct for row in model.rows if row.robustness), default=FEW)
         if count < FEW:
-            few[row.name] = min(count, few.get(row.name, FEW))
-    return few
+            found[model.rows[0].name] = count
+    return found
 
 
 def busy(group: Group) -> dict[str, dict[str, float]]:
     """By kind of stage, models measured while other work had the cores, with their largest share of time in line."""
-    stages: dict[str, Callable[[Row], Record | None]] = {
-        "training": lambda row: row.trained,
-        "p\\*": lambda row: row.tested,
-    }
     found: dict[str, dict[str, float]] = {}
-    for what, record_of in stages.items():
-        for row in group.all_rows:
-            record = record_of(row)
+    for row in group.all_rows:
+        for what, record in (("training", row.trained), ("p\\*", row.tested)):
             if record is not None and record.measured_busy:
                 shares = found.setdefault(what, {})
                 shares[row.name] = max(record.waiting_for_core, shares.get(row.name, 0.0))

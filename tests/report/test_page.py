@@ -7,8 +7,7 @@ from factories import both_records, make_facts, robustness_record, training_reco
 from robbench.gate.verdicts import Verdict
 from robbench.record import Audit, Record
 from robbench.report.drawing import Picture
-from robbench.report.headline import headline
-from robbench.report.page import Pictures, report_text
+from robbench.report.page import Pictures, headline, report_text
 from robbench.report.rows import group_records
 
 SOUND = Audit(
