@@ -10,9 +10,9 @@ import pandas as pd
 
 from robbench.gate.verdicts import CONFIDENCE
 from robbench.record import ModelFacts
-from robbench.report.answers import Change, change, robust_change, speed_up
+from robbench.report.comparisons import Change, accuracy_change, change, robust_change, speed_up
 from robbench.report.markdown import NOTHING, escape, percent, points, pstar, pstar_digits, seconds, signed
-from robbench.report.ranking import beyond_noise, ranking_epsilon
+from robbench.report.ranking import ranking_epsilon
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, Spread, models_of
 from robbench.report.tables import spread_text
@@ -51,9 +51,7 @@ class Effect:
             ("clean accuracy", self.accuracy, 0.01),
             ("robust accuracy", self.robust, 0.01),
         )
-        return tuple(
-            name for name, found, least in figures if found and abs(found.value) > least + 1e-12 and beyond_noise(found)
-        )
+        return tuple(name for name, found, least in figures if found and found.beyond_noise(least))
 
 
 def effects(group: Group) -> tuple[Effect, ...]:
@@ -74,7 +72,7 @@ def _effect(varied: Model, base: Model | None, epsilon: float | None) -> Effect:
         field=varied.facts.variant or "",
         varied=varied,
         base=base,
-        accuracy=change(varied, base, lambda row: row.accuracy, lambda row: row.resampled_accuracy),
+        accuracy=accuracy_change(varied, base),
         median=change(varied, base, lambda row: row.median, lambda row: row.resampled_medians),
         robust=robust_change(varied, base, epsilon),
         epsilon=epsilon,
@@ -85,14 +83,6 @@ def _effect(varied: Model, base: Model | None, epsilon: float | None) -> Effect:
 def _key(facts: ModelFacts) -> tuple[object, ...]:
     """What a variant shares with its base: all but the seed, the variant, and the variants of its source."""
     return facts.dataset, facts.method, facts.source, facts.source_method, facts.k, facts.head, facts.kept
-
-
-def fields_that_move(found: Sequence[Effect]) -> dict[str, list[Effect]]:
-    """Per field the effects beyond noise; an empty list where there is none."""
-    fields: dict[str, list[Effect]] = {}
-    for effect in found:
-        fields.setdefault(effect.field, []).extend([effect] if effect.moved else [])
-    return fields
 
 
 def ablation_table(found: Sequence[Effect]) -> pd.DataFrame:

@@ -1,42 +1,18 @@
-"""The study's three questions in figures: pure functions of a group of models, no text, no pictures."""
+"""The study's three questions in figures: each kind of transfer at its best k, against the models trained from scratch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
 
 import numpy as np
 
-from robbench.report.bootstrap import Resamples, difference, interval, over_seeds
+from robbench.report.bootstrap import difference, over_seeds
+from robbench.report.comparisons import Change, Ratio, accuracy_change, median_ratio, robust_change, speed_up
 from robbench.report.robust_accuracy import comparison_epsilon, robust_share
-from robbench.report.rows import Group, Row
-from robbench.report.seeds import Model, Spread, models_of, spread
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of two medians, its median over seeds; a bound where one of them is censored."""
-
-    value: float
-    relation: Literal["=", "<", ">"]
-    low: float
-    """Of the bootstrap interval over images."""
-    high: float
-    seeds: Spread
-
-
-@dataclass(frozen=True)
-class Change:
-    """A difference of two models' figures, its median over seeds."""
-
-    value: float
-    low: float
-    """Of the bootstrap interval over images, drawn alike for both."""
-    high: float
-    seeds: Spread
+from robbench.report.rows import Group
+from robbench.report.seeds import Model, Spread, models_of
 
 
 @dataclass(frozen=True)
@@ -130,7 +106,7 @@ def _answer(group: Group, line: str) -> Answer:
         retention=median_ratio(best, source),
         over_standard=median_ratio(best, standard),
         relative=median_ratio(best, scratch),
-        points=change(best, scratch, lambda row: row.accuracy, lambda row: row.resampled_accuracy),
+        points=accuracy_change(best, scratch),
         robust_points=robust_change(best, scratch, epsilon),
         drop=largest_drop(models),
         drops={seed: largest_drop(models_of(group.seed(seed).of(line))) for seed in seeds},
@@ -180,86 +156,3 @@ def largest_drop(models: Sequence[Model]) -> Drop | None:
     at = [model.facts.k for model in tested].index(found.k)
     same = (drops.argmax(axis=0) == at) & (drops.max(axis=0) > 0)
     return Drop(found.k, found.following, found.before, found.after, float(np.mean(same)))
-
-
-def _pairs(above: Model | None, below: Model | None) -> list[tuple[Row, Row]]:
-    """Both models' rows, seed by seed."""
-    if above is None or below is None:
-        return []
-    return [(row, other) for row in above.rows if (other := partner(below, row.facts.seed)) is not None]
-
-
-def median_ratio(numerator: Model | None, denominator: Model | None) -> Ratio | None:
-    """Median p* of one model ÷ that of another, with a bootstrap interval over images.
-
-    A censored median is only known to exceed the grid, so the ratio becomes a bound. None where it is undefined: a
-    model is missing, has no correct image or a median of 0 to divide by, or both medians are censored.
-    """
-    ratios = [ratio for above, below in _pairs(numerator, denominator) if (ratio := _ratio(above, below))]
-    relations = {relation for _, relation, _, _ in ratios} - {"="}
-    seeds = spread(value for value, _, _, _ in ratios)
-    if seeds is None or len(relations) > 1:
-        return None
-    low, _ = interval(over_seeds([least for _, _, least, _ in ratios]))
-    _, high = interval(over_seeds([most for _, _, _, most in ratios]))
-    relation: Any = relations.pop() if relations else "="
-    return Ratio(seeds.value, relation, low, high, seeds)
-
-
-def _ratio(numerator: Row, denominator: Row) -> tuple[float, str, Resamples, Resamples] | None:
-    """Value, relation, and per resampling what the ratio is at least and at most."""
-    above, below = numerator.robustness, denominator.robustness
-    if not above or not below or above.median is None or not below.median:
-        return None
-    if math.isinf(above.median) and math.isinf(below.median):
-        return None
-    relation = "<" if math.isinf(below.median) else ">" if math.isinf(above.median) else "="
-    value = min(above.median, above.grid[-1]) / min(below.median, below.grid[-1])
-    top, bottom = numerator.resampled_medians, denominator.resampled_medians
-    with np.errstate(divide="ignore", invalid="ignore"):
-        least = np.nan_to_num(np.minimum(top, above.grid[-1]) / bottom, nan=0.0, posinf=math.inf)
-        most = np.nan_to_num(top / np.minimum(bottom, below.grid[-1]), nan=math.inf, posinf=math.inf)
-    return value, relation, least, most
-
-
-def change(
-    above: Model | None,
-    below: Model | None,
-    figure: Callable[[Row], float | None],
-    resampled: Callable[[Row], Resamples],
-) -> Change | None:
-    """A figure of one model less that of another; None where either lacks it in every seed."""
-    values, samples = [], []
-    for a, b in _pairs(above, below):
-        ours, theirs = (figure(row) if row.robustness and row.robustness.pstar else None for row in (a, b))
-        if ours is not None and theirs is not None:
-            values.append(0.0 if ours == theirs else ours - theirs)
-            samples.append(difference(resampled(a), resampled(b)))
-    seeds = spread(values)
-    return Change(seeds.value, *interval(over_seeds(samples)), seeds) if seeds else None
-
-
-def robust_change(above: Model | None, below: Model | None, epsilon: float | None) -> Change | None:
-    """Difference of robust accuracy at a radius that both models' grids have."""
-    if epsilon is None:
-        return None
-    return change(above, below, lambda row: robust_share(row, epsilon), lambda row: row.resampled_robust(epsilon))
-
-
-def speed_up(scratch: Model | None, instead: Sequence[Model | None]) -> Spread | None:
-    """Training seconds of one model ÷ those of others together, seed by seed; None unless all ran on one machine class."""
-    if scratch is None or not instead or any(model is None for model in instead):
-        return None
-    models = [scratch, *(model for model in instead if model)]
-    found = []
-    for first in models[1].rows:
-        rows = [partner(model, first.facts.seed) for model in models]
-        trained = [row.trained for row in rows if row and row.trained and row.seconds]
-        if len(trained) == len(rows) and len({record.environment.slug for record in trained}) == 1:
-            found.append(trained[0].seconds.measured / sum(record.seconds.measured for record in trained[1:]))
-    return spread(found)
-
-
-def partner(model: Model, seed: int) -> Row | None:
-    """The row to hold against another model's row of this seed: the same seed's, or the only one there is."""
-    return model.rows[0] if len(model.rows) == 1 else model.seed(seed)

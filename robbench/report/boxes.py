@@ -27,7 +27,7 @@ _WIDEST = 15.0
 _Panel = tuple[str | None, list[Model]]
 
 
-def box_places(*seeds: Robustness) -> tuple[float, float, float, float, float]:
+def percentiles(*seeds: Robustness) -> tuple[float, float, float, float, float]:
     """The 12.5th, 25th, 50th, 75th and 87.5th percentile of p* over the correct images of all seeds; inf where censored.
 
     Each is an image's own p* (no interpolation, which a censored value would not allow), the median excepted.
@@ -40,7 +40,7 @@ def box_places(*seeds: Robustness) -> tuple[float, float, float, float, float]:
 
 
 def _correct(robustness: Robustness) -> NDArray[np.float64]:
-    return np.asarray([*robustness.grid, np.inf])[[place for place in robustness.pstar if place != MISCLASSIFIED]]
+    return np.asarray([*robustness.grid, np.inf])[[index for index in robustness.pstar if index != MISCLASSIFIED]]
 
 
 def draw_boxes(group: Group) -> bytes:
@@ -74,7 +74,7 @@ def _keys(models: Sequence[Model], top: float) -> list[Artist]:
         Line2D([], [], color="black", linewidth=2, label="median"),
         Line2D([], [], marker="|", markersize=11, label="12.5th to 87.5th", **ink),
     ]
-    if any(box_places(*_distributions(model))[-1] > top for model in models):
+    if any(percentiles(*_distributions(model))[-1] > top for model in models):
         keys.append(Line2D([], [], marker="^", markersize=6, label="ends past the grid", **ink))
     if any(len(model.right) > 1 for model in models):
         dots = ink | {"markersize": 4, "markerfacecolor": "white"}
@@ -89,7 +89,7 @@ def _width(panel: _Panel) -> float:
 
 def _axis_end(models: Sequence[Model]) -> float:
     """Where the axis of found p* ends: above the highest whisker, the grid's end at most."""
-    found = [value for model in models if model.right for value in box_places(*_distributions(model))]
+    found = [value for model in models if model.right for value in percentiles(*_distributions(model))]
     finite = [value for value in found if np.isfinite(value) and value > 0]
     end = max(model.grid_end for model in models) or 1.0
     return min(end, 1.1 * max(finite, default=end))
@@ -127,53 +127,58 @@ def _short(label: str) -> str:
 
 def _accuracies(axes: Axes, models: Sequence[Model]) -> None:
     """A bar per model at its median over seeds, from the least to the greatest seed a line."""
-    for place, model in enumerate(models):
-        found = model.spread(lambda row: row.accuracy)
+    for at, model in enumerate(models):
+        found = model.accuracies
         value, low, high = (100 * v for v in (found.value, found.low, found.high)) if found else (0.0, 0.0, 0.0)
-        axes.bar(place, value, color=colour(model.rows[0]), width=0.62)
+        axes.bar(at, value, color=colour(model.rows[0]), width=0.62)
         if found and found.count > 1:
-            axes.errorbar(place, value, yerr=error_bars(value, low, high), color="black", linewidth=1.2, capsize=2)
-        axes.annotate(f"{value:.1f}", (place, high), (0, 2), textcoords="offset points", ha="center", fontsize=8)
+            axes.errorbar(at, value, yerr=error_bars(value, low, high), color="black", linewidth=1.2, capsize=2)
+        axes.annotate(f"{value:.1f}", (at, high), (0, 2), textcoords="offset points", ha="center", fontsize=8)
     axes.set_ylim(0, 115)
     axes.set_yticks(range(0, 101, 25))
     tidy(axes)
 
 
 def _boxes(axes: Axes, models: Sequence[Model], top: float) -> None:
-    """A box per model over the images of all seeds, a dot per seed at its median; the censored past ``edge``."""
-    edge, written_at = 1.02 * top, 1.09 * top
-    axes.axhspan(edge, 1.16 * top, **HATCHED)
-    for place, model in enumerate(models):
+    """A box per model; above the axis's end, a band for the images that were never fooled."""
+    written_at = 1.09 * top
+    axes.axhspan(1.02 * top, 1.16 * top, **HATCHED)
+    for at, model in enumerate(models):
         if not model.right:
-            axes.text(place, top / 2, "no correct image", rotation=90, ha="center", va="center", fontsize=9)
+            axes.text(at, top / 2, "no correct image", rotation=90, ha="center", va="center", fontsize=9)
             continue
-        places = box_places(*_distributions(model))
-        low, first, median, third, high = (min(value, edge) for value in places)
-        axes.bxp(
-            [{"whislo": low, "q1": first, "med": median, "q3": third, "whishi": high}],
-            positions=[place],
-            widths=0.55,
-            showfliers=False,
-            showcaps=False,
-            patch_artist=True,
-            manage_ticks=False,
-            boxprops={"facecolor": lighter(colour(model.rows[0])), "edgecolor": "black"},
-            medianprops={"color": "black", "linewidth": 2},
-        )
-        ends = [value for value in (places[0], places[4]) if value <= top]
-        axes.plot([place] * len(ends), ends, "_", color="black", markersize=11)
-        if places[4] > top:
-            axes.plot(place, edge, "^", color="black", markersize=6, clip_on=False)
-        if len(model.right) > 1:
-            dots = [min(row.median, edge) for row in model.right if row.median is not None]
-            spots = place + 0.09 * (np.arange(len(dots)) - (len(dots) - 1) / 2)
-            axes.plot(spots, dots, "o", color="white", markeredgecolor="black", markersize=4, zorder=5)
+        _box(axes, at, model, top)
         share = np.isinf(np.concatenate([_correct(each) for each in _distributions(model)])).mean()
         if share:
             text = f"{share:.0%}" if share >= 0.005 else "<1%"
             white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            axes.text(place, written_at, text, ha="center", va="center", fontsize=8, bbox=white)
+            axes.text(at, written_at, text, ha="center", va="center", fontsize=8, bbox=white)
     axes.set_ylim(0, 1.16 * top)
     ticks = pstar_ticks(top)
     axes.set_yticks([*ticks, written_at], [*(f"{tick:.4g}" for tick in ticks), "never\nfooled"])
     tidy(axes)
+
+
+def _box(axes: Axes, at: int, model: Model, top: float) -> None:
+    """The images of all seeds, a dot per seed at its median; what lies past ``top`` ends at the band."""
+    edge, found = 1.02 * top, percentiles(*_distributions(model))
+    low, first, median, third, high = (min(value, edge) for value in found)
+    axes.bxp(
+        [{"whislo": low, "q1": first, "med": median, "q3": third, "whishi": high}],
+        positions=[at],
+        widths=0.55,
+        showfliers=False,
+        showcaps=False,
+        patch_artist=True,
+        manage_ticks=False,
+        boxprops={"facecolor": lighter(colour(model.rows[0])), "edgecolor": "black"},
+        medianprops={"color": "black", "linewidth": 2},
+    )
+    ends = [value for value in (found[0], found[4]) if value <= top]
+    axes.plot([at] * len(ends), ends, "_", color="black", markersize=11)
+    if found[4] > top:
+        axes.plot(at, edge, "^", color="black", markersize=6, clip_on=False)
+    if len(model.right) > 1:
+        dots = [min(row.median, edge) for row in model.right if row.median is not None]
+        across = at + 0.09 * (np.arange(len(dots)) - (len(dots) - 1) / 2)
+        axes.plot(across, dots, "o", color="white", markeredgecolor="black", markersize=4, zorder=5)

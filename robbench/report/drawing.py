@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from robbench.report.rows import Group, Row
+from robbench.report.seeds import Model
 
 DPI = 150
 HATCHED: dict[str, Any] = {"facecolor": "#F4F4F4", "edgecolor": "#CCCCCC", "hatch": "////", "linewidth": 0}
@@ -63,6 +64,11 @@ def colour(row: Row) -> str:
     return _FINETUNED if facts.kept == "finetuned" else _TRANSFERS.get((facts.method, facts.head), _OTHER)
 
 
+def is_source(group: Group, model: Model) -> bool:
+    """Whether a model was trained on the data that transfers start from."""
+    return model.facts.dataset in {row.facts.source for row in group.rows}
+
+
 def lighter(ink: str) -> str:
     """A colour halfway to white, opaque."""
     return "#" + "".join(f"{(int(ink[at : at + 2], 16) + 255) // 2:02X}" for at in (1, 3, 5))
@@ -99,19 +105,24 @@ def tidy(axes: Axes, *, grid: str = "y") -> None:
 
 def title(group: Group, what: str) -> str:
     """A figure's title: which network, and how many seeds where there are several."""
-    seeds = f" ({len(group.seeds)} seeds)" if len(group.seeds) > 1 else ""
-    return f"{group.architecture}: {what}{seeds}"
+    return study_title([group], f"{group.architecture}: {what}")
 
 
 def study_title(groups: Sequence[Group], what: str) -> str:
-    """The title of a figure of all a study's networks, with the number of seeds as :func:`title` has it."""
-    seeds = {seed for group in groups for seed in group.seeds}
-    return what + (f" ({len(seeds)} seeds)" if len(seeds) > 1 else "")
+    """The title of a figure of all a study's networks."""
+    seeds = len({seed for group in groups for seed in group.seeds})
+    return f"{what} ({seeds} seeds)" if seeds > 1 else what
 
 
 def error_bars(value: float, low: float, high: float) -> list[list[float]]:
     """The lengths that matplotlib's errorbar asks for, from an interval; none below 0."""
     return [[max(0.0, value - low)], [max(0.0, high - value)]]
+
+
+def crosses(axes: Axes, across: Sequence[float], up: Sequence[float], ink: str) -> None:
+    """A cross per seed where there are several."""
+    if len(across) > 1:
+        axes.plot(across, up, "x", color=ink, markersize=5, alpha=0.8)
 
 
 def arrow_to_edge(axes: Axes, start: tuple[float, float], edge: Literal["left", "right", "top"], ink: str) -> None:
@@ -150,46 +161,43 @@ class Label:
 def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
     """Write labels beside their points, each where it covers no marker, line or other label and is nearest its own."""
     figure.canvas.draw()
-    renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     taken = [box for line in axes.get_lines() for box in _obstacles(line)]
     bars = [bar for bar in axes.collections if isinstance(bar, LineCollection)]
     taken += [box for bar in bars for ends in bar.get_segments() for box in _along(bar.get_transform().transform(ends))]
-    frame = axes.get_window_extent(renderer)
+    frame = axes.get_window_extent()
     points = axes.transData.transform([(label.x, label.y) for label in labels] or np.empty((0, 2)))
     for label, own in zip(labels, points, strict=True):
-        tries: list[tuple[int, int, int, Annotation, Bbox]] = []
-        for far in (9, 14, 20, 28):
-            for right, up in _AROUND:
-                note = axes.annotate(
-                    label.text,
-                    (label.x, label.y),
-                    xytext=(right * far, up * far),
-                    textcoords="offset points",
-                    ha="center",
-                    va="center",
-                    fontsize=7 if label.small else 9,
-                    color=label.ink,
-                    fontweight="normal" if label.small else "bold",
-                )
-                box = note.get_window_extent(renderer)
-                clashes = sum(box.overlaps(other) for other in taken) + 5 * (not _inside(box, frame))
-                clashes += 3 * _nearer_another(box, own, points)
-                tries.append((clashes, len(tries), far, note, box))
-        best = min(tries, key=lambda found: found[:2])
-        for found in tries:
-            if found is not best:
-                found[3].remove()
-        if best[2] > 14:
-            at, leader = (label.x, label.y), _leader(label.ink)
-            axes.annotate("", at, best[3].xyann, textcoords="offset points", arrowprops=leader)
-        taken.append(best[4].padded(3))
+        notes = [_note(axes, label, angle, far) for far in _DISTANCES for angle in range(90, 450, 30)]
+        boxes = [note.get_window_extent() for note in notes]
+        clashes = [
+            sum(box.overlaps(other) for other in taken)
+            + 5 * (not _inside(box, frame))
+            + 3 * _nearer_another(box, own, points)
+            for box in boxes
+        ]
+        best = int(np.argmin(clashes))
+        for note in notes:
+            if note is not notes[best]:
+                note.remove()
+        if _DISTANCES[best // 12] > 14:
+            leader = {"arrowstyle": "-", "color": label.ink, "linewidth": 0.6, "shrinkA": 5, "shrinkB": 4}
+            at = label.x, label.y
+            axes.annotate("", at, notes[best].xyann, textcoords="offset points", arrowprops=leader)
+        taken.append(boxes[best].padded(3))
 
 
-_AROUND = tuple((math.cos(math.radians(angle)), math.sin(math.radians(angle))) for angle in range(90, 450, 30))
+_DISTANCES = (9, 14, 20, 28)
+"""Of labels from their points, the nearest first; a label further than 14 points has a line to its point."""
 
 
-def _leader(ink: str) -> dict[str, Any]:
-    return {"arrowstyle": "-", "color": ink, "linewidth": 0.6, "shrinkA": 5, "shrinkB": 4}
+def _note(axes: Axes, label: Label, angle: int, far: int) -> Annotation:
+    """The label so many degrees and points from its point."""
+    offset = far * math.cos(math.radians(angle)), far * math.sin(math.radians(angle))
+    weight: dict[str, Any] = (
+        {"fontsize": 7, "fontweight": "normal"} if label.small else {"fontsize": 9, "fontweight": "bold"}
+    )
+    where: dict[str, Any] = {"xytext": offset, "textcoords": "offset points", "ha": "center", "va": "center"}
+    return axes.annotate(label.text, (label.x, label.y), color=label.ink, **weight, **where)
 
 
 def _obstacles(line: Line2D) -> list[Bbox]:

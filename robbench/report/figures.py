@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from robbench.report.answers import answers
 from robbench.report.boxes import draw_boxes
-from robbench.report.curves import draw_ecdf, draw_study_tradeoff, draw_tradeoff
-from robbench.report.dots import draw_ablation, draw_answers
+from robbench.report.changes import draw_ablation
+from robbench.report.curves import draw_ecdf
+from robbench.report.dots import draw_answers
 from robbench.report.drawing import Picture, file_name
 from robbench.report.durations import draw_seconds, draw_study_seconds
 from robbench.report.rows import Group
+from robbench.report.tradeoff import draw_study_tradeoff, draw_tradeoff
 
 
 def draw(group: Group) -> list[Picture]:

@@ -8,9 +8,10 @@ from itertools import pairwise
 
 import pandas as pd
 
-from robbench.report.answers import Answer, Drop, Ratio, answers
+from robbench.report.answers import Answer, Drop, answers
+from robbench.report.comparisons import Ratio
 from robbench.report.markdown import NOTHING, escape, percent, pstar
-from robbench.report.published import Published, published_rows
+from robbench.report.published import published_rows
 from robbench.report.ranking import common_medians
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, Spread
@@ -94,33 +95,25 @@ def _published(answer: Answer) -> list[str] | None:
     own = next((model.published for model in answer.models if model.published), None)
     if own is None:
         return None
-    rows = [row for row in published_rows() if row.architecture == own.architecture]
-    line = sorted(
-        (row for row in rows if row.k and (row.method, row.head) == (own.method, own.head)), key=lambda row: row.k or 0
-    )
+    kind = own.architecture, own.method, own.head
+    line = [row for row in published_rows() if row.k and (row.architecture, row.method, row.head) == kind]
+    line.sort(key=lambda row: row.k or 0)
     best = max(line, key=lambda row: (row.median_pstar, row.accuracy))
-    source, scratch = (
-        next((row for row in rows if row.method == "pgd" and row.dataset == name), None)
-        for name in (own.source, own.dataset)
-    )
+    source, scratch = best.source_row, best.scratch_row
+    assert source is not None
+    assert scratch is not None
     falls = [
-        Drop(a.k, b.k, a.median_pstar, b.median_pstar)
+        Drop(a.k or 0, b.k or 0, a.median_pstar, b.median_pstar)
         for a, b in pairwise(line)
-        if a.k and b.k and b.median_pstar < a.median_pstar
+        if b.median_pstar < a.median_pstar
     ]
     return [
         f"TL#{best.k}{' adversarial' if best.method == 'transfer-adversarial' else ''}",
         percent(best.accuracy),
         f"{best.median_pstar:.4g}",
-        _quotient(best, source),
-        _quotient(best, scratch),
-        f"× {scratch.train_seconds / best.train_seconds:.3g}" if scratch else NOTHING,
-        f"× {scratch.train_seconds / (best.train_seconds + source.train_seconds):.3g}"
-        if scratch and source
-        else NOTHING,
+        percent(best.median_pstar / source.median_pstar),
+        percent(best.median_pstar / scratch.median_pstar),
+        f"× {scratch.train_seconds / best.train_seconds:.3g}",
+        f"× {scratch.train_seconds / (best.train_seconds + source.train_seconds):.3g}",
         _show_drop(max(falls, key=lambda fall: fall.before - fall.after, default=None), math.nan),
     ]
-
-
-def _quotient(above: Published, below: Published | None) -> str:
-    return percent(above.median_pstar / below.median_pstar) if below and below.median_pstar else NOTHING

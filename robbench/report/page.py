@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,13 @@ import pandas as pd
 
 from robbench.gate.verdicts import CONFIDENCE, MARKS, Verdict
 from robbench.report import markdown
-from robbench.report.ablation import FEW, ablation_table, effects, fields_that_move, median_change
+from robbench.report.ablation import FEW, ablation_table, effects, median_change
 from robbench.report.answers import answers
 from robbench.report.drawing import Picture
-from robbench.report.headline import headline
 from robbench.report.overview import factors, overview_table
 from robbench.report.provenance import data_table, environment_table, estimates
-from robbench.report.ranking import ranking_epsilon
-from robbench.report.remarks import audit_summary, busy, few_images, missing_models, shown_swaps
+from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
+from robbench.report.remarks import busy, few_images, missing_models
 from robbench.report.rows import Group, dataset_label, studies
 from robbench.report.tables import SUSPECT, attack_table, spread_text, study_table, views_table
 
@@ -70,6 +70,14 @@ def report_text(
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
+def headline(verdicts: Sequence[Verdict], lacking: int = 0) -> str:
+    """The outcome in one line. A study of which stages were not compared (``lacking``) has not passed."""
+    marks = [verdict.mark for verdict in verdicts]
+    failed = any(verdict.fails for verdict in verdicts)
+    template = _environment().get_template("headline.md.j2")
+    return template.render(marks=marks, count=marks.count, failed=failed, lacking=lacking)
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -79,7 +87,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         autoescape=False,  # the page is Markdown: names pass through the filter md
     )
-    environment.globals |= {"FEW": FEW, "SUSPECT": SUSPECT, "CONFIDENCE": f"{CONFIDENCE:.0%}", "infinity": math.inf}
+    environment.globals |= {
+        "FEW": FEW,
+        "ROBUST": ROBUST,
+        "SUSPECT": SUSPECT,
+        "CONFIDENCE": f"{CONFIDENCE:.0%}",
+        "infinity": math.inf,
+    }
     environment.filters |= {
         "md": markdown.escape,
         "figures": markdown.figures_table,
@@ -123,7 +137,8 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
 
 def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
     """What is said, tabled and drawn of one architecture."""
-    found, epsilon = effects(group), ranking_epsilon(group)
+    tested = [row for row in group.all_rows if row.robustness]
+    fields = [(field, [*own]) for field, own in groupby(effects(group), key=lambda effect: effect.field)]
     return {
         "name": group.architecture,
         "suite": group.suite,
@@ -135,20 +150,17 @@ def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
         "busy": busy(group),
         "pictures": {picture.kind: picture for picture in pictures},
         "table": study_table(group) if group.rows else None,
-        "audit": audit_summary(group),
+        "tested": tested,
+        "audits": [row.robustness.audit for row in tested if row.robustness and row.robustness.audit],
+        "suspects": list(dict.fromkeys(row.name for row in tested if row.suspect)),
         "views": views_table(group),
-        "swaps": shown_swaps(group),
-        "epsilon": epsilon,
+        "swaps": swaps(group),
+        "grid_end": max((row.robustness.grid[-1] for row in tested if row.robustness), default=0.0),
+        "epsilon": ranking_epsilon(group),
         "final": attack_table(group),
-        "moving": fields_that_move(found),
-        "ablation": {
-            field: ablation_table([each for each in found if each.field == field]) for field in _fields(found)
-        },
+        "fields": {field: [effect for effect in own if effect.moved] for field, own in fields},
+        "ablation": {field: ablation_table(own) for field, own in fields},
     }
-
-
-def _fields(found: Iterable[Any]) -> dict[str, None]:
-    return dict.fromkeys(effect.field for effect in found)
 
 
 def _published(groups: Sequence[Group]) -> bool:

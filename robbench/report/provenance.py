@@ -38,22 +38,21 @@ def environment_table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["Property", *(escape(environment.slug) for environment in environments)])
 
 
-def estimates(groups: Sequence[Group]) -> list[dict[str, object]]:
+def estimates(groups: Sequence[Group]) -> list[dict[str, str]]:
     """How p* was estimated, once per way."""
-    ways: dict[str, dict[str, object]] = {}
+    ways: list[dict[str, str]] = []
     for row in (row for group in groups for row in group.all_rows):
-        if row.robustness is None:
+        if (found := row.robustness) is None:
             continue
-        grid, attack = row.robustness.grid, dict(row.robustness.attack)
+        grid, attack = found.grid, dict(found.attack)
         kind = attack.pop("kind", "attack")
         settings = ", ".join(f"{name} {value}" for name, value in sorted(attack.items()) if value is not None)
-        way: dict[str, object] = {
-            "images": len(row.robustness.images),
-            "data": row.record.data.name,
-            "start": f"{grid[0]:g}",
-            "end": f"{grid[-1]:g}",
-            "step": f"step {grid[1] - grid[0]:.4g}" if len(grid) > 1 else "one value",
-            "how": f"{row.robustness.search} search with {kind} ({settings})",
+        way = {
+            "images": f"{len(found.images):,} images of {row.record.data.name}",
+            "grid": f"{grid[0]:g} to {grid[-1]:g}, "
+            + (f"step {grid[1] - grid[0]:.4g}" if len(grid) > 1 else "one value"),
+            "how": f"{found.search} search with {kind} ({settings})",
         }
-        ways[repr(way)] = way
-    return [*ways.values()]
+        if way not in ways:
+            ways.append(way)
+    return ways

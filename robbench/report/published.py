@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from robbench.errors import RobbenchError
 from robbench.record import ModelFacts
-from robbench.spec import Model, Study
 
-PACKAGED = Path(__file__).parents[1] / "published.csv"
+_PACKAGED = Path(__file__).parents[1] / "published.csv"
 """Where a wheel carries the rows."""
 
-CHECKOUT = Path(__file__).parents[2] / "baselines" / "published" / "results.csv"
+_CHECKOUT = Path(__file__).parents[2] / "baselines" / "published" / "results.csv"
 """Where a checkout carries them."""
+
+_Key = tuple[str, str, str | None, str, int | None, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,41 +39,26 @@ class Published:
     epochs: int
 
     @property
-    def key(self) -> tuple[str, str, str | None, str, int | None, str]:
+    def key(self) -> _Key:
         """What a model must share with the row to be compared with it."""
         return self.architecture, self.method, self.source, self.dataset, self.k, self.head
+
+    @property
+    def source_row(self) -> Published | None:
+        """The adversarially trained model of the source data."""
+        return _by_key().get((self.architecture, "pgd", None, self.source or "", None, "linear"))
+
+    @property
+    def scratch_row(self) -> Published | None:
+        """The model of the same data, adversarially trained from scratch."""
+        return _by_key().get((self.architecture, "pgd", None, self.dataset, None, "linear"))
 
 
 @cache
 def published_rows() -> tuple[Published, ...]:
-    """All published rows, in the order of the tables.
-
-    Raises:
-        RobbenchError: the file is missing or damaged.
-    """
-    return read_published(PACKAGED if PACKAGED.exists() else CHECKOUT)
-
-
-def read_published(path: Path) -> tuple[Published, ...]:
-    """Published rows from a CSV file with the columns of ``baselines/published/results.csv``.
-
-    Raises:
-        RobbenchError: the file is missing or damaged, or names a model twice.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = tuple(_row(line) for line in csv.DictReader(file))
-    except OSError as error:
-        raise RobbenchError(f"published rows {str(path)!r} cannot be read: {error.strerror or error}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise RobbenchError(
-            f"published rows {str(path)!r}: expected the columns of the thesis's tables ({error})"
-        ) from error
-    keys = [row.key for row in rows]
-    twice = sorted({row.label for row in rows if keys.count(row.key) > 1})
-    if twice:
-        raise RobbenchError(f"published rows {str(path)!r}: expected every model once, got {', '.join(twice)} again")
-    return rows
+    """All published rows, in the order of the tables."""
+    with (_PACKAGED if _PACKAGED.exists() else _CHECKOUT).open(newline="", encoding="utf-8") as file:
+        return tuple(_row(line) for line in csv.DictReader(file))
 
 
 def _row(line: dict[str, str]) -> Published:
@@ -93,44 +78,16 @@ def _row(line: dict[str, str]) -> Published:
     )
 
 
-def published_row(model: ModelFacts | Model) -> Published | None:
+def published_row(facts: ModelFacts) -> Published | None:
     """The published row of the same network, method, data and transfer, or None where nothing comparable was published.
 
     Every published transfer has frozen kept blocks and an adversarially trained source model.
     """
-    kept: str | None
-    source_method: str | None
-    if isinstance(model, Model):
-        kept = model.transfer.kept if model.transfer else None
-        source_method = model.source.method if model.source else None
-        key = _key(model)
-    else:
-        kept, source_method = model.kept, model.source_method
-        key = model.architecture, model.method, model.source, model.dataset, model.k, model.head
-    if kept not in (None, "frozen") or source_method not in (None, "pgd") or model.variant is not None:
+    if facts.kept not in (None, "frozen") or facts.source_method not in (None, "pgd") or facts.variant is not None:
         return None
-    return _by_key().get(key)
-
-
-def published_models(study: Study) -> dict[str, Published]:
-    """Ids of the study's models that were published, in the study's order, each with its row."""
-    rows = {model.id: published_row(model) for model in study.models()}
-    return {name: row for name, row in rows.items() if row is not None}
-
-
-def _key(model: Model) -> tuple[str, str, str | None, str, int | None, str]:
-    """As :attr:`Published.key`."""
-    source, transfer = model.source, model.transfer
-    return (
-        model.architecture,
-        model.method,
-        source.dataset.name if source else None,
-        model.dataset.name,
-        transfer.k if transfer else None,
-        transfer.head if transfer else "linear",
-    )
+    return _by_key().get((facts.architecture, facts.method, facts.source, facts.dataset, facts.k, facts.head))
 
 
 @cache
-def _by_key() -> dict[tuple[str, str, str | None, str, int | None, str], Published]:
+def _by_key() -> dict[_Key, Published]:
     return {row.key: row for row in published_rows()}

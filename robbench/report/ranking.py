@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from msgspec.structs import replace
 
-from robbench.record import MISCLASSIFIED, Robustness, median_pstar
-from robbench.report.answers import Change, change
+from robbench.record import MISCLASSIFIED, Robustness
 from robbench.report.bootstrap import Resamples, medians
+from robbench.report.comparisons import Change, change
 from robbench.report.robust_accuracy import comparison_epsilon, robust_share
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, models_of
@@ -54,34 +55,22 @@ def common_images(rows: Sequence[Row]) -> dict[str, Robustness]:
             same_data.setdefault(key, []).append((row, row.robustness))
     found = {}
     for peers in same_data.values():
-        right = [
-            {image for image, place in zip(each.images, each.pstar, strict=True) if place != MISCLASSIFIED}
-            for _, each in peers
-        ]
-        common = set.intersection(*right)
+        common = set.intersection(*(_correct_images(each) for _, each in peers))
         for row, each in peers:
-            places = [
-                place if image in common else MISCLASSIFIED
-                for image, place in zip(each.images, each.pstar, strict=True)
-            ]
-            found[row.case] = Robustness(
-                grid=each.grid,
-                attack=each.attack,
-                search=each.search,
-                images=each.images,
-                pstar=places,
-                forward=each.forward,
-                backward=each.backward,
-            )
+            pairs = zip(each.images, each.pstar, strict=True)
+            kept = [index if image in common else MISCLASSIFIED for image, index in pairs]
+            found[row.case] = replace(each, pstar=kept, attacks=[], audit=None)
     return found
+
+
+def _correct_images(robustness: Robustness) -> set[int]:
+    pairs = zip(robustness.images, robustness.pstar, strict=True)
+    return {image for image, index in pairs if index != MISCLASSIFIED}
 
 
 def common_medians(rows: Sequence[Row]) -> dict[str, tuple[float | None, int]]:
     """Median p* per case over the images that every model on the same data classifies correctly, and how many."""
-    return {
-        case: (median_pstar((place for place in each.pstar if place != MISCLASSIFIED), each.grid), each.clean.correct)
-        for case, each in common_images(rows).items()
-    }
+    return {case: (each.median, each.clean.correct) for case, each in common_images(rows).items()}
 
 
 def ranking_epsilon(group: Group) -> float | None:
@@ -92,63 +81,49 @@ def ranking_epsilon(group: Group) -> float | None:
 
 
 def swaps(group: Group) -> tuple[Swap, ...]:
-    """Pairs of models on the same data whose order depends on the view, the surest first.
+    """Pairs of models on the same data whose order depends on the view, each at its surest, the surest first.
 
     A difference counts where it is larger than a step of the grid (robust accuracy: one point) and its bootstrap
     interval over images, drawn alike for both models, leaves out 0.
     """
-    common = common_images(group.rows)
-    kept = {case: medians(_dataset(group, case), each) for case, each in common.items()}
-    epsilon = ranking_epsilon(group)
-    views = [
-        _View(CORRECT, lambda row: row.median, lambda row: row.resampled_medians, _step(group)),
-        _View(COMMON, lambda row: common[row.case].median, lambda row: kept[row.case], _step(group)),
-    ]
-    if epsilon is not None:
-        views.append(
-            _View(ROBUST, lambda row: robust_share(row, epsilon), lambda row: row.resampled_robust(epsilon), 0.01)
-        )
+    tested = [row for row in group.rows if row.robustness]
+    views = _views(group, tested)
     found = []
-    for above, below in combinations(models_of([row for row in group.rows if row.robustness]), 2):
+    for above, below in combinations(models_of(tested), 2):
         if above.facts.dataset == below.facts.dataset:
-            found += _swaps_of(above, below, views)
+            found += sorted(_swaps_of(above, below, views), key=lambda swap: -swap.size)[:1]
     return tuple(sorted(found, key=lambda swap: -swap.size))
 
 
-def _dataset(group: Group, case: str) -> str:
-    return next(row.facts.dataset for row in group.rows if row.case == case)
-
-
-def _step(group: Group) -> float:
-    grids = [row.robustness.grid for row in group.rows if row.robustness]
-    return max((grid[1] - grid[0] for grid in grids if len(grid) > 1), default=0.0)
+def _views(group: Group, tested: Sequence[Row]) -> list[_View]:
+    common = common_images(tested)
+    kept = {row.case: medians(row.facts.dataset, common[row.case]) for row in tested}
+    grids = [row.robustness.grid for row in tested if row.robustness]
+    step = max((grid[1] - grid[0] for grid in grids if len(grid) > 1), default=0.0)
+    views = [
+        _View(CORRECT, lambda row: row.median, lambda row: row.resampled_medians, step),
+        _View(COMMON, lambda row: common[row.case].median, lambda row: kept[row.case], step),
+    ]
+    epsilon = ranking_epsilon(group)
+    if epsilon is not None:
+        shares = {row.case: row.resampled_robust(epsilon) for row in tested}  # every pair of models asks for them
+        views.append(_View(ROBUST, lambda row: robust_share(row, epsilon), lambda row: shares[row.case], 0.01))
+    return views
 
 
 def _swaps_of(one: Model, other: Model, views: Sequence[_View]) -> list[Swap]:
-    changes = [(view, _counting(change(one, other, view.figure, view.resampled), view.step)) for view in views]
+    changes = [(view, change(one, other, view.figure, view.resampled)) for view in views]
+    counting = [(view, found) for view, found in changes if found and found.beyond_noise(view.step)]
     found = []
-    for (first, there), (second, here) in combinations(changes, 2):
-        if there is None or here is None or there.value * here.value >= 0:
-            continue
-        above, below = (one, other) if there.value > 0 else (other, one)
-        pairs = [(above.value(view.figure), below.value(view.figure)) for view in (first, second)]
-        (a, b), (c, d) = ((x if x is not None else math.nan, y if y is not None else math.nan) for x, y in pairs)
-        size = min(_sureness(there), _sureness(here))
-        found.append(Swap(above.label, below.label, first.name, second.name, (a, b), (c, d), size))
+    for (first, there), (second, here) in combinations(counting, 2):
+        if there.value * here.value < 0:
+            above, below = (one, other) if there.value > 0 else (other, one)
+            values, others = (
+                (above.value(view.figure) or 0.0, below.value(view.figure) or 0.0) for view in (first, second)
+            )
+            size = min(_sureness(there), _sureness(here))
+            found.append(Swap(above.label, below.label, first.name, second.name, values, others, size))
     return found
-
-
-def _counting(found: Change | None, step: float) -> Change | None:
-    """A change beyond noise, else None."""
-    if found is None or abs(found.value) <= step + 1e-12 or not beyond_noise(found):
-        return None
-    return found
-
-
-def beyond_noise(found: Change) -> bool:
-    """Whether the interval over images leaves out 0, and every seed agrees on the sign."""
-    same_sign = found.seeds.low > 0 or found.seeds.high < 0
-    return same_sign and bool(found.low > 0 or found.high < 0)
 
 
 def _sureness(found: Change) -> float:

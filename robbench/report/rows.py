@@ -89,15 +89,8 @@ class Row:
     def resampled_robust(self, epsilon: float) -> Resamples:
         """Robust accuracy at ``epsilon``, a value of the grid, of every resampling of the test images."""
         assert self.robustness is not None
-        at = int(np.argmin(np.abs(np.asarray(self.robustness.grid) - epsilon)))
-        if at not in self._resampled_robust:
-            self._resampled_robust[at] = bootstrap.shares(self.facts.dataset, self.robustness, at)
-        return self._resampled_robust[at]
-
-    @cached_property
-    def _resampled_robust(self) -> dict[int, Resamples]:
-        """Robust accuracies by grid index: every pair of models asks for them again."""
-        return {}
+        index = int(np.argmin(np.abs(np.asarray(self.robustness.grid) - epsilon)))
+        return bootstrap.shares(self.facts.dataset, self.robustness, index)
 
     @property
     def seconds(self) -> float | None:
@@ -119,14 +112,12 @@ class Row:
 
     @property
     def _particulars(self) -> list[str]:
-        facts, parts = self.facts, []
-        if facts.head != "linear":
-            parts.append(f"{facts.head.upper()} head")
-        if facts.kept == "finetuned":
-            parts.append("kept blocks fine-tuned")
-        if facts.source_method == "standard":
-            parts.append("from a standard source")
-        return parts
+        particulars = {
+            f"{self.facts.head.upper()} head": self.facts.head != "linear",
+            "kept blocks fine-tuned": self.facts.kept == "finetuned",
+            "from a standard source": self.facts.source_method == "standard",
+        }
+        return [text for text, there in particulars.items() if there]
 
     @property
     def label(self) -> str:
@@ -196,15 +187,10 @@ def group_records(records: Iterable[Record]) -> tuple[Group, ...]:
         groups.setdefault((suite, facts.architecture), []).append(Row(suite, case, facts, trained, tested))
     order = [*ARCHITECTURES]
     names = sorted(groups, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key[1]))
-    return tuple(_group(suite, name, _sorted(groups[suite, name])) for suite, name in names)
+    return tuple(_group(suite, name, groups[suite, name]) for suite, name in names)
 
 
 def _group(suite: str, architecture: str, rows: Sequence[Row]) -> Group:
-    plain, variants = (tuple(row for row in rows if (row.facts.variant is None) is kept) for kept in (True, False))
-    return Group(suite, architecture, plain, variants)
-
-
-def _sorted(rows: Sequence[Row]) -> tuple[Row, ...]:
     sources = {row.facts.source for row in rows}
 
     def key(row: Row) -> tuple[object, ...]:
@@ -214,4 +200,6 @@ def _sorted(rows: Sequence[Row]) -> tuple[Row, ...]:
         where = (facts.dataset not in sources, facts.dataset)
         return (method, *particulars, *where, facts.k or 0, facts.variant or "", facts.seed, row.case)
 
-    return tuple(sorted(rows, key=key))
+    ordered = sorted(rows, key=key)
+    plain = tuple(row for row in ordered if row.facts.variant is None)
+    return Group(suite, architecture, plain, tuple(row for row in ordered if row.facts.variant is not None))

@@ -10,11 +10,9 @@ from robbench.record import Robustness
 from robbench.report.bootstrap import difference, interval, medians, over_seeds, shares
 
 
-def distribution(places: list[int]) -> Robustness:
+def distribution(indices: list[int]) -> Robustness:
     """A distribution."""
-    robustness = robustness_record(make_facts(), places).robustness
-    assert robustness is not None
-    return robustness
+    return robustness_record(make_facts(), indices).robustness
 
 
 def test_medians_of_resampled_images() -> None:

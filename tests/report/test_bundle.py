@@ -1,6 +1,5 @@
 """Bundles on disk: the same bytes again, errors that leave the old one whole, merging."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -12,15 +11,26 @@ from factories import both_records, make_facts, robustness_record, training_reco
 
 from robbench.errors import RobbenchError
 from robbench.gate.verdicts import Verdict
-from robbench.record import Record
-from robbench.report import Bundle, disagreements, merge, read_bundle, render, write_bundle
+from robbench.report import Bundle, merge, read_bundle, render, write_bundle
+from robbench.report.drawing import Picture
+from robbench.report.rows import Group
 
-PLACES = [1, 2, 5, -1]
+INDICES = [1, 2, 5, -1]
 
 
-def bundle(*, title: str = "demo", places: list[int] = PLACES, created: str = "2025-01-01T00:00:00Z") -> Bundle:
+@pytest.fixture(autouse=True)
+def _pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture of each architecture, not drawn."""
+
+    def draw(group: Group) -> list[Picture]:
+        return [Picture("pstar", f"{group.suite}-{group.architecture}-pstar.png", b"drawn")]
+
+    monkeypatch.setattr("robbench.report.bundle.draw", draw)
+
+
+def bundle(*, title: str = "demo", indices: list[int] = INDICES, created: str = "2025-01-01T00:00:00Z") -> Bundle:
     """One transferred model with one verdict."""
-    records = both_records(make_facts("transfer", "emnist", 1), places, created=created)
+    records = both_records(make_facts("transfer", "emnist", 1), indices, created=created)
     verdict = Verdict(
         suite="demo", case=records[0].case, stage="robustness", figure="accuracy", mark="=", message=f"from {title}"
     )
@@ -46,25 +56,6 @@ def test_round_trip_gives_the_same_bytes(tmp_path: Path) -> None:
     ).keys()
 
 
-def test_the_order_in_which_verdicts_came_changes_nothing(tmp_path: Path) -> None:
-    """A report of losses, in the order of its run, is what its records render to."""
-    spec = "; the specification changed: "
-    verdicts = [
-        Verdict(
-            suite="demo", case=case, stage=stage, figure=figure, mark="-", message=f"{case} {figure}{spec}{stage}.a"
-        )
-        for case, stage, figure in (
-            ("cnn7-mnist-standard", "training", "validation accuracy"),
-            ("cnn7-emnist-TL1", "robustness", "median p*"),
-            ("cnn7-emnist-TL1", "robustness", "accuracy"),
-        )
-    ]
-    files = render(msgspec.structs.replace(bundle(), verdicts=verdicts))
-    assert render(msgspec.structs.replace(bundle(), verdicts=verdicts[::-1])) == files
-    write_bundle(tmp_path, msgspec.structs.replace(bundle(), verdicts=verdicts))
-    assert list(disagreements(tmp_path, read_bundle(tmp_path))) == []
-
-
 def test_records_are_readable_in_a_diff(tmp_path: Path) -> None:
     """Each record has a line of its own, in order of its name."""
     write_bundle(tmp_path, bundle())
@@ -84,52 +75,6 @@ def test_renewing_removes_only_its_own_old_figures(tmp_path: Path) -> None:
     assert {"figures/mine.png", "notes.txt"} <= names
     assert not any("cnn4" in name for name in names)
     assert not any(".writing-" in name for name in names)
-
-
-def test_an_error_leaves_the_old_bundle_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether rendering or writing fails, not one byte of the old bundle changes."""
-    write_bundle(tmp_path, bundle())
-    before = content(tmp_path)
-
-    def broken(path: Path, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("robbench.report.bundle.write_atomically", broken)
-        with pytest.raises(RobbenchError, match="No space left"):
-            write_bundle(tmp_path, bundle(title="new"))
-    assert content(tmp_path) == before
-    with monkeypatch.context() as patch:
-        patch.setattr("robbench.report.bundle.report_text", lambda *_, **__: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            write_bundle(tmp_path, bundle(title="new"))
-    assert content(tmp_path) == before
-
-
-@pytest.mark.parametrize("name", ["report.md", "records.json", "figures/demo-cnn7-pstar.png"])
-def test_a_folder_in_the_place_of_a_file_leaves_the_old_bundle_whole(tmp_path: Path, name: str) -> None:
-    """The error names it before any other file is replaced."""
-    write_bundle(tmp_path, bundle())
-    (tmp_path / name).unlink()
-    (tmp_path / name).mkdir()
-    before = content(tmp_path)
-    with pytest.raises(RobbenchError, match=rf"cannot be written: expected a file .* {name}, got a folder"):
-        write_bundle(tmp_path, bundle(title="new", places=[1]))
-    assert content(tmp_path) == before
-
-
-def test_a_folder_named_as_an_old_figure_stays(tmp_path: Path) -> None:
-    """It is none of the bundle's own, and in nobody's way; a link in the place of a file is replaced, not followed."""
-    write_bundle(tmp_path, Bundle(title="two", command="", records=both_records(make_facts(architecture="cnn4"), [1])))
-    figure = next((tmp_path / "figures").glob("*cnn4*.png"))
-    figure.unlink()
-    figure.mkdir()
-    (tmp_path / "results.csv").unlink()
-    (tmp_path / "results.csv").symlink_to(figure, target_is_directory=True)
-    write_bundle(tmp_path, bundle())
-    assert figure.is_dir()
-    assert not any(figure.iterdir())
-    assert (tmp_path / "results.csv").is_file()
 
 
 @pytest.mark.parametrize(
@@ -162,15 +107,13 @@ def test_a_missing_bundle_is_an_error(tmp_path: Path) -> None:
 
 def test_merging_keeps_the_newest_record_and_its_verdict() -> None:
     """Of two runs of a stage the newer one counts in either order, and a note says so."""
-    old, new = bundle(title="old"), bundle(title="new", places=[2, 2, 2, 2], created="2025-02-01T00:00:00Z")
+    old, new = bundle(title="old"), bundle(title="new", indices=[2, 2, 2, 2], created="2025-02-01T00:00:00Z")
     for both in ([old, new], [new, old]):
         merged = merge(both)
         assert sorted(merged.records, key=lambda r: r.name) == sorted(new.records, key=lambda r: r.name)
         assert [verdict.message for verdict in merged.verdicts] == ["from new"]
         assert merged.notes[0] == "a note"
-        assert merged.notes[1:] == [
-            "demo: 1 model recorded more than once (cnn7-emnist-TL#1); the run with the newest record counts"
-        ]
+        assert merged.notes[1:] == ["demo: 1 model recorded more than once; the newest record counts"]
     assert merge([old, new]).title == "old, new"
     assert merge([old, new]).command == "make old\nmake new"
 
@@ -218,54 +161,13 @@ def test_merging_parts_of_a_study_leaves_what_both_lack() -> None:
     ]
     merged = merge(parts)
     assert sorted(merged.missing) == sorted(names[4:])
-    assert "- cnn7-emnist-TL#k, k = 3: neither trained nor tested" in render(merged)["report.md"].decode()
-
-
-def planned(records: list[Record], digest: str, **changes: object) -> Bundle:
-    """A bundle whose records were made by a digest, as its plan says."""
-    made = [msgspec.structs.replace(record, digest=digest) for record in records]
-    whole = Bundle(title="demo", command="", records=made, plan={f"{r.suite}/{r.name}": digest for r in made})
-    return msgspec.structs.replace(whole, **changes)
-
-
-def test_merging_keeps_what_any_plan_asks_for() -> None:
-    """A stage with the digest of the record that counts; one that no bundle recorded stays in the plan."""
-    one, two = (make_facts("transfer", "emnist", k) for k in (1, 2))
-    old = planned(both_records(one, [1]), "a" * 64)
-    old = msgspec.structs.replace(old, plan=old.plan | {"demo/never.training": "c" * 64})
-    new = planned(both_records(one, [2], created="2025-02-01T00:00:00Z") + both_records(two, [1]), "b" * 64)
-    names = [f"demo/{record.name}" for record in new.records]
-    for both in ([old, new], [new, old]):
-        assert merge(both).plan == {"demo/never.training": "c" * 64, **dict.fromkeys(names, "b" * 64)}
-
-
-def test_merging_with_a_bundle_without_a_plan() -> None:
-    """Its records of a study that another bundle has the plan of belong to it; a study that none has it of stays without."""
-    first = planned(both_records(make_facts("transfer", "emnist", 1), [1]), "a" * 64)
-    second = planned(both_records(make_facts("transfer", "emnist", 2), [1]), "b" * 64, plan={})
-    other = planned(both_records(make_facts(), [1], suite="more"), "c" * 64, plan={})
-    merged = merge([first, second, other])
-    assert merged.plan == {f"demo/{r.name}": r.digest for r in [*first.records, *second.records]}
-
-
-def test_a_bundle_holds_the_checksums_of_its_pictures(tmp_path: Path) -> None:
-    """As they were written; one without plan and pictures, as older versions wrote it, is read too."""
-    write_bundle(tmp_path, bundle())
-    pictures = read_bundle(tmp_path).pictures
-    found = {str(path.relative_to(tmp_path)): path.read_bytes() for path in (tmp_path / "figures").iterdir()}
-    assert pictures == {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
-    assert pictures
-    values = json.loads((tmp_path / "records.json").read_text())
-    del values["pictures"], values["sha256"]
-    (tmp_path / "records.json").write_text(json.dumps(values))
-    assert (read_bundle(tmp_path).pictures, read_bundle(tmp_path).plan) == ({}, {})
+    assert "- cnn7: 1 model (cnn7-emnist-TL3)" in render(merged)["report.md"].decode()
 
 
 def test_a_record_listed_twice_is_an_error(tmp_path: Path) -> None:
     """Whatever figures the second has; the error names the stage."""
     write_bundle(tmp_path, bundle())
     values = json.loads((tmp_path / "records.json").read_text())
-    del values["sha256"]
     values["records"].append(values["records"][0] | {"created": "2025-03-01T00:00:00Z"})
     (tmp_path / "records.json").write_text(json.dumps(values))
     with pytest.raises(
@@ -275,7 +177,7 @@ def test_a_record_listed_twice_is_an_error(tmp_path: Path) -> None:
 
 
 def test_two_studies_are_two_sections() -> None:
-    """Each with its own answers; a note is told apart by the bundle that it comes from."""
+    """Each with its own answers; a note that both have is there once."""
     other = Bundle(title="more", command="", notes=["a note"], records=both_records(make_facts(), [1], suite="more"))
     merged = merge([bundle(), other])
     report = render(merged)["report.md"].decode()
@@ -283,7 +185,7 @@ def test_two_studies_are_two_sections() -> None:
         "## demo: MNIST → EMNIST",
         "## more",
     ]
-    assert merged.notes == ["demo: a note", "more: a note"]
+    assert merged.notes == ["a note"]
 
 
 def test_an_empty_bundle_renders(tmp_path: Path) -> None:
@@ -293,7 +195,31 @@ def test_an_empty_bundle_renders(tmp_path: Path) -> None:
     assert read_bundle(tmp_path).records == []
 
 
-def test_reports_need_no_torch() -> None:
-    """Rendering imports neither torch nor pyplot: a CPU-only job can do it."""
-    code = "import robbench.report, sys; assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules), 'imported'"
+def test_the_order_in_which_verdicts_came_changes_nothing() -> None:
+    """Verdicts of a run that was spread over processes come in any order."""
+    verdicts = [
+        Verdict(suite="demo", case=case, stage="robustness", figure=figure, mark="-", message=f"{case} {figure}")
+        for case, figure in (
+            ("cnn7-mnist-pgd", "seconds"),
+            ("cnn7-emnist-TL1", "median p*"),
+            ("cnn7-emnist-TL1", "accuracy"),
+        )
+    ]
+    files = render(msgspec.structs.replace(bundle(), verdicts=verdicts))
+    assert render(msgspec.structs.replace(bundle(), verdicts=verdicts[::-1])) == files
+
+
+def test_an_error_while_rendering_leaves_the_old_bundle_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one byte of it changes."""
+    write_bundle(tmp_path, bundle())
+    before = content(tmp_path)
+    monkeypatch.setattr("robbench.report.bundle.report_text", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_bundle(tmp_path, bundle(title="new"))
+    assert content(tmp_path) == before
+
+
+def test_the_end_of_a_run_imports_nothing_that_draws() -> None:
+    """The table in the terminal is printed by every run, whether it writes a report or not."""
+    code = "import robbench.report.terminal, sys; assert not {'torch', 'pandas', 'matplotlib', 'jinja2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -7,25 +7,20 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from factories import both_records, make_facts
+from factories import both_records, make_facts, make_group
 from matplotlib.figure import Figure
 
 from robbench.record import Record
-from robbench.report import curves, dots, durations
+from robbench.report import changes, dots, durations, tradeoff
 from robbench.report.drawing import Label, canvas, place_labels
-from robbench.report.rows import Group, group_records
+from robbench.report.rows import group_records
 
 SOURCE, SCRATCH = make_facts("pgd", "mnist"), make_facts("pgd", "emnist")
 
 
-def transfer(k: int, places: list[int], seconds: float = 10.0, **changes: object) -> list[Record]:
+def transfer(k: int, indices: list[int], seconds: float = 10.0, **changes: object) -> list[Record]:
     """Both stages of one transferred model."""
-    return both_records(make_facts("transfer", "emnist", k, **changes), places, seconds)
-
-
-def group(*records: list[Record]) -> Group:
-    """The records' only group."""
-    return group_records([record for two in records for record in two])[0]
+    return both_records(make_facts("transfer", "emnist", k, **changes), indices, seconds)
 
 
 @pytest.fixture
@@ -38,7 +33,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
         caught.append(figure)
         return b""
 
-    for module in (curves, dots, durations):
+    for module in (changes, dots, durations, tradeoff):
         monkeypatch.setattr(module, "png", catch)
 
     def call(draw: Callable[..., bytes], *arguments: object) -> Figure:
@@ -68,20 +63,20 @@ def test_an_interval_past_the_axis_ends_in_an_arrowhead(drawn: Callable[..., Fig
         *(both_records(SOURCE, [1] * 30), both_records(SCRATCH, [2] * 30)),
         *(transfer(1, [1, 1, 4] + [-1] * 27), transfer(2, [1] * 30)),
     ]
-    figure = drawn(dots.draw_answers, group(*records))
+    figure = drawn(dots.draw_answers, make_group(*records))
     retention, relative, faster = arrows(figure)
     assert [y for _, y in retention] == [1.0]
     assert [y for _, y in relative] == [0.5]
     assert faster == []
     assert PAST in legend(figure)
-    inside = drawn(dots.draw_answers, group(*records[:2], records[3]))
+    inside = drawn(dots.draw_answers, make_group(*records[:2], records[3]))
     assert (arrows(inside), PAST in legend(inside)) == ([[], [], []], False)
 
 
 def test_an_interval_without_end_is_an_arrow_too(drawn: Callable[..., Figure]) -> None:
     """Of a model that resamplings often put past the grid's end, each ratio is at least something."""
     records = both_records(SOURCE, [1] * 30), both_records(SCRATCH, [1] * 30), transfer(1, [2] * 16 + [5] * 14)
-    assert [len(each) for each in arrows(drawn(dots.draw_answers, group(*records)))] == [1, 1, 0]
+    assert [len(each) for each in arrows(drawn(dots.draw_answers, make_group(*records)))] == [1, 1, 0]
 
 
 def test_an_ablations_interval_past_the_grid_is_an_arrow(drawn: Callable[..., Figure]) -> None:
@@ -89,8 +84,8 @@ def test_an_ablations_interval_past_the_grid_is_an_arrow(drawn: Callable[..., Fi
     base, shaky = [2] * 40, [2] * 22 + [5] * 18
     for before, after, edge in ((base, shaky, 1.0), (shaky, base, 0.0)):
         facts = make_facts("transfer", "emnist", 1, variant="box")
-        found = group(transfer(1, before), both_records(facts, after, case="cnn7-emnist-TL1-box"))
-        (axes,) = drawn(dots.draw_ablation, found).axes
+        found = make_group(transfer(1, before), both_records(facts, after, case="cnn7-emnist-TL1-box"))
+        (axes,) = drawn(changes.draw_ablation, found).axes
         assert [text.xy[0] for text in axes.texts if text.arrow_patch] == [edge]
 
 
@@ -98,15 +93,17 @@ def test_the_legend_names_seeds_where_there_are_several(drawn: Callable[..., Fig
     """Crosses are seeds; with one seed there are none."""
     one = [both_records(SOURCE, [4] * 9), transfer(1, [2] * 9)]
     again = transfer(1, [3] * 9, seed=1)
-    assert "one seed" not in legend(drawn(dots.draw_answers, group(*one)))
-    assert "one seed" in legend(drawn(dots.draw_answers, group(*one, again)))
+    assert "one seed" not in legend(drawn(dots.draw_answers, make_group(*one)))
+    assert "one seed" in legend(drawn(dots.draw_answers, make_group(*one, again)))
 
 
 @pytest.mark.parametrize("wrong", [0, 100], ids=["all right", "almost all wrong"])
 def test_no_accuracy_past_its_limits_is_on_the_axis(drawn: Callable[..., Figure], wrong: int) -> None:
     """The axis ends half a marker beyond 0% or 100%."""
-    found = group(both_records(SOURCE, [2] * 100), transfer(1, [1] * 50 + [-1] * 50), transfer(2, [1] + [-1] * 199))
-    (axes,) = drawn(curves.draw_tradeoff, found).axes
+    found = make_group(
+        both_records(SOURCE, [2] * 100), transfer(1, [1] * 50 + [-1] * 50), transfer(2, [1] + [-1] * 199)
+    )
+    (axes,) = drawn(tradeoff.draw_tradeoff, found).axes
     left, right = axes.get_xlim()
     assert -2 < left < 0.5
     assert 100 < right < 102
@@ -116,7 +113,7 @@ def test_networks_of_a_study_share_their_axes(drawn: Callable[..., Figure]) -> N
     """Equal heights are equal medians; a band for censored medians stands in every panel or in none."""
     other = both_records(make_facts("transfer", "emnist", 1, architecture="cnn4"), [5] * 9)
     groups = group_records([*transfer(1, [1] * 9), *other])
-    first, second = drawn(curves.draw_study_tradeoff, groups).axes
+    first, second = drawn(tradeoff.draw_study_tradeoff, groups).axes
     assert (first.get_xlim(), first.get_ylim()) == (second.get_xlim(), second.get_ylim())
     assert [len(axes.patches) for axes in (first, second)] == [1, 1]
 
@@ -139,20 +136,20 @@ def test_a_label_is_nearest_its_own_point() -> None:
     with canvas(4.0, 4.0) as figure:
         axes = figure.subplots()
         axes.set(xlim=(0, 2), ylim=(0, 2))
-        places = {"2": (1.0, 1.05), "3": (1.0, 1.0)}
-        axes.plot(*zip(*places.values(), strict=True), "o-")
+        points = {"2": (1.0, 1.05), "3": (1.0, 1.0)}
+        axes.plot(*zip(*points.values(), strict=True), "o-")
         axes.errorbar(1.0, 1.0, xerr=0.5, yerr=0.5, fmt="none")
-        place_labels(figure, axes, [Label(*at, text, "#000000") for text, at in places.items()])
+        place_labels(figure, axes, [Label(*at, text, "#000000") for text, at in points.items()])
         for label in axes.texts:
             box = label.get_window_extent()
             middle = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
-            gaps = {text: math.dist(axes.transData.transform(at), middle) for text, at in places.items()}
+            gaps = {text: math.dist(axes.transData.transform(at), middle) for text, at in points.items()}
             assert not label.get_text() or gaps[label.get_text()] <= min(gaps.values()) + 0.5
 
 
 def test_the_axis_of_seconds_holds_every_seed(drawn: Callable[..., Figure]) -> None:
     """Medians of 10 s over seeds between 0.1 s and 1,000 s."""
-    found = group(*(transfer(1, [1], seconds, seed=seed) for seed, seconds in enumerate((0.1, 10.0, 1000.0))))
+    found = make_group(*(transfer(1, [1], seconds, seed=seed) for seed, seconds in enumerate((0.1, 10.0, 1000.0))))
     figure = drawn(durations.draw_seconds, found)
     low, high = figure.axes[0].get_xlim()
     assert low < 0.1

@@ -49,15 +49,6 @@ def test_a_stage_that_did_not_run_leaves_its_cells_empty():
     ]
 
 
-def test_a_checkpoint_has_no_epochs():
-    """Its weights were trained elsewhere."""
-    record = training_record(make_facts("checkpoint"))
-    training = msgspec.structs.replace(record.training, epochs=[], best=0)
-    assert cells(table([msgspec.structs.replace(record, result=training)], [])) == [
-        ["cnn7-mnist-checkpoint", "10.0", "0/0"]
-    ]
-
-
 def test_the_worst_marks_come_first():
     """Each figure once per mark, other models' left out."""
     facts = make_facts()
@@ -65,13 +56,6 @@ def test_the_worst_marks_come_first():
     verdicts = [verdict("cnn7-mnist-pgd", *one) for one in given] + [verdict("other", "accuracy", "-")]
     row = cells(table([training_record(facts)], verdicts))[0]
     assert row[-1] == "median p* - · seconds x · accuracy + · seconds ="
-
-
-@pytest.mark.parametrize("mark", ["missing", "new", "quick"])
-def test_marks_without_a_baseline_are_shown(mark):
-    """They are no figures' marks but the baseline's."""
-    row = cells(table([training_record(make_facts())], [verdict("cnn7-mnist-pgd", "baseline", mark)]))[0]
-    assert row[-1] == f"baseline {mark}"
 
 
 @pytest.mark.parametrize(

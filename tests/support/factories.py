@@ -16,6 +16,7 @@ from robbench.record import (
     Seconds,
     Training,
 )
+from robbench.report.rows import Group, group_records
 
 GRID = [0.0, 0.1, 0.2, 0.3, 0.4]
 
@@ -88,20 +89,28 @@ def training_record(facts: ModelFacts, seconds: float = 10.0, epochs: int = 3, *
     return _record(facts, "training", timed, **({"result": training} | changes))
 
 
-def robustness_record(facts: ModelFacts, places: Sequence[int], grid: Sequence[float] = GRID, **changes: Any) -> Record:
-    """A robustness stage whose image i has its p* at ``places[i]`` of the grid (-1 wrong, ``len(grid)`` censored)."""
+def robustness_record(
+    facts: ModelFacts, indices: Sequence[int], grid: Sequence[float] = GRID, **changes: Any
+) -> Record:
+    """A robustness stage whose image i has the grid index ``indices[i]`` (-1 misclassified, ``len(grid)`` censored)."""
     robustness = Robustness(
         grid=list(grid),
         attack={"kind": "PGD", "steps": 40},
         search="reference",
-        images=list(range(len(places))),
-        pstar=list(places),
+        images=list(range(len(indices))),
+        pstar=list(indices),
         forward=1_000,
         backward=900,
     )
-    return _record(facts, "robustness", Seconds(estimation=1.0), len(places), **({"result": robustness} | changes))
+    return _record(facts, "robustness", Seconds(estimation=1.0), len(indices), **({"result": robustness} | changes))
 
 
-def both_records(facts: ModelFacts, places: Sequence[int], seconds: float = 10.0, **changes: Any) -> list[Record]:
+def both_records(facts: ModelFacts, indices: Sequence[int], seconds: float = 10.0, **changes: Any) -> list[Record]:
     """The two stages of one model."""
-    return [training_record(facts, seconds, **changes), robustness_record(facts, places, **changes)]
+    return [training_record(facts, seconds, **changes), robustness_record(facts, indices, **changes)]
+
+
+def make_group(*records: Record | list[Record]) -> Group:
+    """The only group of such records, or of models given as lists of their records."""
+    (group,) = group_records([one for each in records for one in (each if isinstance(each, list) else [each])])
+    return group

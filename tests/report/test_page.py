@@ -1,0 +1,253 @@
+"""What ``report.md`` says: sentences and figures of rich studies, checked with white space evened out."""
+
+import msgspec
+import pytest
+from factories import both_records, make_facts, robustness_record, training_record
+
+from robbench.gate.verdicts import Verdict
+from robbench.record import Audit, Record
+from robbench.report.drawing import Picture
+from robbench.report.page import Pictures, headline, report_text
+from robbench.report.rows import group_records
+
+SOUND = Audit(
+    images=100,
+    zero_gradient=0,
+    not_finite=0,
+    one_step=[],
+    scanned=10,
+    probes=80,
+    not_monotone=1,
+    below=2,
+    forward=900,
+    backward=800,
+)
+MASKED = msgspec.structs.replace(SOUND, zero_gradient=100, warnings=["gradients are *zero*", "and so on"])
+
+
+def text(records: list[Record], pictures: Pictures | None = None, **changes: object) -> str:
+    """The report, each paragraph on one line."""
+    page = report_text(group_records(records), pictures or {}, title="A study", **changes)
+    return "\n\n".join(part if part.lstrip().startswith("|") else " ".join(part.split()) for part in page.split("\n\n"))
+
+
+def verdict(mark: str, figure: str = "accuracy", case: str = "cnn7-mnist-pgd") -> Verdict:
+    """A verdict on one figure."""
+    return Verdict(suite="demo", case=case, stage="robustness", figure=figure, mark=mark, message=f"got {mark}")
+
+
+def audited(record: Record, audit: Audit) -> Record:
+    """The record with what an audit found."""
+    return msgspec.structs.replace(record, result=msgspec.structs.replace(record.result, audit=audit))
+
+
+STUDY = [
+    *both_records(make_facts("pgd", "mnist"), [4] * 9, 100.0),
+    *both_records(make_facts("pgd", "emnist"), [3] * 9 + [-1], 400.0),
+    *both_records(make_facts("transfer", "emnist", 1), [2] * 8 + [-1] * 2, 10.0),
+    *both_records(make_facts("transfer", "emnist", 2), [1] * 10, 10.0),
+]
+AGAIN = [
+    *both_records(make_facts("pgd", "mnist", seed=1), [4] * 9, 100.0),
+    *both_records(make_facts("pgd", "emnist", seed=1), [3] * 9 + [-1], 200.0),
+    *both_records(
+        make_facts("transfer", "emnist", 1, seed=1, source_case="cnn7-mnist-pgd-seed1"), [1] * 8 + [-1] * 2, 10.0
+    ),
+    *both_records(make_facts("transfer", "emnist", 2, seed=1, source_case="cnn7-mnist-pgd-seed1"), [1] * 10, 10.0),
+]
+
+
+def test_a_report_from_top_to_bottom() -> None:
+    """Verdict, answers with their figures, tables, notes, data, machine and command, in this order."""
+    report = text(
+        STUDY,
+        verdicts=[verdict("=")],
+        notes=["a_b | *c* <d>"],
+        command="pytest -m suite",
+        missing=["demo/cnn4-a.training"],
+    )
+    sentences = (
+        "# A study",
+        "**Passed so far: 1 figure compared; 8 stages of the study not compared.**",
+        "## demo: MNIST → EMNIST",
+        "- cnn4: 1 model (cnn4-a)",
+        "#### cnn7: MNIST → EMNIST",
+        "TL#1 is the most robust of 2 transferred models (k = 1–2): median p\\* **0.2** at 80.0% clean accuracy.",
+        "Retention: **50.0%** of the 0.4 of PGD MNIST (99% interval 50.0% to 50.0%).",
+        "n/a (not run: the conventionally trained target model).",
+        "Median p\\* falls most after k = 1: 0.2 at k = 1, 0.1 at k = 2 (the drop point; the same in 100% of the "
+        "bootstrap resamplings).",
+        "Relative robustness: **66.7%** of the 0.3 of PGD EMNIST (99% interval",
+        "Clean accuracy: 80.0% against 90.0% (**-10.0 points**, 99% interval",
+        "Robust accuracy at ε = 0.3: 0.0% against 0.0% (**0.0 points**, 99% interval 0.0 to 0.0).",
+        "TL#1 trained in 10.0 s, PGD EMNIST from scratch in 400 s: **40 times faster**.",
+        "With the source model's 100 s counted in: 3.64 times faster.",
+        "(Measured on cpu-2core.)",
+        "**Fewer than 30 correct images**: PGD MNIST: 9, PGD EMNIST: 9, TL#1: 8, TL#2: 10.",
+        "Every kind of transfer at its best k:",
+        "### cnn7, model by model",
+        "Models misclassify different images, so robustness is shown three ways:",
+        "No two models change places between the three views",
+        "## Notes",
+        "- a_b \\| \\*c\\* \\<d\\>",
+        "## How to read this",
+        "| retention | median p\\* of TL#k",
+        "## Data",
+        "- p\\* of 9 images of mnist: grid 0 to 0.4, step 0.1; reference search with PGD (steps 40)",
+        "## Environment",
+        "8 stages, recorded from 2025-01-01T00:00:00Z to 2025-01-01T00:00:00Z (UTC).",
+        "## Command",
+        "``` pytest -m suite ```",
+    )
+    places = [report.find(sentence) for sentence in sentences]
+    assert [sentence for sentence, place in zip(sentences, places, strict=True) if place < 0] == []
+    assert places == sorted(places)
+    assert "None" not in report
+    assert "{" not in report
+
+
+def test_seeds_are_spread_out_in_the_answers() -> None:
+    """Two seeds: medians over seeds, [least to greatest], and in how many seeds the drop point is the same."""
+    report = text(STUDY + AGAIN)
+    for sentence in (
+        "#### cnn7: MNIST → EMNIST, 2 seeds: medians over seeds, [least to greatest]",
+        "median p\\* **0.15 [0.1 to 0.2]** at 80.0% clean accuracy.",
+        "Retention: **37.5%** of the 0.4 of PGD MNIST",
+        "2 seeds: 25.0% to 50.0%).",
+        "Median p\\* over seeds falls most after k = 1: 0.15 at k = 1, 0.1 at k = 2 (the drop point",
+        "It is so in 1 of 2 seeds (seed 1: no fall).",
+        "**30 times faster [× 20 to × 40]**",
+    ):
+        assert sentence in report
+
+
+@pytest.mark.parametrize(
+    ("records", "sentence"),
+    [
+        ([robustness_record(make_facts(), [1])], "not run: no transferred model is among these records."),
+        (
+            [robustness_record(make_facts("transfer", "emnist", 1), [-1])],
+            "n/a: of no transferred model there is a median",
+        ),
+        (STUDY[4:6], "not run: PGD EMNIST, the target model adversarially trained from scratch."),
+        (STUDY[4:6], "n/a: TL#1 and the target model adversarially trained from scratch were not both trained"),
+        (STUDY[4:6], "Retention: n/a (not run: the source model)."),
+        ([], "No model was run."),
+        (
+            [*both_records(make_facts(), [5] * 5), *both_records(make_facts("transfer", "emnist", 1), [2] * 5)],
+            "Retention: **less than 50.0%** of the > 0.4 of PGD MNIST",
+        ),
+        (
+            [*both_records(make_facts(), [5] * 5), *both_records(make_facts("transfer", "emnist", 1), [5] * 5)],
+            "Retention: n/a (> 0.4 ÷ the > 0.4 of PGD MNIST has no value).",
+        ),
+    ],
+)
+def test_without_an_answer_the_report_says_so(records: list[Record], sentence: str) -> None:
+    """A missing figure is a sentence, never a guess."""
+    assert sentence in text(records)
+
+
+@pytest.mark.parametrize(("busy", "factors"), [("cnn7-emnist-TL1", 2), ("cnn7-emnist-pgd", 2), ("cnn7-mnist-pgd", 1)])
+def test_a_factor_of_seconds_on_a_busy_machine_is_no_result(busy: str, factors: int) -> None:
+    """Whichever model it was that waited; where it was the source, only the factor with the source's seconds."""
+    records = [
+        msgspec.structs.replace(
+            record,
+            seconds=msgspec.structs.replace(record.seconds, waiting_for_core=0.5 * record.seconds.measured),
+        )
+        if (record.case, record.stage) == (busy, "training")
+        else record
+        for record in STUDY
+    ]
+    report = text(records)
+    assert report.count("which is no measure, since the machine was busy with other work.") == factors
+    assert "**Measured on a busy machine** (share of the time in line for a core; training: " in report
+    assert "busy" not in text(STUDY)
+
+
+def test_only_what_changed_has_a_line_of_the_verdicts() -> None:
+    """Failures first; verdicts of one wording share a line; equal and new figures have none."""
+    report = text(STUDY, verdicts=[verdict("="), verdict("~"), *(verdict("-", case=case) for case in "abc")])
+    lines = [line for line in report.splitlines() if "got " in line]
+    assert [line.split("|")[1].strip() for line in lines] == ["`-`", "`~`"]
+    assert "demo/a, demo/b and 1 more" in lines[0]
+    assert "got " not in text(STUDY, verdicts=[verdict("="), verdict("new")])
+
+
+@pytest.mark.parametrize(
+    ("marks", "lacking", "line"),
+    [
+        ("", 0, "No comparison was made."),
+        ("= + ~", 0, "Passed: 3 figures compared."),
+        ("= x", 0, "Passed: 1 figure compared, 1 not comparable."),
+        ("- - =", 0, "Failed: 2 regressions, of 3 figures."),
+        ("missing =", 0, "Failed: 1 without a baseline, of 2 figures."),
+        ("error -", 0, "Failed: 1 stage without a result, 1 regression, of 1 figure."),
+        ("new new", 0, "Nothing compared: 2 new baselines."),
+        ("quick quick", 0, "Quick scale: compared with nothing."),
+        ("= = x", 3, "Passed so far: 2 figures compared, 1 not comparable; 3 stages of the study not compared."),
+        ("- =", 1, "Failed: 1 regression, of 2 figures; 1 stage of the study not compared."),
+        ("new", 2, "Nothing compared: 1 new baseline; 2 stages of the study not compared."),
+    ],
+)
+def test_headline(marks: str, lacking: int, line: str) -> None:
+    """One line says how the comparison went; a study of which stages were not compared has not passed."""
+    assert headline([verdict(mark, figure="seconds") for mark in marks.split()], lacking) == line
+
+
+def test_an_incomparable_median_fails() -> None:
+    """A median p* that cannot be compared fails its item, and the headline says failed."""
+    assert headline([verdict("x", "median p*")]) == "Failed: 1 not comparable, of 1 figure."
+
+
+def test_a_ranking_that_depends_on_the_view_is_said() -> None:
+    """TL#1 is right on few images and looks robust; the remark names the pair and both views."""
+    few = both_records(make_facts("transfer", "emnist", 1), [4] * 100 + [-1] * 900)
+    many = both_records(make_facts("transfer", "emnist", 2), [4] * 400 + [2] * 500 + [-1] * 100)
+    assert (
+        "- TL#1 lies above TL#2 over correct images (0.4 against 0.2) and below it by robust accuracy "
+        "(10.0% against 40.0%)"
+    ) in text(few + many)
+
+
+def test_a_suspect_model_is_named_at_the_top_and_marked_in_the_tables() -> None:
+    """Before anything else is said, with its reasons; the sound model beside it is not marked."""
+    sound, masked = audited(STUDY[1], SOUND), audited(STUDY[5], MASKED)
+    report = text([sound, masked, STUDY[7]])
+    top = report.split("## ")[0]
+    assert "**⚠ p\\* of 1 model cannot be trusted**, for what the audit found. Marked ⚠ below." in top
+    assert "- demo/cnn7-emnist-TL1: gradients are \\*zero\\*; and so on" in top
+    assert sum(line.startswith("| TL#1 ⚠ ") for line in report.splitlines()) == 2
+    assert "PGD MNIST ⚠" not in report
+    assert (
+        "Audit of p\\*, 2 models: **1 not to be trusted**: TL#1 (⚠). Looked at: gradients, and one step against the "
+        "search, on 200 images; a linear scan of 20 images, of which 4 (20.0%) disagree with the search and 2 are not "
+        "monotone in ε; not Square, which was not asked for. Not audited: 1."
+    ) in report
+    assert "1 model: nothing found." in text([sound])
+    assert "udit" not in text(STUDY)
+
+
+def test_an_ablation_says_which_fields_move() -> None:
+    """One sentence for the fields beyond noise, one for the others; a table per field."""
+    base = [3] * 60 + [2] * 30 + [-1] * 10
+    records = both_records(make_facts("transfer", "emnist", 1), base)
+    for variant, indices in (("kept_statistics", [1] * 90 + [-1] * 10), ("box", base)):
+        facts = make_facts("transfer", "emnist", 1, variant=variant)
+        records += both_records(facts, indices, case=f"cnn7-emnist-TL1-{variant}")
+    report = text(records)
+    assert "**`kept_statistics` moves figures beyond noise**: TL#1 (median p\\* -0.2)." in report
+    assert "Nothing beyond noise: `box`." in report
+    assert "\n\n`box`:\n\n| Model" in report
+
+
+def test_pictures_have_captions_of_what_they_show() -> None:
+    """Seeds and published figures are spoken of where there are any."""
+    picture = Picture("tradeoff", "demo.png", b"")
+    pictures = {("demo", "cnn7"): [picture]}
+    shown = "![cnn7 (demo): median p\\* over clean accuracy](figures/demo.png)\n\n*cnn7 (demo). Median p\\* over"
+    assert shown in text(STUDY, pictures)
+    assert "the blocks retrained; hollow: published.*" in text(STUDY, pictures)
+    assert "the greatest seed; hollow: published.*" in text(STUDY + AGAIN, pictures)
+    assert "the blocks retrained.*" in text([training_record(make_facts("pgd", "glyphs10"))], pictures)
