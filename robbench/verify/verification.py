@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from robbench.errors import RobbenchError
-from robbench.record import Record, Robustness
+from robbench.record import Record
 from robbench.report import read_bundle
 from robbench.spec import Estimate, Model, differences, read_spec
 from robbench.spec.catalogue import own_module
@@ -86,11 +86,7 @@ def _check_stored(record: Record, store: Store) -> None:
     finished = store.finished(_key(record))
     if finished is None:
         raise RobbenchError(f"store: expected the finished stage {_key(record)[:12]}… in {store.folder}, got none")
-    stored = finished.record
-    changes = differences(_found(stored), _found(record))
-    if stored.robustness and record.robustness:
-        changes[:0] = _pstar_changes(stored.robustness, record.robustness)
-    if changes:
+    if changes := differences(_found(finished.record), _found(record)):
         more = ", …" if len(changes) > 3 else ""
         raise RobbenchError(f"differs from the store's record (store → bundle): {', '.join(changes[:3])}{more}")
 
@@ -101,11 +97,6 @@ def _found(record: Record) -> dict[str, Any]:
     for epoch in values["result"].get("epochs", []):
         del epoch["seconds"], epoch["validation_seconds"]
     return {name: values[name] for name in ("stage", "digest", "spec", "data", "result")}
-
-
-def _pstar_changes(stored: Robustness, given: Robustness) -> list[str]:
-    pairs = zip(given.images, stored.pstar, given.pstar, strict=False)
-    return [f"grid index of p* of image {image}: {old} → {new}" for image, old, new in pairs if old != new]
 
 
 def _specs(record: Record) -> tuple[Model, Estimate | None]:
