@@ -47,13 +47,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_plan(study: Study, item: str, options: argparse.Namespace) -> None:
-    from robbench.planning.plan import Network, Speed, lines, of_item, plan
+    from robbench.planning.plan import NetworkKey, lines, of_item, plan
+    from robbench.planning.work import Speed
     from robbench.record import BUSY
     from robbench.store.store import Store
 
     store, stages = Store(options.store, ""), of_item(plan(study, options.data), item)
     done = {stage.digest for stage in stages if store.finished(stage.digest)}
-    speeds: dict[Network, Speed] = {}
+    speeds: dict[NetworkKey, Speed] = {}
     busy = 0.0
     if not options.no_calibration:
         from robbench.machine.environment import choose_device

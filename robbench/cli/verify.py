@@ -10,7 +10,7 @@ from robbench.cli.options import Commands, add_places, path
 from robbench.errors import RobbenchError
 
 if TYPE_CHECKING:
-    from robbench.verify.verification import Finding
+    from robbench.verify.proof import Finding
 
 
 def add_parser(commands: Commands) -> argparse.ArgumentParser:

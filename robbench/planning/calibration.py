@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from robbench.attacks import evaluating
 from robbench.machine.environment import multiplies_in_tf32
 from robbench.machine.graphs import GraphedLoop
 from robbench.machine.precision import tensor_cores
 from robbench.machine.timing import Stopwatch
-from robbench.models import build, place
-from robbench.planning.plan import PlannedStage, Speed
+from robbench.models import Network, build, place
+from robbench.planning.plan import NetworkKey, PlannedStage
+from robbench.planning.work import Speed
 from robbench.spec import PGD
 from robbench.training.updates import attacked
 
@@ -45,38 +47,49 @@ def measure(
         RobbenchError: the network cannot be built.
     """
     network = place(build(architecture, classes=classes, shape=shape, seed=0), device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    size, steps = BATCH_SIZE.get(device.type, 64), STEPS.get(device.type, 1)
-    attacking, loop = PGD(epsilon=0.1, steps=steps, random_start=False), GraphedLoop(device)
+    steps = STEPS.get(device.type, 1)
+    infer, *others = _passes(network, precision, device, steps)
+    with tensor_cores(precision != "float32"):
+        four = _noise(4, shape, device)
+        infer(*four)
+        fitting = int(4 * LONG / _seconds(partial(infer, *four), device))
+        size = max(4, min(BATCH_SIZE.get(device.type, 64), fitting))
+        batch = _noise(size, shape, device)
+        inference, attack, update = (_per_run(partial(run, *batch), device) / size for run in (infer, *others))
+    return Speed(inference=inference, attack=attack / steps, update=update)
 
-    def infer() -> None:
+
+def _noise(count: int, shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images and labels."""
+    return torch.rand(count, *shape, device=device), torch.zeros(count, dtype=torch.int64, device=device)
+
+
+def _passes(
+    network: Network, precision: str, device: torch.device, steps: int
+) -> tuple[Callable[[Tensor, Tensor], None], ...]:
+    """What is timed: inference, an attack of so many steps, and an update, each of a batch."""
+    attack, loop = PGD(epsilon=0.1, steps=steps, random_start=False), GraphedLoop(device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+    def infer(images: Tensor, labels: Tensor) -> None:
         with evaluating(network), torch.no_grad(), autocast:
             network(images)
 
-    def attack() -> None:
-        attacked(network, attacking, precision, images, labels, None, loop=loop)
+    def attack_batch(images: Tensor, labels: Tensor) -> None:
+        attacked(network, attack, precision, images, labels, None, loop=loop)
 
-    def update() -> None:
+    def update(images: Tensor, labels: Tensor) -> None:
         network.train()
         with autocast:
             logits = network(images)
         network.zero_grad(set_to_none=True)
         F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
 
-    images, labels = torch.rand(4, *shape, device=device), torch.zeros(4, dtype=torch.int64, device=device)
-    with tensor_cores(precision != "float32"):
-        infer()
-        four = _seconds(infer, device)
-        size = max(4, min(size, int(4 * LONG / four)))
-        images, labels = torch.rand(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
-        inference, whole_attack, updated = (_per_run(run, device) / size for run in (infer, attack, update))
-    return Speed(inference=inference, attack=whole_attack / steps, update=updated)
+    return infer, attack_batch, update
 
 
-def measured_speeds(
-    stages: Iterable[PlannedStage], device: torch.device
-) -> tuple[dict[tuple[str, tuple[int, int, int], str], Speed], float]:
-    """The speed of every network of a plan, each measured once, and the share of that time in line for a core, in [0, 1].
+def measured_speeds(stages: Iterable[PlannedStage], device: torch.device) -> tuple[dict[NetworkKey, Speed], float]:
+    """The speed of every network of a plan, each measured once, and the share of that time waiting for a core, in [0, 1].
 
     ``tf32`` is float32 where there is no TF32.
 
@@ -94,6 +107,7 @@ def measured_speeds(
         speeds = {
             network: speed(*network[:2], "float32" if network[2] == "tf32" and not rounded else network[2])
             for network in dict.fromkeys(stage.network for stage in stages)
+            if network is not None
         }
     seconds = stopwatch.seconds
     return speeds, min(1.0, seconds.waiting_for_core / seconds.measured) if seconds.measured > LEAST else 0.0

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from robbench.attacks import BALL_TOLERANCE
-from robbench.data import Data, Images, pixels
+from robbench.data import Data, pixels
 from robbench.errors import RobbenchError
 from robbench.machine.memory import Batches, attack_batch
 from robbench.machine.onednn import plain_layers
 from robbench.machine.precision import full_precision
 from robbench.models import Network
 from robbench.record import MISCLASSIFIED, Robustness
-from robbench.spec import Estimate
 
 ROUNDING = 1e-5
 """A classification is decided by rounding where its margin is at most this share of the largest logit."""
@@ -26,146 +25,181 @@ _SHOWN = 4
 """Images that a message names."""
 
 _KEEP = (
-    "counterexamples that were not kept: `pytest -m suite … --robbench-resume --robbench-keep-adversarials` estimates p* "
-    "again and keeps them"
+    "counterexamples that were not kept: `pytest -m suite … --robbench-keep-adversarials` estimates p* again and keeps "
+    "them"
 )
 
-Mark = Literal["agrees", "proven", "unproven", "untimed", "missing", "remark", "problem"]
+Mark = Literal["agrees", "proven", "unproven", "missing", "remark", "problem"]
 
 
-class Line(NamedTuple):
-    """One finding on one record."""
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What came of checking one record."""
 
     mark: Mark
+    """Problems fail; of what is unproven, p* could not be checked in full; remarks are for the reader."""
     message: str
+    name: str = ""
+    """``suite/case.stage``."""
     proven: int = 0
     """Counterexamples."""
     smaller: int = 0
     """Those of them that lie in a smaller ball of the grid than that of their p*."""
     advice: str = ""
+    """What would let more be proven."""
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """What is wrong with images, and what a reader should know."""
+
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def note(self, names: Tensor, chosen: Tensor, said: str, margins: Tensor | None = None) -> None:
+        """Name the chosen images: as a problem, or as a remark those whose margin is within rounding."""
+        close = chosen & (margins.abs() <= ROUNDING) if margins is not None else torch.zeros_like(chosen)
+        if close.any():
+            by = f"by rounding, the margin is at most {ROUNDING:g} of the logits"
+            self.remarks.append(f"{_images(names[close])} {said}: {by}")
+        if (chosen & ~close).any():
+            self.problems.append(f"{_images(names[chosen & ~close])} {said}")
+
+
+Margins = Callable[[Tensor, Tensor], Tensor]
+"""(N, C, H, W) images and (N,) labels -> (N,) float64 on the CPU: how clearly each is classified as its label.
+
+The logit of the label less the largest other, as a share of the largest; below 0 is misclassified, NaN is not finite.
+"""
 
 
 def prove(
     robustness: Robustness,
-    estimate: Estimate,
     network: Network,
     data: Data,
     adversarials: Tensor | None,
+    *,
+    box: tuple[float, float],
     device: torch.device,
-    because: str,
-) -> Iterator[Line]:
+) -> Iterator[Finding]:
     """Findings on the images of a distribution: right or wrong unperturbed, and fooled inside ball and box.
 
     Args:
         robustness: of the record.
-        estimate: that it was taken by.
         network: on the device, in eval mode.
         data: on the CPU.
-        adversarials: of :meth:`robbench.store.store.Store.adversarials`.
+        adversarials: (F, C, H, W) float32 of the images that have a p*; None where they were not kept.
+        box: range of valid pixels.
         device: of the network.
-        because: ends the messages of problems.
-    """
-    names, place = torch.tensor(robustness.images), torch.tensor(robustness.pstar)
-    test, radii = data.test.take(names), torch.tensor(estimate.grid.values, dtype=torch.float64)
-    problems: list[str] = []
-    remarks: list[str] = []
-    with full_precision(device):
-        batches = Batches("verification", attack_batch(network, pixels(test.images[:1].to(device))), remarks)
-    margins = _margins(network, test, batches, device)
-    flipped = (margins < 0) != (place == MISCLASSIFIED)
-    for chosen, said in (
-        (flipped & (place == MISCLASSIFIED), "counted as misclassified unperturbed, but classified correctly"),
-        (flipped & (place != MISCLASSIFIED), "counted as classified correctly, but misclassified unperturbed"),
-        (margins.isnan(), "with logits that are not finite"),
-    ):
-        _note(problems, remarks, names, chosen, margins, said)
 
-    found = (place != MISCLASSIFIED) & (place < len(radii))
-    proven = smaller = 0
+    Raises:
+        RobbenchError: the counterexamples are not one for each p*.
+    """
+    names, pstar = torch.tensor(robustness.images), torch.tensor(robustness.pstar)
+    test, notes = data.test.take(names), _Notes()
+    margins = _margins_of(network, test.images[:1], device, notes.remarks)
+    _check_unperturbed(names, pstar, margins(test.images, test.labels), notes)
+    found = (pstar != MISCLASSIFIED) & (pstar < len(robustness.grid))
+    count, proven, smaller = int(found.sum()), 0, 0
     if adversarials is not None:
-        expected = (int(found.sum()), *data.shape)
+        expected = (count, *data.shape)
         if adversarials.shape != expected or adversarials.dtype != torch.float32:
             got = f"{tuple(adversarials.shape)} {str(adversarials.dtype).removeprefix('torch.')}"
             raise RobbenchError(f"counterexamples: expected {expected} float32, one for each p*, got {got}")
-        names, radius = names[found], radii[place[found]]
-        labels = test.labels[found]
-        originals = pixels(test.images[found])
+        originals, labels = pixels(test.images[found]), test.labels[found]
+        balls = _Balls(adversarials, originals, pstar[found], robustness.grid)
+        proven, smaller = _check_counterexamples(names[found], balls, margins(adversarials, labels), box, notes)
+    for message in notes.remarks:
+        yield Finding(mark="remark", message=message)
+    for message in notes.problems:
+        yield Finding(mark="problem", message=message)
+    if adversarials is None and count:
+        yield Finding(mark="unproven", message=f"the counterexamples of {count:,} images were not kept", advice=_KEEP)
+        return
+    wrong = int((pstar == MISCLASSIFIED).sum())
+    yield Finding(
+        mark="unproven" if proven < count and not notes.problems else "proven",
+        message=f"{proven:,} of {count:,} counterexamples; {robustness.censored:,} never fooled, {wrong:,} wrong "
+        "unperturbed",
+        proven=proven,
+        smaller=smaller,
+    )
+
+
+def _check_unperturbed(names: Tensor, pstar: Tensor, margins: Tensor, notes: _Notes) -> None:
+    """The images counted as misclassified are, and no others."""
+    flipped, misclassified = (margins < 0) != (pstar == MISCLASSIFIED), pstar == MISCLASSIFIED
+    for chosen, said in (
+        (flipped & misclassified, "counted as misclassified unperturbed, but classified correctly"),
+        (flipped & ~misclassified, "counted as classified correctly, but misclassified unperturbed"),
+        (margins.isnan(), "with logits that are not finite"),
+    ):
+        notes.note(names, chosen, said, margins)
+
+
+class _Balls:
+    """Where (F, C, H, W) counterexamples lie, and the balls of their p*."""
+
+    def __init__(self, adversarials: Tensor, originals: Tensor, pstar: Tensor, grid: list[float]) -> None:
+        self.flat = adversarials.flatten(1)
         # In float64: the true distance of what float32 holds.
-        distance = (adversarials.double() - originals.double()).abs().flatten(1).amax(1)
-        flat, (low, high) = adversarials.flatten(1), estimate.attack.box
-        below = torch.where(place[found] > 0, radii[(place[found] - 1).clamp(min=0)], 0.0)
-        attacked = _margins(network, _Floats(adversarials, labels), batches, device)
-        faults = {
-            "p* of 0, where nothing is attacked": radius <= 0,
-            "whose counterexample is farther away than p*": ~(distance <= radius + BALL_TOLERANCE),
-            "whose counterexample leaves the valid pixels": ~((flat.amin(1) >= low) & (flat.amax(1) <= high)),
-        }
-        sound = torch.ones_like(radius, dtype=torch.bool)
-        for said, chosen in faults.items():
-            sound &= ~chosen
-            _note(problems, remarks, names, chosen, None, said)
-        not_fooled = ~(attacked < 0)
-        _note(problems, remarks, names, not_fooled, attacked, "whose counterexample is classified correctly")
-        loose = sound & ~not_fooled & (below > 0) & (distance <= below + BALL_TOLERANCE)
-        if loose.any():
-            remarks.append(f"{_images(names[loose])} whose counterexample lies in a smaller ball than that of p*")
-        proven, smaller = int((sound & ~not_fooled).sum()), int(loose.sum())
-    for message in remarks:
-        yield Line("remark", message)
-    for message in problems:
-        yield Line("problem", message + because)
-    rest = f"{robustness.censored:,} never fooled, {len(place) - robustness.clean.correct:,} wrong unperturbed"
-    if adversarials is None and found.any():
-        yield Line("unproven", f"the counterexamples of {int(found.sum()):,} images were not kept", advice=_KEEP)
-    else:
-        mark: Literal["proven", "unproven"] = "unproven" if proven < found.sum() and not problems else "proven"
-        yield Line(mark, f"{proven:,} of {int(found.sum()):,} counterexamples; {rest}", proven, smaller)
+        self.distance = (adversarials.double() - originals.double()).abs().flatten(1).amax(1)
+        radii = torch.tensor(grid, dtype=torch.float64)
+        self.radius = radii[pstar]
+        self.radius_below = torch.where(pstar > 0, radii[(pstar - 1).clamp(min=0)], 0.0)
 
 
-@dataclass(frozen=True)
-class _Floats:
-    """(N, C, H, W) floats in [0, 1] and their (N,) labels."""
+def _check_counterexamples(
+    names: Tensor, balls: _Balls, margins: Tensor, box: tuple[float, float], notes: _Notes
+) -> tuple[int, int]:
+    """How many counterexamples are ones, and how many of them lie in a smaller ball than that of their p*."""
+    inside = (balls.flat.amin(1) >= box[0]) & (balls.flat.amax(1) <= box[1])
+    near = balls.distance <= balls.radius + BALL_TOLERANCE
+    attacked, fooled = balls.radius > 0, margins < 0
+    for chosen, said in (
+        (~attacked, "p* of 0, where nothing is attacked"),
+        (~near, "whose counterexample is farther away than p*"),
+        (~inside, "whose counterexample leaves the valid pixels"),
+    ):
+        notes.note(names, chosen, said)
+    notes.note(names, ~fooled, "whose counterexample is classified correctly", margins)
+    proven = inside & near & attacked & fooled
+    smaller = proven & (balls.radius_below > 0) & (balls.distance <= balls.radius_below + BALL_TOLERANCE)
+    if smaller.any():
+        notes.remarks.append(f"{_images(names[smaller])} whose counterexample lies in a smaller ball than that of p*")
+    return int(proven.sum()), int(smaller.sum())
 
-    images: Tensor
-    labels: Tensor
 
+def _margins_of(network: Network, example: Tensor, device: torch.device, remarks: list[str]) -> Margins:
+    """How clearly a network classifies images, by float32 inference; says where it goes on in smaller batches."""
+    with full_precision(device):
+        batches = Batches("verification", attack_batch(network, pixels(example.to(device))), remarks)
 
-def _margins(network: Network, images: Images | _Floats, batches: Batches, device: torch.device) -> Tensor:
-    """(N,) float64 on the CPU: logit of the label less the largest other, as a share of the largest; below 0 is wrong.
+    def margins(images: Tensor, labels: Tensor) -> Tensor:
+        found = torch.zeros(len(labels), dtype=torch.float64)
 
-    By float32 inference. NaN where logits are not finite; of equal logits the first one wins, as everywhere.
-    """
-    margins = torch.zeros(len(images.labels), dtype=torch.float64)
+        def judge(part: slice) -> None:
+            found[part] = _margin(network(pixels(images[part].to(device))), labels[part].to(device)).cpu()
 
-    def judge(part: slice) -> None:
-        batch, labels = images.images[part].to(device), images.labels[part].to(device)
-        logits = network(pixels(batch))
-        wrong = logits.argmax(dim=1) != labels
-        logits = logits.double()
-        scale = logits.abs().amax(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
-        own = logits.gather(1, labels[:, None]).squeeze(1)
-        other = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-        share = ((own - other) / scale).abs().clamp(min=torch.finfo(torch.float64).tiny)
-        share = torch.where(torch.isfinite(logits).all(dim=1), share, torch.nan)
-        margins[part] = torch.where(wrong, -share, share).cpu()
+        with torch.no_grad(), full_precision(device), plain_layers():
+            batches.over(len(labels), device, judge)
+        return found
 
-    with torch.no_grad(), full_precision(device), plain_layers():
-        batches.over(len(images.labels), device, judge)
     return margins
 
 
-def _note(
-    problems: list[str], remarks: list[str], names: Tensor, chosen: Tensor, margins: Tensor | None, said: str
-) -> None:
-    """Name the chosen images: as a problem, or as a remark those whose margin is within rounding."""
-    close = chosen & (margins.abs() <= ROUNDING) if margins is not None else torch.zeros_like(chosen)
-    if close.any():
-        remarks.append(f"{_images(names[close])} {said}: by rounding, the margin is at most {ROUNDING:g} of the logits")
-    if (chosen & ~close).any():
-        problems.append(f"{_images(names[chosen & ~close])} {said}")
+def _margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,) margins of (N, K) logits; of equal logits the first one wins, as everywhere."""
+    wrong, logits = logits.argmax(dim=1) != labels, logits.double()
+    tiny = torch.finfo(torch.float64).tiny
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    other = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+    share = ((own - other) / logits.abs().amax(dim=1).clamp(min=tiny)).abs().clamp(min=tiny)
+    share = torch.where(torch.isfinite(logits).all(dim=1), share, torch.nan)
+    return torch.where(wrong, -share, share)
 
 
 def _images(names: Tensor) -> str:
-    shown: Sequence[int] = names[:_SHOWN].tolist()
+    shown = names[:_SHOWN].tolist()
     more = f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else ""
     return f"image{'s' * (len(names) > 1)} {', '.join(map(str, shown))}{more}"

@@ -102,24 +102,6 @@ def test_compare_misses_what_has_a_baseline_but_no_record(tmp_path, baselines, c
     assert "error    demo/cnn7-mnist-standard.training: has a baseline, but no record" in output
 
 
-def test_what_a_bundle_says_does_nothing_to_a_terminal(tmp_path, baselines, capsys):
-    """Escape sequences, line breaks and letters that turn others around are gone from verdicts and errors."""
-    nasty = "x\x1b[2J\n=  all is well\u202e\x9b"
-    (record,) = [each for each in both_records(FACTS, GOOD, case=nasty, suite=nasty) if each.robustness]
-    write_bundle(tmp_path / "run", Bundle(title="t", command="c", records=[record]))
-    status, output, _ = run(capsys, "compare", tmp_path / "run", "--baselines", baselines)
-    assert status == 1
-    assert output.startswith("missing  x[2J =  all is well/x[2J =  all is well.robustness: no baseline")
-    assert all(line.isprintable() for line in output.split("\n"))
-    path = tmp_path / "run" / "records.json"
-    values = msgspec.json.decode(path.read_bytes())
-    del values["sha256"]
-    path.write_bytes(msgspec.json.encode({**values, "records": values["records"] * 2}))
-    status, _, errors = run(capsys, "compare", path, "--baselines", baselines)
-    assert (status, "x[2J" in errors) == (2, True)
-    assert all(line.isprintable() for line in errors.split("\n"))
-
-
 def test_compare_with_bad_input(tmp_path, baselines, capsys):
     """Exit status 2 and one line on stderr: no bundle, a damaged one, a damaged baseline, an impossible tolerance."""
     folder = bundle_of(tmp_path / "run")
@@ -168,14 +150,6 @@ def test_report_makes_one_bundle_of_several(tmp_path, capsys):
     assert [record.created for record in merged.records] == ["2025-02-01T00:00:00Z"] * 2
 
 
-def test_report_of_nothing_is_an_error(tmp_path, capsys):
-    """One line, status 2, and no folder made."""
-    status, output, errors = run(capsys, "report", tmp_path / "none", "-o", tmp_path / "out")
-    assert (status, output) == (2, "")
-    assert errors.startswith(f"robbench: {str(tmp_path / 'none')!r} cannot be read")
-    assert not (tmp_path / "out").exists()
-
-
 # --- list and data ----------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +188,7 @@ def test_list_builds_a_network_that_only_knows_itself(capsys):
         (("no.such:net",), "no.such"),
         (("cnn7", "--shape", "28"), "--shape: expected C,H,W (3,32,32), got '28'"),
         (("cnn7", "--shape", "0,28,28"), "--shape: expected C,H,W"),
+        (("cnn7", "--shape", "3,x,x"), "--shape: expected C,H,W"),
         (("cnn7", "--shape", "3,32,32"), "cnn7 takes 1x28x28 images, got 3x32x32"),
     ],
 )
@@ -241,9 +216,7 @@ def test_data_checks_a_prepared_file(tmp_path, capsys):
     assert output.startswith(f"{tmp_path / 'mine.npz'}: 6 training and 2 test images of 1×5×4, 3 classes, sha256 ")
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("mnist", "--robbench-download"), ("nothing", "unknown dataset"), ("../x", "plain")]
-)
+@pytest.mark.parametrize(("name", "expected"), [("mnist", "--robbench-download"), ("nothing", "unknown dataset")])
 def test_data_that_is_not_there(name, expected, tmp_path, capsys):
     """One line, status 2, and what to do."""
     status, output, errors = run(capsys, "data", name, "--data", tmp_path)
@@ -253,12 +226,23 @@ def test_data_that_is_not_there(name, expected, tmp_path, capsys):
 
 
 def test_a_wrong_command_line_exits_with_2(capsys):
-    """As argparse does it."""
-    for arguments in ([], ["reprot"]):
+    """As argparse does it; an empty path, as of an unset variable, would be the current folder."""
+    for arguments, message in (
+        (["reprot"], "usage: robbench"),
+        (["report", "a", "-o", ""], "expected a file or folder"),
+    ):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
-        assert "usage: robbench" in capsys.readouterr().err
+        assert message in capsys.readouterr().err
+
+
+def test_without_a_verb_there_is_help(capsys):
+    """Each verb with what it is for; nothing was done, so the status is not 0."""
+    status, output, _ = run(capsys)
+    assert status == 2
+    for verb in ("report", "compare", "verify", "plan", "list", "data"):
+        assert f"\n    {verb} " in output
 
 
 def test_comparing_and_rendering_need_no_torch(tmp_path, baselines):
@@ -276,12 +260,10 @@ def test_comparing_and_rendering_need_no_torch(tmp_path, baselines):
 def test_a_record_that_is_not_comparable_counts_as_failing(tmp_path, baselines, capsys):
     """Estimated on another grid: never silently passed."""
     record = robustness_record(FACTS, [1, 2], [0.0, 0.1, 0.2])
-    data = msgspec.structs.replace(record.data, sha256="1" * 64)
-    for number, one in enumerate((record, msgspec.structs.replace(robustness_record(FACTS, GOOD), data=data))):
-        write_bundle(tmp_path / str(number), Bundle(title="demo", command="", records=[one]))
-        status, output, _ = run(capsys, "compare", tmp_path / str(number), "--baselines", baselines)
-        assert status == 1
-        assert "x        demo/cnn7-mnist-pgd.robustness: median p* cannot be compared" in output
+    write_bundle(tmp_path / "run", Bundle(title="demo", command="", records=[record]))
+    status, output, _ = run(capsys, "compare", tmp_path / "run", "--baselines", baselines)
+    assert status == 1
+    assert "x        demo/cnn7-mnist-pgd.robustness: median p* cannot be compared" in output
 
 
 def test_seconds_without_a_baseline_are_one_line(tmp_path, baselines, capsys):
@@ -316,31 +298,9 @@ def test_networks_of_the_current_folder_are_found(tmp_path, monkeypatch, capsys)
     assert "TL#1" in output
 
 
-@pytest.mark.parametrize("arguments", [("report", "a", "-o", ""), ("verify", ""), ("verify", "a", "--data", "a\0b")])
-def test_what_is_no_path_is_refused(capsys, arguments):
-    """An empty one, as of an unset variable, would be the current folder."""
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert ended.value.code == 2
-    assert "expected a file or folder, got" in capsys.readouterr().err
-
-
 def test_the_version(capsys):
     """The installed package's."""
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"robbench {version('robbench')}\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("list", "resnet18", "--shape", "3,²,²"), "robbench: --shape: expected C,H,W (3,32,32), got '3,²,²'"),
-        (("list", "wrn10_9999999"), "robbench: out of memory: wrn10_9999999 does not fit; choose a smaller network"),
-    ],
-)
-def test_networks_that_cannot_be_built_are_one_line(capsys, arguments, message):
-    """No traceback, and no name of torch's."""
-    status, output, errors = run(capsys, *arguments, *([] if "--shape" in arguments else ["--shape", "3,32,32"]))
-    assert (status, output, errors) == (2, "", message + "\n")

@@ -96,7 +96,7 @@ def test_plan_says_when_its_times_are_of_a_busy_machine(suite, capsys, monkeypat
     """They may be many times too long."""
     monkeypatch.setattr(robbench.planning.calibration, "measured_speeds", lambda stages, device: ({}, busy))
     _, out, _ = run(capsys, "plan", suite)
-    line = "measured on a busy machine, 56% of the time in line for a core: an idle one takes less"
+    line = "measured on a busy machine, 56% of the time waiting for a core: an idle one takes less"
     assert (out.splitlines()[-1] == line) == said
 
 

@@ -1,6 +1,7 @@
 """Baselines on disk: what they hold, the same bytes for the same record, and files that are not what they should be."""
 
 import json
+from dataclasses import dataclass
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robbench.errors import RobbenchError
-from robbench.gate.baselines import Distribution, baseline_of, baseline_path, read_baseline, write_baseline
+from robbench.gate.baselines import baseline_of, baseline_path, figures_of, read_baseline, write_baseline
 from robbench.record import Counts
 
 FACTS = make_facts("transfer", "emnist", 3)
@@ -28,10 +29,9 @@ def test_round_trip(tmp_path_factory, places):
     folder, record = tmp_path_factory.mktemp("baselines"), robustness_record(FACTS, places)
     write_baseline(folder, record)
     read = read_baseline(folder, "demo", CASE, "robustness")
-    assert msgspec.structs.replace(read, sha256=None) == baseline_of(record)
+    assert read == baseline_of(record)
     assert read.accuracy == record.robustness.clean
-    assert read.distribution.counts == record.robustness.distribution().tolist()
-    assert read.distribution.grid == GRID
+    assert (read.grid, read.pstar) == (GRID, places)
 
 
 def test_a_baseline_lies_in_its_suites_folder(tmp_path):
@@ -57,8 +57,8 @@ def test_a_baseline_is_readable_in_a_diff(tmp_path):
     """Sorted keys, a line for each figure, a line for a whole list of numbers, a newline at the end."""
     text = write_baseline(tmp_path, robustness_record(FACTS, [1, 2, 5, -1], notes=["ε"])).read_text(encoding="utf-8")
     lines = text.splitlines()
-    assert '    "counts": [0, 1, 1, 0, 0, 1],' in lines
-    assert '    "grid": [0.0, 0.1, 0.2, 0.3, 0.4],' in lines
+    assert '  "grid": [0.0, 0.1, 0.2, 0.3, 0.4],' in lines
+    assert '  "pstar": [1, 2, 5, -1],' in lines
     assert '    "correct": 3,' in lines
     assert text.endswith("}\n")
     keys = list(json.loads(text))
@@ -91,7 +91,7 @@ def test_a_checkpoint_without_validation_images_has_no_accuracy():
 
 def doctored(path, **changes):
     """Change a JSON file's fields."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": None} | changes))
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @pytest.mark.parametrize(
@@ -101,22 +101,11 @@ def doctored(path, **changes):
             lambda path: path.write_bytes(path.read_bytes()[:100]),
             "expected a file of schema 'robbench.baseline/1' (Input",
         ),
-        (lambda path: path.write_bytes(b"\xff\xfe"), "expected a file of schema 'robbench.baseline/1' ("),
-        (
-            lambda path: path.write_bytes(b""),
-            "expected a file of schema 'robbench.baseline/1' (Input data was truncated)",
-        ),
-        (lambda path: doctored(path, schema="robbench.baseline/9"), "got 'robbench.baseline/9'"),
+        (lambda path: path.write_bytes(b"[]"), "expected a file of schema 'robbench.baseline/1' ("),
+        (lambda path: doctored(path, schema="robbench.baseline/9"), "it has another schema"),
         (lambda path: doctored(path, accuracy="high"), "Expected `object | null`, got `str` - at `$.accuracy`"),
         (lambda path: doctored(path, colour="red"), "unknown field `colour`"),
-        (
-            lambda path: doctored(path, distribution={"grid": [0.0, 0.1], "counts": [1, 2]}),
-            "expected one count ≥ 0 per grid value, and one for the censored images",
-        ),
-        (
-            lambda path: doctored(path, distribution={"grid": [0.0], "counts": [1, -1]}),
-            "expected one count ≥ 0 per grid value, and one for the censored images",
-        ),
+        (lambda path: doctored(path, pstar=[1, 1]), "expected accuracy and p* of one run; were two files merged?"),
     ],
 )
 def test_a_damaged_baseline_is_named(tmp_path, damage, message):
@@ -147,25 +136,9 @@ def test_a_baseline_of_another_case_is_refused(tmp_path):
     )
 
 
-def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
-    """Not taken for a missing baseline."""
-    baseline_path(tmp_path, "demo", CASE, "training").mkdir(parents=True)
-    with pytest.raises(RobbenchError, match=r"baseline '.*training\.json' cannot be read: Is a directory"):
-        read_baseline(tmp_path, "demo", CASE, "training")
-
-
 @pytest.mark.parametrize(
     ("suite", "case"),
-    [
-        ("..", "a"),
-        ("", "a"),
-        ("demo", "../a"),
-        ("demo", ".."),
-        ("a/b", "c"),
-        ("demo", "a\\b"),
-        ("demo", "a\0b"),
-        ("C:", "a"),
-    ],
+    [("..", "a"), ("demo", "../a"), ("a/b", "c"), ("", "a")],
 )
 def test_names_that_lead_elsewhere_are_refused(tmp_path, suite, case):
     """For reading as for writing."""
@@ -176,8 +149,16 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, suite, case):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_distribution_has_a_place_for_the_censored():
-    """Two radii, three counts."""
-    assert Distribution(grid=[0.0, 0.1], counts=[0, 1, 2]).counts == [0, 1, 2]
-    with pytest.raises(ValueError, match="one for the censored"):
-        Distribution(grid=[0.0, 0.1], counts=[0, 1])
+def test_another_kind_of_stage_says_what_it_is_held_to(tmp_path):
+    """Its baseline keeps those figures, by whatever names; without saying so there are only seconds."""
+
+    @dataclass(frozen=True)
+    class Bounds:
+        proven: int
+
+    record = msgspec.structs.replace(training_record(FACTS), stage="bounds", result=Bounds(proven=3))
+    assert (baseline_of(record).accuracy, baseline_of(record).figures) == (None, {})
+    figures_of.register(Bounds, lambda result: {"figures": {"proven": result.proven}})
+    path = write_baseline(tmp_path, record)
+    assert json.loads(path.read_text())["figures"] == {"proven": 3}
+    assert read_baseline(tmp_path, "demo", CASE, "bounds") == baseline_of(record)

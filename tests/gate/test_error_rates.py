@@ -13,9 +13,8 @@ from gate_errors import losses, rates, runs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robbench.errors import RobbenchError
 from robbench.gate.verdicts import Tolerances
-from robbench.record import MISCLASSIFIED, AttackAccuracy, Counts
+from robbench.record import MISCLASSIFIED, Counts
 from robbench.report import Bundle, bundle, write_bundle
 
 GRID = [round(0.005 * i, 10) for i in range(81)]
@@ -105,16 +104,6 @@ def test_one_seed_at_two_commits_is_no_pair(written):
     assert len(list(runs.pairs(found, same_seed=False))) == 4
 
 
-def test_runs_without_a_stage_in_common_are_refused(written):
-    """One sentence, no empty tables."""
-    folders = [
-        written(*stages(0, places(0)), name="a"),
-        written(*stages(0, places(0), method="standard"), name="b"),
-    ]
-    with pytest.raises(RobbenchError, match="no stage in common"):
-        runs.read_runs(folders)
-
-
 # --- planted losses ---------------------------------------------------------------------------------------------------
 
 
@@ -155,18 +144,6 @@ def test_a_planted_loss_of_accuracy_turns_correct_images_wrong(points, images):
     assert [epoch.validation.correct for epoch in training.epochs] == [50, training.validation.correct, 50]
 
 
-def test_a_planted_loss_of_accuracy_takes_robust_images_along():
-    """Under an attack no more images are right than without; one that has fewer already stays as it is."""
-    before = robustness_record(FACTS, places(1, count=200), grid=GRID)
-    attacks = [
-        AttackAccuracy(attack="fgsm", epsilon=0.1, steps=1, step_size=0.1, robust=Counts(correct=right, total=200))
-        for right in (200, 90)
-    ]
-    attacked = msgspec.structs.replace(before.robustness, attacks=attacks)
-    after = losses.lose_accuracy(msgspec.structs.replace(before, result=attacked), 0.02).robustness
-    assert [tested.robust.correct for tested in after.attacks] == [196, 90]
-
-
 # --- rates ------------------------------------------------------------------------------------------------------------
 
 
@@ -192,14 +169,6 @@ def test_alarms_of_another_seed_are_counted_per_comparison_and_per_run(written):
     assert grid.per_run(0.05, 0.05).hits == 2
     assert grid.smallest(0.05) == [(0.1, 0.01)]
     assert grid.smallest(0.5) == [(0.05, 0.01)]
-
-
-def test_each_accuracy_has_its_own_alarms(written):
-    """Validation accuracy of a seed lower by 30 points fails at every tolerance, median p* and accuracy at none."""
-    records = [*stages(0, places(0)), *stages(1, places(0), right=60)]
-    grid = rates.Grid(list(runs.pairs(runs.read_runs([written(*records)]), same_seed=False)))
-    assert [grid.per_comparison(figure, 0.05).hits for figure in rates.FIGURES] == [0, 0, 1]
-    assert grid.smallest(0.05) == []
 
 
 def test_seconds_of_runs_are_held_to_each_other(written):
@@ -235,15 +204,11 @@ def test_the_tables_are_printed_and_put_between_the_markers(written, tmp_path, c
     )
 
 
-@pytest.mark.parametrize("text", [None, "no markers", f"{error_rates.END} {error_rates.BEGIN}"])
-def test_a_page_without_the_markers_is_an_error(written, tmp_path, capsys, text):
+def test_a_page_without_the_markers_is_an_error(written, tmp_path, capsys):
     """Status 2 and one line; the page stays as it was."""
     page = tmp_path / "gate.md"
-    if text is not None:
-        page.write_text(text)
+    page.write_text("no markers")
     assert error_rates.main([str(written(*stages(0, places(0)))), "--write", str(page)]) == 2
     captured = capsys.readouterr()
-    assert captured.out == ""
     assert captured.err.startswith(f"error_rates: {str(page)!r}")
-    assert len(captured.err.splitlines()) == 1
-    assert text is None or page.read_text() == text
+    assert (captured.out, len(captured.err.splitlines()), page.read_text()) == ("", 1, "no markers")

@@ -1,6 +1,9 @@
 """Verdicts: which changes count, which fail, which cannot be compared, and how each is said."""
 
 import math
+import subprocess
+import sys
+from dataclasses import dataclass
 
 import msgspec
 import pytest
@@ -9,13 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robbench.gate.baselines import baseline_of
-from robbench.gate.verdicts import (
-    MARKS,
-    Tolerances,
-    Verdict,
-    compare,
-    show_pstar,
-)
+from robbench.gate.verdicts import Tolerances, Verdict, compare, judge, plain_verdict, show_pstar
 from robbench.record import Counts, Seconds
 
 STEP = 0.01
@@ -24,31 +21,19 @@ FACTS = make_facts()
 CENSORED, MISCLASSIFIED = len(GRID), -1
 
 
-def robust(places, **changes):
+def robust(pstar, **changes):
     """A robustness record on this module's grid."""
-    return robustness_record(FACTS, places, GRID, **changes)
+    return robustness_record(FACTS, pstar, GRID, **changes)
 
 
 def around(median, images=400):
-    """Places of images whose p* spread over five steps either side of a median."""
+    """Grid indices of images whose p* spread over five steps either side of a median."""
     return [median - 5 + number % 11 for number in range(images)]
 
 
 def verdicts(old, new, **tolerances):
     """Verdicts by figure, of a record against the baseline that another makes."""
-    return judged(new, baseline_of(old), **tolerances)
-
-
-def unpaired(old, new):
-    """As ``verdicts``, where the baseline knows how many images had which p*, and not which ones."""
-    baseline = baseline_of(old)
-    counts = msgspec.structs.replace(baseline.distribution, pstar=None)
-    return judged(new, msgspec.structs.replace(baseline, distribution=counts))
-
-
-def judged(new, baseline, **tolerances):
-    """Verdicts by figure."""
-    found = compare(new, baseline, Tolerances(**tolerances))
+    found = compare(new, baseline_of(old), Tolerances(**tolerances))
     assert len({verdict.figure for verdict in found}) == len(found)
     return {verdict.figure: verdict for verdict in found}
 
@@ -68,8 +53,6 @@ def pstar_mark(old, new, **tolerances):
         (around(20), around(21), "="),  # 5 % is one step here
         (around(20), around(22), "+"),
         (around(20), around(18), "-"),
-        (around(20, 11), around(18, 11), "~"),
-        (around(20, 11), around(22, 11), "~"),
         ([2] * 400, [3] * 400, "="),  # half as large again, but one grid step
         ([3] * 400, [2] * 400, "="),
         ([2] * 400, [4] * 400, "+"),
@@ -91,7 +74,7 @@ def pstar_mark(old, new, **tolerances):
 )
 def test_a_change_of_robustness_counts_when_large_and_significant(old, new, mark):
     """Beyond 5 % of the median and one grid step, and outside the bootstrap interval; losses fail, gains do not."""
-    verdict = unpaired(robust(old), robust(new))["median p*"]
+    verdict = verdicts(robust(old), robust(new))["median p*"]
     assert verdict.mark == mark
     assert verdict.fails == (mark == "-")
 
@@ -155,21 +138,6 @@ def test_the_grid_step_is_the_distance_of_its_values():
     assert verdicts(old, new, pstar=0.1)["median p*"].mark == "-"
 
 
-def test_a_baseline_without_a_figure_cannot_hold_it():
-    """One of a training stage that had no validation images, and no seconds of this machine."""
-    trained = training_record(FACTS)
-    bare = msgspec.structs.replace(baseline_of(trained), accuracy=None, seconds={})
-    (verdict,) = compare(trained, bare, Tolerances())
-    assert verdict.message == "seconds not comparable: no baseline on cpu-2core (there is: none)"
-
-
-def test_a_baseline_of_a_training_stage_cannot_hold_a_median():
-    """A file in another's place: it fails, and no accuracy is compared where there is none."""
-    bare = msgspec.structs.replace(baseline_of(training_record(FACTS)), accuracy=None)
-    found = compare(robust([20] * 50), bare, Tolerances())
-    assert [(verdict.figure, verdict.fails) for verdict in found] == [("median p*", True), ("seconds", False)]
-
-
 def test_other_images_are_not_comparable_and_fail():
     """Told by the SHA-256 of the data, since names repeat."""
     old = robust([20] * 50)
@@ -205,6 +173,14 @@ def of(correct, total):
     return robust([20] * correct + [MISCLASSIFIED] * (total - correct))
 
 
+def validated(correct, total):
+    """A training record with so many correct validation images."""
+    record = training_record(FACTS)
+    right = Counts(correct=correct, total=total)
+    training = msgspec.structs.replace(record.training, epochs=[], best=0, validation=right)
+    return msgspec.structs.replace(record, result=training)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "mark"),
     [
@@ -221,8 +197,8 @@ def of(correct, total):
     ],
 )
 def test_a_change_of_accuracy_counts_when_large_and_significant(old, new, mark):
-    """Beyond one point, and significant at 1 %."""
-    verdict = unpaired(of(*old), of(*new))["accuracy"]
+    """Beyond one point, and significant at 1 % in Fisher's test, since validation accuracy knows counts alone."""
+    verdict = verdicts(validated(*old), validated(*new))["validation accuracy"]
     assert (verdict.mark, verdict.fails) == (mark, mark == "-")
     assert (verdict.baseline, verdict.current) == (old[0] / old[1], new[0] / new[1])
 
@@ -238,21 +214,14 @@ def test_the_tolerance_of_accuracy_is_a_share():
 
 def test_a_training_stage_is_held_to_its_validation_accuracy():
     """Not to a test accuracy that it does not have."""
-    old = training_record(FACTS)
-    bad = msgspec.structs.replace(old.training, epochs=[], best=0, validation=Counts(correct=10, total=100))
-    worse = msgspec.structs.replace(old, result=bad)
-    found = verdicts(old, worse)
+    found = verdicts(validated(50, 100), validated(10, 100))
     assert found.keys() == {"validation accuracy", "seconds"}
-    assert found["validation accuracy"].mark == "-"
     assert found["validation accuracy"].message.startswith("validation accuracy 50.0% → 10.0% (-40.0 points of 100 ")
 
 
 def test_a_training_stage_without_validation_images_has_no_accuracy_to_hold():
     """None of none is no accuracy: its seconds alone are compared."""
-    old = training_record(FACTS)
-    nothing = msgspec.structs.replace(old.training, epochs=[], best=0, validation=Counts(correct=0, total=0))
-    none = msgspec.structs.replace(old, result=nothing)
-    assert verdicts(old, none).keys() == {"seconds"}
+    assert verdicts(validated(0, 0), validated(0, 0)).keys() == {"seconds"}
 
 
 # --- seconds ----------------------------------------------------------------------------------------------------------
@@ -303,7 +272,7 @@ def test_seconds_of_a_busy_machine_say_so():
     new = msgspec.structs.replace(training_record(FACTS), seconds=Seconds(training=20.0, waiting_for_core=8.0))
     verdict = verdicts(training_record(FACTS, 10.0), new)["seconds"]
     assert verdict.fails
-    assert verdict.message.endswith("; the machine was busy, 40% of the time a thread stood in line for a core")
+    assert verdict.message.endswith("; the machine was busy, 40% of the time a thread waited for a core")
 
 
 def test_seconds_of_another_machine_are_shown_and_do_not_fail():
@@ -339,17 +308,44 @@ def test_a_record_is_equal_to_the_baseline_it_makes(places):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.integers(MISCLASSIFIED, CENSORED), min_size=1, max_size=40),
-    st.lists(st.integers(MISCLASSIFIED, CENSORED), min_size=1, max_size=40),
-)
-def test_only_losses_fail_and_verdicts_are_plain_json(old, new):
+@given(st.lists(st.tuples(*[st.integers(MISCLASSIFIED, CENSORED)] * 2), min_size=1, max_size=40))
+def test_only_losses_fail_and_verdicts_are_plain_json(pairs):
     """A failing figure is smaller than its baseline's; no NaN and no infinity is sent to the controller."""
+    old, new = map(list, zip(*pairs, strict=True))
     for verdict in verdicts(robust(old), robust(new)).values():
         assert verdict.fails == (verdict.mark == "-")
-        assert verdict.mark in MARKS
         if verdict.fails and None not in (verdict.baseline, verdict.current):
             assert verdict.current < verdict.baseline
         assert msgspec.json.decode(msgspec.json.encode(verdict), type=Verdict) == verdict
         assert "\n" not in verdict.message
         assert "nan" not in verdict.message
+
+
+def test_a_verdict_without_figures_names_its_stage():
+    """By its case, which may have dots, and the last of them."""
+    verdict = plain_verdict("demo", "timm:x.y-mnist-pgd.training", "missing", "no baseline")
+    assert (verdict.case, verdict.stage, verdict.fails) == ("timm:x.y-mnist-pgd", "training", True)
+    with pytest.raises(msgspec.ValidationError, match="Invalid enum value"):
+        msgspec.convert(msgspec.to_builtins(verdict) | {"mark": "?"}, Verdict)
+
+
+def test_another_kind_of_stage_is_held_to_its_seconds_until_it_brings_a_judge():
+    """Which gets record and baseline, and returns verdicts on its own figures."""
+
+    @dataclass(frozen=True)
+    class Bounds:
+        proven: int
+
+    record = msgspec.structs.replace(training_record(FACTS), stage="bounds", result=Bounds(proven=3))
+    assert verdicts(record, record).keys() == {"seconds"}
+    judge.register(
+        Bounds,
+        lambda result, record, *rest: [plain_verdict(record.suite, record.name, "-", f"proven: {result.proven}")],
+    )
+    assert verdicts(record, record)["result"].message == "proven: 3"
+
+
+def test_importing_the_gate_is_cheap():
+    """Every pytest run that has robbench installed imports it."""
+    program = "import sys, robbench.gate.verdicts; sys.exit('scipy' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

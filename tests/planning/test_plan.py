@@ -12,16 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Counting, linear_case
-from robbench.stages.pipeline import run_estimate, run_training
-from searches import Found, audit_of
 from torch import nn
 
 from robbench import recipes
 from robbench.errors import RobbenchError
-from robbench.estimation.estimators import estimate_pstar
-from robbench.planning.plan import Speed, Work, audit_work, lines, of_item, plan, retrained_share, search_work
-from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers
+from robbench.estimation.audit import audit_search
+from robbench.estimation.search import estimate_pstar
+from robbench.planning.plan import lines, of_item, plan
+from robbench.planning.work import Speed, Work, audit_work, final_work, retrained_share, search_work
+from robbench.record import Robustness
+from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers, describe
 from robbench.stages.context import RunContext
+from robbench.stages.pipeline import run_estimate, run_training
 from robbench.store.store import Store
 
 STANDARD = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0, batch_size=8, epochs=2)
@@ -70,15 +72,30 @@ def test_a_run_records_the_passes_that_were_planned(tmp_path):
         else:
             record = run_estimate(planned.model, ESTIMATE, context, suite="planned")
             found = record.robustness
-            assert len(found.images) == (20 if planned.model.dataset.name == "glyphs10" else 30)
-            assert len(found.images) <= found.forward <= planned.work.forward
-            assert found.backward <= planned.work.backward
+            images = len(found.images)
+            assert images == (20 if planned.model.dataset.name == "glyphs10" else 30)
+            search, audit = search_work(ESTIMATE, images), audit_work(ESTIMATE, images)
+            final = Work(inference=2 * images, attack=5 * images)
+            assert planned.work == search + final + audit
+            assert images <= found.forward <= search.forward
+            assert found.backward <= search.backward
             assert planned.bound
-            assert planned.final_test == Work(inference=2 * len(found.images), attack=5 * len(found.images))
             assert planned.digest == record.digest
-            audit = found.audit
-            assert 0 < audit.forward <= planned.audit.forward
-            assert 0 < audit.backward <= planned.audit.backward
+            assert 0 < found.audit.forward <= audit.forward
+            assert 0 < found.audit.backward <= audit.backward
+
+
+def outcome(estimate, pstar, passes):
+    """A search's result, for the audit."""
+    return Robustness(
+        grid=list(estimate.grid.values),
+        attack=describe(estimate.attack),
+        search="reference",
+        images=list(range(len(pstar))),
+        pstar=pstar,
+        forward=passes.forward,
+        backward=passes.backward,
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -97,10 +114,11 @@ def test_an_audit_takes_at_most_the_passes_that_were_planned(seed, images, steps
         grid=EpsilonGrid(stop=0.1, step=0.005), attack=PGD(steps=steps, random_start=False), images=images, audit=audit
     )
     model, pixels, labels, _ = linear_case(seed, count=images)
-    grid = estimate.grid.values
-    found = estimate_pstar(model, pixels, labels, grid, estimate.attack, batch_size=8)
+    grid = list(estimate.grid.values)
+    search = estimate_pstar(model, pixels, labels, grid, estimate.attack)
+    found = outcome(estimate, search.pstar.tolist(), search)
     counting = Counting(model)
-    audit_of(counting, pixels, labels, found, estimate.attack, audit, grid)
+    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=8)
     planned = audit_work(estimate, images)
     assert counting.forwards <= planned.forward
     assert counting.backwards <= planned.backward
@@ -113,10 +131,9 @@ def test_an_audit_of_many_images_is_planned_exactly():
         grid=EpsilonGrid(stop=0.1, step=0.005), attack=PGD(steps=10, random_start=False), images=12, audit=audit
     )
     model, pixels, labels, _ = linear_case(3)
-    grid, work = estimate.grid.values, search_work(estimate, 12)
-    found = Found([8, 8, 8, 8, 10, 10, 10, 10, 12, 12, 12, 12], work.forward, work.backward, 8).outcome
+    found = outcome(estimate, [8, 8, 8, 8, 10, 10, 10, 10, 12, 12, 12, 12], search_work(estimate, 12))
     counting = Counting(model)
-    audit_of(counting, pixels, labels, found, estimate.attack, audit, grid)
+    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=8)
     planned = audit_work(estimate, 12)
     assert (planned.forward, planned.backward) == (counting.forwards, counting.backwards)
     assert planned == Work(inference=12 + 12 * 3 * 2 + 12 * 4, attack=12 + 12 * 4 * 11)
@@ -130,11 +147,11 @@ def test_square_is_planned_with_all_its_queries():
         grid=EpsilonGrid(stop=0.02, step=0.01), attack=PGD(steps=2, random_start=False), images=6, audit=audit
     )
     model, pixels, labels, _ = linear_case(3, count=6)
-    grid, found = estimate.grid.values, Found([2] * 6, 100, 100, 6).outcome
+    found = outcome(estimate, [2] * 6, search_work(estimate, 6))
     counting = Counting(model)
-    audit_of(counting, pixels, labels, found, estimate.attack, replace(audit, square_queries=0), grid)
+    audit_search(counting, pixels, labels, found, estimate.attack, replace(audit, square_queries=0), batch_size=6)
     without = counting.forwards
-    audit_of(counting, pixels, labels, found, estimate.attack, audit, grid)
+    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=6)
     assert counting.forwards - 2 * without <= 6 * (5 + 3)
     plain = audit_work(replace(estimate, audit=replace(audit, square_queries=0)), 6)
     assert audit_work(estimate, 6).inference - plain.inference == 6 * (5 + 3)
@@ -162,15 +179,23 @@ def test_passes_of_the_published_recipes():
         transfers=(),
         estimate=recipes.MNIST_ESTIMATE,
     )
-    by_name = {(stage.model.id, stage.stage): stage for stage in plan(study, Path("nowhere"))}
-    training = by_name["cnn7-mnist-pgd", "training"]
+    stages = {(stage.model.id, stage.stage): stage for stage in plan(study, Path("nowhere"))}
+    training = stages["cnn7-mnist-pgd", "training"]
     assert training.work.forward == 300 * (48_000 * 41 + 12_000 * 42)
     assert training.work.backward == 300 * (48_000 * 41 + 12_000 * 40)
     assert training.bound
-    search = by_name["cnn7-emnist-pgd", "robustness"]
-    assert search.work == Work(inference=10_000 * 9, attack=10_000 * 8 * 40)
-    assert search.final_test == Work(inference=60_000, attack=10_000 * 123)
-    assert (training.precision, search.precision) == ("tf32", "float32")
+    assert search_work(study.estimate, 10_000) == Work(inference=10_000 * 9, attack=10_000 * 8 * 40)
+    assert final_work(study.estimate, 10_000) == Work(inference=60_000, attack=10_000 * 123)
+    robustness = stages["cnn7-emnist-pgd", "robustness"]
+    assert (training.network[2], robustness.network[2]) == ("tf32", "float32")
+
+
+def test_another_kind_of_stage_is_planned_as_no_work(tmp_path):
+    """It has its lines in the table, without a time, since nobody knows what it takes."""
+    stages = plan(STUDY, tmp_path, kinds=("training", "bounds"))
+    (bounds, *_) = [stage for stage in stages if stage.stage == "bounds"]
+    assert (bounds.work, bounds.network) == (Work(), None)
+    assert lines(stages, {}, set())[-2].split()[1:] == ["0", "0"]
 
 
 def test_seconds_follow_from_the_speed(tmp_path):

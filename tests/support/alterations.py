@@ -7,12 +7,9 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
 import torch
 from safetensors.torch import load_file, save_file
 
-from robbench.report import Bundle, write_bundle
-from robbench.report.drawing import Picture
 from robbench.spec import PGD, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
 
 NETWORK = """
@@ -37,7 +34,6 @@ TARGET = Model(
 )
 REFERENCE = Estimate(grid=EpsilonGrid(stop=0.2, step=0.01), attack=PGD(steps=5, random_start=False), images=30)
 FAST = replace(REFERENCE, search="fast")
-PICTURE = Picture(kind="pstar", name="pstar.png", png=b"drawn")
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ def digest(model=SOURCE, estimate=REFERENCE):
 
 
 def edit(path, change):
-    """Change the JSON values of a file, and leave out its checksum, as someone would who does not want to be found out."""
+    """Change the JSON values of a file; a checksum over them would tell."""
     values = json.loads(path.read_text())
     values.pop("sha256", None)
     change(values)
@@ -75,19 +71,13 @@ def edit(path, change):
 
 
 def in_bundle(place, change, suite="one", case=SOURCE.id, stage="robustness"):
-    """Change one record of the bundle, and render it anew: what an alteration leaves that nothing else gives away."""
+    """Change one record of the bundle."""
 
     def inner(values):
         (found,) = [r for r in values["records"] if (r["suite"], r["case"], r["stage"]) == (suite, case, stage)]
         change(found)
 
     edit(place.records, inner)
-    render_again(place)
-
-
-def render_again(place):
-    """Make the bundle's files from its records."""
-    write_bundle(place.bundle, msgspec.json.decode(place.records.read_bytes(), type=Bundle))
 
 
 def everywhere(place, change, estimate=REFERENCE):
@@ -137,17 +127,12 @@ def with_pixel(place, number, value):
     with_image(place, number, change)
 
 
-def found_places(place, estimate=REFERENCE):
-    """Positions of the images with a counterexample, and the places of all images."""
-    record = json.loads(place.stage(digest(estimate=estimate)).read_text())["record"]["robustness"]
+def found_images(place, estimate=REFERENCE):
+    """Positions of the images that have a p*, and the p* of all images."""
+    record = json.loads(place.stage(digest(estimate=estimate)).read_text())["record"]["result"]
     return [at for at, p in enumerate(record["pstar"]) if 0 <= p < len(record["grid"])], record["pstar"]
 
 
 def change_weights(place):
     """Other weights of the source model, whole by their checksum."""
     rewrite(place.stage(SOURCE.digest, "weights.safetensors"), lambda tensors: tensors["1.weight"].neg_())
-
-
-def forget_weights(place):
-    """The source's p* as an older version kept it: without the weights that it was estimated on."""
-    edit(place.stage(digest()), lambda values: values.pop("made_from"))

@@ -7,24 +7,17 @@ import sys
 
 import pytest
 import torch
-from alterations import FAST, NETWORK, PICTURE, REFERENCE, SOURCE, TARGET, Place
-from robbench.stages.pipeline import run_estimate, run_training
+from alterations import FAST, NETWORK, REFERENCE, SOURCE, TARGET, Place
 
-import robbench.report.bundle
 import robbench.stages.networks
 from robbench.cli import main
 from robbench.data import Data, draw, write_npz
 from robbench.data.glyphs import GLYPHS
-from robbench.report import Bundle, write_bundle
+from robbench.report import Bundle
+from robbench.report.bundle import encode_bundle
 from robbench.stages.context import RunContext
+from robbench.stages.pipeline import run_estimate, run_training
 from robbench.store.store import Store
-
-
-@pytest.fixture(autouse=True)
-def _one_picture(monkeypatch):
-    """In place of all that take a second each."""
-    monkeypatch.setattr(robbench.report.bundle, "draw", lambda group: [PICTURE])
-    monkeypatch.setattr(robbench.report.bundle, "draw_study", lambda groups: [])
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +26,7 @@ def made(tmp_path_factory, one_thread):
     folder = tmp_path_factory.mktemp("made")
     (folder / "proven_net.py").write_text(NETWORK)
     sys.path.insert(0, str(folder))
-    robbench.data.loading.load_data.cache_clear()
+    robbench.stages.networks._load.cache_clear()
     for name, glyphs, train in (("digits", "glyphs10", 300), ("letters", "glyphs47", 500)):
         data = Data(name, draw(glyphs, train, 1), draw(glyphs, 60, 2), GLYPHS[glyphs])
         write_npz(folder / "data" / f"{name}.npz", data)
@@ -52,11 +45,9 @@ def made(tmp_path_factory, one_thread):
             run_estimate(model, estimate, context, suite=suite),
         )
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(robbench.report.bundle, "draw", lambda group: [PICTURE])
-        patch.setattr(robbench.report.bundle, "draw_study", lambda groups: [])
-        plan = {f"{record.suite}/{record.name}": record.digest for record in records}
-        write_bundle(folder / "bundle", Bundle(title="proof", command="pytest", records=records, plan=plan))
+    (folder / "bundle").mkdir()
+    bundle = Bundle(title="proof", command="pytest", records=records)
+    (folder / "bundle" / "records.json").write_bytes(encode_bundle(bundle))
     yield folder
     sys.path.remove(str(folder))
     sys.modules.pop("proven_net", None)
@@ -66,9 +57,9 @@ def made(tmp_path_factory, one_thread):
 def place(made, tmp_path):
     """A copy of all of it."""
     shutil.copytree(made, tmp_path / "copy")
-    robbench.data.loading.load_data.cache_clear()
+    robbench.stages.networks._load.cache_clear()
     yield Place(tmp_path / "copy")
-    robbench.data.loading.load_data.cache_clear()
+    robbench.stages.networks._load.cache_clear()
 
 
 @pytest.fixture

@@ -1,32 +1,11 @@
-"""What a verdict and a tolerance may be."""
+"""What a tolerance may be."""
 
 import math
 
 import pytest
 
 from robbench.errors import RobbenchError
-from robbench.gate.verdicts import Tolerances, Verdict, plain_verdict
-
-
-def test_a_verdict_without_figures_names_its_stage():
-    """By its case, which may have dots, and the last of them."""
-    verdict = plain_verdict("demo", "timm:x.y-mnist-pgd.training", "missing", "no baseline")
-    assert verdict == Verdict(
-        suite="demo",
-        case="timm:x.y-mnist-pgd",
-        stage="training",
-        figure="result",
-        mark="missing",
-        message="no baseline",
-    )
-    assert verdict.fails
-
-
-@pytest.mark.parametrize(("mark", "stage"), [("?", "training"), ("=", "testing")])
-def test_no_verdict_has_an_unknown_mark_or_stage(mark, stage):
-    """A worker's or a file's that does is not read."""
-    with pytest.raises(ValueError, match=rf"expected a mark of a stage, got '\{mark}' of '{stage}'"):
-        Verdict(suite="demo", case="case", stage=stage, figure="seconds", mark=mark, message="")
+from robbench.gate.tolerances import Tolerances
 
 
 @pytest.mark.parametrize(

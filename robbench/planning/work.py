@@ -1,0 +1,109 @@
+"""How many images pass through a network in each part of a stage: counted from the specification alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from robbench.estimation.sampling import FEWEST, QUARTILES, image_passes, looked_at, probe_passes, scan_steps
+from robbench.spec import Estimate, Model, Recipe
+from robbench.spec.catalogue import block_names
+
+FAST_STEPS = 90
+"""Passes of a search other than the reference for an image of an adversarially trained network: those of ``fast``.
+A conventionally trained network takes half."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Images that pass through a network, by what for."""
+
+    inference: int = 0
+    """Forward only."""
+    attack: int = 0
+    """Forward, and backward to the pixels: one step of an attack."""
+    update: int = 0
+    """Forward, and backward to the weights that are trained."""
+
+    @property
+    def forward(self) -> int:
+        """All forward passes, in images."""
+        return self.inference + self.attack + self.update
+
+    @property
+    def backward(self) -> int:
+        """All backward passes, in images."""
+        return self.attack + self.update
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            inference=self.inference + other.inference,
+            attack=self.attack + other.attack,
+            update=self.update + other.update,
+        )
+
+    def __mul__(self, times: int) -> Work:
+        return Work(inference=self.inference * times, attack=self.attack * times, update=self.update * times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Seconds per image of a network in one precision on one machine."""
+
+    inference: float
+    attack: float
+    update: float
+
+
+def training_work(recipe: Recipe, training: int, validation: int) -> Work:
+    """All epochs: attacked images and their update, clean and attacked validation images."""
+    attack = recipe.attack
+    if attack is None:
+        return Work(update=training, inference=validation) * recipe.epochs
+    checks = (recipe.validation_attack or attack).steps
+    epoch = Work(update=training, attack=training * attack.steps + validation * checks, inference=2 * validation)
+    return epoch * recipe.epochs
+
+
+def search_work(estimate: Estimate, images: int) -> Work:
+    """At most: every image right, and every bracket halved to the end; each probe is attacked and confirmed.
+
+    Other searches than the reference have no useful bound: they are counted with the passes of a robust network.
+    """
+    if estimate.search != "reference":
+        return Work(inference=2 * images, attack=images * FAST_STEPS)
+    probes = math.ceil(math.log2(len(estimate.grid.values) + 1))
+    return Work(inference=images * (1 + probes), attack=images * probes * estimate.attack.steps)
+
+
+def final_work(estimate: Estimate, images: int) -> Work:
+    """At most: every image right, attacked and judged."""
+    attacks = estimate.final_test
+    return Work(inference=images * len(attacks), attack=images * sum(attack.steps for attack in attacks))
+
+
+def audit_work(estimate: Estimate, images: int) -> Work:
+    """At most: every image right, the search with all its passes, and whichever number of radii costs most.
+
+    Square, where it is asked for, is counted with all its queries for every image, and three passes around them.
+    """
+    audit = estimate.audit
+    if audit is None:
+        return Work()
+    search = search_work(estimate, images)
+    passes, steps = search.forward + search.backward, scan_steps(estimate.search_name, estimate.attack.steps)
+    looked = [looked_at(audit, images, passes, radii) for radii in range(len(QUARTILES) + 1)]
+    # No more are scanned than are looked at, at no radius at least: so many pay for both with the whole share.
+    affordable = int(audit.share * passes / (image_passes(0) + audit.radii * probe_passes(steps)))
+    probes = audit.radii * min(looked[0], max(FEWEST, affordable))
+    judged = max((image_passes(radii) - 2) * count for radii, count in enumerate(looked))  # the others give gradients
+    square = looked[1] * (audit.square_queries + 3) if audit.square_queries else 0
+    return Work(inference=judged + probes + square, attack=looked[0] + probes * (steps + 1))
+
+
+def retrained_share(model: Model) -> float:
+    """Share of the blocks that a backward pass to the weights goes through: all, but for frozen ones in front."""
+    names = block_names(model.architecture)
+    if model.transfer is None or model.transfer.kept != "frozen" or names is None:
+        return 1.0
+    return model.transfer.k / len(names)
