@@ -36,13 +36,12 @@ def run(options: argparse.Namespace) -> int:
     """Print a line for every finding and one that sums them up; 1 on a problem, 3 where something is left open."""
     from robbench.machine.environment import choose_device
     from robbench.stages.context import RunContext
-    from robbench.store.store import Store
+    from robbench.store import Store
     from robbench.verify.verification import verify
 
     if not options.store.is_dir():
         raise RobbenchError(f"verify: expected the store that the run left, {options.store} is none; see --store")
-    store = Store(options.store, run="")
-    context = RunContext(store=store, data=options.data, device=choose_device(options.device))
+    context = RunContext(store=Store(options.store), data=options.data, device=choose_device(options.device))
     findings = []
     for finding in verify(options.bundle, context, options.code):
         said = f"{finding.message}; {finding.advice}" if finding.advice else finding.message

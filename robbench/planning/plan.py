@@ -10,6 +10,7 @@ from robbench.data.sizes import Sizes, images_tested, parts, sizes
 from robbench.errors import unknown
 from robbench.planning.work import Speed, Work, audit_work, final_work, retrained_share, search_work, training_work
 from robbench.spec import Estimate, Model, Study
+from robbench.stages import KINDS
 
 _PRECISIONS = {"float32": "tf32", "bf16": "bf16"}
 """What training computes in, by its recipe's precision."""
@@ -24,13 +25,17 @@ class PlannedStage:
 
     model: Model
     stage: str
-    digest: str
     work: Work
     """All of it: updates and validation, or search, final test and audit."""
     bound: bool
     """Whether the stage may end earlier: early stopping, misclassified images, brackets that close."""
     network: NetworkKey | None
     """Its precision is bf16, float32, or tf32: float32 whose products a GPU makes in TF32, as in training."""
+
+    @property
+    def name(self) -> str:
+        """``case.stage``: unique within a study."""
+        return f"{self.model.id}.{self.stage}"
 
     def seconds(self, speed: Speed) -> float:
         """Time at this speed; the fewer blocks are retrained, the less an update takes."""
@@ -39,13 +44,14 @@ class PlannedStage:
         return work.inference * speed.inference + work.attack * speed.attack + work.update * update
 
 
-def plan(study: Study, data: Path, kinds: Sequence[str] = ("training", "robustness")) -> tuple[PlannedStage, ...]:
+def plan(study: Study, data: Path) -> tuple[PlannedStage, ...]:
     """Every stage of a study in the order in which pytest runs them: all of one kind, then all of the next.
+
+    Kinds other than training and robustness are planned as no work.
 
     Args:
         study: whose stages they are.
         data: folder of the prepared data sets.
-        kinds: of stages; one that is neither training nor robustness is planned as no work.
 
     Raises:
         RobbenchError: a dataset that is neither known by name nor a prepared file in ``data``.
@@ -55,7 +61,7 @@ def plan(study: Study, data: Path, kinds: Sequence[str] = ("training", "robustne
     planned = {"training": _training, "robustness": _robustness}
     return tuple(
         planned[kind](model, study.estimate, found[model.dataset.name]) if kind in planned else _nothing(model, kind)
-        for kind in kinds
+        for kind in KINDS
         for model in models
     )
 
@@ -83,14 +89,12 @@ def _ancestors(model: Model) -> list[Model]:
     return [found for parent in model.parents().values() for found in (parent, *_ancestors(parent))]
 
 
-
 def _training(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
     training, validation = parts(model.dataset, found.train)
     recipe = model.recipe
     return PlannedStage(
         model=model,
         stage="training",
-        digest=model.digest,
         work=Work(inference=validation) if recipe is None else training_work(recipe, training, validation),
         bound=recipe is not None and recipe.early_stopping is not None,
         network=(model.architecture, found.shape, _PRECISIONS[recipe.precision] if recipe else "float32"),
@@ -102,7 +106,6 @@ def _robustness(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
     return PlannedStage(
         model=model,
         stage="robustness",
-        digest=model.estimate_digest(estimate),
         work=search_work(estimate, images) + final_work(estimate, images) + audit_work(estimate, images),
         bound=True,
         network=(model.architecture, found.shape, "float32"),
@@ -110,7 +113,7 @@ def _robustness(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
 
 
 def _nothing(model: Model, kind: str) -> PlannedStage:
-    return PlannedStage(model=model, stage=kind, digest="", work=Work(), bound=False, network=None)
+    return PlannedStage(model=model, stage=kind, work=Work(), bound=False, network=None)
 
 
 def lines(stages: Sequence[PlannedStage], speeds: Mapping[NetworkKey, Speed], done: Set[str]) -> list[str]:
@@ -119,9 +122,9 @@ def lines(stages: Sequence[PlannedStage], speeds: Mapping[NetworkKey, Speed], do
     Args:
         stages: of :func:`plan`.
         speeds: by architecture, image shape and precision; without one, a stage's time is left blank.
-        done: digests of the stages that the store has.
+        done: names of the stages that the store has.
     """
-    width = max(len(f"{stage.model.id}.{stage.stage}") for stage in stages)
+    width = max(len(stage.name) for stage in stages)
     table = [f"{'stage':{width}}  {'forward':>15}  {'backward':>15}  {'time':>9}"]
     total, seconds = Work(), 0.0
     for stage in stages:
@@ -130,12 +133,12 @@ def lines(stages: Sequence[PlannedStage], speeds: Mapping[NetworkKey, Speed], do
         took = stage.seconds(speed) if speed else None
         mark = "≤ " if stage.bound else ""
         table.append(
-            f"{f'{stage.model.id}.{stage.stage}':{width}}  {f'{mark}{work.forward:,}':>15}  "
-            f"{f'{mark}{work.backward:,}':>15}  {_time(took):>9}{'  done' if stage.digest in done else ''}"
+            f"{stage.name:{width}}  {f'{mark}{work.forward:,}':>15}  "
+            f"{f'{mark}{work.backward:,}':>15}  {_time(took):>9}{'  done' if stage.name in done else ''}"
         )
-        if stage.digest not in done:
+        if stage.name not in done:
             total, seconds = total + work, seconds + (took or 0.0)
-    ready = sum(stage.digest in done for stage in stages)
+    ready = sum(stage.name in done for stage in stages)
     table.append(
         f"{f'{len(stages) - ready} stages to run, {ready} done':{width}}  {total.forward:>15,}  {total.backward:>15,}  "
         f"{_time(seconds if speeds else None):>9}"

@@ -24,7 +24,7 @@ from robbench.stages.context import RunContext
 from robbench.stages.kinds import KINDS
 from robbench.stages.networks import load_network
 from robbench.stages.task import Task
-from robbench.store import Finished
+from robbench.store import Finished, Need
 
 MEANING = 1
 """Raised when the code of a stage changes what comes out: stages made before are then not reused."""
@@ -133,7 +133,11 @@ def finished_needs(task: Task, context: RunContext) -> dict[str, Finished]:
 def _make(work: Work) -> Finished:
     made = KINDS[work.task.kind].run(work)
     record = _record(work, made)
-    return work.context.store.finish(work.key, record, made.weights, made.adversarials)
+    needs = {
+        role: Need(key=finished.record.key, weights_sha256=finished.weights_sha256)
+        for role, finished in work.needs.items()
+    }
+    return work.context.store.finish(work.key, record, made.weights, made.adversarials, needs)
 
 
 def _suffices(finished: Finished, context: RunContext) -> bool:

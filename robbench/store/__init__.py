@@ -1,5 +1,5 @@
 """Finished stages and the saved state of unfinished ones, on disk: atomic files and locks. No torch until it is used."""
 
-from robbench.store.store import Finished, Store
+from robbench.store.store import Finished, Need, Store
 
-__all__ = ["Finished", "Store"]
+__all__ = ["Finished", "Need", "Store"]

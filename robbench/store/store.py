@@ -27,10 +27,19 @@ UNREADABLE = (msgspec.MsgspecError, ValueError, KeyError, TypeError, AttributeEr
 """What decoding raises of bytes that are not what is expected."""
 
 
+class Need(Struct, frozen=True, kw_only=True):
+    """A stage that another one was made from."""
+
+    key: str
+    weights_sha256: str | None
+
+
 class Finished(Struct, frozen=True, kw_only=True):
-    """A finished stage: its record, and the checksums of the tensors beside it."""
+    """A finished stage: its record, what it was made from, and the checksums of the tensors beside it."""
 
     record: Record
+    needs: dict[str, Need] = {}
+    """By role."""
     weights_sha256: str | None = None
     """None: the stage made no weights."""
     adversarials_sha256: str | None = None
@@ -74,7 +83,12 @@ class Store:
             raise damaged(path, error) from error
 
     def finish(
-        self, key: str, record: Record, weights: Mapping[str, Tensor] | None = None, adversarials: Tensor | None = None
+        self,
+        key: str,
+        record: Record,
+        weights: Mapping[str, Tensor] | None = None,
+        adversarials: Tensor | None = None,
+        needs: Mapping[str, Need] | None = None,
     ) -> Finished:
         """Keep a finished stage in place of an older one of its key, and drop the saved state.
 
@@ -83,6 +97,7 @@ class Store:
             record: what came out.
             weights: of a training stage.
             adversarials: (M, C, H, W), the counterexamples of the M images with a p* on the grid, in the record's order.
+            needs: the stages that it was made from, by role.
 
         Raises:
             RobbenchError: it cannot be written; then an older stage stands, and the saved state stays.
@@ -90,6 +105,7 @@ class Store:
         kept = None if adversarials is None else {"adversarials": adversarials}
         stage = Finished(
             record=msgspec.structs.replace(record, key=key),
+            needs=dict(needs or {}),
             weights_sha256=self._write(key, "weights", weights),
             adversarials_sha256=self._write(key, "adversarials", kept),
         )

@@ -14,8 +14,10 @@ from robbench.record import Record
 from robbench.report import read_bundle
 from robbench.spec import Estimate, Model, differences, read_spec
 from robbench.spec.catalogue import own_module
-from robbench.stages.context import RunContext, load_network
-from robbench.store.store import Store
+from robbench.stages import Task
+from robbench.stages.context import RunContext
+from robbench.stages.networks import load_network
+from robbench.store import Finished, Store
 from robbench.verify.proof import Finding, prove
 
 
@@ -54,7 +56,7 @@ def _check(record: Record, context: RunContext, code: Collection[str]) -> Iterat
     Raises:
         RobbenchError: what ends the check, as its message says.
     """
-    _check_stored(record, context.store)
+    finished = _stored(record, context.store)
     model, estimate = _specs(record)
     module = own_module(model.architecture)
     if module is not None and module not in code:
@@ -63,32 +65,43 @@ def _check(record: Record, context: RunContext, code: Collection[str]) -> Iterat
         return
     _check_digest(record, model, estimate)
     data = context.images(model.dataset)
-    if data.sha256 != record.data.sha256:
+    if data.fingerprint != record.data.sha256:
         raise RobbenchError(
             f"data: expected the images of {record.data.name!r} that it was made with (SHA-256 "
-            f"{record.data.sha256[:12]}…), got others ({data.sha256[:12]}…)"
+            f"{record.data.sha256[:12]}…), got others ({data.fingerprint[:12]}…)"
         )
-    network = load_network(model, context)
+    network = load_network(model, context, _trained(finished, context.store))
     if estimate is None or record.robustness is None:
         yield Finding(mark="agrees", message="as in the store; digest, data and weights hold")
         return
-    adversarials = context.store.adversarials(_key(record))
+    adversarials = context.store.adversarials(record.key)
     yield from prove(record.robustness, network, data, adversarials, box=estimate.attack.box, device=context.device)
 
 
-def _key(record: Record) -> str:
-    """What the store knows the stage by."""
-    return record.digest
+def _trained(finished: Finished, store: Store) -> str:
+    """The key of the trained model that a stage is about: its own, or that of the weights that p* was estimated on."""
+    if "model" not in finished.needs:
+        return finished.record.key
+    need = finished.needs["model"]
+    trained = store.finished(need.key)
+    if trained is None or trained.weights_sha256 != need.weights_sha256:
+        raise RobbenchError("weights: expected those that p* was estimated on in the store, got others or none")
+    return need.key
 
 
-def _check_stored(record: Record, store: Store) -> None:
-    """Raise a RobbenchError unless the store has the record's stage, with the same results."""
-    finished = store.finished(_key(record))
+def _stored(record: Record, store: Store) -> Finished:
+    """The store's stage of a record, once it is sure that both have the same results.
+
+    Raises:
+        RobbenchError: they have not, or there is none.
+    """
+    finished = store.finished(record.key) if record.key else None
     if finished is None:
-        raise RobbenchError(f"store: expected the finished stage {_key(record)[:12]}… in {store.folder}, got none")
+        raise RobbenchError(f"store: expected the finished stage {record.key[:12]}… in {store.folder}, got none")
     if changes := differences(_found(finished.record), _found(record)):
         more = ", …" if len(changes) > 3 else ""
         raise RobbenchError(f"differs from the store's record (store → bundle): {', '.join(changes[:3])}{more}")
+    return finished
 
 
 def _found(record: Record) -> dict[str, Any]:
@@ -114,7 +127,7 @@ def _specs(record: Record) -> tuple[Model, Estimate | None]:
 
 def _check_digest(record: Record, model: Model, estimate: Estimate | None) -> None:
     """Raise a RobbenchError where this robbench, or the network's code, would not make the stage as it was made."""
-    digest = model.digest if estimate is None else model.estimate_digest(estimate)
+    digest = Task(record.stage, model, estimate).digest
     if digest != record.digest:
         own = own_module(model.architecture) is not None
         code = f", or {model.architecture} has changed or cannot be imported here (PYTHONPATH)" if own else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from robbench.stages.pipeline import run_estimate
 
 import robbench.estimation.audit
 from robbench.errors import RobbenchError
@@ -16,7 +17,6 @@ from robbench.estimation.audit import check_audit
 from robbench.spec import PGD
 from robbench.spec import Audit as AuditSpec
 from robbench.stages.context import RunContext
-from robbench.stages.pipeline import run_estimate
 from robbench.store.store import Store
 
 

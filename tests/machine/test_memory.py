@@ -16,7 +16,7 @@ from torch import nn
 
 import robbench.machine.memory
 from robbench.errors import RobbenchError
-from robbench.machine.memory import LARGEST_BATCH, Batches, attack_batch, must_fit_whole, keep_pages, ran_out
+from robbench.machine.memory import LARGEST_BATCH, Batches, attack_batch, keep_pages, must_fit_whole, ran_out
 
 IMAGES = torch.rand(3, 1, 8, 8)
 

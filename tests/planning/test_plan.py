@@ -12,18 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Counting, linear_case
+from robbench.estimation.search import estimate_pstar
+from robbench.stages.pipeline import run_estimate, run_training
 from torch import nn
 
 from robbench import recipes
 from robbench.errors import RobbenchError
 from robbench.estimation.audit import audit_search
-from robbench.estimation.search import estimate_pstar
 from robbench.planning.plan import lines, of_item, plan
 from robbench.planning.work import Speed, Work, audit_work, final_work, retrained_share, search_work
 from robbench.record import Robustness
 from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers, describe
 from robbench.stages.context import RunContext
-from robbench.stages.pipeline import run_estimate, run_training
 from robbench.store.store import Store
 
 STANDARD = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0, batch_size=8, epochs=2)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from alterations import FAST, NETWORK, REFERENCE, SOURCE, TARGET, Place
+from robbench.stages.pipeline import run_estimate, run_training
 
 import robbench.stages.networks
 from robbench.cli import main
@@ -16,7 +17,6 @@ from robbench.data.glyphs import GLYPHS
 from robbench.report import Bundle
 from robbench.report.bundle import encode_bundle
 from robbench.stages.context import RunContext
-from robbench.stages.pipeline import run_estimate, run_training
 from robbench.store.store import Store
 
 
