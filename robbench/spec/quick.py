@@ -1,4 +1,4 @@
-"""The quick scale: few images, epochs and steps, so that every stage of a study runs within seconds."""
+"""The quick scale: a study with few images, epochs and steps, in which every stage still runs."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ RECORDS = {
     ),
     "an unknown field of the specification": (
         lambda place: everywhere(place, lambda record: record["spec"]["estimate"].update(more=1)),
-        r"Estimate: expected the fields of a described spec",
+        r"unknown field of Estimate",
     ),
     "the grid": (
         lambda place: everywhere(
