@@ -22,14 +22,9 @@ UNREADABLE = (msgspec.MsgspecError, ValueError)
 """What decoding raises where a file does not hold what is expected."""
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
-"""How many of something."""
-
 Duration = Annotated[float, msgspec.Meta(ge=0)]
-"""Seconds that something took."""
-
 Radius = Annotated[float, msgspec.Meta(ge=0)]
-"""In pixel units."""
-
+"""A count, seconds, and a length in pixel units."""
 
 Figures = dict[str, float | int | bool | None]
 """What a stage came to, by name: plain, finite values."""

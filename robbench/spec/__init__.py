@@ -8,8 +8,8 @@ from robbench.errors import RobbenchError
 from robbench.spec.base import Spec
 from robbench.spec.description import describe, differences, digest_of, read_spec
 from robbench.spec.estimate import Audit, EpsilonGrid, Estimate, Search
-from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Head, Kept, Model, Transfer
-from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol, ProtocolField
+from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer
+from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
 from robbench.spec.quick import Quick
 from robbench.spec.study import Study, Transfers
 from robbench.spec.training import (
@@ -21,7 +21,6 @@ from robbench.spec.training import (
     Objective,
     OneCycle,
     Recipe,
-    Schedule,
     StepLR,
 )
 
@@ -38,18 +37,14 @@ __all__ = [
     "EarlyStopping",
     "EpsilonGrid",
     "Estimate",
-    "Head",
-    "Kept",
     "Model",
     "MultiStepLR",
     "Objective",
     "OneCycle",
     "Protocol",
-    "ProtocolField",
     "Quick",
     "Recipe",
     "RobbenchError",
-    "Schedule",
     "Search",
     "Spec",
     "StepLR",

@@ -45,7 +45,10 @@ class Audit(Spec):
 
 
 class Search(Spec):
-    """A search for p* of one's own: a child has its settings, ``robbench.estimation`` is told how to run it."""
+    """Base of the searches for p* that users define.
+
+    A child holds the settings of a search; how to run it is registered with ``robbench.estimation.estimator``.
+    """
 
 
 class Estimate(Spec):

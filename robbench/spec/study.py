@@ -72,12 +72,8 @@ class Study(Spec):
             if isinstance(name := getattr(self, field), str):
                 object.__setattr__(self, field, Dataset(name=name))
         source, target = self.datasets
-        require(
-            source.name != target.name or source == target,
-            "Study source and target",
-            "two names, or one Dataset for both",
-            source.name,
-        )
+        differ = source.name != target.name or source == target
+        require(differ, "Study source and target", "two names, or one Dataset for both", source.name)
         for field in ("architectures", "seeds", "ablate"):
             values = getattr(self, field)
             require(len(set(values)) == len(values), f"Study {field}", "each value once", values)
@@ -87,13 +83,11 @@ class Study(Spec):
             for architecture in row.architectures or ():
                 if architecture not in self.architectures:
                     raise unknown("architecture of a transfer", architecture, self.architectures)
-        require(
-            self.protocol == "sound"
-            or all(row.kept == "finetuned" or row.kept_statistics == "train" for row in self.transfers),
-            "Study protocol",
-            "'sound' in a declaration; recipes.with_protocol(study, 'thesis') or --robbench-protocol thesis change it",
-            self.protocol,
+        thesis = all(row.kept == "finetuned" or row.kept_statistics == "train" for row in self.transfers)
+        how = (
+            "'sound' in a declaration (recipes.with_protocol(study, 'thesis') or --robbench-protocol thesis change it)"
         )
+        require(self.protocol == "sound" or thesis, "Study protocol", how, self.protocol)
         one = self.source_checkpoint is None or len(self.architectures) == 1
         require(one, "Study source_checkpoint", "one architecture beside it", self.architectures)
         names = [model.id for model in self.models()]

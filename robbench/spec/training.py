@@ -119,7 +119,11 @@ class EarlyStopping(Spec):
 
 
 class Objective(Spec):
-    """What training minimises. A child names a loss; ``robbench.training.objectives`` says how to compute it."""
+    """Base of what training minimises.
+
+    A child names a loss and holds its settings; how to compute it is registered with
+    ``robbench.training.objectives.loss_function``.
+    """
 
     parents: ClassVar[tuple[str, ...]] = ()
     """Roles of the parent networks that the loss looks at, such as ``source``."""

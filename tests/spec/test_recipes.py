@@ -209,12 +209,9 @@ def test_the_thesis_leaves_alone_what_a_field_cannot_change():
     assert replace(STUDY, standard=last).with_thesis(("kept_epoch",)).standard == replace(last, kept_epoch="clean")
 
 
-# --- ablation -----------------------------------------------------------------------------------------------------------
-
-
-def ablated(*names, **changes):
+def ablated(*names):
     """The study with these fields ablated; ids of the variants, and all models by id."""
-    study = replace(STUDY, ablate=names, **changes)
+    study = replace(STUDY, ablate=names)
     return [model.id for model in study.models() if model.variant], {model.id: model for model in study.models()}
 
 
@@ -222,19 +219,10 @@ def test_an_ablation_adds_the_models_that_a_field_changes():
     """The declared ones come first and stay; a model that the field does not change is not run twice."""
     names, models = ablated("statistics", "orientation")
     assert list(models)[: len(STUDY.models())] == [model.id for model in STUDY.models()]
+    transfers = ["emnist-TL1", "emnist-TL2", "emnist-TL3-adversarial-mlp1", "emnist-TL3-finetuned"]
     assert names == [
-        "cnn7-mnist-pgd-statistics",
-        "cnn7-emnist-pgd-statistics",
-        "cnn7-emnist-TL1-statistics",
-        "cnn7-emnist-TL2-statistics",
-        "cnn7-emnist-TL3-adversarial-mlp1-statistics",
-        "cnn7-emnist-TL3-finetuned-statistics",
-        "cnn7-emnist-standard-orientation",
-        "cnn7-emnist-pgd-orientation",
-        "cnn7-emnist-TL1-orientation",
-        "cnn7-emnist-TL2-orientation",
-        "cnn7-emnist-TL3-adversarial-mlp1-orientation",
-        "cnn7-emnist-TL3-finetuned-orientation",
+        *(f"cnn7-{name}-statistics" for name in ("mnist-pgd", "emnist-pgd", *transfers)),
+        *(f"cnn7-{name}-orientation" for name in ("emnist-standard", "emnist-pgd", *transfers)),
     ]
     assert len({model.digest for model in models.values()}) == len(models)
 

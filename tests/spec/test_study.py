@@ -20,18 +20,18 @@ from robbench.spec import (
     Transfer,
     Transfers,
 )
+from robbench.spec.catalogue import DATASETS
 from robbench.spec.recipes import with_protocol
 
 
 def test_a_known_dataset_brings_its_statistics():
     """A dataset of one's own brings none, and own statistics win."""
-    cifar = Dataset(name="cifar10")
+    cifar, own = Dataset(name="cifar10"), Dataset(name="mine")
     assert (cifar.augmentation, cifar.mean, cifar.std) == (
         "crop-flip",
-        (0.4914, 0.4822, 0.4465),
-        (0.2470, 0.2435, 0.2616),
+        DATASETS["cifar10"].mean,
+        DATASETS["cifar10"].std,
     )
-    own = Dataset(name="mine")
     assert (own.augmentation, own.mean, own.std) == ("none", None, None)
     changed = Dataset(name="cifar10", augmentation="none", mean=(0.5,) * 3, std=(0.25,) * 3)
     assert (changed.augmentation, changed.mean, changed.std) == ("none", (0.5,) * 3, (0.25,) * 3)
@@ -59,6 +59,8 @@ CIFAR10, CIFAR100 = Dataset(name="cifar10"), Dataset(name="cifar100")
 PGD_SOURCE = Model(architecture="resnet34", dataset=CIFAR10, recipe=RECIPE)
 CONVENTIONAL = replace(PGD_SOURCE, recipe=STANDARD)
 TL2 = replace(PGD_SOURCE, dataset=CIFAR100, recipe=STANDARD, transfer=Transfer(k=2), source=PGD_SOURCE)
+UNUSUAL = Transfer(k=7, head="mlp1", kept="finetuned")
+ALL = replace(TL2, recipe=RECIPE, source=CONVENTIONAL, transfer=UNUSUAL, variant="split", seed=2)
 
 
 @pytest.mark.parametrize(
@@ -72,17 +74,7 @@ TL2 = replace(PGD_SOURCE, dataset=CIFAR100, recipe=STANDARD, transfer=Transfer(k
         (replace(TL2, transfer=Transfer(k=2, head="mlp3")), "resnet34-cifar100-TL2-mlp3"),
         (replace(TL2, transfer=Transfer(k=2, kept="finetuned")), "resnet34-cifar100-TL2-finetuned"),
         (replace(TL2, source=CONVENTIONAL), "resnet34-cifar100-TL2-from-standard"),
-        (
-            replace(
-                TL2,
-                recipe=RECIPE,
-                source=CONVENTIONAL,
-                transfer=Transfer(k=7, head="mlp1", kept="finetuned"),
-                variant="split",
-                seed=2,
-            ),
-            "resnet34-cifar100-TL7-adversarial-mlp1-finetuned-from-standard-split-seed2",
-        ),
+        (ALL, "resnet34-cifar100-TL7-adversarial-mlp1-finetuned-from-standard-split-seed2"),
         (replace(SOURCE, recipe=None, checkpoint=Checkpoint(path="w.safetensors")), "cnn7-mnist-checkpoint"),
         (replace(SOURCE, architecture="timm:hf_hub/vit"), "hf_hub_vit-mnist-pgd"),
         (replace(SOURCE, architecture="my.nets:tiny"), "my.nets.tiny-mnist-pgd"),
@@ -108,15 +100,8 @@ def test_models_come_after_what_they_are_transferred_from():
     )
     models = study.models()
     ids = [model.id for model in models]
-    assert ids[:7] == [
-        "cnn3-mnist-standard",
-        "cnn3-emnist-standard",
-        "cnn3-mnist-pgd",
-        "cnn3-emnist-pgd",
-        "cnn3-emnist-TL1",
-        "cnn3-emnist-TL2",
-        "cnn3-emnist-TL3",
-    ]
+    tails = ["mnist-standard", "emnist-standard", "mnist-pgd", "emnist-pgd", "emnist-TL1", "emnist-TL2", "emnist-TL3"]
+    assert ids[:7] == [f"cnn3-{tail}" for tail in tails]
     assert len(ids) == len(set(ids)) == 2 * (4 + 3 + 4 + 7 + 2)
     assert sum(name.endswith("-seed3") for name in ids) == len(ids) // 2
     for number, model in enumerate(models):
@@ -158,13 +143,8 @@ def test_a_checkpoint_takes_the_place_of_the_source_model(tmp_path):
     def last(name):
         checkpoint = Checkpoint(path=tmp_path / f"{name}.safetensors")
         study = make_study(source_checkpoint=checkpoint, transfers=(Transfers(recipe=STANDARD, k=(1,)),))
-        assert [model.id for model in study.models()] == [
-            "cnn7-mnist-standard",
-            "cnn7-emnist-standard",
-            "cnn7-mnist-checkpoint",
-            "cnn7-emnist-pgd",
-            "cnn7-emnist-TL1",
-        ]
+        tails = ("mnist-standard", "emnist-standard", "mnist-checkpoint", "emnist-pgd", "emnist-TL1")
+        assert [model.id for model in study.models()] == [f"cnn7-{tail}" for tail in tails]
         assert checkpoint.sha256 == hashlib.sha256((tmp_path / f"{name}.safetensors").read_bytes()).hexdigest()
         return study.models()[-1]
 

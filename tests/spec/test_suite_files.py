@@ -3,6 +3,7 @@
 import pytest
 
 from robbench.errors import RobbenchError
+from robbench.spec import describe, read_spec
 from robbench.spec.suite_files import read_studies
 
 HEAD = """
@@ -25,6 +26,18 @@ def test_studies_are_found_in_markers_of_module_and_tests(tmp_path):
         "@pytest.mark.suite(make('two'))\ndef test_training(model): ...\n"
     )
     assert {study.name for study in read_studies(path)} == {"one", "two"}
+
+
+def test_a_suite_may_define_a_search_of_its_own(tmp_path):
+    """Its annotations may be texts, and its described form reads back."""
+    path = tmp_path / "test_own.py"
+    own = "class SuiteSearch(Search):\n    every: int = 1\n"
+    text = "from __future__ import annotations\nfrom dataclasses import replace\nfrom robbench import Search\n"
+    estimate = "estimate=replace(recipes.MNIST_ESTIMATE, search=SuiteSearch(every=2))"
+    path.write_text(text + own + (HEAD + "STUDY = make('own')").replace("estimate=recipes.MNIST_ESTIMATE", estimate))
+    (study,) = read_studies(path)
+    assert read_spec(describe(study.estimate)) == study.estimate
+    assert study.estimate.search_name == "suitesearch"
 
 
 def test_what_cannot_be_read_is_one_sentence(tmp_path):
