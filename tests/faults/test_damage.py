@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from factories import both_records, make_facts, robustness_record, training_record
+from factories import both_records, make_facts, training_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +21,7 @@ import robbench.report.bundle
 from robbench.data import read_npz
 from robbench.data.sizes import sizes
 from robbench.errors import RobbenchError
-from robbench.gate.baselines import baseline_of, read_baseline, write_baseline
-from robbench.gate.verdicts import Tolerances, Verdict, compare
+from robbench.gate.verdicts import Verdict
 from robbench.record import Seconds
 from robbench.report import Bundle, read_bundle
 from robbench.report.bundle import encode_bundle
@@ -168,77 +167,6 @@ def test_files_from_before_there_were_checksums_are_read(store: Store) -> None:
     assert found[1:] == before[1:]
     for name, data in stored().items():
         (folder / name).write_bytes(data)
-
-
-# --- baselines --------------------------------------------------------------------------------------------------------
-
-TESTED = robustness_record(make_facts("transfer", "emnist", 3), [1, 2, 2, 3, 3, 3, 4, 5, -1, -1] * 10)
-TRAINED = training_record(make_facts("transfer", "emnist", 3))
-
-
-@settings(max_examples=400, deadline=None)
-@given(*PLACES)
-def test_a_flipped_bit_in_a_baseline_is_never_used(tmp_path_factory, at: float, bit: int) -> None:
-    """It is refused by name, or says what it said before: a flipped bit in the name ``sha256`` or in white space."""
-    folder = tmp_path_factory.mktemp("baselines")
-    path = write_baseline(folder, TESTED)
-    before = read_baseline(folder, TESTED.suite, TESTED.case, TESTED.stage)
-    path.write_bytes(flipped(path.read_bytes(), at, bit))
-    fault, found = attempt(lambda: read_baseline(folder, TESTED.suite, TESTED.case, TESTED.stage))
-    if fault:
-        assert str(path) in fault
-    else:
-        assert msgspec.structs.replace(found, sha256=None) == msgspec.structs.replace(before, sha256=None)
-
-
-@settings(max_examples=400, deadline=None)
-@given(*PLACES)
-def test_a_flipped_bit_in_a_baseline_without_checksum_never_moves_pstar_unseen(
-    tmp_path_factory, at: float, bit: int
-) -> None:
-    """It is refused by name, or accuracy and p* are held to the same figures as before, or declared not comparable.
-
-    Seconds, and the validation accuracy of a training stage, have no second place in the file: a flipped digit of
-    theirs is seen in version control alone.
-    """
-    folder = tmp_path_factory.mktemp("baselines")
-    path = write_baseline(folder, TESTED)
-    values = json.loads(path.read_bytes())
-    path.write_text(json.dumps({name: value for name, value in values.items() if name != "sha256"}, indent=2))
-    before = baseline_of(TESTED)
-    path.write_bytes(flipped(path.read_bytes(), at, bit))
-    fault, found = attempt(lambda: read_baseline(folder, TESTED.suite, TESTED.case, TESTED.stage))
-    if fault:
-        assert str(path) in fault
-        return
-    compared = {verdict.figure: verdict.mark for verdict in compare(TESTED, found, Tolerances())}
-    if compared.get("median p*") != "x":
-        assert compared["accuracy"] == compared["median p*"] == "="
-        assert (found.accuracy, found.distribution) == (before.accuracy, before.distribution)
-
-
-@pytest.mark.parametrize(
-    ("record", "change", "message"),
-    [
-        (TESTED, {"accuracy": {"correct": 81, "total": 100}}, "expected a p. of the 81 correct images, got 80"),
-        (TESTED, {"accuracy": {"correct": 80, "total": 99}}, "expected accuracy of the 100 images of data, got 99"),
-        (TESTED, {"accuracy": {"correct": 101, "total": 100}}, "expected a count from 0 to 100, got 101"),
-        (TESTED, {"accuracy": None}, "expected a p. of the None correct images, got 80"),
-        (TESTED, {"distribution": None}, "expected a distribution of p. of a robustness stage alone"),
-        (TESTED, {"distribution": {"grid": [], "counts": [80]}}, "expected ascending radii"),
-        (TESTED, {"distribution": {"grid": [0.2, 0.1], "counts": [0, 0, 80]}}, "expected ascending radii"),
-        (TESTED, {"seconds": {"cpu-2core": -1.0}}, "Expected `float` >= 0"),
-        (TRAINED, {"accuracy": {"correct": 50, "total": 101}}, "expected accuracy of the 100 images of data, got 101"),
-    ],
-)
-def test_a_baseline_that_contradicts_itself_is_refused(tmp_path: Path, record, change, message) -> None:
-    """A figure that was changed in one of its two places."""
-    path = write_baseline(tmp_path, record)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(RobbenchError, match=message) as caught:
-        read_baseline(tmp_path, record.suite, record.case, record.stage)
-    assert str(path) in str(caught.value)
-    assert "restore it from version control, or remove it and write it anew with --robbench-update" in str(caught.value)
 
 
 # --- records ----------------------------------------------------------------------------------------------------------

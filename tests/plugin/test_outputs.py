@@ -18,7 +18,7 @@ def comparable(record):
     """A record without what no two runs share: times."""
     plain = msgspec.to_builtins(record)
     del plain["seconds"], plain["created"], plain["environment"]
-    for epoch in (plain["training"] or {"epochs": []})["epochs"]:
+    for epoch in plain["result"].get("epochs", []):
         del epoch["seconds"], epoch["validation_seconds"]
     return plain
 
