@@ -22,7 +22,7 @@ from types import FrameType
 import msgspec
 
 from robbench.errors import RobbenchError
-from robbench.gate.baselines import Baseline, baseline_of
+from robbench.gate.baselines import baseline_of, figures_of
 from robbench.gate.verdicts import Tolerances, Verdict, compare, plain_verdict
 from robbench.record import Record
 from robbench.report import read_bundle
@@ -40,7 +40,7 @@ Records = dict[str, Record]
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two revisions: where it lies, and where it leaves what it makes."""
+    """One of the two revisions."""
 
     name: str
     """base or head."""
@@ -49,7 +49,7 @@ class Side:
     root: Path
     """Current folder of its runs."""
     output: Path
-    """Store, reports, baselines and log."""
+    """Where it leaves store, reports, baselines and log."""
 
 
 def against_base(
@@ -111,7 +111,9 @@ def _summary(name: str, rounds: Sequence[Records], say: Callable[[str], None]) -
     """One side's records as they are compared; says whether its rounds differ, and whether the machine was busy."""
     first, *others = rounds
     differing = [
-        stage for stage in first if any(stage in other and _differ(first[stage], other[stage]) for other in others)
+        name
+        for name, record in first.items()
+        if any(name in other and figures_of(other[name].result) != figures_of(record.result) for other in others)
     ]
     if differing:
         say(f"{name} differs from itself between rounds ({', '.join(differing)}): this machine is not deterministic")
@@ -129,10 +131,11 @@ def judge(base: Mapping[str, Record], head: Mapping[str, Record], tolerances: To
     """
     verdicts = []
     for name, record in head.items():
-        if name in base:
-            verdicts += compare(record, _baseline(base[name], record), tolerances)
-        else:
+        if name not in base:
             verdicts.append(plain_verdict(record.suite, record.name, "new", "base has no such stage"))
+            continue
+        digest = record.digest if base[name].spec == record.spec else base[name].digest
+        verdicts += compare(record, msgspec.structs.replace(baseline_of(base[name]), digest=digest), tolerances)
     lost = [record for name, record in base.items() if name not in head]
     return verdicts + [plain_verdict(old.suite, old.name, "error", "head has no such stage") for old in lost]
 
@@ -144,17 +147,6 @@ def fastest(rounds: Sequence[Mapping[str, Record]]) -> Records:
         return min((found[name] for found in rounds if name in found), key=lambda record: record.seconds.measured)
 
     return {name: msgspec.structs.replace(record, seconds=least(name).seconds) for name, record in rounds[0].items()}
-
-
-def _baseline(base: Record, head: Record) -> Baseline:
-    baseline = baseline_of(base)
-    return msgspec.structs.replace(baseline, digest=head.digest) if base.spec == head.spec else baseline
-
-
-def _differ(one: Record, other: Record) -> bool:
-    """Whether two records of one stage have other figures."""
-    old, new = baseline_of(one), baseline_of(other)
-    return (old.accuracy, old.pstar, old.figures) != (new.accuracy, new.pstar, new.figures)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

@@ -51,10 +51,12 @@ class Baseline(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a stage of another kind is held to, by that kind's own names."""
 
     def __post_init__(self) -> None:
-        if self.pstar is not None and self.accuracy is not None:
-            right = sum(index != MISCLASSIFIED for index in self.pstar)
-            if (right, len(self.pstar)) != (self.accuracy.correct, self.accuracy.total):
-                raise ValueError("expected accuracy and p* of one run; were two files merged?")
+        if self.pstar is None:
+            return
+        right = Counts(correct=sum(index != MISCLASSIFIED for index in self.pstar), total=len(self.pstar))
+        inside = all(MISCLASSIFIED <= index <= len(self.grid or ()) for index in self.pstar)
+        if right != self.accuracy or not inside:
+            raise ValueError("expected accuracy, grid and p* of one run; were two files merged?")
 
 
 @singledispatch
@@ -97,7 +99,7 @@ def baseline_path(folder: Path, suite: str, case: str, stage: str) -> Path:
         RobbenchError: a name would lead out of the folder.
     """
     for name in (suite, f"{case}.{stage}"):
-        if not name or name.startswith(".") or set(name) & set("/\\:"):
+        if not name or name.startswith(".") or set(name) & set("/\\:\0"):
             raise RobbenchError(f"baseline name: expected a plain file name, got {name!r}")
     return folder / suite / f"{case}.{stage}.json"
 

@@ -118,19 +118,9 @@ def _incomparable(record: Record, figure: str, why: str, current: float | None =
 
 
 def _verdict(record: Record, figure: str, mark: Mark, old: float | None, new: float | None, message: str) -> Verdict:
-    def plain(value: float | None) -> float | None:
-        return value if value is not None and math.isfinite(value) else None
-
-    return Verdict(
-        suite=record.suite,
-        case=record.case,
-        stage=record.stage,
-        figure=figure,
-        mark=mark,
-        baseline=plain(old),
-        current=plain(new),
-        message=message,
-    )
+    old, new = (value if value is not None and math.isfinite(value) else None for value in (old, new))
+    where = {"suite": record.suite, "case": record.case, "stage": record.stage}
+    return Verdict(**where, figure=figure, mark=mark, baseline=old, current=new, message=message)
 
 
 def _accuracy(
@@ -169,11 +159,9 @@ def _median(record: Record, result: Robustness, baseline: Baseline, tolerances: 
 
 
 def _mark(change: float, beyond: bool, significant: bool) -> Mark:
-    if not beyond:
-        return "="
-    if not significant:
-        return "~"
-    return "+" if change > 0 else "-"
+    if beyond and significant:
+        return "+" if change > 0 else "-"
+    return "~" if beyond else "="
 
 
 def _because(record: Record, baseline: Baseline) -> str:

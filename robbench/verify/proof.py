@@ -106,9 +106,10 @@ def prove(
         if adversarials.shape != expected or adversarials.dtype != torch.float32:
             got = f"{tuple(adversarials.shape)} {str(adversarials.dtype).removeprefix('torch.')}"
             raise RobbenchError(f"counterexamples: expected {expected} float32, one for each p*, got {got}")
-        originals, labels = pixels(test.images[found]), test.labels[found]
-        balls = _Balls(adversarials, originals, pstar[found], robustness.grid)
-        proven, smaller = _check_counterexamples(names[found], balls, margins(adversarials, labels), box, notes)
+        pair, attacked = (adversarials, pixels(test.images[found])), margins(adversarials, test.labels[found])
+        proven, smaller = _check_counterexamples(
+            names[found], pair, attacked, pstar[found], robustness.grid, box, notes
+        )
     for message in notes.remarks:
         yield Finding(mark="remark", message=message)
     for message in notes.problems:
@@ -128,43 +129,38 @@ def prove(
 
 def _check_unperturbed(names: Tensor, pstar: Tensor, margins: Tensor, notes: _Notes) -> None:
     """The images counted as misclassified are, and no others."""
-    flipped, misclassified = (margins < 0) != (pstar == MISCLASSIFIED), pstar == MISCLASSIFIED
-    for chosen, said in (
-        (flipped & misclassified, "counted as misclassified unperturbed, but classified correctly"),
-        (flipped & ~misclassified, "counted as classified correctly, but misclassified unperturbed"),
-        (margins.isnan(), "with logits that are not finite"),
-    ):
-        notes.note(names, chosen, said, margins)
-
-
-class _Balls:
-    """Where (F, C, H, W) counterexamples lie, and the balls of their p*."""
-
-    def __init__(self, adversarials: Tensor, originals: Tensor, pstar: Tensor, grid: list[float]) -> None:
-        self.flat = adversarials.flatten(1)
-        # In float64: the true distance of what float32 holds.
-        self.distance = (adversarials.double() - originals.double()).abs().flatten(1).amax(1)
-        radii = torch.tensor(grid, dtype=torch.float64)
-        self.radius = radii[pstar]
-        self.radius_below = torch.where(pstar > 0, radii[(pstar - 1).clamp(min=0)], 0.0)
+    wrong, counted = margins < 0, pstar == MISCLASSIFIED
+    notes.note(names, counted & ~wrong, "counted as misclassified unperturbed, but classified correctly", margins)
+    notes.note(names, wrong & ~counted, "counted as classified correctly, but misclassified unperturbed", margins)
+    notes.note(names, margins.isnan(), "with logits that are not finite")
 
 
 def _check_counterexamples(
-    names: Tensor, balls: _Balls, margins: Tensor, box: tuple[float, float], notes: _Notes
+    names: Tensor,
+    pair: tuple[Tensor, Tensor],
+    margins: Tensor,
+    pstar: Tensor,
+    grid: list[float],
+    box: tuple[float, float],
+    notes: _Notes,
 ) -> tuple[int, int]:
-    """How many counterexamples are ones, and how many of them lie in a smaller ball than that of their p*."""
-    inside = (balls.flat.amin(1) >= box[0]) & (balls.flat.amax(1) <= box[1])
-    near = balls.distance <= balls.radius + BALL_TOLERANCE
-    attacked, fooled = balls.radius > 0, margins < 0
-    for chosen, said in (
-        (~attacked, "p* of 0, where nothing is attacked"),
-        (~near, "whose counterexample is farther away than p*"),
-        (~inside, "whose counterexample leaves the valid pixels"),
-    ):
-        notes.note(names, chosen, said)
+    """How many of (F, C, H, W) counterexamples are ones, and how many lie in a smaller ball than that of their p*.
+
+    ``pair`` holds counterexamples and originals.
+    """
+    adversarials, originals = pair
+    flat, radii = adversarials.flatten(1), torch.tensor(grid, dtype=torch.float64)
+    # In float64: the true distance of what float32 holds.
+    distance = (adversarials.double() - originals.double()).abs().flatten(1).amax(1)
+    radius, below = radii[pstar], torch.where(pstar > 0, radii[(pstar - 1).clamp(min=0)], 0.0)
+    inside = (flat.amin(1) >= box[0]) & (flat.amax(1) <= box[1])
+    near, attacked, fooled = distance <= radius + BALL_TOLERANCE, radius > 0, margins < 0
+    notes.note(names, ~attacked, "p* of 0, where nothing is attacked")
+    notes.note(names, ~near, "whose counterexample is farther away than p*")
+    notes.note(names, ~inside, "whose counterexample leaves the valid pixels")
     notes.note(names, ~fooled, "whose counterexample is classified correctly", margins)
     proven = inside & near & attacked & fooled
-    smaller = proven & (balls.radius_below > 0) & (balls.distance <= balls.radius_below + BALL_TOLERANCE)
+    smaller = proven & (below > 0) & (distance <= below + BALL_TOLERANCE)
     if smaller.any():
         notes.remarks.append(f"{_images(names[smaller])} whose counterexample lies in a smaller ball than that of p*")
     return int(proven.sum()), int(smaller.sum())

@@ -46,8 +46,11 @@ def verify(bundle: Path, context: RunContext, code: Collection[str] = ()) -> Ite
                 yield replace(finding, name=name)
         except RobbenchError as error:
             yield Finding(mark="problem", name=name, message=str(error))
-    for name in read.missing:
-        yield Finding(mark="missing", name=name, message="the studies ask for it, and it has no record")
+    for suite in sorted({name.partition("/")[0] for name in read.missing}):
+        names = sorted(name.partition("/")[2] for name in read.missing if name.startswith(f"{suite}/"))
+        more = f" and {len(names) - 4:,} more" if len(names) > 4 else ""
+        message = f"{len(names)} stages have no record: {', '.join(names[:4])}{more}"
+        yield Finding(mark="missing", name=suite, message=message)
 
 
 def _check(record: Record, context: RunContext, code: Collection[str]) -> Iterator[Finding]:

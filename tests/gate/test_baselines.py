@@ -105,7 +105,8 @@ def doctored(path, **changes):
         (lambda path: doctored(path, schema="robbench.baseline/9"), "it has another schema"),
         (lambda path: doctored(path, accuracy="high"), "Expected `object | null`, got `str` - at `$.accuracy`"),
         (lambda path: doctored(path, colour="red"), "unknown field `colour`"),
-        (lambda path: doctored(path, pstar=[1, 1]), "expected accuracy and p* of one run; were two files merged?"),
+        (lambda path: doctored(path, pstar=[1, 1]), "expected accuracy, grid and p* of one run"),
+        (lambda path: doctored(path, pstar=[9]), "expected accuracy, grid and p* of one run"),
     ],
 )
 def test_a_damaged_baseline_is_named(tmp_path, damage, message):
