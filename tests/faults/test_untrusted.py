@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import ast
-import gzip
-import json
 import pickle
 import re
-import string
 import sys
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 import torch
-from factories import both_records, make_facts, robustness_record
-from hypothesis import HealthCheck, given, settings
+from factories import both_records, make_facts
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -27,9 +23,8 @@ from robbench.data import load
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import baseline_path, read_baseline, write_baseline
 from robbench.models import build
-from robbench.report import Bundle, read_bundle, render, write_bundle
+from robbench.report import Bundle, read_bundle, write_bundle
 from robbench.report.drawing import file_name
-from robbench.report.markdown import escape
 from robbench.spec import Checkpoint, Dataset
 from robbench.stages.networks import read_checkpoint
 from robbench.store.store import Store
@@ -243,84 +238,6 @@ def test_a_picture_lies_in_its_folder(parts: list[str]) -> None:
 # --- text -------------------------------------------------------------------------------------------------------------
 
 NASTY = "a|b<script>alert(1)</script>`c`\n# d\n\n[e](f) ![g](h) *i* $\\frac$ \x1b[31m\x07\x9b\u202e\u2066\u200b ]("
-
-
-def nasty_bundle() -> Bundle:
-    """A transfer and its source, with hostile text in every field that takes text, and one verdict of each mark."""
-    facts = make_facts("transfer", NASTY, 1, architecture=NASTY, source=NASTY, source_case=NASTY, variant=None)
-    records = [
-        *both_records(facts, [1, 2, 5, -1], case=NASTY, suite=NASTY, notes=[NASTY]),
-        *both_records(make_facts("pgd", NASTY, architecture=NASTY), [2, 3], case="source", suite=NASTY),
-        *both_records(make_facts(NASTY, head=NASTY, kept=NASTY, source_method=NASTY), [2, 3], case=NASTY, suite="b"),
-        *both_records(make_facts("transfer", "x", 2, variant=NASTY), [2, 3], case="v", suite="b"),
-    ]
-    environment = msgspec.structs.replace(
-        records[0].environment,
-        **dict.fromkeys(("slug", "device", "cpu", "system", "python", "torch", "cuda", "driver", "commit"), NASTY),
-    )
-    used = msgspec.structs.replace(records[0].data, name=NASTY, sha256=NASTY)
-    records = [
-        msgspec.structs.replace(record, environment=environment, data=used, created=NASTY, spec={NASTY: NASTY})
-        for record in records
-    ]
-    verdicts = [
-        robbench.gate.verdicts.Verdict(
-            suite=NASTY,
-            case=NASTY,
-            stage="robustness",
-            figure=NASTY,
-            mark=mark,
-            message=NASTY,
-            baseline=0.1,
-            current=0.2,
-        )
-        for mark in ("=", "+", "-", "~", "x", "new", "missing", "error")
-    ]
-    missing = [f"{NASTY}/{NASTY}.training", "b/x.robustness"]
-    return Bundle(title=NASTY, command=NASTY, notes=[NASTY], verdicts=verdicts, records=records, missing=missing)
-
-
-@pytest.mark.filterwarnings("ignore:constrained_layout not applied")
-def test_hostile_text_breaks_no_report() -> None:
-    """No tag, heading, link or cell of a record's making: tables stay tables, the command stays in its block."""
-    files = render(nasty_bundle())
-    text = files["report.md"].decode()
-    outside = re.sub(r"(?ms)^(`{3,})\n.*?\n\1$", "", text)
-    assert "<script" not in outside
-    assert not re.search(r"(?m)^# d", outside)
-    assert not re.search(r"(?<!\\)\]\((?!figures/|#|[a-z]+\.(csv|json))", outside)
-    for block in re.findall(r"(?m)(?:^\|.*\n)+", outside):
-        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
-        assert len(widths) == 1, block
-    for shown in (text, files["results.csv"].decode(), gzip.decompress(files["pstar.csv.gz"]).decode()):
-        assert [line for line in shown.split("\n") if not line.isprintable()] == []
-    assert all(re.fullmatch(r"[\w.-]+|figures/[\w.-]+", path) for path in files)
-    assert json.loads(files["records.json"])["title"] == NASTY
-
-
-@pytest.mark.parametrize(
-    ("text", "literal"),
-    [
-        ("# H", r"\# H"), ("## H", r"\## H"), ("---", r"\---"), ("- x", r"\- x"), ("+ x", r"\+ x"), ("===", r"\==="),
-        ("1. one", r"1\. one"), ("12) one", r"12\) one"), ("-0.5", "-0.5"), ("2.0", "2.0"), ("#7", "#7"),
-        ("\x1b[31mred\x07", r"\[31mred"), ("a\n# b", "a # b"), ("\u200b# c", r"\# c"), ("1\u202e23", "123"),
-    ],
-)  # fmt: skip
-def test_text_begins_no_heading_list_or_rule(text: str, literal: str) -> None:
-    """Where a line or a list's item begins with it; what no terminal shows is left out."""
-    assert escape(text) == literal
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.text(st.sampled_from([*string.printable, "é", "\u2028", "\x85", "\x00", "|", "`", "<"]), max_size=12))
-def test_any_text_keeps_the_tables_whole(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """Every table has rows of one width, with any name of an architecture, a dataset and a note."""
-    monkeypatch.setattr(robbench.report.bundle, "draw", lambda group: [])
-    facts = make_facts("transfer", text, 1, architecture=text, source=text)
-    record = robustness_record(facts, [1, 2], suite="s", case=text or "c", notes=[text])
-    report = render(Bundle(title=text, command="c", notes=[text], records=[record]))["report.md"].decode()
-    for block in re.findall(r"(?m)(?:^\|.*\n)+", report):
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
 
 
 def test_a_users_weights_that_change_under_way_are_noticed(tmp_path: Path) -> None:

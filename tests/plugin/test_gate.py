@@ -201,4 +201,4 @@ def test_a_bundle_holds_no_stage_of_other_images(updated, pytester):
             path.write_text(json.dumps(stage))
     updated("-k", "training and glyphs10-standard").assert_outcomes(passed=1, deselected=9)
     report = (pytester.path / "reports" / "tiny" / "report.md").read_text()
-    assert "- net.mlp-glyphs10-standard: not tested" in report
+    assert "- net.mlp: 1 model (net.mlp-glyphs10-standard)" in report
