@@ -1,10 +1,8 @@
-"""How every figure looks: colours, canvas, label placement. Matplotlib's object-oriented API only, no global state."""
+"""How every figure looks: colours, canvas, axes. Matplotlib's object-oriented API only, no global state."""
 
 from __future__ import annotations
 
 import io
-import itertools
-import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,15 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib.style
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Bbox
 
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model
@@ -145,84 +138,3 @@ def pstar_ticks(top: float) -> list[float]:
 def file_name(*parts: str) -> str:
     """Parts joined to a plain file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(part for part in parts if part)).lstrip(".") + ".png"
-
-
-@dataclass(frozen=True)
-class Label:
-    """What to write beside a point, small where it matters less."""
-
-    x: float
-    y: float
-    text: str
-    ink: str
-    small: bool = False
-
-
-def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
-    """Write labels beside their points, each where it covers no marker, line or other label and is nearest its own."""
-    figure.canvas.draw()
-    taken = [box for line in axes.get_lines() for box in _obstacles(line)]
-    bars = [bar for bar in axes.collections if isinstance(bar, LineCollection)]
-    taken += [box for bar in bars for ends in bar.get_segments() for box in _along(bar.get_transform().transform(ends))]
-    frame = axes.get_window_extent()
-    points = axes.transData.transform([(label.x, label.y) for label in labels] or np.empty((0, 2)))
-    for label, own in zip(labels, points, strict=True):
-        notes = [_note(axes, label, angle, far) for far in _DISTANCES for angle in range(90, 450, 30)]
-        boxes = [note.get_window_extent() for note in notes]
-        clashes = [
-            sum(box.overlaps(other) for other in taken)
-            + 5 * (not _inside(box, frame))
-            + 3 * _nearer_another(box, own, points)
-            for box in boxes
-        ]
-        best = int(np.argmin(clashes))
-        for note in notes:
-            if note is not notes[best]:
-                note.remove()
-        if _DISTANCES[best // 12] > 14:
-            leader = {"arrowstyle": "-", "color": label.ink, "linewidth": 0.6, "shrinkA": 5, "shrinkB": 4}
-            at = label.x, label.y
-            axes.annotate("", at, notes[best].xyann, textcoords="offset points", arrowprops=leader)
-        taken.append(boxes[best].padded(3))
-
-
-_DISTANCES = (9, 14, 20, 28)
-"""Of labels from their points, the nearest first; a label further than 14 points has a line to its point."""
-
-
-def _note(axes: Axes, label: Label, angle: int, far: int) -> Annotation:
-    """The label so many degrees and points from its point."""
-    offset = far * math.cos(math.radians(angle)), far * math.sin(math.radians(angle))
-    weight: dict[str, Any] = (
-        {"fontsize": 7, "fontweight": "normal"} if label.small else {"fontsize": 9, "fontweight": "bold"}
-    )
-    where: dict[str, Any] = {"xytext": offset, "textcoords": "offset points", "ha": "center", "va": "center"}
-    return axes.annotate(label.text, (label.x, label.y), color=label.ink, **weight, **where)
-
-
-def _obstacles(line: Line2D) -> list[Bbox]:
-    """Boxes over a line's markers, and small ones along its path."""
-    data = np.column_stack([np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)])
-    points = line.get_transform().transform(data)
-    half = line.get_markersize() * DPI / 72 / 2
-    boxes = [Bbox.from_bounds(x - half, y - half, 2 * half, 2 * half) for x, y in points]
-    return boxes if line.get_linestyle() in ("None", "none", "", " ") else boxes + _along(points)
-
-
-def _along(points: Any) -> list[Bbox]:
-    """Small boxes along a path, in pixels."""
-    boxes: list[Bbox] = []
-    for start, stop in itertools.pairwise(points):
-        steps = max(2, int(np.hypot(*(stop - start)) / 8))
-        boxes += [Bbox.from_bounds(x - 2, y - 2, 4, 4) for x, y in np.linspace(start, stop, steps)]
-    return boxes
-
-
-def _nearer_another(box: Bbox, own: Any, points: Any) -> bool:
-    """Whether a label's middle is nearer to another label's point than to its own."""
-    middle = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
-    return bool(np.hypot(*(points - middle).T).min() < np.hypot(*(own - middle)) - 0.5)
-
-
-def _inside(box: Bbox, frame: Bbox) -> bool:
-    return bool(box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1)

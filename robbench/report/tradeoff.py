@@ -16,18 +16,17 @@ from matplotlib.ticker import MaxNLocator
 from robbench.report.drawing import (
     HATCHED,
     UNITS,
-    Label,
     canvas,
     colour,
     error_bars,
     is_source,
-    place_labels,
     png,
     pstar_ticks,
     study_title,
     tidy,
     title,
 )
+from robbench.report.labels import Label, place_labels
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, models_of
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from robbench.record import Record
 from robbench.report import changes, dots, durations, tradeoff
-from robbench.report.drawing import Label, canvas, place_labels
+from robbench.report.drawing import canvas
+from robbench.report.labels import Label, place_labels
 from robbench.report.rows import group_records
 
 SOURCE, SCRATCH = make_facts("pgd", "mnist"), make_facts("pgd", "emnist")
@@ -73,12 +74,6 @@ def test_an_interval_past_the_axis_ends_in_an_arrowhead(drawn: Callable[..., Fig
     assert (arrows(inside), PAST in legend(inside)) == ([[], [], []], False)
 
 
-def test_an_interval_without_end_is_an_arrow_too(drawn: Callable[..., Figure]) -> None:
-    """Of a model that resamplings often put past the grid's end, each ratio is at least something."""
-    records = both_records(SOURCE, [1] * 30), both_records(SCRATCH, [1] * 30), transfer(1, [2] * 16 + [5] * 14)
-    assert [len(each) for each in arrows(drawn(dots.draw_answers, make_group(*records)))] == [1, 1, 0]
-
-
 def test_an_ablations_interval_past_the_grid_is_an_arrow(drawn: Callable[..., Figure]) -> None:
     """To the right where the variant may be past the grid's end, to the left where the base may be."""
     base, shaky = [2] * 40, [2] * 22 + [5] * 18
@@ -87,14 +82,6 @@ def test_an_ablations_interval_past_the_grid_is_an_arrow(drawn: Callable[..., Fi
         found = make_group(transfer(1, before), both_records(facts, after, case="cnn7-emnist-TL1-box"))
         (axes,) = drawn(changes.draw_ablation, found).axes
         assert [text.xy[0] for text in axes.texts if text.arrow_patch] == [edge]
-
-
-def test_the_legend_names_seeds_where_there_are_several(drawn: Callable[..., Figure]) -> None:
-    """Crosses are seeds; with one seed there are none."""
-    one = [both_records(SOURCE, [4] * 9), transfer(1, [2] * 9)]
-    again = transfer(1, [3] * 9, seed=1)
-    assert "one seed" not in legend(drawn(dots.draw_answers, make_group(*one)))
-    assert "one seed" in legend(drawn(dots.draw_answers, make_group(*one, again)))
 
 
 @pytest.mark.parametrize("wrong", [0, 100], ids=["all right", "almost all wrong"])

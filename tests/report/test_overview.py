@@ -52,8 +52,3 @@ def test_seeds_are_counted_that_have_the_drop_point() -> None:
     ]
     frame = overview_table(group_records(found))
     assert frame.loc[0, "drop point"] == "k = 2 (0.2 → 0.1); in 0 of 3 seeds"
-
-
-def test_without_a_transfer_there_is_nothing_to_see() -> None:
-    """Models from scratch answer no question."""
-    assert overview_table(group_records(records()[:2])) is None

@@ -194,10 +194,6 @@ def test_only_what_changed_has_a_line_of_the_verdicts() -> None:
 def test_headline(marks: str, lacking: int, line: str) -> None:
     """One line says how the comparison went; a study of which stages were not compared has not passed."""
     assert headline([verdict(mark, figure="seconds") for mark in marks.split()], lacking) == line
-
-
-def test_an_incomparable_median_fails() -> None:
-    """A median p* that cannot be compared fails its item, and the headline says failed."""
     assert headline([verdict("x", "median p*")]) == "Failed: 1 not comparable, of 1 figure."
 
 
