@@ -10,7 +10,7 @@ from robbench import Recipe
 from robbench.attacks import evaluating
 from robbench.data import Images
 from robbench.machine.flops import forward_flops, update_flops
-from robbench.machine.fused import dense
+from robbench.machine.onednn import dense
 from robbench.plugin.perf import Work
 from robbench.training import TrainingData, train
 from robbench.training.features import extract, frozen_part
