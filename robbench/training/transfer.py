@@ -52,7 +52,7 @@ def transfer(
         k: number of blocks to retrain, the head among them, from 1 to all of them.
         classes: of the target.
         head: a name of :data:`robbench.models.HEADS`.
-        kept: of the other blocks; ``frozen`` clears ``requires_grad`` of everything outside the retrained blocks, ``finetuned`` sets it.
+        kept: ``frozen`` clears ``requires_grad`` of everything outside the retrained blocks, ``finetuned`` sets it.
         mean: of the target's input normalisation; None for none.
         std: with ``mean``.
         seed: of the new values, which differ from those of a build with the same seed.
@@ -110,7 +110,8 @@ def parameter_groups(transferred: Transferred, scale: float) -> list[dict[str, A
     Only parameters that require a gradient are in them, and no group is empty.
     """
     retrained = transferred.retrained_parameters()
-    kept = [parameter for parameter in transferred.network.parameters() if parameter not in set(retrained)]
+    others = set(transferred.network.parameters()) - set(retrained)
+    kept = [parameter for parameter in transferred.network.parameters() if parameter in others]
     groups = [
         {"params": [parameter for parameter in parameters if parameter.requires_grad], "scale": factor}
         for parameters, factor in ((retrained, 1.0), (kept, scale))

@@ -154,3 +154,16 @@ def test_failed_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(datasets.MNIST, "download", fail)
     with pytest.raises(RobbenchError, match=r"could not download it: .*corrupted.*prepared .*mnist\.npz"):
         load(Dataset(name="mnist"), tmp_path / "data", download=True)
+
+
+def test_folder_that_cannot_be_written(arrays: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading goes on without a prepared file, and preparing one is refused."""
+    write_idx(tmp_path / "MNIST/raw", MNIST_FILES, arrays())
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("robbench.data.prepared.os.replace", refuse)
+    assert len(load(Dataset(name="mnist"), tmp_path).train) == 12
+    with pytest.raises(RobbenchError, match=r"mnist\.npz' cannot be written: Read-only"):
+        prepare("mnist", folder=tmp_path)

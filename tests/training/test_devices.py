@@ -130,20 +130,6 @@ def test_every_pass_of_training_may_use_tensor_cores(monkeypatch):
     assert not allowed
 
 
-@needs_cuda
-def test_the_warm_up_captures_what_training_captures(monkeypatch):
-    """One graph of the copy in the warm-up and one of the network in training, another for validation's batches."""
-    captures, capture, begun = [], robbench.machine.graphs._CudaGraphs.__call__, []
-    monkeypatch.setattr(
-        robbench.machine.graphs._CudaGraphs,
-        "__call__",
-        lambda self, *given: captures.append(bool(begun)) or capture(self, *given),
-    )
-    spec = recipe(epochs=2, attack=CAPTURED)
-    finish(on("cuda", network().to("cuda"), spec, on_update=lambda *numbers: begun.append(numbers)))
-    assert captures == [False, True, True]
-
-
 @pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0),
     reason="needs a CUDA device that multiplies in TF32",

@@ -123,16 +123,6 @@ def test_where_the_kept_blocks_see_something_new_nothing_is_reused(options, extr
     assert extracted == []
 
 
-def test_the_frozen_part_ends_before_the_first_layer_that_learns():
-    """And the two parts together are the network."""
-    made = ready("cnn7", 3)
-    frozen, learner = frozen_part(made.network.eval(), made.kept)
-    assert [p.requires_grad for p in frozen.parameters()] == [False] * 8
-    assert next(learner.parameters()) is made.network.body.fc1.weight
-    images = torch.rand(4, 1, 28, 28)
-    assert torch.equal(learner(frozen(images)), made.network(images))
-
-
 def test_without_frozen_parameters_in_a_sequence_there_is_no_frozen_part():
     """A network that is retrained whole has none, and another body than a sequence cannot be cut."""
     whole = ready("wrn10_1", 5)

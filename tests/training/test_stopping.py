@@ -34,21 +34,6 @@ def first_stop(spec, history):
     return next((n for n in range(len(history) + 1) if stops(spec, history[:n])), None)
 
 
-@pytest.mark.parametrize(
-    ("clean", "robust", "patience", "window", "stop"),
-    [
-        ([10, 20, 20, 20, 30], None, 2, 1, 4),  # a tie is no improvement
-        ([90, 80, 70, 60, 50], [1, 2, 3, 4, 5], 1, 1, None),  # robust accuracy counts, not clean
-        ([9, 9, 9, 9, 9], [50, 40, 30, 20, 10], 2, 3, 5),  # averages 40, 30, 20
-        ([9] * 4, [30, 0, 10, 20], 2, 2, 4),  # averages 15, 5, 15, although 0.1 + 0.2 > 0.3 + 0.0 in floats
-    ],
-)
-def test_training_stops_when_the_watched_figure_no_longer_improves(clean, robust, patience, window, stop):
-    """Patience counts epochs since the best moving average, from the first full window on; ties do not improve."""
-    spec = recipe(early_stopping=EarlyStopping(patience=patience, window=window))
-    assert first_stop(spec, history_of(clean, robust)) == stop
-
-
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 7), max_size=25), st.integers(1, 5), st.integers(1, 6), st.booleans())
 def test_early_stopping_is_that_of_a_running_counter(figures, patience, window, robust):
