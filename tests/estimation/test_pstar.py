@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from networks import SHAPE, Counting, Cramped, linear, linear_case, problem
+from networks import SHAPE, Counting, linear, linear_case, problem
 from searches import drive, interrupted, oracle, problem_of
 from torch import nn
 
@@ -255,15 +255,6 @@ def test_memory_that_runs_out_later_spoils_nothing(trained, search):
     assert torch.equal(part.outcome.pstar, enough.pstar)
     assert part.outcome.notes == noted([8])
     assert (part.outcome.forward, part.outcome.backward) == (counting.forwards, counting.backwards)
-
-
-def test_a_network_that_is_cramped_from_the_start_is_noted(trained, search):
-    """Batches of 16 that do not even pass forward are halved on the unperturbed images, once for the whole search."""
-    images, labels = float64_problem(30, seed=4)
-    enough = estimate_pstar(trained, images, labels, GRID, oracle(2), search=search, batch_size=16)
-    found = estimate_pstar(Cramped(trained, 5), images, labels, GRID, oracle(2), search=search, batch_size=16)
-    assert found.pstar.tolist() == enough.pstar.tolist()
-    assert (found.notes, found.batch_size) == (noted([8, 4]), 4)
 
 
 def test_memory_for_not_even_one_image_is_an_error(trained, search):
