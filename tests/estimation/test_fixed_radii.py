@@ -70,6 +70,19 @@ def test_images_that_are_wrong_already_are_not_attacked():
     assert sum(seen) == 2 * 30
 
 
+def test_modes_come_back_and_autocast_stays_outside():
+    """A network in training mode is tested in eval mode, in float32 whatever surrounds the call."""
+    model, images, labels, correct, turning = problem()
+    model.train()
+    kinds = []
+    model[3].register_forward_hook(lambda module, inputs, output: kinds.append((output.dtype, model[2].training)))
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = accuracies(model, images, labels, correct, [FGSM])
+    assert found.robust.correct == int((correct & (turning > 0.2)).sum())
+    assert set(kinds) == {(torch.float32, False)}
+    assert all(module.training for module in model.modules())
+
+
 def test_no_right_image_and_no_attack():
     """Nothing to attack is robust accuracy 0; no attack is no result."""
     model, images, labels, correct, _ = problem()
