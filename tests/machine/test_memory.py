@@ -1,11 +1,8 @@
-"""Memory: batches follow what is free, running out is recognised on every device, and glibc can be told to keep pages."""
+"""Memory: batches follow what is free, and running out is recognised on every device."""
 
 from __future__ import annotations
 
-import platform
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,8 @@ from torch import nn
 
 import robbench.machine.memory
 from robbench.errors import RobbenchError
-from robbench.machine.memory import LARGEST_BATCH, Batches, attack_batch, keep_pages, must_fit_whole, ran_out
+from robbench.machine.determinism import deterministic_algorithms
+from robbench.machine.memory import LARGEST_BATCH, Batches, attack_batch, must_fit_whole, ran_out
 
 IMAGES = torch.rand(3, 1, 8, 8)
 
@@ -58,13 +56,6 @@ def test_a_batch_shrinks_in_proportion_to_the_free_memory(monkeypatch):
         assert attack_batch(network(), IMAGES) == max(1, batch - 1)
 
 
-def test_a_wider_network_has_smaller_batches(monkeypatch):
-    """Ten megabytes are enough for 256 images with 4 channels, and for 93 with 64."""
-    free(monkeypatch, 10 * 2**20)
-    assert attack_batch(network(4), IMAGES) == 256
-    assert attack_batch(network(64), IMAGES) == 10 * 2**20 // 2 // (3 * (65 + 8) * 256)
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 9))
 def test_what_is_saved_grows_with_the_images_alone(count, width):
@@ -91,6 +82,8 @@ def test_free_memory_is_told_in_bytes(monkeypatch):
     told = "MemTotal:       16000 kB\nMemFree:         1000 kB\nMemAvailable:    4000 kB\n"
     monkeypatch.setattr(Path, "read_text", lambda path, encoding: told)
     assert robbench.machine.memory.free_bytes(device) == 4_096_000
+    with deterministic_algorithms():  # what is free changes from run to run
+        assert robbench.machine.memory.free_bytes(device) == 16_384_000
     monkeypatch.setattr(Path, "read_text", lambda path, encoding: "nothing known")
     assert robbench.machine.memory.free_bytes(device) == 8 * 2**30
 
@@ -151,95 +144,3 @@ def test_what_may_be_a_lack_of_memory_is_tried_with_less_and_told_as_it_came(mes
 def test_nothing_else_is(error):
     """Errors that a smaller batch does not mend are not taken for it."""
     assert not ran_out(error)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_glibc_keeps_its_pages():
-    """It says that both thresholds were set."""
-    assert keep_pages() is True
-
-
-LARGE_PAGES = """
-from pathlib import Path
-from robbench.machine.memory import keep_pages
-
-assert keep_pages()
-heap = Path("/proc/self/smaps").read_text().partition("[heap]")[2]
-print(heap.partition("VmFlags:")[2].splitlines()[0])
-"""
-
-COUNTED = """
-from pathlib import Path
-import robbench.machine.memory
-
-class Strict:
-    read_text = staticmethod(lambda: "2\\n")
-
-before = Path("/proc/self/statm").read_text().split()[0]
-robbench.machine.memory._OVERCOMMIT = Strict
-assert robbench.machine.memory.keep_pages()
-print(before, Path("/proc/self/statm").read_text().split()[0])
-"""
-
-FEW_ADDRESSES = """
-import resource
-import torch
-from pathlib import Path
-from robbench.machine.memory import keep_pages
-
-used = lambda: int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used() + 2**32, resource.RLIM_INFINITY))
-print(used())
-assert keep_pages()
-print(used())
-"""
-
-
-def in_a_process_of_its_own(code):
-    """What it prints."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-
-
-@pytest.mark.skipif(
-    not Path("/sys/kernel/mm/transparent_hugepage").is_dir() or platform.libc_ver()[0] != "glibc",
-    reason="needs a Linux with transparent huge pages, and glibc",
-)
-def test_the_heap_asks_for_large_pages():
-    """The system's flag ``hg`` says so."""
-    assert "hg" in in_a_process_of_its_own(LARGE_PAGES).split()
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_a_limit_on_addresses_leaves_the_heap_as_it_is():
-    """Where each one counts, none is taken in advance."""
-    before, after = in_a_process_of_its_own(FEW_ADDRESSES).split()
-    assert int(after) - int(before) < 2**24
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_a_system_that_counts_addresses_as_memory_gets_none_taken_in_advance():
-    """Else a few workers could use up what it promises, with no memory in use."""
-    before, after = in_a_process_of_its_own(COUNTED).split()
-    assert int(after) - int(before) < 2**12
-
-
-@pytest.mark.parametrize("system", ["darwin", "win32"])
-def test_no_other_system_is_asked_to(monkeypatch, system):
-    """There, no C library is even looked at."""
-    monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr("ctypes.CDLL", None)
-    assert keep_pages() is False
-
-
-@pytest.mark.parametrize("library", [object(), OSError("no such library")], ids=["musl", "none"])
-def test_a_library_without_that_knob_is_left_alone(monkeypatch, library):
-    """Linux with another C library has no mallopt, or cannot be looked into."""
-
-    def load(name):
-        if isinstance(library, Exception):
-            raise library
-        return library
-
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr("ctypes.CDLL", load)
-    assert keep_pages() is False

@@ -1,8 +1,7 @@
-"""Precision: float32 where it counts, TF32 where it is allowed, and the user's switches as they were, whichever they used."""
+"""Precision: float32 where it counts, TF32 where it is allowed, and the user's switches as they were."""
 
 from __future__ import annotations
 
-import itertools
 from contextlib import suppress
 
 import pytest
@@ -16,65 +15,35 @@ from robbench.machine.environment import environment
 from robbench.machine.precision import full_precision, matmul_precision, rounds_convolutions, tensor_cores
 
 CPU = torch.device("cpu")
-BACKENDS, OPERATIONS = ("cuda", "mkldnn"), ("all", "matmul", "conv", "rnn")
-
-newer = pytest.mark.skipif(
-    not hasattr(torch._C, "_set_fp32_precision_setter"), reason="needs the fp32_precision switches of torch 2.9"
-)
+NEWER = hasattr(torch.backends.cudnn, "conv")
+newer = pytest.mark.skipif(not NEWER, reason="needs the fp32_precision switches of torch 2.9")
 
 
-def put(backend, operation, value):
-    """Set one of the newer switches."""
-    torch._C._set_fp32_precision_setter(backend, operation, value)
-
-
-def get(backend, operation):
-    """What one of the newer switches comes to."""
-    return torch._C._get_fp32_precision_getter(backend, operation)
-
-
-def older():
-    """The older switches: their values, None where they cannot be read."""
-    found = []
-    for read in (
-        torch.get_float32_matmul_precision,
-        lambda: torch.backends.cuda.matmul.allow_tf32,
-        lambda: torch.backends.cudnn.allow_tf32,
-    ):
-        try:
-            found.append(read())
-        except RuntimeError:
-            found.append(None)
-    return found
+def operations():
+    """The newer switches, those of CUDA first."""
+    cuda = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    return *cuda, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn
 
 
 def switches():
-    """All that can be observed of them, also after the general ones are changed."""
-    found = [older()]
-    if not robbench.machine.precision._PER_OPERATION:
-        return found
-    generic = get("generic", "all")
-    alls = [get(backend, "all") for backend in BACKENDS]
-    for value in (generic, "none", "ieee", "tf32"):
-        put("generic", "all", value)
-        found.append([get(backend, operation) for backend in BACKENDS for operation in OPERATIONS])
-    put("generic", "all", generic)
-    return [*found, generic, alls]
+    """What the newer switches come to, and what the older one of products says."""
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        older = None
+    return [older, *(switch.fp32_precision for switch in (operations() if NEWER else ()))]
 
 
 @pytest.fixture(autouse=True)
 def untouched():
-    """Every switch back to torch's default after a test; those of cuDNN, whose default cannot be set, to its value."""
+    """Every switch has its default again after a test."""
+    before = switches()[1:]
     yield
     torch.set_float32_matmul_precision("highest")
-    if robbench.machine.precision._PER_OPERATION:
-        put("generic", "all", "none")
-        for backend, operation in itertools.product(BACKENDS, ("all", "matmul")):
-            put(backend, operation, "none")
-        for operation in ("conv", "rnn"):
-            put("mkldnn", operation, "none")
-            if get("cuda", operation) != "tf32":
-                put("cuda", operation, "tf32")
+    if NEWER:
+        torch.backends.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
+        for switch, value in zip(operations(), before, strict=True):
+            switch.fp32_precision = value
 
 
 def older_medium():
@@ -103,30 +72,23 @@ def newer_onednn():
     torch.backends.mkldnn.conv.fp32_precision = "bf16"
 
 
-def newer_backends():
-    """A general switch of one backend, and one operation that differs from it."""
-    torch.backends.cudnn.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
-    put("mkldnn", "all", "bf16")
+def default():
+    """Nothing is set."""
 
 
-ALONE = [
-    pytest.param((older_medium,), id="older-medium"),
-    pytest.param((older_tf32,), id="older-tf32"),
-    *(
-        pytest.param((way,), id=way.__name__.replace("_", "-"), marks=newer)
-        for way in (newer_everything, newer_product, newer_onednn, newer_backends)
-    ),
-]
-WAYS = [
-    pytest.param((), id="default"),
-    *ALONE,
-    *(
-        pytest.param(order, id="-then-".join(way.__name__ for way in order), marks=newer)
-        for pair in itertools.product((older_medium, older_tf32), (newer_everything, newer_product, newer_onednn))
-        for order in (pair, pair[::-1])
-    ),
-]
+@pytest.fixture(
+    params=[
+        default,
+        older_medium,
+        older_tf32,
+        *(pytest.param(way, marks=newer) for way in (newer_everything, newer_product, newer_onednn)),
+    ],
+    ids=lambda way: way.__name__,
+)
+def way(request):
+    """The switches are set in one of the ways that users have; returns which."""
+    request.param()
+    return request.param
 
 
 def relative_error(function, *factors):
@@ -144,43 +106,22 @@ def errors():
     return relative_error(torch.mm, left, right), relative_error(F.conv2d, images, kernels)
 
 
-@pytest.mark.parametrize("ways", WAYS)
-def test_full_precision_is_that_of_float32_whatever_was_set(ways):
-    """A product and a convolution inside are off by float32's rounding alone, in nested contexts too."""
-    for way in ways:
-        way()
+def test_full_precision_is_that_of_float32_whatever_was_set(way):
+    """A product and a convolution inside are off by float32's rounding alone; the CPU rounds as before elsewhere."""
+    outside = errors()
     with full_precision(CPU):
         assert max(errors()) < 2e-6
         with tensor_cores(), full_precision(CPU):
             assert max(errors()) < 2e-6
         assert max(errors()) < 2e-6
-
-
-@newer
-@pytest.mark.parametrize("ways", [(older_medium,), (newer_onednn,)], ids=["older", "newer"])
-def test_the_cpu_rounds_as_it_was_told_to_outside_and_while_training(ways):
-    """What is measured above is no rounding of a processor that could not do otherwise."""
-    for way in ways:
-        way()
-    outside = errors()
-    if outside[0] < 1e-4:
-        pytest.skip("this processor's oneDNN does not round products to bfloat16")
     with tensor_cores():
         assert errors() == outside
-    with full_precision(CPU):
-        assert errors()[0] < 2e-6
     assert errors() == outside
 
 
-@pytest.mark.parametrize("ways", WAYS)
-def test_every_switch_is_as_it_was_afterwards(ways):
-    """Also after nested contexts and an error; and what followed a general switch still does."""
-    for way in ways:
-        way()
+def test_every_switch_is_as_it_was_afterwards(way):
+    """Also after nested contexts and an error."""
     before = switches()
-    with tensor_cores():
-        pass
-    assert switches() == before
     with suppress(ZeroDivisionError), full_precision(CPU):
         with tensor_cores():
             inside = switches()
@@ -191,63 +132,39 @@ def test_every_switch_is_as_it_was_afterwards(ways):
     assert switches() == before
 
 
-@pytest.mark.parametrize("ways", WAYS)
-def test_inside_tensor_cores_are_on_or_off_and_both_apis_agree(ways):
-    """Products can be asked about by the older switches, as torch.compile does, whatever was set before."""
-    for way in ways:
-        way()
+def test_inside_both_kinds_of_switches_say_what_was_asked_for(way):
+    """On CUDA TF32 or not, on the CPU float32 or what it was set to; torch.compile reads the older switch of products."""
+    onednn = switches()[4:]
     with tensor_cores():
         assert rounds_convolutions()
         assert torch.backends.cuda.matmul.allow_tf32
         assert torch.get_float32_matmul_precision() in ("high", "medium")
+        if NEWER:
+            assert switches()[1:] == ["tf32"] * 3 + onednn
         with tensor_cores(False):
             assert not rounds_convolutions()
             assert not torch.backends.cuda.matmul.allow_tf32
             assert torch.get_float32_matmul_precision() == matmul_precision() == "highest"
-        assert rounds_convolutions()
-        assert torch.backends.cuda.matmul.allow_tf32
+            assert set(switches()[1:]) <= {"ieee"}
 
 
-@newer
-@pytest.mark.parametrize("ways", WAYS)
-def test_every_operation_is_what_was_asked_for_inside(ways):
-    """On CUDA TF32 or not; on the CPU float32 or what it was set to."""
-    for way in ways:
-        way()
-    onednn = [get("mkldnn", operation) for operation in OPERATIONS]
-    with tensor_cores():
-        assert [get("cuda", operation) for operation in OPERATIONS] == ["tf32"] * 4
-        assert [get("mkldnn", operation) for operation in OPERATIONS] == onednn
-    with tensor_cores(False):
-        assert {get(backend, operation) for backend in BACKENDS for operation in OPERATIONS} == {"ieee"}
-
-
-@pytest.mark.parametrize("ways", WAYS)
-@pytest.mark.parametrize("context", [None, tensor_cores, lambda: tensor_cores(False)], ids=["outside", "on", "off"])
-def test_an_environment_can_be_written_down_whatever_was_set(ways, context):
+@pytest.mark.parametrize("context", [suppress, tensor_cores, lambda: tensor_cores(False)], ids=["outside", "on", "off"])
+def test_an_environment_can_be_written_down_whatever_was_set(way, context):
     """It says how products are computed, and never raises."""
-    for way in ways:
-        way()
-    if context is None:
+    with context():
         found = environment(CPU)
-    else:
-        with context():
-            found = environment(CPU)
     assert found.tf32 is None
     assert found.matmul_precision
 
 
-@newer
-def test_the_precision_of_products_has_torchs_name_or_says_what_each_backend_does():
-    """The older API's names where they fit what is set, by whichever API."""
-    assert matmul_precision() == "highest"
+def test_the_precision_of_products_is_torchs_name_or_what_each_backend_does():
+    """Where the older API has no name for what is set, it says so for each backend."""
     for name in ("high", "medium", "highest"):
         torch.set_float32_matmul_precision(name)
         assert matmul_precision() == name
-    newer_product()
-    assert matmul_precision() == "cuda tf32, mkldnn ieee"
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
-    assert matmul_precision() == "medium"
+    if NEWER:
+        newer_product()
+        assert matmul_precision() == "cuda tf32, mkldnn ieee"
 
 
 def test_full_precision_leaves_autocast():
