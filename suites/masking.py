@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from robbench import PGD, Audit, Dataset, EpsilonGrid, Estimate, Model, OneCycle, Recipe
 from robbench.record import Record
 from robbench.report import Bundle, write_bundle
+from robbench.stages import Task, run_stage
 from robbench.stages.context import RunContext
-from robbench.stages.pipeline import run_estimate, run_training
 from robbench.store.store import Store
 
 
@@ -139,14 +139,14 @@ def line(record: Record) -> str:
 
 def main(folder: Path, queries: int, seeds: int) -> None:
     """Train and estimate all networks, with both searches; print a line for each, and write the bundle of the first."""
-    context = RunContext(store=Store(folder / "store", "demo"), data=folder / "data", device=torch.device("cpu"))
+    context = RunContext(store=Store(folder / "store"), data=folder / "data", device=torch.device("cpu"))
     records = []
     for search in ("reference", "fast"):
         for seed in range(seeds):
             for name, recipe in (*SOUND, *(MASKED if not seed else ())):
                 spec = model(name, recipe, seed)
-                trained = run_training(spec, context, suite="masking", under_test=False)
-                tested = run_estimate(spec, estimate(search, queries), context, suite="masking")
+                trained = run_stage(Task("training", spec), context, suite="masking")
+                tested = run_stage(Task("robustness", spec, estimate(search, queries)), context, suite="masking")
                 print(line(tested), flush=True)
                 if search == "reference" and not seed:
                     records += [trained, tested]

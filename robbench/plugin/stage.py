@@ -11,9 +11,9 @@ from robbench.errors import RobbenchError
 from robbench.gate.baselines import Baseline, baseline_path, read_baseline, write_baseline
 from robbench.gate.verdicts import Mark, Tolerances, Verdict, compare
 from robbench.plugin.session import OUTCOME, SESSION, marked
-from robbench.record import Record, as_case
+from robbench.record import Record
 from robbench.spec import Model, Study
-from robbench.stages import Task, run_graph
+from robbench.stages import Task, run_stage
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -69,12 +69,11 @@ class Robbench:
             if not settings.quick:  # even where it is renewed: a file that is not ours is not written over
                 baseline = read_baseline(settings.baselines, study.name, model.id, task.kind)
             context = self._session.context
-            record = run_graph([task], context)[task]
+            record = run_stage(task, context, suite=study.name)
             if record.key not in context.made:
                 self._item.stash[OUTCOME]["reused"] = "yes"
             clock.advance(record.seconds.measured)
-            source = model.source.id if model.source else None
-            return as_case(record, suite=study.name, case=model.id, source_case=source, variant=model.variant)
+            return record
 
         self._benchmark.params = {"model": model.id}
         record: Record = self._benchmark.pedantic(run, rounds=1, iterations=1)  # type: ignore[no-untyped-call]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from robbench.record import Record
+from robbench.record import Record, as_case
 from robbench.spec import Study
 from robbench.stages.kinds import KINDS
 from robbench.stages.task import Task
@@ -81,6 +81,14 @@ def run_graph(tasks: Collection[Task], context: RunContext, executor: Executor |
         for future in done:
             records[running.pop(future)] = future.result()
     return records
+
+
+def run_stage(task: Task, context: RunContext, *, suite: str = "") -> Record:
+    """The record of one stage under the names of a suite, after the stages that it needs, in this process."""
+    model, source = task.model, task.model.source
+    record = run_graph([task], context)[task]
+    source_case = source.id if source else None
+    return as_case(record, suite=suite, case=model.id, source_case=source_case, variant=model.variant)
 
 
 def finished_records(tasks: Iterable[Task], context: RunContext) -> dict[Task, Record]:

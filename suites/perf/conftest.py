@@ -8,7 +8,6 @@ from dataclasses import replace
 import msgspec
 import pytest
 import torch
-from robbench.stages.pipeline import run_training
 
 from robbench import PGD, Dataset, Model, OneCycle, Recipe
 from robbench.data import pixels
@@ -16,6 +15,7 @@ from robbench.errors import RobbenchError
 from robbench.machine.environment import environment
 from robbench.models import build, place
 from robbench.plugin.session import SESSION
+from robbench.stages import Task, run_stage
 from robbench.stages.context import load_network
 from suites.perf.measuring import Perf
 
@@ -55,7 +55,7 @@ def trained(perf, digits):
     def get(method):
         recipe = {"standard": STANDARD, "pgd": ADVERSARIAL}[method]
         model = Model(architecture="cnn7", dataset=digits, recipe=recipe)
-        run_training(model, perf.context, suite="perf", under_test=False)
+        run_stage(Task("training", model), perf.context)
         test = perf.context.images(digits).test
         return load_network(model, perf.context), pixels(test.images).to(perf.device), test.labels.to(perf.device)
 

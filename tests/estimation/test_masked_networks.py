@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from robbench.stages.pipeline import run_estimate
 
 import robbench.estimation.audit
 from robbench.errors import RobbenchError
 from robbench.estimation.audit import check_audit
 from robbench.spec import PGD
 from robbench.spec import Audit as AuditSpec
+from robbench.stages import Task, run_stage
 from robbench.stages.context import RunContext
 from robbench.store.store import Store
 
@@ -37,7 +37,7 @@ def demonstration():
 def context(tmp_path_factory):
     """One store for the trained networks."""
     folder = tmp_path_factory.mktemp("masking")
-    return RunContext(store=Store(folder, "run"), data=folder, device=torch.device("cpu"))
+    return RunContext(store=Store(folder), data=folder, device=torch.device("cpu"))
 
 
 def record_of(demonstration, context, name, recipe=None, search="reference", **changes):
@@ -47,7 +47,7 @@ def record_of(demonstration, context, name, recipe=None, search="reference", **c
     estimate = replace(
         demonstration.estimate(search, 0), images=40, attack=PGD(steps=10, random_start=False), **changes
     )
-    return run_estimate(spec, estimate, context, suite="masking")
+    return run_stage(Task("robustness", spec, estimate), context)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_square_without_its_library_is_refused_before_training(monkeypatch, tmp_
         check_audit(AuditSpec(square_queries=50))
     check_audit(AuditSpec())
     check_audit(None)
-    context = RunContext(store=Store(tmp_path, "run"), data=tmp_path, device=torch.device("cpu"))
+    context = RunContext(store=Store(tmp_path), data=tmp_path, device=torch.device("cpu"))
     spec = demonstration.model("plain", demonstration.STANDARD)
     with pytest.raises(RobbenchError, match=message):
-        run_estimate(spec, demonstration.estimate("reference", 50), context, suite="masking")
+        run_stage(Task("robustness", spec, demonstration.estimate("reference", 50)), context)
     assert not list(tmp_path.iterdir())

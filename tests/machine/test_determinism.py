@@ -19,8 +19,8 @@ from robbench.errors import RobbenchError
 from robbench.machine.determinism import WORKSPACE, cublas_workspace, deterministic_algorithms, explained
 from robbench.machine.environment import environment
 from robbench.record import Environment
+from robbench.stages import Task, run_stage
 from robbench.stages.context import RunContext
-from robbench.stages.pipeline import run_training
 from robbench.store.store import Store
 
 CPU = torch.device("cpu")
@@ -142,8 +142,8 @@ def test_an_operation_that_cannot_be_repeated_is_named(tmp_path, monkeypatch):
     model = repeated.models()[0]
 
     def train():
-        context = RunContext(store=Store(tmp_path / "store", run="one"), data=tmp_path / "data", device=CPU)
-        return run_training(model, context, suite="demo")
+        context = RunContext(store=Store(tmp_path / "store"), data=tmp_path / "data", device=CPU)
+        return run_stage(Task("training", model), context)
 
     with (
         deterministic_algorithms(),
@@ -162,8 +162,8 @@ def test_a_stage_made_without_the_switch_is_made_again(tmp_path):
     model = repeated.models()[0]
 
     def train(run):
-        context = RunContext(store=Store(tmp_path / "store", run=run), data=tmp_path / "data", device=CPU, resume=True)
-        return run_training(model, context, suite="demo", under_test=False)
+        context = RunContext(store=Store(tmp_path / "store"), data=tmp_path / "data", device=CPU, resume=True)
+        return run_stage(Task("training", model), context)
 
     first = train("one")
     assert train("two").environment == first.environment

@@ -12,17 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Counting, linear_case
-from robbench.estimation.search import estimate_pstar
-from robbench.stages.pipeline import run_estimate, run_training
 from torch import nn
 
 from robbench import recipes
 from robbench.errors import RobbenchError
 from robbench.estimation.audit import audit_search
+from robbench.estimation.estimators import estimate_pstar
 from robbench.planning.plan import lines, of_item, plan
 from robbench.planning.work import Speed, Work, audit_work, final_work, retrained_share, search_work
 from robbench.record import Robustness
 from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers, describe
+from robbench.stages import Task, run_stage
 from robbench.stages.context import RunContext
 from robbench.store.store import Store
 
@@ -62,15 +62,15 @@ def own_code(monkeypatch):
 
 def test_a_run_records_the_passes_that_were_planned(tmp_path):
     """Exactly, of every training; at most, of every search, and no less than half of it here."""
-    context = RunContext(store=Store(tmp_path, "run"), data=tmp_path, device=torch.device("cpu"))
+    context = RunContext(store=Store(tmp_path), data=tmp_path, device=torch.device("cpu"))
     for planned in plan(STUDY, tmp_path):
         if planned.stage == "training":
-            training = run_training(planned.model, context, suite="planned", under_test=False).training
+            training = run_stage(Task("training", planned.model), context).training
             assert (planned.work.forward, planned.work.backward) == (training.forward, training.backward)
             assert not planned.bound
             assert planned.digest == planned.model.digest
         else:
-            record = run_estimate(planned.model, ESTIMATE, context, suite="planned")
+            record = run_stage(Task("robustness", planned.model, ESTIMATE), context)
             found = record.robustness
             images = len(found.images)
             assert images == (20 if planned.model.dataset.name == "glyphs10" else 30)

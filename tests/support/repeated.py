@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import torch
 from factories import ENVIRONMENT
-from robbench.stages.pipeline import run_estimate, run_training
 from torch import nn
 
 from robbench.record import Record, Seconds
 from robbench.report.page import report_text
 from robbench.report.rows import group_records
 from robbench.spec import PGD, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
+from robbench.stages import Task, run_stage
 from robbench.stages.context import RunContext
 from robbench.store.store import Store
 
@@ -63,13 +63,13 @@ def timeless(record: Record) -> Record:
 
 def study(folder: Path) -> dict[str, object]:
     """Checksums of the weights, records, and the report's text, of everything run anew in an empty folder."""
-    store = Store(folder / "store", run="one")
+    store = Store(folder / "store")
     context = RunContext(store=store, data=folder / "data", device=torch.device("cpu"))
     records = []
     for model in models():
-        records.append(run_training(model, context, suite="demo"))
-        records.append(run_estimate(model, REFERENCE, context, suite="demo"))
-    fast = run_estimate(models()[1], replace(REFERENCE, search="fast"), context, suite="fast")
+        records.append(run_stage(Task("training", model), context, suite="demo"))
+        records.append(run_stage(Task("robustness", model, REFERENCE), context, suite="demo"))
+    fast = run_stage(Task("robustness", models()[1], replace(REFERENCE, search="fast")), context, suite="fast")
     same = [timeless(record) for record in (*records, fast)]
     text = report_text(group_records(same[:-1]), {}, title="demo", command="pytest", notes=[], verdicts=[], missing=[])
     weights = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,10 +15,10 @@ from robbench.spec import CrossEntropy, Objective
 from robbench.training import loss_function
 
 
-@dataclass(frozen=True, kw_only=True)
 class Imitation(Objective):
     """Cross-entropy on attacked images, and the distance of the clean ones' logits from a teacher's."""
 
+    parents: ClassVar = ("teacher",)
     weight: float = 1.0
 
 

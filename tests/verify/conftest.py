@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 from alterations import FAST, NETWORK, REFERENCE, SOURCE, TARGET, Place
-from robbench.stages.pipeline import run_estimate, run_training
 
 import robbench.stages.networks
 from robbench.cli import main
@@ -16,6 +15,7 @@ from robbench.data import Data, draw, write_npz
 from robbench.data.glyphs import GLYPHS
 from robbench.report import Bundle
 from robbench.report.bundle import encode_bundle
+from robbench.stages import Task, run_stage
 from robbench.stages.context import RunContext
 from robbench.store.store import Store
 
@@ -31,7 +31,7 @@ def made(tmp_path_factory, one_thread):
         data = Data(name, draw(glyphs, train, 1), draw(glyphs, 60, 2), GLYPHS[glyphs])
         write_npz(folder / "data" / f"{name}.npz", data)
     context = RunContext(
-        store=Store(folder / "store", run="made"),
+        store=Store(folder / "store"),
         data=folder / "data",
         device=torch.device("cpu"),
         keep_adversarials=True,
@@ -41,8 +41,8 @@ def made(tmp_path_factory, one_thread):
         for model in (SOURCE, TARGET)
         for suite, estimate in (("one", REFERENCE), ("two", FAST))
         for record in (
-            run_training(model, context, suite=suite),
-            run_estimate(model, estimate, context, suite=suite),
+            run_stage(Task("training", model), context, suite=suite),
+            run_stage(Task("robustness", model, estimate), context, suite=suite),
         )
     ]
     (folder / "bundle").mkdir()
