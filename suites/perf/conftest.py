@@ -16,7 +16,7 @@ from robbench.machine.environment import environment
 from robbench.models import build, place
 from robbench.plugin.session import SESSION
 from robbench.stages import Task, run_stage
-from robbench.stages.context import load_network
+from robbench.stages.networks import load_network
 from suites.perf.measuring import Perf
 
 STANDARD = Recipe(
@@ -55,9 +55,10 @@ def trained(perf, digits):
     def get(method):
         recipe = {"standard": STANDARD, "pgd": ADVERSARIAL}[method]
         model = Model(architecture="cnn7", dataset=digits, recipe=recipe)
-        run_stage(Task("training", model), perf.context)
+        record = run_stage(Task("training", model), perf.context)
         test = perf.context.images(digits).test
-        return load_network(model, perf.context), pixels(test.images).to(perf.device), test.labels.to(perf.device)
+        network = load_network(model, perf.context, record.key)
+        return network, pixels(test.images).to(perf.device), test.labels.to(perf.device)
 
     return get
 

@@ -11,7 +11,7 @@ from robbench.estimation.estimators import estimate_pstar
 from robbench.machine.flops import forward_flops
 from robbench.machine.precision import full_precision
 from robbench.stages import Task, run_stage
-from robbench.stages.context import load_network
+from robbench.stages.networks import load_network
 from suites.perf.measuring import Work
 from suites.perf.plain import as_written, sequential_pstar
 from suites.test_embedded import STUDY
@@ -82,10 +82,10 @@ def others():
 @pytest.mark.parametrize("model", [*STUDY.models(), *others()], ids=str)
 def test_bound(model, perf):
     """On the embedded suite's networks and others: fast is at most a grid step above reference on 99 % of the images."""
-    run_stage(Task("training", model), perf.context)
+    trained = run_stage(Task("training", model), perf.context)
     count = 250 if model.architecture == "cnn7" else 100
     test = perf.context.images(model.dataset).test.take(torch.arange(count)).to(perf.device)
-    network, grid, found, passed = load_network(model, perf.context), STUDY.estimate.grid.values, {}, {}
+    network, grid, found, passed = load_network(model, perf.context, trained.key), STUDY.estimate.grid.values, {}, {}
 
     def search(name, count=None):
         images, labels = test.images[:count], test.labels[:count]
