@@ -7,7 +7,7 @@ from robbench.data import Data, draw
 from robbench.errors import RobbenchError
 from robbench.models import build
 from robbench.spec import Dataset
-from robbench.stages.networks import placed, training_parts
+from robbench.stages.networks import training_parts
 
 
 def test_a_data_set_too_small_to_be_split_is_named():
@@ -34,8 +34,8 @@ def test_channels_last_changes_no_result_beyond_rounding(architecture, shape):
     generator = torch.Generator().manual_seed(0)
     images, weight = torch.rand(4, *shape, generator=generator), torch.rand(4, 10, generator=generator)
     results = []
-    for place in (lambda network, device: network, placed):
-        network = place(build(architecture, classes=10, shape=shape, seed=1), torch.device("cpu")).eval()
+    for move in (lambda network, device: network, place):
+        network = move(build(architecture, classes=10, shape=shape, seed=1), torch.device("cpu")).eval()
         given = images.clone().requires_grad_()
         logits = network(given)
         gradients = torch.autograd.grad((weight * logits).sum(), [given, *network.parameters()])
