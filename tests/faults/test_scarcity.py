@@ -260,10 +260,10 @@ def test_room_for_not_even_one_image_is_one_error(place, monkeypatch: pytest.Mon
 def test_a_network_that_does_not_fit_is_one_error(place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Moving it to the device can be done in no smaller steps."""
 
-    def place(network: nn.Module, device: torch.device) -> nn.Module:
+    def placing(network: nn.Module, device: torch.device) -> nn.Module:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(robbench.stages.pipeline, "place", place)
+    monkeypatch.setattr(robbench.stages.pipeline, "place", placing)
     with pytest.raises(
         RobbenchError, match=r"out of memory: .*near-standard \(training\) does not fit on cpu; free memory there"
     ):

@@ -5,7 +5,7 @@ import torch
 
 from robbench.data import Data, draw
 from robbench.errors import RobbenchError
-from robbench.models import build
+from robbench.models import build, place
 from robbench.spec import Dataset
 from robbench.stages.networks import training_parts
 
