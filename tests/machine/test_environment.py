@@ -17,9 +17,9 @@ from robbench.machine.environment import choose_device, environment, multiplies_
 @pytest.fixture
 def afresh():
     """Environments found out anew before and after the test, which changes what they find."""
-    robbench.machine.environment._lasting.cache_clear()
+    robbench.machine.environment._constant.cache_clear()
     yield
-    robbench.machine.environment._lasting.cache_clear()
+    robbench.machine.environment._constant.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_outside_a_repository_there_is_no_commit(afresh, monkeypatch, tmp_path):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     found = environment(torch.device("cpu"))
     assert (found.commit, found.dirty) == (None, None)
-    robbench.machine.environment._lasting.cache_clear()
+    robbench.machine.environment._constant.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
     found = environment(torch.device("cpu"))
     assert (found.commit, found.dirty) == (None, None)

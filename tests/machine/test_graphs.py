@@ -6,18 +6,13 @@ import gc
 import weakref
 
 import pytest
-import robbench.estimation.search
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import robbench.estimation.batching
-import robbench.machine.graphs
 from robbench.attacks import pgd
-from robbench.estimation.estimators import estimate_pstar
 from robbench.machine.graphs import Captured, GraphedLoop
-from robbench.spec import PGD
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -70,16 +65,6 @@ def test_a_loop_takes_so_many_steps_and_leaves_what_it_was_given(times):
     assert count.tolist() == [times] * 5
     assert torch.equal(value, repeated(state, constants, times)[0])
     assert all(torch.equal(old, new) for old, new in zip(before, (*state, *constants), strict=True))
-
-
-def test_a_loop_takes_other_shapes_and_steps_on_the_cpu():
-    """Nothing is kept there between calls."""
-    loop = GraphedLoop(CPU)
-    for count in (5, 3, 5):
-        state, constants = problem(CPU, count)
-        assert torch.equal(loop(affine, state, constants, 4)[0], repeated(state, constants, 4)[0])
-    assert torch.equal(loop(lambda state, _: (state[0] + 1,), (torch.zeros(2),), (), 4)[0], torch.full((2,), 4.0))
-    assert loop._graphs == {}
 
 
 class Captures:
@@ -196,40 +181,6 @@ def test_an_error_of_a_step_that_runs_as_it_is_is_raised_unchanged(refused):
     assert len(notes) == refused
 
 
-@pytest.mark.parametrize("search", ["reference", "fast"])
-def test_a_search_says_that_it_ran_without_graphs(search, monkeypatch):
-    """In its notes, once; p* is that of a search with graphs."""
-    model, images, labels = small_cnn("cpu")
-    grid, attack = [0.01 * place for place in range(31)], PGD(steps=5, random_start=False)
-    monkeypatch.setattr(
-        robbench.machine.graphs, "_WORTH_CAPTURING", 1
-    )  # the shrinking ball looks at its results after every step
-    found = []
-    for error in (None, RuntimeError("no graph for this network")):
-        capture = Captures(*[error] * 4)
-        monkeypatch.setattr(
-            robbench.estimation.batching,
-            "GraphedLoop",
-            lambda device, notes, capture=capture: GraphedLoop(device, notes, capture),
-        )
-        found.append(estimate_pstar(model, images, labels, grid, attack, search=search))
-        assert bool(capture.replayed) == (error is None)
-    assert found[0].pstar.tolist() == found[1].pstar.tolist()
-    assert [search.notes for search in found] == [
-        [],
-        ["the attack ran step by step, without CUDA graphs: one could not be captured (no graph for this network)"],
-    ]
-
-
-def test_an_attack_in_a_loop_is_the_attack():
-    """On the CPU a loop that lives longer changes nothing."""
-    model, images, labels = small_cnn("cpu")
-    loop = GraphedLoop(CPU)
-    for epsilon in (0.05, 0.2):
-        alone = pgd(model, images, labels, epsilon, steps=5, random_start=False)
-        assert torch.equal(pgd(model, images, labels, epsilon, steps=5, random_start=False, loop=loop), alone)
-
-
 # --- CUDA -------------------------------------------------------------------------------------------------------------
 
 
@@ -247,17 +198,6 @@ def test_replayed_steps_are_the_steps_bit_for_bit(times):
         assert count.tolist() == [times] * 5
         assert all(torch.equal(old, new) for old, new in zip(before, (*state, *constants), strict=True))
     assert len(loop._graphs) == (times > 3)
-
-
-@needs_cuda
-def test_a_result_is_not_overwritten_by_the_next_call():
-    """What a loop returned is the caller's, not the graph's."""
-    loop = GraphedLoop(torch.device("cuda"))
-    state, constants = problem("cuda")
-    loop(affine, state, constants, 8)
-    (first, _), expected = loop(affine, state, constants, 8), repeated(state, constants, 8)[0]
-    loop(affine, (state[0] + 5, state[1]), constants, 8)
-    assert torch.equal(first, expected)
 
 
 @needs_cuda
@@ -313,19 +253,6 @@ def test_pgd_with_a_loop_equals_pgd_without(random_start):
         )
         assert torch.equal(alone, looped)
         assert ((looped - images).abs().flatten(1).amax(1) <= torch.as_tensor(epsilon).to("cuda") + 1e-6).all()
-
-
-@needs_cuda
-@pytest.mark.parametrize("search", ["reference", "fast"])
-def test_pstar_on_a_gpu_is_that_on_the_cpu(search):
-    """In float64, looking at the results every fourth step only, the same p* image by image."""
-    model, images, labels = small_cnn("cpu")
-    model, images = model.double(), images.double()
-    grid, attack = [0.005 * place for place in range(61)], PGD(steps=10, random_start=False)
-    slow = estimate_pstar(model, images, labels, grid, attack, search=search, batch_size=7)
-    quick = estimate_pstar(model.cuda(), images.cuda(), labels.cuda(), grid, attack, search=search, batch_size=7)
-    assert quick.pstar.tolist() == slow.pstar.tolist()
-    assert len(set(slow.pstar.tolist())) > 4
 
 
 @needs_cuda

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import time
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -99,30 +94,6 @@ def test_time_in_line_counts_where_a_stage_is_measured(monkeypatch, stopwatch):
         assert stopwatch.seconds.waiting_for_core == before
         assert before == {"training": 1, "validation": 1, "estimation": 2, "warm_up": 2, "io": 2}[name]
     assert stopwatch.seconds.total < 1
-
-
-@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells")
-def test_two_processes_on_one_core_stand_in_line():
-    """Half of the time each; other work on the machine only adds to it."""
-    core = min(os.sched_getaffinity(0))
-    process = multiprocessing.get_context("fork").Process(target=spin, args=(core, 60.0))
-    process.start()
-    before, cores = waiting_for_core(), os.sched_getaffinity(0)
-    try:
-        spin(core, 1.0)
-    finally:
-        os.sched_setaffinity(0, cores)
-        process.kill()
-        process.join()
-    assert waiting_for_core()[str(os.getpid())] - before[str(os.getpid())] > 0.2
-
-
-def spin(core, seconds):
-    """Keep a core busy."""
-    os.sched_setaffinity(0, {core})
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
 
 
 def test_a_thread_that_ends_takes_nothing_away(monkeypatch, stopwatch):

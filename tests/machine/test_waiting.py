@@ -9,18 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from loops import network, recipe
-from searches import problem_of
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from robbench.attacks import pgd
-from robbench.estimation.shrinking_ball import ShrinkingBall
 from robbench.machine.graphs import GraphedLoop, _without_waiting, repeat
-from robbench.machine.precision import full_precision, tensor_cores
+from robbench.machine.precision import tensor_cores
 from robbench.spec import PGD
-from robbench.training.loop import attacked, new_optimiser, update
+from robbench.training.optimisers import new_optimiser
+from robbench.training.updates import attacked, update
 
-CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 READS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero")
@@ -117,37 +115,6 @@ def test_pgd_reads_no_value_of_what_is_on_a_device(each):
     assert (found.shape, found.device.type) == (images.shape, "meta")
 
 
-def test_no_step_of_the_shrinking_ball_reads_a_value():
-    """Judging, shrinking and projecting are arithmetic; the look at what is settled comes between the steps."""
-    images, labels = batch()
-    model, seen = network().eval(), []
-    labels = model(images).argmax(dim=1)
-    grid = torch.linspace(0, 0.5, 26, dtype=torch.float64).tolist()
-    ball = ShrinkingBall(problem_of(model, images, labels, grid, batch_size=4))
-    while not ball.done:
-        ball.batching.loop = watching(repeat, seen)
-        ball.step()
-    assert ball.pstar.max() < 26
-    assert min(reads.operations for reads in seen) > 10
-    assert [reads.found for reads in seen] == [[]] * len(seen)
-
-
-def test_a_network_that_asks_for_a_value_is_seen():
-    """The watch looks into the forward pass."""
-
-    class Asking(nn.Module):
-        """Scales its logits by a value that it asks for."""
-
-        def forward(self, images):
-            """(N, C, H, W) -> (N, 36)."""
-            return images.flatten(1) * images.amax().item()
-
-    images, labels = batch()
-    seen = []
-    pgd(Asking(), images, labels, 0.1, steps=2, loop=watching(repeat, seen))
-    assert seen[0].found == ["_local_scalar_dense"] * 2
-
-
 # --- CUDA -------------------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +151,7 @@ def test_an_adversarial_update_on_a_gpu_waits_for_nothing(optimiser, precision):
 
     def train():
         adversarial = attacked(model, spec.attack, spec.precision, images, labels, generator, loop=loop)
-        update(model, spec, learner, (images, adversarial, labels))
+        update(model, spec, learner, adversarial, labels, ())
 
     with tensor_cores():
         for _ in range(2):  # steps one by one, and captured; libraries are loaded, and the optimiser's state is made
@@ -194,22 +161,6 @@ def test_an_adversarial_update_on_a_gpu_waits_for_nothing(optimiser, precision):
             for _ in range(3):
                 train()
     assert (len(loop._graphs), notes) == (1, [])
-
-
-@needs_cuda
-def test_an_attack_with_a_radius_for_each_image_waits_for_nothing_on_a_gpu():
-    """As the search of p* makes it, with radii that are on the device."""
-    device = torch.device("cuda")
-    model, loop, (images, labels) = network().eval().to(device), GraphedLoop(device), batch(device=device)
-    epsilon = torch.linspace(0, 0.3, len(images), device=device)
-    with full_precision(device):
-        for _ in range(2):
-            pgd(model, images, labels, epsilon, steps=6, random_start=False, loop=loop)
-        torch.cuda.synchronize()
-        with no_waiting():
-            for _ in range(3):
-                pgd(model, images, labels, epsilon, steps=6, random_start=False, loop=loop)
-    assert len(loop._graphs) == 1
 
 
 class Awkward(nn.Module):
