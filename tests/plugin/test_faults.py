@@ -113,7 +113,7 @@ def test_damaged_data_fails_the_items_that_need_it_alone(tiny, pytester, errors)
             "def mlp(classes, shape):\n    return {}['missing']",
             "odd:mlp: called with classes=10, shape=(1, 28, 28), got KeyError('missing')",
         ),
-        ("raise SystemExit(3)", "tried `from odd import mlp`, got SystemExit(3)"),
+        ("raise SystemExit(3)", "standard: its check failed with SystemExit(3)"),
         (ODD.format(method="forward", fault="SystemExit(3)"), "standard: its check failed with SystemExit(3)"),
         (
             "import pytest\n\n\ndef mlp(classes, shape):\n    pytest.skip('no GPU')",

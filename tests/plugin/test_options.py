@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import robbench.data.loading
+import robbench.data
 import robbench.stages.training_stage
 from robbench.plugin.settings import OPTIONS, Settings
 from robbench.report import read_bundle
@@ -207,18 +207,17 @@ def test_folders_are_used(one, pytester):
 
 def test_download_reaches_the_loader(one, monkeypatch):
     """And nothing is downloaded unless it is asked for."""
-    asked, load = [], robbench.data.loading.load
+    asked, load = set(), robbench.data.load_data
 
-    def listening(dataset, folder, *, download=False):
-        asked.append(download)
+    def listening(dataset, folder, *, download):
+        asked.add(download)
         return load(dataset, folder)
 
-    monkeypatch.setattr(robbench.data.loading, "load", listening)
-    for options in ([], ["--robbench-download"]):
-        robbench.data.loading.load_data.cache_clear()
-        one("--robbench-update", *options)
-    assert set(asked[: len(asked) // 2]) == {False}
-    assert set(asked[len(asked) // 2 :]) == {True}
+    monkeypatch.setattr(robbench.data, "load_data", listening)
+    one("--robbench-update")
+    assert asked == {False}
+    one("--robbench-update", "--robbench-download")
+    assert asked == {False, True}
 
 
 @pytest.fixture

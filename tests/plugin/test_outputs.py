@@ -127,7 +127,7 @@ def test_other_benchmarks_are_left_alone(pytester, write_suite):
 
 def test_benchmarking_can_be_disabled(updated, stages, pytester):
     """Stages run and are judged all the same."""
-    updated("--benchmark-disable").assert_outcomes(passed=2, deselected=8)
+    updated("--benchmark-disable", "--robbench-fresh").assert_outcomes(passed=2, deselected=8)
     assert len(stages) == 2
     verdicts = read_bundle(pytester.path / "reports" / "tiny").verdicts
     assert sorted((verdict.figure, verdict.mark) for verdict in verdicts) == [

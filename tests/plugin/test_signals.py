@@ -15,6 +15,7 @@ import project
 
 INTERRUPT = """
 import os
+import pathlib
 import signal
 
 import pytest
@@ -25,7 +26,7 @@ write = robbench.store.files.os.replace
 
 def replace(source, target):
     write(source, target)
-    if str(target).endswith("stage.json") and b"glyphs47-standard" in open(target, "rb").read():
+    if str(target).endswith("stage.json") and b"glyphs47-standard" in pathlib.Path(target).read_bytes():
         {end}
 
 
