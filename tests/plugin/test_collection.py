@@ -20,13 +20,6 @@ def test_one_item_per_stage_and_model(tiny, cases):
     ]
 
 
-def test_k_selects_by_id(tiny):
-    """As users know it."""
-    assert collected(tiny("--collect-only", "-q", "-k", "TL1 and not robustness")) == [
-        "test_tiny.py::test_training[net.mlp-glyphs47-TL1]"
-    ]
-
-
 def test_x_stops_and_lf_runs_the_failed_again(one, stages):
     """Both baselines are missing: -x tries one stage, --lf that one from the store, and --lf with an update passes it."""
     one("-x").assert_outcomes(failed=1, deselected=8)
@@ -85,14 +78,6 @@ def test_a_marker_of_that_name_of_somebody_elses_is_left_alone(pytester):
         "import pytest\n\n\n@pytest.mark.suite('mpi')\ndef test_it(model): pass\n\n\n@pytest.fixture\ndef model(): pass"
     )
     pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
-
-
-def test_a_study_that_cannot_be_built_shows_its_own_line(write_suite, pytester):
-    """The suite file is the user's: here its traceback helps, and ends in the message."""
-    write_suite(('"net:mlp",', '"cnn8",'))
-    result = pytester.runpytest_inprocess()
-    assert result.ret == pytest.ExitCode.INTERRUPTED
-    result.stdout.fnmatch_lines(["*unknown architecture 'cnn8'; expected one of*"])
 
 
 @pytest.mark.parametrize("models", [True, False], ids=["with models", "without models"])
@@ -220,11 +205,6 @@ def test_a_study_on_request_runs_in_the_workers_of_xdist(asked_for):
     """They know what the controller's command line names."""
     assert asked_for("--robbench-quick", "-n1", "suites/test_tiny.py").parseoutcomes()["passed"] == 2
     assert asked_for("--robbench-quick", "-n1").parseoutcomes()["skipped"] == 2
-
-
-def test_a_study_on_request_is_listed_all_the_same(asked_for):
-    """Collecting shows what there is."""
-    assert len(collected(asked_for("--collect-only", "-q"))) == 3
 
 
 def test_networks_of_the_folder_where_pytest_runs_are_found(write_suite, pytester, monkeypatch):
