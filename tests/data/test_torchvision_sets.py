@@ -163,7 +163,7 @@ def test_folder_that_cannot_be_written(arrays: Make, tmp_path: Path, monkeypatch
     def refuse(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("robbench.data.prepared.os.replace", refuse)
+    monkeypatch.setattr("robbench.store.files.os.replace", refuse)
     assert len(load(Dataset(name="mnist"), tmp_path).train) == 12
     with pytest.raises(RobbenchError, match=r"mnist\.npz' cannot be written: Read-only"):
         prepare("mnist", folder=tmp_path)

@@ -162,12 +162,6 @@ def test_a_network_that_lets_no_gradient_through_is_an_error(forward):
         run(model, recipe(), on_update=lambda *progress: pytest.fail("an epoch began"))
 
 
-def quiet(model):
-    """The model, whose logits hide what is not finite inside, as a ReLU of oneDNN does: it makes 0 of NaN."""
-    model.register_forward_hook(lambda layer, inputs, logits: torch.nan_to_num(logits, 0.0, 0.0, 0.0))
-    return model
-
-
 @pytest.mark.parametrize(("epoch", "batch"), [(1, 1), (2, 3)])
 def test_a_loss_that_is_not_finite_names_epoch_and_batch(epoch, batch):
     """The error comes after the epoch and names the first batch that went wrong."""
@@ -182,10 +176,11 @@ def test_a_loss_that_is_not_finite_names_epoch_and_batch(epoch, batch):
     assert len(saved) == epoch - 1
 
 
-@pytest.mark.parametrize("name", ["1.weight", "0.mask", "2.running_mean"])
+@pytest.mark.parametrize("name", ["1.weight", "2.running_mean"])
 def test_a_weight_that_is_not_finite_is_an_error_of_its_epoch(name):
-    """Although the loss is finite, and although the mask has infinities by design."""
-    model, saved = quiet(nn.Sequential(Masked(6), *network())), []
+    """Although the loss is finite."""
+    model, saved = nn.Sequential(Masked(6), *network()), []
+    model.register_forward_hook(lambda layer, inputs, logits: torch.nan_to_num(logits, 0.0, 0.0, 0.0))
     broken = model.get_parameter(name) if name.endswith("weight") else model.get_buffer(name)
 
     def spoil(done, total):
