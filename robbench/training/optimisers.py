@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from robbench.errors import require
+from robbench.errors import RobbenchError
 from robbench.spec import Recipe
 
 
@@ -20,7 +20,8 @@ def new_optimiser(
         RobbenchError: there is no trainable parameter.
     """
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    require(bool(trainable), "training", "a network with parameters to train", "one whose parameters are all frozen")
+    if not trainable:
+        raise RobbenchError("training: expected a network with parameters to train, got one that is frozen as a whole")
     given = [{"params": trainable}] if groups is None else groups
     scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in given]
     decay = recipe.weight_decay

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robbench.attacks import evaluating, pgd, start_noise
 from robbench.data import ImageSource, fetch, pixels
-from robbench.errors import require
+from robbench.errors import RobbenchError
 from robbench.machine.graphs import GraphedLoop
 from robbench.machine.memory import Batches
 from robbench.record import Counts
@@ -76,8 +76,9 @@ def update(
     optimiser.zero_grad(set_to_none=True)
     with autocast(recipe.precision, images.device):
         value, logits = loss(clean, images, labels)
-    expected = "logits that depend on the parameters to train"
-    require(value.requires_grad, "training", expected, "logits without a gradient (a torch.no_grad in the network?)")
+    if not value.requires_grad:
+        what = "logits that depend on the parameters to train, got logits without a gradient"
+        raise RobbenchError(f"training: expected {what} (torch.no_grad or detach in the network's forward?)")
     value.backward()  # type: ignore[no-untyped-call]
     if recipe.clip_norm is not None:
         trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]

