@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -16,16 +17,13 @@ _PADDING = 4
 
 
 def split(count: int, *, validation: float = 0.2, seed: int, overlapping: bool = False) -> tuple[Tensor, Tensor]:
-    """Indices of the images to train on and of those to validate on.
+    """Indices of the images to train on and of those to validate on, int64 on the CPU.
 
     Args:
         count: of all images.
         validation: share of the images to validate on.
         seed: of the permutation.
         overlapping: draw the two parts with two permutations, so that they share images, as the thesis's code does.
-
-    Returns:
-        Two (·,) int64 CPU tensors of count - round(count * validation) and round(count * validation) indices.
 
     Raises:
         RobbenchError: the share leaves one part empty.
@@ -39,24 +37,13 @@ def split(count: int, *, validation: float = 0.2, seed: int, overlapping: bool =
     return order[:-judged], other[-judged:]
 
 
-def batches(
-    count: int, batch_size: int, *, generator: torch.Generator | None, device: torch.device | str
-) -> list[Tensor]:
-    """Indices of one epoch's batches, each (B,) int64 on ``device``.
+def batches(count: int, batch_size: int, *, generator: torch.Generator, device: torch.device | str) -> list[Tensor]:
+    """Indices of one epoch's batches, each (B,) int64 on ``device``, shuffled by the generator.
 
     The last batch may be smaller. A last batch of one image joins the batch before it, because batch normalisation
     cannot train on one.
-
-    Args:
-        count: images in the epoch, at least one.
-        batch_size: images in a batch, at least one.
-        generator: shuffles, on whichever device it lives; None keeps the order.
-        device: where the indices are wanted.
     """
-    if generator is None:
-        order = torch.arange(count, device=device)
-    else:
-        order = torch.randperm(count, generator=generator, device=generator.device).to(device)
+    order = torch.randperm(count, generator=generator, device=generator.device).to(device)
     parts = list(torch.split(order, batch_size))
     if batch_size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [order[(len(parts) - 2) * batch_size :]]
@@ -72,14 +59,13 @@ def fetch(source: ImageSource, indices: Iterable[Tensor]) -> Iterator[Images]:
         yield from map(source.take, indices)
         return
     with ThreadPoolExecutor(max_workers=1) as reader:
-        current: Future[Images] | None = None
+        waiting: deque[Future[Images]] = deque()
         for index in indices:
-            following = reader.submit(source.take, index)
-            if current is not None:
-                yield current.result()
-            current = following
-        if current is not None:
-            yield current.result()
+            waiting.append(reader.submit(source.take, index))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        for last in waiting:
+            yield last.result()
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -96,15 +82,10 @@ def check_pixels(images: Tensor) -> None:
 
 
 def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """Augment a batch of training images, each one in its own way.
+    """Augment training images (N, C, H, W), each one in its own way.
 
-    Args:
-        images: (N, C, H, W), any dtype.
-        kind: ``none``, or ``crop-flip``: pad with 4 pixels of zero, crop a random H x W out of it, mirror half of them.
-        generator: on the images' device.
-
-    Returns:
-        (N, C, H, W) of the same dtype; ``images`` themselves for ``none``.
+    ``crop-flip`` pads with 4 pixels of zero, crops a random H x W out of it, and mirrors half of the images; ``none``
+    gives the images themselves. The generator is on the images' device.
     """
     if kind == "none":
         return images

@@ -2,8 +2,7 @@
 
 Every (font, character) pair is drawn once, large, and kept as a signed distance field: how far each pixel lies inside
 the character's outline. An affine map of that field moves the character, an offset of it makes strokes thicker or
-thinner, and a slower ramp across the outline blurs it. All of it is computed in float64 on the CPU. Processors and thread
-counts may differ in the last bit, and the rounding to uint8 hides it.
+thinner, and a slower ramp across the outline blurs it. float64 and the rounding to uint8 hide what processors differ in.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from robbench.data.images import Images
-from robbench.errors import RobbenchError, unknown
+from robbench.errors import unknown
 from robbench.spec.catalogue import EMNIST_CLASSES
 
 GLYPHS: dict[str, tuple[str, ...]] = {"glyphs10": EMNIST_CLASSES[:10], "glyphs47": EMNIST_CLASSES}
@@ -62,7 +61,7 @@ def draw(name: str, count: int, seed: int) -> Images:
         (count, 1, 28, 28) uint8 images and (count,) labels in random order: the same for the same arguments.
 
     Raises:
-        RobbenchError: unknown name, or matplotlib lacks one of its fonts.
+        RobbenchError: unknown name.
     """
     if name not in GLYPHS:
         raise unknown("drawn dataset", name, GLYPHS)
@@ -125,14 +124,9 @@ def _distance_fields(characters: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     fields = np.empty((len(FONTS), len(characters), _FIELD, _FIELD), dtype=np.float32)
     halves = np.empty((len(FONTS), len(characters), 2))
     for f, font in enumerate(FONTS):
-        try:
-            # Read here: given a path it cannot open, Pillow takes a font of that name from elsewhere on the machine.
-            file = BytesIO((folder / f"{font}.ttf").read_bytes())
-            large = ImageFont.truetype(file, 2 * _INK, layout_engine=ImageFont.Layout.BASIC)
-        except OSError as error:
-            raise RobbenchError(
-                f"{folder / font}.ttf: expected a font that matplotlib installs, got {error}"
-            ) from error
+        # Read here: given a path it cannot open, Pillow takes a font of that name from elsewhere on the machine.
+        file = BytesIO((folder / f"{font}.ttf").read_bytes())
+        large = ImageFont.truetype(file, 2 * _INK, layout_engine=ImageFont.Layout.BASIC)
         for c, character in enumerate(characters):
             ink = _ink(character, large)
             fields[f, c] = distance_transform_edt(ink) - distance_transform_edt(~ink)

@@ -41,11 +41,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images in the memory of one device: the image source that everything else is made into.
-
-    Raises:
-        RobbenchError: a tensor has another dtype or shape than written below.
-    """
+    """Labelled images in the memory of one device; a RobbenchError where a tensor has another dtype or shape."""
 
     images: Tensor
     """(N, C, H, W) uint8."""
@@ -68,10 +64,10 @@ class Images:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digest of images and labels, computed on first use."""
-        return _digest(self._pieces())
+        """Hex digest of images and labels."""
+        return _digest(self.pieces())
 
-    def _pieces(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[bytes]:
         """What a digest is made of."""
         for tensor in (self.images, self.labels):
             yield _kind(tensor).encode()
@@ -123,7 +119,7 @@ class Subset:
 
 
 def subset(source: ImageSource, index: Tensor) -> ImageSource:
-    """Some images of a source: taken at once where they lie in memory, and otherwise when they are asked for."""
+    """Some images of a source: taken at once where they lie in memory, otherwise when they are asked for."""
     return source.take(index) if isinstance(source, Images) else Subset(source, index)
 
 
@@ -143,12 +139,10 @@ class Data:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digest over classes, images and labels; the name does not count. Computed on first use."""
+        """Hex digest over classes, images and labels; the name does not count."""
+        both = self.train, self.test
         # Images in memory add their bytes and not their fingerprints: so were the digests of the baselines made.
-        parts = (
-            part._pieces() if isinstance(part, Images) else [part.fingerprint.encode()]
-            for part in (self.train, self.test)
-        )
+        parts = (part.pieces() if isinstance(part, Images) else [part.fingerprint.encode()] for part in both)
         return _digest(chain([repr(self.classes).encode()], *parts))
 
 

@@ -17,34 +17,25 @@ from robbench.errors import RobbenchError, require
 from robbench.spec import Dataset
 from robbench.spec.catalogue import DATASETS, plain_name
 
-GLYPH_COUNTS = {name: (DATASETS[name].train, DATASETS[name].test) for name in glyphs.GLYPHS}
-"""Training and test images drawn unless a number is given."""
-
 
 def load(dataset: Dataset, folder: Path, *, download: bool = False) -> Data:
     """A dataset's images on the CPU: drawn, or from ``<folder>/<name>.npz``, or through torchvision, the first that applies.
 
     What torchvision read is written as the prepared file, if the folder can be written, and read from there afterwards.
-
-    Args:
-        dataset: which images, how many of them, and in which orientation.
-        folder: the data folder; need not exist.
-        download: let torchvision download what is missing.
+    With ``download`` torchvision downloads what is missing.
 
     Raises:
         RobbenchError: dataset not on disk, damaged file, failed download.
     """
     name, train, test, seed = dataset.name, dataset.train, dataset.test, dataset.seed
     if name in glyphs.GLYPHS:
-        train, test = train or GLYPH_COUNTS[name][0], test or GLYPH_COUNTS[name][1]
+        train, test = train or DATASETS[name].train, test or DATASETS[name].test
         drawn = glyphs.draw(name, train, 2 * seed), glyphs.draw(name, test, 2 * seed + 1)
         data = Data(name, *drawn, glyphs.GLYPHS[name])
     else:
         data = _on_disk(name, folder, download)
-    parts = _part(data.train, train, seed), _part(data.test, test, seed)
-    if dataset.orientation == "stored":
-        parts = _transposed(parts[0]), _transposed(parts[1])
-    return Data(name, *parts, data.classes)
+    stored = dataset.orientation == "stored"
+    return Data(name, _part(data.train, train, seed, stored), _part(data.test, test, seed, stored), data.classes)
 
 
 load_data = lru_cache(maxsize=4)(load)
@@ -52,11 +43,7 @@ load_data = lru_cache(maxsize=4)(load)
 
 
 def training_parts(dataset: Dataset, data: Data, device: torch.device) -> tuple[ImageSource, ImageSource]:
-    """Training and validation images on the device.
-
-    Raises:
-        RobbenchError: there are too few images for both.
-    """
+    """Training and validation images on the device; a RobbenchError where there are too few for both."""
     overlapping = dataset.split == "overlapping"
     try:
         chosen = split(len(data.train), validation=dataset.validation, seed=dataset.seed, overlapping=overlapping)
@@ -67,10 +54,7 @@ def training_parts(dataset: Dataset, data: Data, device: torch.device) -> tuple[
 
 
 def prepare(name: str, *, folder: Path, download: bool = False) -> Path:
-    """Make sure that the prepared file of a dataset exists and is sound; write it from torchvision's if it is missing.
-
-    Returns:
-        The file's path.
+    """The path of a dataset's prepared file, which is checked, or written from torchvision's if it is missing.
 
     Raises:
         RobbenchError: a drawn dataset, which needs no file; otherwise as :func:`load`, and a folder not writable.
@@ -89,35 +73,25 @@ def _on_disk(name: str, folder: Path, download: bool) -> Data:
     path = folder / f"{name}.npz"
     if path.is_file():
         return read_npz(path, name)
-    data = torchvision_sets.fetch(name, folder, download=download) if name in torchvision_sets.FOLDERS else None
+    if name not in torchvision_sets.FOLDERS:
+        raise RobbenchError(f"{unknown_dataset(name, folder)} with {LAYOUT}")
+    data = torchvision_sets.fetch(name, folder, download=download)
     if data is None:
-        raise _not_on_disk(name, folder)
-    if not path.is_file():  # another worker may have written it in the meantime
-        with suppress(RobbenchError):  # the folder cannot be written: the next run asks torchvision again
-            write_npz(path, data)
+        raise RobbenchError(
+            f"dataset {name!r} is not on disk: expected {path} or torchvision's {folder / torchvision_sets.FOLDERS[name]}; "
+            f"let torchvision download it with --robbench-download (`robbench data {name} --download`), "
+            f"or put {path.name} there with {LAYOUT}"
+        )
+    with suppress(RobbenchError):  # the folder cannot be written: the next run asks torchvision again
+        write_npz(path, data)
     return data
 
 
-def _not_on_disk(name: str, folder: Path) -> RobbenchError:
-    path = folder / f"{name}.npz"
-    if name in torchvision_sets.FOLDERS:
-        theirs = folder / torchvision_sets.FOLDERS[name]
-        return RobbenchError(
-            f"dataset {name!r} is not on disk: expected {path} or torchvision's {theirs}; "
-            f"let torchvision download it with --robbench-download (`robbench data {name} --download`), or put {path.name} there with {LAYOUT}"
-        )
-    return RobbenchError(f"{unknown_dataset(name, folder)} with {LAYOUT}")
-
-
-def _part(images: ImageSource, count: int | None, seed: int) -> ImageSource:
+def _part(source: ImageSource, count: int | None, seed: int, transposed: bool) -> Images:
     """A random ``count`` of the images, in the file's order; fewer are among those that a larger count gives."""
-    if count is None or count >= len(images):
-        return images
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return subset(images, order[:count].sort().values)
-
-
-def _transposed(images: ImageSource) -> Images:
-    """The images with height and width swapped."""
-    whole = images.take(torch.arange(len(images)))
-    return Images(whole.images.transpose(2, 3).contiguous(), whole.labels)
+    index = torch.arange(len(source))
+    if count is not None and count < len(source):
+        order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+        index = order[:count].sort().values
+    part = source.take(index)
+    return Images(part.images.transpose(2, 3).contiguous(), part.labels) if transposed else part

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,75 +13,50 @@ import torch
 from robbench.data.images import Data, Images
 from robbench.errors import RobbenchError, require
 from robbench.spec.catalogue import DATASETS
+from robbench.store.files import write_atomically
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")
-LAYOUT = f"the arrays {', '.join(ARRAYS)} (uint8 images (N, H, W) or (N, H, W, C), integer labels, class names)"
+LAYOUT = (
+    f"the arrays {', '.join(ARRAYS)} "
+    "(uint8 images (N, H, W) or (N, H, W, C), integer labels, class names as strings, not as objects)"
+)
 
 
 def read_npz(path: Path, name: str) -> Data:
-    """Read a prepared file.
-
-    Args:
-        path: file with the five arrays of :data:`ARRAYS`.
-        name: the dataset's name; one of the catalogue's must have the catalogue's shape and number of classes.
+    """Read a prepared file with the five arrays of :data:`ARRAYS`.
 
     Raises:
         RobbenchError: the file is unreadable, or one of its arrays is missing or not as expected.
     """
-    arrays, reading = {}, str(path)
     try:
-        with path.open("rb") as file:
-            # Not np.load: it takes every file that is no archive for a pickle, and advises to load that.
-            archive = np.lib.npyio.NpzFile(file, allow_pickle=False)
-            found = archive.files
-            for array in (array for array in ARRAYS if array in found):
-                reading = f"{path}: array {array}"
-                arrays[array] = np.asarray(archive[array])
+        # Not np.load: it takes every file that is no archive for a pickle, and advises to load that.
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            arrays = {array: archive[array] for array in ARRAYS}
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for a damaged archive
-        if str(error).startswith("Object arrays"):
-            expected = "uint8 images, integer labels or strings (np.array(names, dtype=str))"
-            raise RobbenchError(f"{reading}: expected {expected}, got Python objects (dtype object)") from error
         problem = f"{type(error).__name__}: {error}"
-        raise RobbenchError(f"{reading}: expected an .npz archive with {LAYOUT}; got {problem}") from error
-    if not set(ARRAYS) <= set(found):
-        expected = f"the arrays {', '.join(ARRAYS)}"
-        raise RobbenchError(f"{path}: expected {expected}; got only {', '.join(found) or 'nothing'}")
+        raise RobbenchError(f"{path}: expected an .npz archive with {LAYOUT}; got {problem}") from error
     return from_arrays(name, arrays, str(path))
 
 
 def write_npz(path: Path, data: Data) -> None:
-    """Write ``data`` as a prepared file, whole or not at all, whoever else reads or writes it at the same time.
-
-    Raises:
-        RobbenchError: the folder cannot be made or written.
-    """
+    """Write ``data`` as a prepared file, whole or not at all; a RobbenchError where the folder cannot be written."""
     arrays: dict[str, Array] = {"classes": np.array(data.classes)}
     for part, source in (("train", data.train), ("test", data.test)):
         whole = source.take(torch.arange(len(source))).to("cpu")
         channels_last = whole.images.permute(0, 2, 3, 1).numpy()
         arrays[f"x_{part}"] = channels_last[..., 0] if channels_last.shape[3] == 1 else channels_last
         arrays[f"y_{part}"] = whole.labels.numpy()
-    # Not tempfile: its files are readable by their owner only, and data folders are shared.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise RobbenchError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+    file = BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    write_atomically(path, file.getvalue())
 
 
 def from_arrays(name: str, arrays: Mapping[str, Array], source: str) -> Data:
     """Check the five arrays of :data:`ARRAYS` and turn them into a dataset; ``source`` names them in messages.
 
-    Raises:
-        RobbenchError: an array is not as expected; the message names source, array, expectation and value.
+    A name of the catalogue must have the catalogue's shape and number of classes.
     """
     classes = _classes(arrays["classes"], f"{source}: array classes")
     parts: list[Images] = []
@@ -95,22 +69,19 @@ def from_arrays(name: str, arrays: Mapping[str, Array], source: str) -> Data:
     data = Data(name, parts[0], parts[1], classes)
     shape, expected = data.test.shape, f"channels, height, width {data.shape} as in x_train"
     require(shape == data.shape, f"{source}: array x_test", expected, shape)
-    if name in DATASETS:
-        facts = DATASETS[name]
-        field = f"{source}: array classes"
-        require(len(classes) == facts.classes, field, f"the {facts.classes} classes of {name}", len(classes))
-        field = f"{source}: array x_train"
-        require(data.shape == facts.shape, field, f"channels, height, width {facts.shape} of {name}", data.shape)
+    if facts := DATASETS.get(name):
+        here, there = (len(classes), *data.shape), (facts.classes, *facts.shape)
+        require(here == there, source, f"classes, channels, height, width {there} of {name}", here)
     return data
 
 
 def _images(array: Array, field: str) -> torch.Tensor:
     """(N, H, W) or (N, H, W, C) uint8 -> (N, C, H, W) uint8."""
     require(array.dtype == np.uint8, field, "uint8 images from 0 to 255", str(array.dtype))
-    require(array.ndim in (3, 4), field, "3 or 4 dimensions, (N, H, W) or (N, H, W, C)", array.shape)
     if array.ndim == 3:
         array = array[..., None]
-    require(array.shape[3] <= 4, field, "1 to 4 channels, in the last dimension", array.shape)
+    fits = array.ndim == 4 and array.shape[3] <= 4
+    require(fits, field, "(N, H, W) or (N, H, W, C) with 1 to 4 channels", array.shape)
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 

@@ -15,7 +15,7 @@ from robbench.spec.catalogue import DATASETS
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Numbers of images of a dataset, and the shape of one."""
+    """Numbers of images of a dataset, and channels, height, width of one."""
 
     train: int
     test: int
@@ -23,11 +23,7 @@ class Sizes:
 
 
 def sizes(name: str, data: Path) -> Sizes:
-    """Sizes of a dataset by the header of its prepared file, or else by its name.
-
-    Raises:
-        RobbenchError: neither is there, or the file is damaged.
-    """
+    """Sizes of a dataset by the header of its prepared file, or else by its name; a RobbenchError without either."""
     path = data / f"{name}.npz"
     if path.exists():
         shapes = {part: _shape(path, f"x_{part}.npy") for part in ("train", "test")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +24,21 @@ FOLDERS = {
 
 
 def fetch(name: str, folder: Path, *, download: bool = False) -> Data | None:
-    """Read a dataset with torchvision; EMNIST is its ``balanced`` split, turned upright.
+    """Read one of :data:`FOLDERS` with torchvision; EMNIST is its ``balanced`` split, turned upright.
 
-    Args:
-        name: one of :data:`FOLDERS`.
-        folder: the data folder, torchvision's ``root``.
-        download: let torchvision download what is missing; it compares checksums.
-
-    Returns:
-        Both parts in full, on the CPU; None if the dataset is neither on disk nor to be downloaded.
+    None if the dataset is neither on disk nor to be downloaded.
 
     Raises:
         RobbenchError: the download failed, or what is on disk is damaged.
     """
     where = folder / FOLDERS[name]
+    if not download and not where.is_dir():
+        return None
     try:
-        if download:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / f".{name}.lock"):  # pytest-xdist workers would unpack over one another
-                train, test = (_open(name, folder, train, download=True) for train in (True, False))
-        elif not where.is_dir():
-            return None
-        else:
-            train, test = (_open(name, folder, train, download=False) for train in (True, False))
+        folder.mkdir(parents=True, exist_ok=True)
+        # Without the lock, workers of pytest-xdist would unpack over one another.
+        with FileLock(folder / f".{name}.lock") if download else nullcontext():
+            train, test = (_open(name, folder, train, download=download) for train in (True, False))
     except Exception as error:  # torchvision's readers let every error of a damaged file through, a failed assert too
         problem = f"torchvision could not {'download' if download else 'read'} it: {type(error).__name__}: {error}"
         raise RobbenchError(

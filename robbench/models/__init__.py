@@ -3,8 +3,7 @@
 from robbench.models.blocks import Block, blocks
 from robbench.models.build import build
 from robbench.models.heads import HEADS, put_head, replace_head
-from robbench.models.network import Network, Normalise, parameter_count, seeded
-from robbench.models.placing import place
+from robbench.models.network import Network, Normalise, parameter_count, place, seeded
 from robbench.models.weights import load_weights, weights
 
 __all__ = [

@@ -56,13 +56,11 @@ def _named_blocks(body: nn.Module, names: Sequence[str]) -> tuple[Block, ...]:
 
 def _child_groups(body: nn.Module) -> dict[str, list[str]]:
     """Parameter names by the child that has them; the body's own parameters go with the first child."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    own: list[str] = []
-    for name, _ in body.named_parameters():
-        child, dot, _ = name.partition(".")
-        (groups[child] if dot else own).append(name)
-    first = next(iter(groups), "")
-    groups[first] = own + groups[first]
+    names = [name for name, _ in body.named_parameters()]
+    first = next((name.partition(".")[0] for name in names if "." in name), "")
+    groups: dict[str, list[str]] = {first: []}
+    for name in names:
+        groups.setdefault(name.partition(".")[0] if "." in name else first, []).append(name)
     return groups
 
 
@@ -72,31 +70,24 @@ def _timm_groups(network: Network) -> dict[str, list[str]]:
     from timm.models import group_parameters
 
     body = network.body
+    names = [name for name, _ in body.named_parameters()]
+    head = [name for name in names if name.startswith(f"{network.head}.")]
+    groups: dict[str, list[str]] = {}
     try:
         matcher = body.group_matcher(coarse=True)  # type: ignore[operator]
     except (AttributeError, AssertionError):  # a few have none, or none that is coarse
-        matcher = _child_matcher(body, network.head)
-    labels = {name: _label(matcher, name) for name, _ in body.named_parameters()}
-    head = [name for name in labels if name.startswith(f"{network.head}.")]
-    unmatched = [name for name, label in labels.items() if label is None and name not in head]
-    groups: dict[str, list[str]] = {}
-    for _, members in sorted(group_parameters(body, matcher).items()):
-        features = [name for name in members if labels[name] is not None and name not in head]
-        if features:
-            label = labels[features[0]] or ""
-            groups[label if label not in groups else f"{label}#{len(groups)}"] = features
+        children = _child_groups(body).items()
+        groups = {name: members for name, members in children if name not in ("norm", network.head.split(".")[0])}
+    else:
+        for _, members in sorted(group_parameters(body, matcher).items()):
+            features = [name for name in members if name not in head and _label(matcher, name) is not None]
+            if features:
+                label = _label(matcher, features[0]) or ""
+                groups[label if label not in groups else f"{label}#{len(groups)}"] = features
+    matched = {*head, *(name for members in groups.values() for name in members)}
     latest = next(reversed(groups), "stem")
-    groups[latest] = groups.get(latest, []) + unmatched
+    groups[latest] = groups.get(latest, []) + [name for name in names if name not in matched]
     return {**groups, network.head: head}
-
-
-def _child_matcher(body: nn.Module, head: str) -> dict[str, str]:
-    """A group for each child but norm and head, as timm writes groups; the body's own parameters go with the first."""
-    children = [name for name, _ in body.named_children() if name not in ("norm", head.split(".")[0])]
-    return {
-        name: rf"^{re.escape(name)}\." if index else rf"^{re.escape(name)}\.|^[^.]+$"
-        for index, name in enumerate(children)
-    }
 
 
 def _label(matcher: object, name: str) -> str | None:

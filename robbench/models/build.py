@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -16,17 +16,6 @@ from robbench.models import plain
 from robbench.models.network import Network, Normalise, seeded, sizes
 from robbench.models.residual import RESNET_STAGES, resnet, wide_resnet
 from robbench.spec.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
-
-_PLAIN: dict[str, Callable[[int], nn.Module]] = {
-    "relu_4_1024": plain.relu_4_1024,
-    "cnn3": plain.cnn3,
-    "cnn4": plain.cnn4,
-    "cnn7": plain.cnn7,
-    "cnn_dropout": plain.cnn_dropout,
-}
-
-_SMALLEST = 8
-"""Smallest height and width of images for a residual network, which halves them three times."""
 
 
 def build(
@@ -49,8 +38,8 @@ def build(
             ``nn.Linear``.
         classes: number of logits, at least 2.
         shape: channels, height and width of the images.
-        mean: per-channel mean for the input normalisation; None for none.
-        std: per-channel standard deviation, with ``mean``.
+        mean: per-channel mean for the input normalisation, with ``std``; None for none.
+        std: per-channel standard deviation.
         seed: of the initialisation.
 
     Raises:
@@ -58,35 +47,28 @@ def build(
             not fit into memory.
     """
     names = block_names(architecture)
-    require(classes >= 2, "classes", "at least 2", classes)
-    require(len(shape) == 3 and min(shape) >= 1, "shape", "(channels, height, width), each at least 1", shape)
     require(mean is None or len(mean) in (1, shape[0]), "mean", f"{shape[0]} values, one for each channel", mean)
-    normalise = Normalise(mean, std)
     with seeded(seed), must_fit_whole(f"{architecture} does not fit", "choose a smaller network"):
         if names is not None:
             body, head = _named(architecture, classes, shape), names[-1]
-        elif architecture.startswith("timm:"):
-            body, head = _from_timm(architecture, classes, shape)
         else:
-            body, head = _from_function(architecture, classes, shape)
-        if names is None:
+            found = _from_timm if architecture.startswith("timm:") else _from_function
+            body, head = found(architecture, classes, shape)
             _try(body, architecture, classes, shape)
-    return Network(body, architecture=architecture, shape=shape, head=head, normalise=normalise)
+    return Network(body, architecture=architecture, shape=shape, head=head, normalise=Normalise(mean, std))
 
 
 def _named(architecture: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    if architecture in _PLAIN:
-        takes = ARCHITECTURE_SHAPES[architecture]
-        if shape != takes:
-            raise RobbenchError(f"{architecture} takes {sizes(takes)} images, got {sizes(shape)}")
-        return _PLAIN[architecture](classes)
-    if min(shape[1:]) < _SMALLEST:
-        raise RobbenchError(f"{architecture} takes images of at least {_SMALLEST}x{_SMALLEST}, got {sizes(shape)}")
-    wide = wrn_size(architecture)
-    if wide is not None:
+    if wide := wrn_size(architecture):
         return wide_resnet(*wide, channels=shape[0], classes=classes)
-    units, bottleneck = RESNET_STAGES[architecture]
-    return resnet(units, bottleneck=bottleneck, channels=shape[0], classes=classes)
+    if architecture in RESNET_STAGES:
+        units, bottleneck = RESNET_STAGES[architecture]
+        return resnet(units, bottleneck=bottleneck, channels=shape[0], classes=classes)
+    takes = ARCHITECTURE_SHAPES[architecture]
+    if shape != takes:
+        raise RobbenchError(f"{architecture} takes {sizes(takes)} images, got {sizes(shape)}")
+    body: nn.Module = getattr(plain, architecture)(classes)
+    return body
 
 
 def _from_timm(architecture: str, classes: int, shape: tuple[int, int, int]) -> tuple[nn.Module, str]:
@@ -114,9 +96,7 @@ def _from_timm(architecture: str, classes: int, shape: tuple[int, int, int]) -> 
     classifier = body.get_classifier()
     inside = classifier.modules() if isinstance(classifier, nn.Module) else ()
     linear = [module for module in inside if isinstance(module, nn.Linear)]
-    if len(linear) != 1:
-        found = f"{type(classifier).__name__} with {len(linear)}"
-        raise RobbenchError(f"{architecture}: expected one nn.Linear as its classifier, got {found}")
+    require(len(linear) == 1, architecture, "one nn.Linear as its classifier", classifier)
     return body, next(path for path, module in body.named_modules() if module is linear[0])
 
 
@@ -125,7 +105,7 @@ def _from_function(architecture: str, classes: int, shape: tuple[int, int, int])
     module, _, function = architecture.partition(":")
     try:
         make = getattr(import_module(module), function)
-    except Exception as error:  # an import runs the user's code, which may raise anything
+    except Exception as error:
         tried = f"from {module} import {function}"
         raise RobbenchError(f"architecture {architecture!r}: tried `{tried}`, got {error!r}") from error
     try:
@@ -136,28 +116,22 @@ def _from_function(architecture: str, classes: int, shape: tuple[int, int, int])
         raise RobbenchError(f"{architecture}: called with classes={classes}, shape={shape}, got {error!r}") from error
     require(isinstance(body, nn.Module), architecture, "an nn.Module from the function", type(body).__name__)
     children = [name for name, child in body.named_children() if any(True for _ in child.parameters())]
-    last = children[-1] if children else None
+    last = children[-1] if children else ""
     linear = [name for name, m in body.named_modules() if isinstance(m, nn.Linear) and name.split(".")[0] == last]
-    if not linear:
-        found = f"{last!r}, a {type(body.get_submodule(last)).__name__}" if last else "a model without such children"
-        raise RobbenchError(
-            f"{architecture}: expected an nn.Linear in its last block, the last child with parameters, got {found}"
-        )
-    outputs = body.get_submodule(linear[-1]).out_features
-    field = f"{architecture}, outputs of its layer {linear[-1]!r}"
-    require(outputs == classes, field, f"{classes}, one for each class", outputs)
+    if not linear or body.get_submodule(linear[-1]).out_features != classes:
+        expected = f"an nn.Linear with {classes} outputs at the end of its last child with parameters"
+        raise RobbenchError(f"{architecture}: expected {expected}, got {body.get_submodule(last)}")
     return body, linear[-1]
 
 
 def _try(body: nn.Module, architecture: str, classes: int, shape: tuple[int, int, int]) -> None:
-    """Classify one blank image, so that a network that does not fit is found now and not in the middle of a stage."""
+    """Classify one blank image, so that a network that does not fit is found before any stage begins."""
     body.eval()
     try:
         with torch.no_grad():
             got = tuple(body(torch.zeros(1, *shape, dtype=torch.float32)).shape)
     except Exception as error:
         raise RobbenchError(f"{architecture} does not take {sizes(shape)} images: {error!r}") from error
-    finally:
-        body.train()
+    body.train()
     if got != (1, classes):
         raise RobbenchError(f"{architecture}: expected logits of shape (1, {classes}) for one image, got {got}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from robbench.errors import require, unknown
+from robbench.errors import unknown
 from robbench.models.network import Network, seeded
 
 HEADS: dict[str, int] = {"linear": 0, "mlp1": 1, "mlp2": 2, "mlp3": 3}
@@ -21,17 +21,21 @@ def replace_head(network: Network, classes: int, head: str = "linear", seed: int
     and Dropout (0.25). Input features, device, dtype, and whether the logits have a bias stay.
 
     Raises:
-        RobbenchError: ``head`` is no name of a head, or ``classes`` is below 2.
+        RobbenchError: ``head`` is no name of a head.
     """
     if head not in HEADS:
         raise unknown("head", head, HEADS)
-    require(classes >= 2, "classes", "at least 2", classes)
-    features = network.head_layers[0].in_features
-    like = network.head_layers[0].weight
-    bias = network.head_layers[-1].bias is not None
+    old = network.head_layers
+    features, like = old[0].in_features, old[0].weight
+    layers: list[nn.Module] = []
     with seeded(seed):
-        new = _layers(features, classes, HEADS[head], bias).to(like.device, like.dtype)
-    put_head(network, new, classes)
+        for _ in range(HEADS[head]):
+            layers += [nn.Linear(features, HIDDEN_FEATURES), nn.BatchNorm1d(HIDDEN_FEATURES), nn.ReLU()]
+            layers.append(nn.Dropout(DROPOUT))
+            features = HIDDEN_FEATURES
+        last = nn.Linear(features, classes, bias=old[-1].bias is not None)
+    new = nn.Sequential(*layers, last) if layers else last
+    put_head(network, new.to(like.device, like.dtype), classes)
 
 
 def put_head(network: Network, head: nn.Module, classes: int) -> None:
@@ -39,13 +43,3 @@ def put_head(network: Network, head: nn.Module, classes: int) -> None:
     network.body.set_submodule(network.head, head)
     if hasattr(network.body, "num_classes"):  # timm keeps its own count
         setattr(network.body, "num_classes", classes)  # noqa: B010 - torch types attributes as tensors or modules
-
-
-def _layers(features: int, classes: int, hidden: int, bias: bool) -> nn.Module:
-    layers: list[nn.Module] = []
-    for _ in range(hidden):
-        layers += [nn.Linear(features, HIDDEN_FEATURES), nn.BatchNorm1d(HIDDEN_FEATURES), nn.ReLU()]
-        layers.append(nn.Dropout(DROPOUT))
-        features = HIDDEN_FEATURES
-    last = nn.Linear(features, classes, bias=bias)
-    return nn.Sequential(*layers, last) if layers else last

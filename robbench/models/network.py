@@ -9,18 +9,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from robbench.errors import require
 from robbench.machine.generators import generators_at
+from robbench.machine.onednn import swap
 
 
 class Normalise(nn.Module):
-    """(images − mean) ÷ std per channel, as the first layer, so that every ε outside stays in pixel units.
+    """(images − mean) ÷ std per channel, or the identity without them.
 
-    The statistics are buffers that move with the model but are no part of its state dict. Without ``mean`` and ``std``
-    the layer is the identity.
-
-    Raises:
-        RobbenchError: one of the two is missing, their lengths differ, or a std is not above 0.
+    It is the network's first layer, so every ε outside stays in pixel units. The statistics are buffers that move with
+    the network but are no part of its state dict.
     """
 
     mean: Tensor | None
@@ -28,10 +25,6 @@ class Normalise(nn.Module):
 
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
         super().__init__()
-        require((mean is None) == (std is None), "normalisation", "both mean and std, or neither", (mean, std))
-        if mean is not None and std is not None:
-            require(len(mean) == len(std), "std", f"{len(mean)} values, as in mean", std)
-            require(all(value > 0 for value in std), "std", "values above 0", std)
         for name, values in (("mean", mean), ("std", std)):
             buffer = None if values is None else torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
             self.register_buffer(name, buffer, persistent=False)
@@ -41,10 +34,6 @@ class Normalise(nn.Module):
         if self.mean is None or self.std is None:
             return images
         return (images - self.mean) / self.std
-
-    def extra_repr(self) -> str:
-        """What ``print(network)`` shows of the layer."""
-        return "identity" if self.mean is None else f"{self.mean.numel()} channels"
 
 
 class Network(nn.Module):
@@ -89,9 +78,16 @@ class Network(nn.Module):
         """Number of logits."""
         return self.head_layers[-1].out_features
 
-    def describe(self) -> str:
-        """The network in words, for messages: ``cnn7 (1x28x28 images, 10 classes)``."""
-        return f"{self.architecture} ({sizes(self.shape)} images, {self.classes} classes)"
+
+def place(network: Network, device: torch.device) -> Network:
+    """Move the network to a device, with channels last; on the CPU swap its convolutions for faster ones, too.
+
+    The network is changed in place; its results change by rounding alone. ``suites/perf`` measures what both gain.
+    """
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu":
+        swap(network)
+    return network
 
 
 def layers(**modules: nn.Module) -> nn.Sequential:
@@ -111,9 +107,6 @@ def parameter_count(network: nn.Module) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within it, new modules are made on the CPU, and every global generator begins at ``seed``.
-
-    Afterwards the generators continue where they were.
-    """
+    """Within it, new modules are made on the CPU, and every global generator begins at ``seed``."""
     with generators_at(seed, torch.device("cpu")), torch.device("cpu"):
         yield

@@ -29,17 +29,12 @@ class ResidualUnit(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
         outputs = 4 * width if bottleneck else width
+        convolutions = [(inputs, width, 3, stride), (width, outputs, 3, 1)]
         if bottleneck:
-            layers = [
-                *_conv_norm(inputs, width, 1),
-                nn.ReLU(inplace=True),
-                *_conv_norm(width, width, 3, stride),
-                nn.ReLU(inplace=True),
-                *_conv_norm(width, outputs, 1),
-            ]
-        else:
-            layers = [*_conv_norm(inputs, width, 3, stride), nn.ReLU(inplace=True), *_conv_norm(width, outputs, 3)]
-        self.residual_function = nn.Sequential(*layers)
+            convolutions = [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
+        first, *others = (_conv_norm(*each) for each in convolutions)
+        rest = [layer for each in others for layer in (nn.ReLU(inplace=True), *each)]
+        self.residual_function = nn.Sequential(*first, *rest)
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Sequential(*([] if same else _conv_norm(inputs, outputs, 1, stride)))
 
@@ -49,7 +44,7 @@ class ResidualUnit(nn.Module):
 
 
 def resnet(units: tuple[int, int, int, int], *, bottleneck: bool, channels: int, classes: int) -> nn.Sequential:
-    """ResNet with a 3x3 stem of stride 1 and no max-pool. (N, C, H, W) -> (N, classes), H and W at least 8."""
+    """ResNet with a 3x3 stem of stride 1 and no max-pool. (N, C, H, W) -> (N, classes)."""
     expansion = 4 if bottleneck else 1
 
     def stage(inputs: int, width: int, units: int, stride: int) -> nn.Sequential:
@@ -91,7 +86,7 @@ class WideUnit(nn.Module):
 
 
 def wide_resnet(depth: int, width: int, *, channels: int, classes: int, dropout: float = 0.3) -> nn.Sequential:
-    """Wide ResNet of depth 6n + 4, convolutions with biases. (N, C, H, W) -> (N, classes), H and W at least 8."""
+    """Wide ResNet of depth 6n + 4, convolutions with biases. (N, C, H, W) -> (N, classes)."""
 
     def stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
         first = WideUnit(inputs, outputs, stride, dropout)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from robbench.errors import RobbenchError
-from robbench.models.network import Network
+from robbench.models.network import Network, sizes
 
 _SHOWN = 4
 
@@ -34,6 +34,7 @@ def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -
     """
     expected = network.body.state_dict()
     given = {key if key in expected else key.removeprefix("body."): value for key, value in tensors.items()}
+    infinite = not_finite(buffers(network.body))
     faults = {
         "missing": [key for key in expected if key not in given],
         "unexpected": [key for key in given if key not in expected],
@@ -42,11 +43,16 @@ def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -
             for key, value in expected.items()
             if key in given and given[key].shape != value.shape
         ],
-        "not finite": not_finite(given, buffers(network.body)),
+        "not finite": [key for key in not_finite(given) if key not in infinite],
     }
     if any(faults.values()):
-        said = "; ".join(f"{fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
-        raise RobbenchError(f"weights from {origin} do not fit {network.describe()}: {said}")
+        said = "; ".join(
+            f"{fault}: {', '.join(keys[:_SHOWN])}" + (f" and {len(keys) - _SHOWN} more" if keys[_SHOWN:] else "")
+            for fault, keys in faults.items()
+            if keys
+        )
+        what = f"{network.architecture} ({sizes(network.shape)} images, {network.classes} classes)"
+        raise RobbenchError(f"weights from {origin} do not fit {what}: {said}")
     network.body.load_state_dict(given)
 
 
@@ -55,24 +61,6 @@ def buffers(network: nn.Module) -> dict[str, Tensor]:
     return dict(network.named_buffers(remove_duplicate=False))
 
 
-def not_finite(tensors: Mapping[str, Tensor], begun: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors with a NaN or an infinity.
-
-    Args:
-        tensors: of a state dict.
-        begun: the network's buffers before any training. A value that was not finite there, as in a causal mask, may stay.
-    """
-    return [name for name, tensor in tensors.items() if not _finite(tensor, begun.get(name))]
-
-
-def _finite(tensor: Tensor, begun: Tensor | None) -> bool:
-    finite = torch.isfinite(tensor)
-    if begun is not None and begun.shape == tensor.shape:
-        begun = begun.to(tensor.device)
-        finite |= (tensor == begun) | (torch.isnan(tensor) & torch.isnan(begun))
-    return bool(finite.all())
-
-
-def _some(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + more
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with a NaN or an infinity, as a causal mask has by design."""
+    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]

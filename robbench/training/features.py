@@ -22,12 +22,7 @@ MEMORY_SHARE = 0.25
 """Share of the device's free memory that features may take."""
 
 FLOPS_PER_BYTE = 100
-"""Least arithmetic that a byte of features must save.
-
-A first convolution saves little for its many features, and moving these takes longer. Measured on a CPU: networks that
-save 4 to 50 were no faster with features, networks that save 390 and more were (``suites/perf/test_transfer.py``). The
-arithmetic and memory of a GPU have about the same ratio.
-"""
+"""Least arithmetic that a byte of features must save: 4 to 50 gained nothing, 390 did (``suites/perf/test_transfer.py``)."""
 
 
 class Features(Images):
@@ -51,8 +46,8 @@ def on_features(
 ) -> Learner:
     """The learner that starts from features, or ``whole``, the network on its images, which are not augmented or attacked.
 
-    Both are the same function, but round differently, so a resumed training says by ``reuse`` which of the two it was.
-    With None, features are used if that pays and memory suffices.
+    Both round differently, so a resumed training says by ``reuse`` which of the two it was. With None, features are used
+    if that pays and memory suffices.
     """
     parts = frozen_part(whole.network, frozen)
     if parts is None:
@@ -72,14 +67,12 @@ def on_features(
 def frozen_part(network: nn.Module, frozen: Collection[nn.Module]) -> tuple[nn.Module, nn.Module] | None:
     """The layers before the first one that learns, normalisation included, and the other layers; both share weights.
 
-    None if there is nothing to save: the network's body is no sequence of layers, or no parameter comes before those
-    that learn.
+    None if the network's body is no sequence of layers, or no parameter comes before those that learn.
     """
     if not isinstance(network, Network) or not isinstance(network.body, nn.Sequential):
         return None
-    body = network.body
-    known = {id(module) for module in frozen}
-    first = tuple(takewhile(lambda layer: id(layer) in known and _fixed(layer), body))
+    body, known = network.body, set(frozen)
+    first = tuple(takewhile(lambda layer: layer in known and _fixed(layer), body))
     if not any(True for layer in first for _ in layer.parameters()):
         return None
     return nn.Sequential(network.normalise, *first), nn.Sequential(*body[len(first) :])
@@ -92,10 +85,7 @@ def _fixed(layer: nn.Module) -> bool:
 
 
 def worth_keeping(part: nn.Module, images: int, example: Tensor) -> bool:
-    """Whether features save enough arithmetic for their size, and those of so many images fit in their share of memory.
-
-    ``part`` are the frozen layers, in eval mode, and ``example`` (1, C, H, W) is one of the images.
-    """
+    """Whether features save enough arithmetic for their size, and those of so many images fit in their share of memory."""
     with torch.no_grad():
         one = dense(part(pixels(example)))
     size = one.numel() * one.element_size()

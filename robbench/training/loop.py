@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -46,14 +47,9 @@ class TrainingData:
 class Trainer:
     """Trains a network by a recipe, one epoch a step; it can be saved after each and goes on bit for bit.
 
-    Random numbers follow from seed and epoch, the learning rate from the number of the update, early stopping and the
-    kept epoch from the history: none of them has a state of its own.
-
     The attack runs in eval mode and the update in training mode (unless the recipe says ``running``). On a GPU float32
-    products may round their factors to TF32, and no update waits for results of the device. Conventional retraining
-    without augmentation starts from the features of frozen blocks, if that pays and memory allows; then only the passes
-    of the other blocks count. If memory runs out, validation and features go on in smaller batches, which changes no
-    result; an update is never made smaller.
+    products may round their factors to TF32. If memory runs out, validation and features go on in smaller batches, which
+    changes no result; an update is never made smaller.
 
     Args:
         network: (N, C, H, W) float32 in [0, 1] -> (N, classes), on the device of the images, as training begins with it.
@@ -89,24 +85,23 @@ class Trainer:
         self._frozen, self._parents = tuple(frozen), parents or {}
         self._optimiser = new_optimiser(network, recipe, groups)
         self._device = device_of(network)
-        self._whole = (
+        self._whole = partial(
+            must_fit_whole,
             f"an update of {min(recipe.batch_size, len(data.training))} images does not fit on {self._device.type}, "
             "and a smaller one would change the result",
-            "set a smaller batch_size in the recipe, or use another device (--robbench-device); finished epochs stay, "
-            "and the next run goes on from them",
+            "set a smaller batch_size in the recipe, or use another device (--robbench-device); finished epochs stay",
         )
-        (self._begun,) = _copies(buffers(network))
+        self._infinite = not_finite(buffers(network))  # such as a causal mask
         self.notes: list[str] = []
         """What the record should say of this training: that memory ran out, or that graphs were given up."""
         self._loop = GraphedLoop(self._device, self.notes)
         self._judging = Batches("validation", VALIDATION_BATCH, self.notes)
         self._learner: Learner | None = None
         self._history: list[Epoch] = []
-        self._in_epoch = 0.0
+        self._in_epoch = 0.0  # share of the updates of an unfinished epoch
         self._weights: dict[str, Tensor] = {}
         self._best: dict[str, Tensor] = {}
         self._moments: dict[str, Tensor] = {}
-        self._forward = self._backward = 0
         self._reuses: bool | None = None
 
     @property
@@ -116,30 +111,28 @@ class Trainer:
 
     @property
     def progress(self) -> tuple[float, float]:
-        """Epochs trained, updates of the present one as its share, and epochs of the recipe."""
+        """Epochs trained, with a fraction for an unfinished one, and epochs of the recipe."""
         return len(self._history) + self._in_epoch, self._recipe.epochs
 
     def step(self) -> None:
         """Train an epoch and validate the network after it.
 
         Raises:
-            RobbenchError: a loss is not finite, or a weight after the epoch; or an update does not fit into memory; or
-                the loss depends on no parameter that is trained.
+            RobbenchError: a loss or weight is not finite, or depends on no parameter that is trained, or memory ran out.
         """
-        learner = self._ready()
+        learner, recipe = self._ready(), self._recipe
+        network, checked = learner.network, learner.validation
         epoch, before = len(self._history) + 1, self._stopwatch.seconds
-        losses, correct, rate = self._train(epoch, learner)
+        losses, correct = self._train(epoch, learner)
         seed = _seed(self._seed, epoch)
         with generators_at(seed, self._device), tensor_cores(), self._stopwatch.region("validation"):
-            checked, again = learner.validation, self._judging
-            clean, robust = validate(learner.network, self._recipe, checked, seed=seed, loop=self._loop, judging=again)
+            clean, robust = validate(network, recipe, checked, seed=seed, loop=self._loop, judging=self._judging)
         after = self._stopwatch.seconds
-        self._count_passes()
         self._history.append(
             Epoch(
                 epoch=epoch,
                 loss=math.fsum(losses) / len(losses),
-                learning_rate=rate,
+                learning_rate=learning_rate(recipe, epoch - 1, len(losses)),
                 train=Counts(correct=correct, total=len(self._data.training)),
                 validation=clean,
                 robust=robust,
@@ -156,14 +149,15 @@ class Trainer:
         self._network.load_state_dict(self._best)
         best = kept_epoch(self._recipe, self._history)
         kept = self._history[best - 1]
+        forward, backward = self._passes()
         return Training(
             epochs=self._history,
             best=best,
             stopped_early=len(self._history) < self._recipe.epochs,
             validation=kept.validation,
             robust=kept.robust,
-            forward=self._forward,
-            backward=self._backward,
+            forward=forward,
+            backward=backward,
             tf32=multiplies_in_tf32(self._device),
         )
 
@@ -171,8 +165,6 @@ class Trainer:
         """All that is needed to go on after an epoch; later steps do not change it."""
         state = {
             "epochs": msgspec.to_builtins(self._history),
-            "forward": self._forward,
-            "backward": self._backward,
             "notes": [*self.notes],
             "features": self._reuses,
             "weights": self._weights,
@@ -181,17 +173,13 @@ class Trainer:
         return state if self._best is self._weights else state | {"best": self._best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state; nothing is changed if it does not fit.
-
-        Raises:
-            ValueError, KeyError: it was saved by a training of another network, or lacks something.
-        """
+        """Go on from a saved state; nothing is changed by one that does not fit, which is a ValueError or KeyError."""
         weights, moments = state["weights"], state.get("optimiser", {})
         best = state.get("best", weights)
         shapes = {name: tensor.shape for name, tensor in self._network.state_dict().items()}
         if any({name: tensor.shape for name, tensor in part.items()} != shapes for part in (weights, best)):
             raise ValueError("saved state: expected weights with the names and shapes of this network's")
-        numbers = state["forward"], state["backward"], state["features"], state["notes"]
+        reuses, notes = state["features"], state["notes"]
         try:
             history = msgspec.convert(state["epochs"], list[Epoch])
             restore(self._optimiser, moments)
@@ -199,7 +187,7 @@ class Trainer:
             raise ValueError(f"saved state: {error}") from error
         self._network.load_state_dict(weights)
         self._history, self._weights, self._best, self._moments = history, weights, best, moments
-        self._forward, self._backward, self._reuses, self.notes[:] = numbers
+        self._reuses, self.notes[:] = reuses, notes
 
     def _ready(self) -> Learner:
         """What every epoch runs; the first call sets it up."""
@@ -210,25 +198,20 @@ class Trainer:
         with generators_at(_seed(self._seed, 0), self._device), tensor_cores(), self._stopwatch.region("training"):
             if recipe.attack is None and data.augmentation == "none" and not self._parents:
                 learner = on_features(learner, recipe, self._frozen, self.notes, self._reuses)
-        with tensor_cores(), self._stopwatch.region("warm_up"), must_fit_whole(*self._whole):
+        with tensor_cores(), self._stopwatch.region("warm_up"), self._whole():
             _warm_up(learner, recipe, self._frozen, self._parents)
         self._learner, self._reuses = learner, learner.training is not data.training
         return learner
 
-    def _train(self, epoch: int, learner: Learner) -> tuple[list[float], int, float]:
-        """All updates of an epoch: the loss of each, how many images were right, and the first learning rate."""
+    def _train(self, epoch: int, learner: Learner) -> tuple[list[float], int]:
+        """All updates of an epoch: the loss of each, and how many images were right."""
         recipe, network = self._recipe, learner.network
         loss = loss_function(recipe.objective, network, self._parents)
         size, device, seed = len(learner.training), self._device, _seed(self._seed, epoch)
         generator = torch.Generator(device).manual_seed(seed)
         order = torch.Generator().manual_seed(seed)
         losses, correct = [], torch.zeros((), dtype=torch.int64, device=device)
-        with (
-            generators_at(seed, device),
-            tensor_cores(),
-            self._stopwatch.region("training"),
-            must_fit_whole(*self._whole),
-        ):
+        with generators_at(seed, device), tensor_cores(), self._stopwatch.region("training"), self._whole():
             chosen = batches(size, recipe.batch_size, generator=order, device=learner.training.labels.device)
             updates = len(chosen)
             for number, taken in enumerate(fetch(learner.training, chosen)):
@@ -250,24 +233,30 @@ class Trainer:
                 losses.append(value)
                 correct += right
             *values, right = torch.cat([torch.stack(losses).double(), correct.double().view(1)]).tolist()
-        _check_finite(values, epoch)
-        return values, int(right), learning_rate(recipe, epoch - 1, updates)
+        for number, loss in enumerate(values, start=1):
+            if not math.isfinite(loss):
+                where = f"in epoch {epoch}, batch {number} of {updates}"
+                raise RobbenchError(f"training diverged: the loss is {loss} {where}; {DIVERGED}")
+        return values, int(right)
 
-    def _count_passes(self) -> None:
-        """Add the images that passed forward and backward in an epoch."""
+    def _passes(self) -> tuple[int, int]:
+        """Images that passed forward and backward in all epochs."""
         recipe, training, validation = self._recipe, len(self._data.training), len(self._data.validation)
         steps = recipe.attack.steps if recipe.attack else 0
         judge = recipe.validation_attack or recipe.attack
         judged = judge.steps + 1 if judge else 0
-        self._forward += training * (steps + 1) + validation * (judged + 1)
-        self._backward += training * (steps + 1) + validation * max(0, judged - 1)
+        forward = training * (steps + 1) + validation * (judged + 1)
+        backward = training * (steps + 1) + validation * max(0, judged - 1)
+        return len(self._history) * forward, len(self._history) * backward
 
     def _keep(self) -> None:
-        """Copy weights and optimiser to the CPU, so that they can be saved and later updates do not change them."""
-        self._weights, self._moments = _copies(self._network.state_dict(), state_tensors(self._optimiser))
+        """Copy weights and optimiser to the CPU, so that later updates do not change them."""
+        self._weights = _copies(self._network.state_dict(), self._device)
+        self._moments = _copies(state_tensors(self._optimiser), self._device)
         epoch = len(self._history)
-        if spoilt := not_finite(self._weights, self._begun):
-            raise RobbenchError(f"training diverged: {spoilt[0]} is not finite after epoch {epoch}; {DIVERGED}")
+        for name in not_finite(self._weights):
+            if name not in self._infinite:
+                raise RobbenchError(f"training diverged: {name} is not finite after epoch {epoch}; {DIVERGED}")
         if kept_epoch(self._recipe, self._history) == epoch:
             self._best = self._weights
 
@@ -275,10 +264,7 @@ class Trainer:
 def train(
     network: nn.Module, recipe: Recipe, data: TrainingData, *, stopwatch: Stopwatch | None = None, **options: Any
 ) -> Training:
-    """Train a network from its first to its last epoch, with options and errors as of :class:`Trainer`.
-
-    Its weights end as those of the kept epoch.
-    """
+    """Train a network to the end, with options and errors as of :class:`Trainer`; it gets the kept epoch's weights."""
     trainer = Trainer(network, recipe, data, stopwatch=stopwatch or Stopwatch(device_of(network)), **options)
     while not trainer.done:
         trainer.step()
@@ -288,8 +274,7 @@ def train(
 def _warm_up(learner: Learner, recipe: Recipe, frozen: tuple[nn.Module, ...], parents: Mapping[str, nn.Module]) -> None:
     """A discarded update on a copy, so that set-up costs of kernels and allocator are not counted as training.
 
-    On a GPU the attack runs twice, because its second call is captured as a graph. That graph goes with the copy, but
-    what the first capture loads stays.
+    On a GPU the attack runs twice, because its second call is captured as a graph.
     """
     network, twins = copy.deepcopy((learner.network, frozen))
     first = torch.arange(min(recipe.batch_size, len(learner.training)), device=learner.training.labels.device)
@@ -310,23 +295,10 @@ def _seed(seed: int, epoch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"robbench {seed} {epoch}".encode()).digest()[:8], "big") >> 1
 
 
-def _check_finite(losses: Sequence[float], epoch: int) -> None:
-    for number, loss in enumerate(losses, start=1):
-        if not math.isfinite(loss):
-            raise RobbenchError(
-                f"training diverged: the loss is {loss} in epoch {epoch}, batch {number} of {len(losses)}; {DIVERGED}"
-            )
-
-
-def _copies(*groups: dict[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
-    """Contiguous copies on the CPU; from a GPU all at once into pinned memory, which is waited for at the end only."""
-    copied = tuple(
-        {
-            name: tensor.to("cpu", non_blocking=True, copy=True, memory_format=torch.contiguous_format)
-            for name, tensor in tensors.items()
-        }
-        for tensors in groups
-    )
-    for device in {tensor.device for tensors in groups for tensor in tensors.values() if tensor.is_cuda}:
+def _copies(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU; those of a GPU are made all at once and waited for at the end."""
+    options: dict[str, Any] = {"non_blocking": True, "copy": True, "memory_format": torch.contiguous_format}
+    copied = {name: tensor.to("cpu", **options) for name, tensor in tensors.items()}
+    if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
     return copied

@@ -27,9 +27,6 @@ def loss_function(objective: Objective, student: nn.Module, parents: Mapping[str
     """The loss of an objective for the student, which is trained, and its parents by role, which are not.
 
     The loss is called under the recipe's autocast, with the student in the mode of the update.
-
-    Raises:
-        RobbenchError: no function is registered for this kind of objective.
     """
     kind = type(objective).__name__
     raise RobbenchError(f"objective: expected a kind with a loss function, got {kind}; see loss_function.register")

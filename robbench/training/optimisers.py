@@ -21,13 +21,9 @@ def new_optimiser(
     """
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not trainable:
-        raise RobbenchError(
-            "training: expected a network with parameters to train, got one whose parameters are all frozen "
-            "(requires_grad=False)"
-        )
-    if groups is None:
-        groups = [{"params": trainable}]
-    scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in groups]
+        raise RobbenchError("training: expected a network with parameters to train, got one that is frozen as a whole")
+    given = [{"params": trainable}] if groups is None else groups
+    scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in given]
     decay = recipe.weight_decay
     if recipe.optimiser == "adam":
         return torch.optim.Adam(scaled, weight_decay=decay, fused=fused(network))
@@ -50,18 +46,13 @@ def state_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Take up what :func:`state_tensors` gave.
-
-    Fused optimisers walk through a parameter and its state alike, so both get the same layout in memory.
-
-    Raises:
-        RuntimeError, IndexError: the tensors are those of other parameters; nothing is changed.
-    """
+    """Take up what :func:`state_tensors` gave; a RuntimeError or IndexError, and no change, if it is of other parameters."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
-        if tensor.ndim:  # a number, such as Adam's step, has no layout, and a dtype of its own
+        # Fused optimisers want a parameter and its state in the same layout. A number, such as Adam's step, has none.
+        if tensor.ndim:
             tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
         state.setdefault(int(index), {})[name] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

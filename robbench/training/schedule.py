@@ -29,23 +29,17 @@ def ramp(recipe: Recipe, position: float) -> float:
 
 
 def watched(history: Sequence[Epoch], stopping: EarlyStopping) -> list[int]:
-    """The figures that early stopping compares: right images in a moving window, from the first full window on.
-
-    Every epoch judges the same images, so sums compare as average accuracies do, and nothing is rounded.
-    """
+    """The figures that early stopping compares: right images in a moving window, from the first full window on."""
     right = [(epoch.robust or epoch.validation).correct for epoch in history]
     return [sum(right[end - stopping.window : end]) for end in range(stopping.window, len(right) + 1)]
 
 
 def stops(recipe: Recipe, history: Sequence[Epoch]) -> bool:
     """Whether early stopping ends training after this history."""
-    if recipe.early_stopping is None:
+    figures = watched(history, recipe.early_stopping) if recipe.early_stopping else []
+    if not recipe.early_stopping or not figures:
         return False
-    figures = watched(history, recipe.early_stopping)
-    if not figures:
-        return False
-    best = figures.index(max(figures))
-    return len(figures) - 1 - best >= recipe.early_stopping.patience
+    return len(figures) - 1 - figures.index(max(figures)) >= recipe.early_stopping.patience
 
 
 def kept_epoch(recipe: Recipe, history: Sequence[Epoch]) -> int:

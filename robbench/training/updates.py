@@ -16,7 +16,6 @@ from robbench.machine.memory import Batches
 from robbench.record import Counts
 from robbench.spec import PGD, Recipe
 from robbench.training.objectives import Loss, loss_function
-from robbench.training.transfer import training_mode
 
 VALIDATION_BATCH = 256
 """Images that validation judges at once, if memory allows it."""
@@ -33,10 +32,7 @@ def attacked(
     loop: GraphedLoop | None = None,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """Adversarial images of a training attack whose radius and step are multiplied by ``scale``; network in eval mode.
-
-    Shapes and dtypes as in :func:`robbench.attacks.pgd.pgd`.
-    """
+    """Adversarial images of :func:`robbench.attacks.pgd.pgd`, its radius and step multiplied by ``scale``, in eval mode."""
     assert attack.epsilon is not None
     # Without the cache autocast keeps no iterate until the attack ends. It keeps no weight either way: autocast caches
     # leaves that require a gradient, and in an attack weights require none.
@@ -71,24 +67,18 @@ def update(
 
     Returns:
         The mean loss and the number of images classified correctly, both on the device.
-
-    Raises:
-        RobbenchError: the loss does not depend on a parameter that is trained.
     """
     loss = loss or loss_function(recipe.objective, network, {})
     clean, images, labels = batch
-    if recipe.statistics == "running":
-        network.eval()
-    else:
-        training_mode(network, frozen)
+    network.train(recipe.statistics != "running")
+    for module in frozen:
+        module.eval()
     optimiser.zero_grad(set_to_none=True)
     with autocast(recipe.precision, images.device):
         value, logits = loss(clean, images, labels)
     if not value.requires_grad:
-        raise RobbenchError(
-            "training: expected logits that depend on the parameters to train, got logits without a gradient "
-            "(torch.no_grad or detach in the network's forward)"
-        )
+        what = "logits that depend on the parameters to train, got logits without a gradient"
+        raise RobbenchError(f"training: expected {what} (torch.no_grad or detach in the network's forward?)")
     value.backward()  # type: ignore[no-untyped-call]
     if recipe.clip_norm is not None:
         trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
@@ -108,8 +98,7 @@ def validate(
 ) -> tuple[Counts, Counts | None]:
     """Clean accuracy and, if the recipe is adversarial, robust accuracy on the validation images, in eval mode.
 
-    Random starts are drawn for ``VALIDATION_BATCH`` images at a time. If memory runs out, ``judging`` takes fewer images
-    at once, and the starts stay the same.
+    If memory runs out, ``judging`` takes fewer images at once; the random starts stay the same.
     """
     attack, device = recipe.validation_attack or recipe.attack, device_of(network)
     judging = judging or Batches("validation", VALIDATION_BATCH)
@@ -128,7 +117,7 @@ def validate(
         counted.add_(torch.stack([right.sum(), safe.sum()]))
 
     with evaluating(network):
-        for taken in fetch(validation, torch.split(order, VALIDATION_BATCH)):
+        for taken in fetch(validation, torch.split(order, VALIDATION_BATCH)):  # random starts are drawn for so many
             images = pixels(taken.images)
             noise = start_noise(images, generator) if attack is not None and attack.random_start else None
             judging.over(len(taken), device, partial(judge, images, taken.labels, noise))

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import matplotlib
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robbench.data import GLYPHS, draw, glyphs
-from robbench.errors import RobbenchError
 
 
 @settings(max_examples=8, deadline=None)
@@ -71,10 +67,3 @@ def test_every_font_draws_every_character() -> None:
     assert torch.all((halves.amax(2) - 30).abs() <= 1)
     for font in fields > 0:
         assert len({character.numpy().tobytes() for character in font}) == 47
-
-
-def test_missing_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where matplotlib comes without its fonts, the error names the file."""
-    monkeypatch.setattr(matplotlib, "get_data_path", lambda: str(tmp_path))
-    with pytest.raises(RobbenchError, match=r"DejaVuSans\.ttf: expected a font that matplotlib installs"):
-        glyphs._distance_fields(("A", "B"))

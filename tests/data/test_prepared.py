@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,11 @@ def test_grey_and_colour_layouts(arrays: Make, tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "float images": ({"x_train": np.zeros((12, 28, 28), np.float32)}, "x_train: expected uint8 images.*'float32'"),
-    "flat images": ({"x_train": np.zeros((12, 784), np.uint8)}, r"x_train: expected 3 or 4 dimensions.*\(12, 784\)"),
-    "channels first": ({"x_train": np.zeros((12, 3, 28, 28), np.uint8)}, "x_train: expected 1 to 4 channels"),
+    "flat images": (
+        {"x_train": np.zeros((12, 784), np.uint8)},
+        r"x_train: expected .*1 to 4 channels, got \(12, 784\)",
+    ),
+    "channels first": ({"x_train": np.zeros((12, 3, 28, 28), np.uint8)}, "x_train: expected .*1 to 4 channels"),
     "other size": ({"x_test": np.zeros((7, 9, 9), np.uint8)}, r"x_test: expected .*\(1, 28, 28\) as in x_train"),
     "float labels": ({"y_train": np.zeros(12)}, "y_train: expected integer labels, got 'float64'"),
     "few labels": ({"y_train": np.zeros(11, int)}, r"y_train: expected shape \(12,\).*got \(11,\)"),
@@ -86,49 +90,27 @@ def test_bad_array(case: str, arrays: Make, tmp_path: Path) -> None:
         read_npz(tmp_path / "own.npz", "own")
 
 
-def test_missing_array(arrays: Make, tmp_path: Path) -> None:
-    """A file without one of the five arrays says which it has."""
-    made = arrays()
-    del made["y_test"]
-    np.savez(tmp_path / "own.npz", **made)
-    with pytest.raises(RobbenchError, match=r"expected the arrays .*; got only x_train, y_train, x_test, classes$"):
-        read_npz(tmp_path / "own.npz", "own")
-
-
 def test_known_names_have_their_classes_and_shape(arrays: Make, tmp_path: Path) -> None:
     """A file with the name of a known dataset has its number of classes and its image size."""
     path = tmp_path / "emnist.npz"
-    np.savez(path, **arrays())
-    with pytest.raises(RobbenchError, match="array classes: expected the 47 classes of emnist, got 10"):
-        read_npz(path, "emnist")
-    np.savez(path, **arrays(side=32, class_count=47))
-    with pytest.raises(RobbenchError, match=r"array x_train: expected .*\(1, 28, 28\) of emnist, got \(1, 32, 32\)"):
-        read_npz(path, "emnist")
+    for found, options in (((10, 1, 28, 28), {}), ((47, 1, 32, 32), {"side": 32, "class_count": 47})):
+        np.savez(path, **arrays(**options))
+        message = rf"expected classes, .* \(47, 1, 28, 28\) of emnist, got {re.escape(str(found))}"
+        with pytest.raises(RobbenchError, match=message):
+            read_npz(path, "emnist")
 
 
-def test_pickled_objects_are_never_loaded(arrays: Make, tmp_path: Path) -> None:
-    """Neither an array of objects nor a pickle under the file's name is unpickled."""
-    path = tmp_path / "own.npz"
+def test_what_is_no_archive_of_the_five_arrays_is_refused(arrays: Make, tmp_path: Path) -> None:
+    """A missing array, an array of objects, and a pickle, which is never loaded."""
+    path, layout = tmp_path / "own.npz", r"own\.npz: expected an \.npz archive with the arrays .*strings.*; got "
+    made = arrays()
+    del made["y_test"]
+    np.savez(path, **made)
+    with pytest.raises(RobbenchError, match=layout + "KeyError: 'y_test"):
+        read_npz(path, "own")
     np.savez(path, **arrays(classes=np.array(["a"] * 10, dtype=object)))
-    with pytest.raises(RobbenchError, match=r"array classes: expected .*strings.*dtype=str.*, got Python objects"):
+    with pytest.raises(RobbenchError, match=layout + "ValueError: Object arrays cannot be loaded"):
         read_npz(path, "own")
     path.write_bytes(pickle.dumps({"x_train": 1}))
-    with pytest.raises(RobbenchError, match=r"expected an \.npz archive .*; got BadZipFile: File is not a zip file$"):
+    with pytest.raises(RobbenchError, match=layout + "BadZipFile: File is not a zip file$"):
         read_npz(path, "own")
-
-
-def test_failed_write_leaves_the_old_file(arrays: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that breaks off changes nothing and leaves no temporary file."""
-    path = tmp_path / "own.npz"
-    np.savez(path, **arrays())
-    before = path.read_bytes()
-    data = read_npz(path, "own")
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(RobbenchError, match=r"own\.npz' cannot be written: No space left"):
-        write_npz(path, data)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["own.npz"]

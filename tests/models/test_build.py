@@ -54,18 +54,18 @@ def test_logits_have_one_row_per_image(architecture):
 @pytest.mark.parametrize(
     ("architecture", "layers"),
     [
-        ("relu_4_1024", ["fc1", "relu1", "fc2", "relu2", "fc3", "relu3", "fc4"]),
-        ("cnn3", ["conv1", "relu1", "fc1", "fc2"]),
-        ("cnn4", ["conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "fc1", "relu3", "fc2"]),
+        ("relu_4_1024", "Flatten Linear ReLU Linear ReLU Linear ReLU Linear"),
+        ("cnn3", "Conv2d ReLU Flatten Linear Linear"),
+        ("cnn4", "Conv2d ReLU MaxPool2d Conv2d ReLU MaxPool2d Flatten Linear ReLU Linear"),
     ],
 )
 def test_layers_come_in_the_order_of_the_study(architecture, layers):
     """Above all, cnn3 has no ReLU between its two fully connected layers."""
-    network = build(architecture, classes=10, shape=GREY)
-    assert [name for name, _ in network.body.named_children() if name != "flatten"] == layers
+    body = build(architecture, classes=10, shape=GREY).body
+    assert [type(layer).__name__ for layer in body] == layers.split()
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 33, 20)])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 20)])
 @pytest.mark.parametrize("architecture", ["resnet18", "wrn10_1"])
 def test_residual_networks_take_other_sizes(architecture, shape):
     """Channels, height and width are the dataset's."""
@@ -93,15 +93,12 @@ def test_a_seed_decides_every_weight_and_nothing_else():
     ("architecture", "options", "message"),
     [
         ("cnn7", {"shape": COLOUR}, "cnn7 takes 1x28x28 images, got 3x32x32"),
-        ("resnet18", {"shape": (3, 7, 32)}, "resnet18 takes images of at least 8x8, got 3x7x32"),
         ("cnn77", {}, r"unknown architecture 'cnn77'.*did you mean 'cnn7'"),
         ("wrn32_10", {}, "cannot exist.*6n \\+ 4"),
-        ("cnn7", {"classes": 1}, "classes: expected at least 2, got 1"),
         ("cnn7", {"mean": (0.1, 0.2), "std": (1.0, 1.0)}, "mean: expected 1 values"),
         ("timm:resnet62", {}, "unknown timm network 'resnet62'; did you mean 'resnet"),
         ("timm:hf-hub:someone/something", {}, "unknown timm network"),
-        ("timm:repvit_m0_9", {}, "expected one nn.Linear as its classifier, got RepVitClassifier with 2"),
-        ("robbench.nothing:f", {}, r"tried `from robbench.nothing import f`"),
+        ("timm:repvit_m0_9", {}, "expected one nn.Linear as its classifier, got RepVitClassifier"),
         ("robbench.errors:nothing", {}, r"tried `from robbench.errors import nothing`"),
         ("robbench.errors:unknown", {}, r"called with classes=10, shape=.*TypeError"),
     ],
@@ -115,9 +112,6 @@ def test_what_cannot_be_built_is_refused_with_the_reason(architecture, options, 
 OWN = """
 import torch
 from torch import nn
-
-def good(classes, shape):
-    return nn.Sequential(nn.Conv2d(shape[0], 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(8), nn.Linear(8, classes))
 
 def small(classes, shape):
     features = shape[0] * shape[1] * shape[2]
@@ -172,9 +166,9 @@ def test_a_function_of_the_user_is_built_from_the_seed():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("own_networks:convolutional", "expected an nn.Linear in its last block.*got '0', a Conv2d"),
-        ("own_networks:empty", "expected an nn.Linear in its last block.*without such children"),
-        ("own_networks:stubborn", "outputs of its layer '1': expected 10, one for each class, got 1000"),
+        ("own_networks:convolutional", "expected an nn.Linear with 10 outputs at the end of .*got Conv2d"),
+        ("own_networks:empty", "expected an nn.Linear with 10 outputs at the end of .*got Identity"),
+        ("own_networks:stubborn", "expected an nn.Linear with 10 outputs at the end of .*got Linear"),
         ("own_networks:narrow", "does not take 1x28x28 images"),
         ("own_networks:maps", r"expected logits of shape \(1, 10\) for one image, got \(1, 1, 28, 10\)"),
         ("own_networks:nothing", "expected an nn.Module from the function, got 'NoneType'"),

@@ -53,33 +53,22 @@ def test_weights_are_copies():
     assert all(value.is_contiguous() and not value.requires_grad for value in taken.values())
 
 
-def without(tensors, key):
-    """The mapping less one key."""
-    return {name: value for name, value in tensors.items() if name != key}
-
-
 def test_a_buffer_may_be_infinite_where_it_was_built_so():
-    """A causal mask goes in as it came out; elsewhere, and in another buffer, no infinity does."""
+    """A causal mask goes in as it came out; in another buffer no NaN does."""
     first, second = cnn7(seed=1), cnn7(seed=2)
     for network in (first, second):
         network.body.register_buffer("mask", torch.triu(torch.full((3, 3), -torch.inf), diagonal=1))
         network.body.register_buffer("mean", torch.zeros(2))
     load_weights(second, weights(first), "memory")
     assert same(weights(second), weights(first))
-    turned = torch.where(torch.isinf(first.body.mask), torch.inf, 0.0)
-    for changed in (
-        {"mask": torch.full((3, 3), -torch.inf)},
-        {"mask": turned},
-        {"mean": torch.tensor([0.0, torch.nan])},
-    ):
-        with pytest.raises(RobbenchError, match=f"not finite: {next(iter(changed))}$"):
-            load_weights(second, weights(first) | changed, "memory")
+    with pytest.raises(RobbenchError, match=r"not finite: mean$"):
+        load_weights(second, weights(first) | {"mean": torch.tensor([0.0, torch.nan])}, "memory")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: without(t, "conv1.bias"), "missing: conv1.bias$"),
+        (lambda t: {key: t[key] for key in t if key != "conv1.bias"}, "missing: conv1.bias$"),
         (lambda t: {**t, "fc9.weight": t["fc1.bias"]}, "unexpected: fc9.weight$"),
         (
             lambda t: {**t, "fc3.bias": torch.zeros(47)},

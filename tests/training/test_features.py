@@ -12,7 +12,7 @@ from torch import nn
 import robbench.training.features
 from robbench.data import Images
 from robbench.machine.timing import Stopwatch
-from robbench.models import build, weights
+from robbench.models import build, place, weights
 from robbench.spec import PGD, Recipe
 from robbench.training import Trainer, TrainingData
 from robbench.training.features import extract, frozen_part, worth_keeping
@@ -40,10 +40,10 @@ def ready(architecture, k, head="linear"):
 
 
 def retraining(architecture, k, head="linear", *, recipe=RECIPE, augmentation="none", still=True):
-    """A trainer of the last blocks, and its network."""
+    """A trainer of the last blocks, and its network, whose layers are those of the CPU."""
     made = ready(architecture, k, head)
     trainer = Trainer(
-        made.network,
+        place(made.network, torch.device("cpu")),
         recipe,
         TrainingData(drawn(SHAPES[architecture]), drawn(SHAPES[architecture], 20, seed=1), augmentation),
         stopwatch=Stopwatch(torch.device("cpu")),
@@ -69,13 +69,7 @@ def extracted(monkeypatch):
 
 @pytest.mark.parametrize(
     ("architecture", "k", "head"),
-    [
-        ("cnn7", 1, "linear"),
-        ("cnn7", 4, "linear"),
-        ("cnn_dropout", 2, "linear"),
-        ("wrn10_1", 2, "linear"),
-        ("resnet18", 1, "mlp1"),
-    ],
+    [("cnn7", 4, "linear"), ("cnn_dropout", 2, "linear"), ("wrn10_1", 2, "linear"), ("resnet18", 1, "mlp1")],
 )
 def test_retraining_on_features_is_retraining_the_network(architecture, k, head, extracted, monkeypatch):
     """Same weights and history to float rounding, dropout and batch norm of the retrained blocks included."""
