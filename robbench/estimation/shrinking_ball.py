@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robbench.attacks import BALL_TOLERANCE, gradient_of, without_parameter_gradients
-from robbench.estimation.bisection import Bisection, check_indices
+from robbench.estimation.bisection import Bisection
 from robbench.estimation.problem import Problem
 from robbench.machine.graphs import Tensors
 
@@ -50,17 +50,14 @@ class Rows(NamedTuple):
 class ShrinkingBall(Bisection):
     """Find a small p* for every image, in one pass of a batch whose rows are refilled as images are settled.
 
-    The attack starts from the image, with sign steps on the cross-entropy until some iterate fools the network
-    (Goodfellow et al. 2015's sign, Madry et al. 2018's projection). From then on, whenever an iterate fools it, p* is
-    the smallest grid radius that holds the iterate at its *true* distance. The ball shrinks to the radius below, the
-    iterate is projected into it and goes on from there, with steps that get shorter, until PATIENCE of them found
-    nothing. That a ball shrinks around the last counterexample is the idea of FMN (Pintor et al. 2021). Counterexamples
-    are confirmed by float32 inference in ball and box at the end. Images that are never fooled go through the binary
-    search, which alone makes use of the attack's number of steps.
+    The attack takes sign steps on the cross-entropy, from the image until some iterate fools the network. From then on,
+    whenever an iterate fools it, p* is the smallest grid radius that holds the iterate at its *true* distance. The ball
+    shrinks to the radius below (the idea of FMN, Pintor et al. 2021), and the projected iterate goes on with steps that get
+    shorter, until PATIENCE of them found nothing. In the end, counterexamples are confirmed as by the binary search.
+    Images that are never fooled go through the binary search, which alone uses the attack's number of steps.
 
     Its bound: p* is at most one grid step above that of the reference on at least 99 % of the images, and not above it on
-    average. ``suites/perf/test_pstar.py`` measures it on cnn7, relu_4_1024, cnn4 and wrn10_1, trained conventionally and
-    adversarially, on grey images of 28 x 28.
+    average. ``suites/perf/test_pstar.py`` measures it.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -74,7 +71,7 @@ class ShrinkingBall(Bisection):
 
     @property
     def done(self) -> bool:
-        """Whether p* of every image is found."""
+        """Whether p* of every image was found."""
         return super().done and self._rows is None
 
     def step(self) -> None:
@@ -93,25 +90,19 @@ class ShrinkingBall(Bisection):
             state["waiting"] = self._waiting.clone()
         if self._rows is not None:
             rows = self._rows._asdict() | {"index": self._index}
-            state["rows"] = {
-                name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in rows.items()
-            }
+            plain = {"memory_format": torch.contiguous_format}
+            state["rows"] = {name: tensor.cpu().clone(**plain) for name, tensor in rows.items()}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; ValueError where it is of other images or of another grid."""
+        """Go on from a state of the same problem."""
         super().load_state_dict(state)
-        count, waiting, rows = len(self.first), state.get("waiting"), dict(state.get("rows", {}))
-        if waiting is not None:
-            check_indices("waiting", waiting, len(waiting), 0, count - 1)
-            self._waiting = waiting.clone()
-        if rows:
-            self._index = rows.pop("index").clone()
-            check_indices("index", self._index, len(rows["labels"]), -1, count - 1)
-            shape = (len(self._index), *self.problem.take(torch.tensor([0]))[0].shape[1:])
-            if any(rows[name].shape != shape for name in ("adversarial", "best_image", "originals")):
-                raise ValueError(f"rows: expected images of shape {shape}")
-            self._rows = Rows(**{name: tensor.to(self.problem.device, copy=True) for name, tensor in rows.items()})
+        if "waiting" in state:
+            self._waiting = state["waiting"].clone()
+        if "rows" in state:
+            rows = {name: tensor.to(self.problem.device, copy=True) for name, tensor in state["rows"].items()}
+            self._index = rows.pop("index").cpu()
+            self._rows = Rows(**rows)
 
     def _shrink(self) -> None:
         """Take a step with every row, settle what it settles, and let waiting images take the settled rows."""
