@@ -18,7 +18,7 @@ from robbench import spec
 from robbench.errors import RobbenchError
 from robbench.estimation.checks import Checks, Flags, Indices
 from robbench.estimation.estimators import Estimator
-from robbench.estimation.masking import monotone, warnings
+from robbench.estimation.masking import warnings
 from robbench.estimation.problem import Problem
 from robbench.estimation.sampling import FEWEST, QUARTILES, looked_at, scan_steps, scanned
 from robbench.record import MISCLASSIFIED, Against, Audit
@@ -68,8 +68,20 @@ class AuditPart:
         """Do the next check."""
         if not self._found:
             self._draw()
-        checks = self._one_step, self._towards, self._scan, self._square
-        self._found.append(checks[len(self._found)]())
+        checks, sample, grid = self._checks, self._sample, self._problem.grid
+        match len(self._found):
+            case 0:
+                found = checks.one_step(sample, self._epsilons)
+            case 1:
+                others = sample[next_of_another_class(self._labels[sample])]
+                found = checks.towards(sample, others, self._epsilons)
+            case 2:
+                found = checks.scan(self._image, [grid[at] for at in self._at], self._steps)
+            case _ if self._median in self._radii:
+                found = checks.square(sample, grid[self._median], self._audit.square_queries, self._audit.seed)
+            case _:
+                found = np.zeros((len(sample), 0), dtype=np.bool_)
+        self._found.append(found)
 
     def _draw(self) -> None:
         """Draw the images, and choose the radii at which they are attacked; radii and p* are grid indices."""
@@ -87,55 +99,37 @@ class AuditPart:
         passes, self._steps = found.forward + found.backward, scan_steps(self._reference, self._problem.attack.steps)
         count = looked_at(audit, len(correct), passes, len(self._radii))
         self._sample = np.random.default_rng(audit.seed).permutation(correct)[:count]
-        self._scanned = self._sample[: scanned(audit, count, passes, len(self._radii), self._steps)].tolist()
-        self._pairs = [
+        self._scanned = scanned(audit, count, passes, len(self._radii), self._steps)
+        pairs = [
             (image, at)
-            for image in self._scanned
+            for image in self._sample[: self._scanned].tolist()
             for at in _scan_radii(int(self._pstar[image]), len(grid), audit.radii)
         ]
-
-    def _one_step(self) -> Flags:
-        return self._checks.one_step(self._sample, self._epsilons)
-
-    def _towards(self) -> Flags:
-        others = self._sample[next_of_another_class(self._labels[self._sample])]
-        return self._checks.towards(self._sample, others, self._epsilons)
-
-    def _scan(self) -> Flags:
-        images = np.array([image for image, _ in self._pairs], dtype=np.int64)
-        return self._checks.scan(images, [self._problem.grid[at] for _, at in self._pairs], self._steps)
-
-    def _square(self) -> Flags:
-        if self._median not in self._radii:
-            return np.zeros((len(self._sample), 0), dtype=np.bool_)
-        epsilon = self._problem.grid[self._median]
-        return self._checks.square(self._sample, epsilon, self._audit.square_queries, self._audit.seed)
+        self._image, self._at = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
 
     @property
     def outcome(self) -> Audit:
         """The counts of all checks, and the warnings that follow."""
         one_step, towards, scan, *square = self._found
-        right, labels, censored = self._labels[self._correct], self._labels, len(self._problem.grid)
-        hits: dict[int, dict[int, bool]] = {image: {} for image in self._scanned}
-        for (image, at), fooled in zip(self._pairs, scan[:, 0].tolist(), strict=True):
-            hits[image][at] = fooled
-        below = [any(hit and at < self._pstar[image] for at, hit in tried.items()) for image, tried in hits.items()]
+        pstar, image, at, (hit, finite) = self._pstar, self._image, self._at, scan.T
+        right, labels = self._labels[self._correct], self._labels
+        success, failure = np.full_like(pstar, len(self._problem.grid)), np.full_like(pstar, -1)
+        np.minimum.at(success, image[hit], at[hit])
+        np.maximum.at(failure, image[~hit], at[~hit])
         if self._reference:
-            for image, tried in hits.items():
-                tried[int(self._pstar[image])] = True
-        broken = {image for (image, _), finite in zip(self._pairs, scan[:, 1], strict=True) if not finite}
+            success = np.minimum(success, pstar)
         result = Audit(
             images=len(self._sample),
             one_class=len(right) >= FEWEST and len({*right}) == 1 < len({*labels}),
             zero_gradient=int(one_step[:, 0].sum()),
-            not_finite=len(broken | {*self._sample[one_step[:, 1]].tolist()}),
+            not_finite=len({*image[~finite], *self._sample[one_step[:, 1]]}),
             by_chance=int(one_step[:, 2].sum()),
             one_step=self._against(self._radii, one_step[:, 3:]),
             towards=self._against(self._radii, towards),
-            scanned=len(hits),
-            probes=len(self._pairs),
-            not_monotone=sum(not monotone(tried, censored) for tried in hits.values()),
-            below=sum(below),
+            scanned=self._scanned,
+            probes=len(image),
+            not_monotone=int((success < failure).sum()),
+            below=len({*image[hit & (at < pstar[image])]}),
             square=next(iter(self._against([self._median], square[0])), None) if square else None,
             square_queries=self._audit.square_queries,
             forward=self._checks.forward,

@@ -23,10 +23,10 @@ STEP_SHARES = (0.2, 0.02)
 """Step ÷ radius right after the ball shrank, and after PATIENCE steps; linear in between."""
 
 _STEPS_BETWEEN_LOOKS = 4
-"""On a GPU, where a look at the results waits for the device; a settled row stays as it is until then."""
+"""On a GPU, where a look at the results waits for the device. Settled rows stay as they are."""
 
 _DENSE = {"cpu": 0.75, "cuda": 0.5}
-"""Least share of rows that must be busy, by device type: below it the batch is made smaller, a new shape to capture."""
+"""Least share of busy rows, by device type: below it the batch is made smaller, which is a new shape to capture."""
 
 
 class Rows(NamedTuple):
@@ -67,7 +67,7 @@ class ShrinkingBall(Bisection):
         """(M,) int64: images whose attack has not begun; None until all images were classified unperturbed."""
         self._rows: Rows | None = None
         self._index = torch.empty(0, dtype=torch.int64)
-        """(B,) int64 on the CPU: which image each row is; -1 where it is settled and no other took its row."""
+        """(B,) int64 on the CPU: which image each row is; -1 where it is settled and no image waits."""
 
     @property
     def done(self) -> bool:
@@ -118,7 +118,7 @@ class ShrinkingBall(Bisection):
         self._rows = rows = rows._replace(**dict(zip(Rows._fields, moved, strict=False)))
         self.forward += len(self._index) * steps
         self.backward += len(self._index) * steps
-        # What follows is known on the CPU but for this, one wait for the device; settled images take another.
+        # The only wait for the device where nothing is settled.
         settled = (_settled(rows.best, rows.age, self._device_radii).cpu() & (self._index >= 0)).nonzero().flatten()
         if len(settled):
             self._settle(rows, settled)
@@ -130,7 +130,7 @@ class ShrinkingBall(Bisection):
         """The rows to attack next: at most ``size``, and most of them busy."""
         assert self._waiting is not None
         busy = self._index >= 0
-        if self._rows is not None and len(busy) > size:  # memory ran out: they wait again, and begin anew
+        if self._rows is not None and len(busy) > size:  # memory ran out: all of them begin again
             self._waiting, self._rows = torch.cat([self._index[busy], self._waiting]), None
         if self._rows is None:
             self._rows, self._index = self._fresh(self._waiting[:size]), self._waiting[:size].clone()
@@ -167,7 +167,7 @@ class ShrinkingBall(Bisection):
 
 
 def _step(network: nn.Module, state: Tensors, constants: Tensors, radii: Tensor, box: tuple[float, float]) -> Tensors:
-    """One gradient for every row: judge the iterate, shrink its ball where it fools, and go on inside the ball."""
+    """Judge every row's iterate, shrink its ball where it fools the network, and take a step inside the ball."""
     adversarial, best_image, best, age = state
     originals, labels = constants
     spread = (-1, *(1,) * (originals.ndim - 1))
@@ -180,7 +180,7 @@ def _step(network: nn.Module, state: Tensors, constants: Tensors, radii: Tensor,
     distance = (adversarial - originals).abs().flatten(1).amax(dim=1)
     grid_index = torch.searchsorted(radii, distance.to(radii.dtype) - BALL_TOLERANCE)
     grid_index = torch.where(radii[0] > 0, grid_index, grid_index.clamp(min=1))  # at ε = 0 there is no attack
-    shrunk = fooled & (grid_index < best)  # not where images are so coarse that an iterate rounds out of its ball
+    shrunk = fooled & (grid_index < best)  # float16 iterates may round out of their ball
     best_image = torch.where(shrunk.view(spread), adversarial, best_image)
     best = torch.where(shrunk, grid_index, best)
     age = torch.where(shrunk, 0, age)
@@ -196,7 +196,7 @@ def _step(network: nn.Module, state: Tensors, constants: Tensors, radii: Tensor,
 
 
 def _settled(best: Tensor, age: Tensor, radii: Tensor) -> Tensor:
-    """Which rows are: their ball holds or cannot shrink, or no counterexample was found at all."""
+    """Which rows are settled: their ball holds or cannot shrink, or no counterexample was found."""
     searching = best == len(radii)
     held = age > torch.where(searching, 2 * APPROACH, PATIENCE)
     return held | (best == 0) | (~searching & (radii[(best - 1).clamp(min=0)] <= 0))
