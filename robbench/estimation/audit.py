@@ -113,6 +113,7 @@ class AuditPart:
         one_step, towards, scan, *square = self._found
         pstar, image, at, (hit, finite) = self._pstar, self._image, self._at, scan.T
         right, labels = self._labels[self._correct], self._labels
+        # Of each image the smallest radius that fools it, and the largest that does not.
         success, failure = np.full_like(pstar, len(self._problem.grid)), np.full_like(pstar, -1)
         np.minimum.at(success, image[hit], at[hit])
         np.maximum.at(failure, image[~hit], at[~hit])
