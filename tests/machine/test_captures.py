@@ -15,7 +15,7 @@ GIGABYTE = 2**30
 
 
 class Device:
-    """What a capture asks of ``torch.cuda``; the current stream of a failed capture stays that of the capture, as torch leaves it."""
+    """What a capture asks of ``torch.cuda``. After a failed capture its stream stays the current one, as in torch."""
 
     def __init__(self):
         self.current, self.mode, self.streams = "main", 0, 0
@@ -41,8 +41,7 @@ class Device:
         self.main = SimpleNamespace(wait_stream=lambda other: self.events.append("main"))
 
     def set_sync_debug_mode(self, mode):
-        """As torch's, which warns that it does not see everything."""
-        warnings.warn("a prototype feature", UserWarning, stacklevel=2)
+        """As torch's."""
         self.mode = {"error": 2}.get(mode, mode)
 
     def set_stream(self, stream):
