@@ -14,19 +14,10 @@ BALL_TOLERANCE = 1e-6
 
 
 def is_right(network: nn.Module, images: Tensor, labels: Tensor, kind: str) -> Tensor:
-    """Which images are classified correctly as they are, by torch's own layers, so that what is not finite shows.
-
-    Args:
-        network: in eval mode.
-        images: (N, C, H, W) floats.
-        labels: (N,) int64.
-        kind: of the images, for the message: ``test``, ``validation``.
-
-    Returns:
-        (N,) bool.
+    """Which (N, C, H, W) float images a network in eval mode classifies correctly, (N,) bool, by torch's own layers.
 
     Raises:
-        RobbenchError: logits are not finite.
+        RobbenchError: logits are not finite; ``kind`` names the images: ``test``, ``validation``.
     """
     with torch.no_grad(), plain_layers():
         logits: Tensor = network(images)
@@ -40,20 +31,18 @@ def is_counterexample(
     adversarial: Tensor,
     images: Tensor,
     labels: Tensor,
-    epsilon: Tensor,
+    epsilon: float | Tensor,
     *,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """Which adversarial images lie in ball and box and are misclassified, by inference in their own precision.
-
-    Inference by torch's own layers, whatever the attack ran on, so that what is not finite shows.
+    """Which adversarial images lie in ball and box and are misclassified, by inference in torch's own layers.
 
     Args:
         network: in eval mode.
         adversarial: (N, C, H, W) floats, the perturbed images.
         images: (N, C, H, W) floats, the originals.
         labels: (N,) int64.
-        epsilon: (N,) radii in pixel units.
+        epsilon: radius in pixel units, or (N,) radii.
         box: range of valid pixels.
 
     Returns:
@@ -65,5 +54,6 @@ def is_counterexample(
     wrong = (logits.argmax(dim=1) != labels) & torch.isfinite(logits).all(dim=1)
     distance = (adversarial - images).abs().flatten(1).amax(dim=1)
     flat = adversarial.flatten(1)
-    inside = (distance <= epsilon.to(distance) + BALL_TOLERANCE) & (flat.amin(1) >= box[0]) & (flat.amax(1) <= box[1])
+    radius = torch.as_tensor(epsilon, dtype=distance.dtype, device=distance.device)
+    inside = (distance <= radius + BALL_TOLERANCE) & (flat.amin(1) >= box[0]) & (flat.amax(1) <= box[1])
     return wrong & inside

@@ -12,7 +12,7 @@ from robbench.machine.graphs import GraphedLoop, Tensors, repeat
 
 
 def gradient_of(loss: Tensor, images: Tensor) -> Tensor:
-    """The loss's gradient by the images, in their shape; zero where a network that cuts it lets none through."""
+    """The loss's gradient by the images, in their shape; zero where the network lets none through."""
     if not loss.requires_grad:
         return torch.zeros_like(images)
     (gradient,) = torch.autograd.grad(loss, images, materialize_grads=True)
@@ -50,8 +50,8 @@ def pgd(
 ) -> Tensor:
     """Projected gradient descent on the cross-entropy loss in the L∞ ball (Madry et al. 2018, eq. 2.11 of the thesis).
 
-    The loss is summed, so one image's result depends on the others of its batch by rounding only. Modes of the modules are the
-    caller's business; ``requires_grad`` flags and gradients of the parameters are left as they were.
+    The loss is summed, so one image's result depends on the others of its batch by rounding only. The caller sets the
+    modes of the modules; flags and gradients of the parameters stay as they were.
 
     Args:
         network: classifier, (N, C, H, W) floats -> (N, classes).

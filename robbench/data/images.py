@@ -44,13 +44,14 @@ class Images:
     """Labelled images in the memory of one device; a RobbenchError where a tensor has another dtype or shape."""
 
     images: Tensor
-    """(N, C, H, W) uint8."""
+    """(N, C, H, W) uint8, or floats in [0, 1]."""
     labels: Tensor
     """(N,) int64."""
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        require(images.dtype == torch.uint8 and images.ndim == 4, "images", "(N, C, H, W) uint8", _kind(images))
+        fits = (images.dtype == torch.uint8 or images.is_floating_point()) and images.ndim == 4
+        require(fits, "images", "(N, C, H, W) uint8 or floats", _kind(images))
         fits = labels.dtype == torch.int64 and labels.shape == images.shape[:1]
         require(fits, "labels", f"({len(images)},) int64", _kind(labels))
 

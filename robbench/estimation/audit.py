@@ -1,10 +1,8 @@
 """Can the attack be trusted? Signs of masked gradients (Athalye et al. 2018, section 3.1) on a sample of the images.
 
-A large p* tells of a robust network only where the attack could have found a smaller one. It could not where gradients
-are zero or not finite. It was not the best one where something else fools the network within the p* that the search came
-to: a single step, another radius, a way to an image of another class (where the attack of Brendel et al. 2018 begins), or
-Square (Andriushchenko et al. 2020). The last two need no gradient. And a network that draws random numbers, or looks at
-the other images of its batch, has no p* to repeat.
+The attack cannot be trusted where gradients are zero or not finite, where the network draws random numbers or looks at the
+other images of its batch, or where something else fools the network within p*: a single step, another radius, a way to an
+image of another class (as in Brendel et al. 2018), or Square (Andriushchenko et al. 2020). The last two need no gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from robbench import spec
 from robbench.errors import RobbenchError
 from robbench.estimation.checks import Checks, Flags, Indices
 from robbench.estimation.estimators import Estimator
-from robbench.estimation.masking import monotone, warnings
+from robbench.estimation.masking import warnings
 from robbench.estimation.problem import Problem
 from robbench.estimation.sampling import FEWEST, QUARTILES, looked_at, scan_steps, scanned
 from robbench.record import MISCLASSIFIED, Against, Audit
@@ -39,17 +37,13 @@ class AuditPart:
     """Look for signs that a p* search was misled, on a seeded sample of the correctly classified images.
 
     Args:
-        problem: of the search; the audit attacks and judges in the same precision, with the network in the same mode.
+        problem: of the search.
         audit: how much to look at.
         search: done before the first step; its passes bound those of the audit.
         reference: whether the search is the reference, whose p* is a success of the attack that scans.
-
-    Raises:
-        RobbenchError: Square is asked for, and not installed.
     """
 
     def __init__(self, problem: Problem, audit: spec.Audit, search: Estimator, *, reference: bool) -> None:
-        check_audit(audit)
         self._problem, self._audit, self._search, self._reference = problem, audit, search, reference
         self._checks, self._found = Checks(problem), list[Flags]()
 
@@ -74,73 +68,69 @@ class AuditPart:
         """Do the next check."""
         if not self._found:
             self._draw()
-        checks = self._one_step, self._towards, self._scan, self._square
-        self._found.append(checks[len(self._found)]())
+        checks, sample, grid = self._checks, self._sample, self._problem.grid
+        match len(self._found):
+            case 0:
+                found = checks.one_step(sample, self._epsilons)
+            case 1:
+                others = sample[next_of_another_class(self._labels[sample])]
+                found = checks.towards(sample, others, self._epsilons)
+            case 2:
+                found = checks.scan(self._image, [grid[at] for at in self._at], self._steps)
+            case _ if self._median in self._radii:
+                found = checks.square(sample, grid[self._median], self._audit.square_queries, self._audit.seed)
+            case _:
+                found = np.zeros((len(sample), 0), dtype=np.bool_)
+        self._found.append(found)
 
     def _draw(self) -> None:
-        """Draw the images, and choose the radii at which to attack them; radii and p* are grid indices."""
+        """Draw the images, and choose the radii at which they are attacked; radii and p* are grid indices."""
         found, audit, grid = self._search.outcome, self._audit, self._problem.grid
         self._checks.batching.keep(found.batch_size)
         self._pstar, self._labels = found.pstar.numpy(), self._problem.images.labels.cpu().numpy()
         self._correct = correct = np.flatnonzero(self._pstar != MISCLASSIFIED)
-        quartiles = [_quantile(self._pstar[correct], share, grid) for share in QUARTILES] if len(correct) else [0]
-        self._median = quartiles[len(quartiles) // 2]
-        self._radii = sorted({at for at in quartiles if grid[at] > 0}) if len(correct) else []
+        ordered = np.sort(self._pstar[correct])
+        quartiles = [
+            min(int(ordered[int(share * (len(correct) - 1))]), len(grid) - 1) for share in QUARTILES if len(correct)
+        ]
+        self._median = quartiles[1] if quartiles else 0
+        self._radii = sorted({at for at in quartiles if grid[at] > 0})
         self._epsilons = [grid[at] for at in self._radii]
-        passes, self._steps = found.forward + found.backward, self._problem.attack.steps
-        if not self._reference:
-            self._steps = scan_steps("fast", self._steps)
+        passes, self._steps = found.forward + found.backward, scan_steps(self._reference, self._problem.attack.steps)
         count = looked_at(audit, len(correct), passes, len(self._radii))
         self._sample = np.random.default_rng(audit.seed).permutation(correct)[:count]
-        self._scanned = self._sample[: scanned(audit, count, passes, len(self._radii), self._steps)].tolist()
-        self._pairs = [
+        self._scanned = scanned(audit, count, passes, len(self._radii), self._steps)
+        pairs = [
             (image, at)
-            for image in self._scanned
+            for image in self._sample[: self._scanned].tolist()
             for at in _scan_radii(int(self._pstar[image]), len(grid), audit.radii)
         ]
-
-    def _one_step(self) -> Flags:
-        return self._checks.one_step(self._sample, self._epsilons)
-
-    def _towards(self) -> Flags:
-        others = self._sample[next_of_another_class(self._labels[self._sample])]
-        return self._checks.towards(self._sample, others, self._epsilons)
-
-    def _scan(self) -> Flags:
-        images = np.array([image for image, _ in self._pairs], dtype=np.int64)
-        return self._checks.scan(images, [self._problem.grid[at] for _, at in self._pairs], self._steps)
-
-    def _square(self) -> Flags:
-        if self._median not in self._radii:
-            return np.zeros((len(self._sample), 0), dtype=np.bool_)
-        epsilon = self._problem.grid[self._median]
-        return self._checks.square(self._sample, epsilon, self._audit.square_queries, self._audit.seed)
+        self._image, self._at = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
 
     @property
     def outcome(self) -> Audit:
-        """The counts of all checks, and what they are signs of."""
+        """The counts of all checks, and the warnings that follow."""
         one_step, towards, scan, *square = self._found
-        right, labels, censored = self._labels[self._correct], self._labels, len(self._problem.grid)
-        hits: dict[int, dict[int, bool]] = {image: {} for image in self._scanned}
-        for (image, at), fooled in zip(self._pairs, scan[:, 0].tolist(), strict=True):
-            hits[image][at] = fooled
-        below = [any(hit and at < self._pstar[image] for at, hit in tried.items()) for image, tried in hits.items()]
+        pstar, image, at, (hit, finite) = self._pstar, self._image, self._at, scan.T
+        right, labels = self._labels[self._correct], self._labels
+        # Of each image the smallest radius that fools it, and the largest that does not.
+        success, failure = np.full_like(pstar, len(self._problem.grid)), np.full_like(pstar, -1)
+        np.minimum.at(success, image[hit], at[hit])
+        np.maximum.at(failure, image[~hit], at[~hit])
         if self._reference:
-            for image, tried in hits.items():
-                tried[int(self._pstar[image])] = True
-        broken = {image for (image, _), finite in zip(self._pairs, scan[:, 1], strict=True) if not finite}
+            success = np.minimum(success, pstar)
         result = Audit(
             images=len(self._sample),
             one_class=len(right) >= FEWEST and len({*right}) == 1 < len({*labels}),
             zero_gradient=int(one_step[:, 0].sum()),
-            not_finite=len(broken | {*self._sample[one_step[:, 1]].tolist()}),
+            not_finite=len({*image[~finite], *self._sample[one_step[:, 1]]}),
             by_chance=int(one_step[:, 2].sum()),
             one_step=self._against(self._radii, one_step[:, 3:]),
             towards=self._against(self._radii, towards),
-            scanned=len(hits),
-            probes=len(self._pairs),
-            not_monotone=sum(not monotone(tried, censored) for tried in hits.values()),
-            below=sum(below),
+            scanned=self._scanned,
+            probes=len(image),
+            not_monotone=int((success < failure).sum()),
+            below=len({*image[hit & (at < pstar[image])]}),
             square=next(iter(self._against([self._median], square[0])), None) if square else None,
             square_queries=self._audit.square_queries,
             forward=self._checks.forward,
@@ -150,17 +140,20 @@ class AuditPart:
 
     def _against(self, radii: Sequence[int], fooled: Flags) -> list[Against]:
         """Attacks at some radii, each a column, against the search on the same images."""
-        pairs = [(at, attack, self._pstar[self._sample] <= at) for at, attack in zip(radii, fooled.T, strict=False)]
-        return [
-            Against(
-                epsilon=self._problem.grid[at],
-                images=len(attack),
-                both=int((attack & search).sum()),
-                attack_alone=int((attack & ~search).sum()),
-                search_alone=int((~attack & search).sum()),
+        compared = []
+        for at, attack in zip(radii, fooled.T, strict=False):
+            search = self._pstar[self._sample] <= at
+            both, alone, missed = (int(which.sum()) for which in (attack & search, attack & ~search, ~attack & search))
+            compared.append(
+                Against(
+                    epsilon=self._problem.grid[at],
+                    images=len(attack),
+                    both=both,
+                    attack_alone=alone,
+                    search_alone=missed,
+                )
             )
-            for at, attack, search in pairs
-        ]
+        return compared
 
 
 def next_of_another_class(labels: Indices) -> Indices:
@@ -173,15 +166,10 @@ def next_of_another_class(labels: Indices) -> Indices:
     return following
 
 
-def _quantile(pstar: Indices, share: float, grid: Sequence[float]) -> int:
-    """The grid index within which the search fooled a share of the images; the grid's last where that is censored."""
-    return min(int(np.sort(pstar)[int(share * (len(pstar) - 1))]), len(grid) - 1)
-
-
 def _scan_radii(pstar: int, grid_size: int, count: int) -> list[int]:
-    """Grid indices to attack an image at: evenly spread below p* and above it, but for 0 and the neighbours of p*.
+    """Grid indices to attack an image at: evenly spread below and above p*, without 0 and the neighbours of p*.
 
-    A neighbour's outcome is decided by rounding as often as by the network.
+    At a neighbour, rounding decides as often as the network.
     """
     under = count // 2 if pstar < grid_size else count
     below = np.linspace(1, pstar - 2, under).tolist() if pstar > 2 else []

@@ -33,15 +33,12 @@ class Batching:
         self.loop = GraphedLoop(self._problem.device, self._problem.notes)
 
     def __call__(self, work: Callable[[], Result]) -> Result:
-        """Attack, with the network in eval mode and in full precision.
-
-        Where memory runs out, the batch size is halved and the work is repeated, so it must leave nothing half done.
-        """
+        """Do the work in eval mode and full precision; again with half the batch size where memory runs out."""
         problem = self._problem
         with evaluating(problem.network), full_precision(problem.device):
             if not self._fits:
                 largest = problem.batch_size or attack_batch(problem.network, problem.take(torch.tensor([0]))[0])
-                # Other batches round otherwise, so a resumed search keeps its size where it fits.
+                # Other batches round differently, so a resumed search keeps its size where it fits.
                 self.size, self._fits = min(self.size or largest, largest), True
             while True:
                 try:

@@ -16,10 +16,9 @@ from robbench.record import MISCLASSIFIED
 class Bisection:
     """Find p* of every image by a binary search over the grid.
 
-    Every image has its own bracket of grid indices. The search attacks it at the middle of the bracket with the whole
-    attack, judges the last iterate, and goes up after a failure and down after a success. A success counts only when
-    float32 inference, outside autocast and without TF32, confirms the counterexample inside ball and box. A batch
-    holds the next images with an open bracket, each at its own radius. At ε = 0 nothing is attacked.
+    Every image has its own bracket of grid indices. It is attacked at the middle of the bracket with all steps of the
+    attack. After a success the search goes down, otherwise up. A success counts only when float32 inference, outside
+    autocast and without TF32, confirms the counterexample inside ball and box. At ε = 0 nothing is attacked.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -30,7 +29,7 @@ class Bisection:
         self.judged = 0
         """Images that were classified unperturbed so far; the brackets of the others are closed."""
         self.first = torch.zeros(count, dtype=torch.int64)
-        """First and last grid index still in question, (N,) on the CPU; the bracket is closed where first > last."""
+        """First and last grid index in question, (N,) on the CPU; the bracket is closed where first > last."""
         self.last = torch.full_like(self.first, -1)
         self.pstar = torch.full_like(self.first, MISCLASSIFIED)
         self.adversarials: Tensor | None = None
@@ -54,9 +53,8 @@ class Bisection:
     @property
     def outcome(self) -> Outcome:
         """What was found so far."""
-        return Outcome(
-            self.pstar, self.adversarials, self.forward, self.backward, self.problem.notes, self.batching.size
-        )
+        counted = self.forward, self.backward
+        return Outcome(self.pstar, self.adversarials, *counted, self.problem.notes, self.batching.size)
 
     def step(self) -> None:
         """Classify a batch unperturbed, or once all were, halve the brackets of the next images."""
@@ -71,20 +69,10 @@ class Bisection:
         return state | {"batch_size": self.batching.size, "notes": list(self.problem.notes)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
-
-        Raises:
-            ValueError: the state is of other images, of another grid, or has no counterexamples where they are kept.
-        """
-        count, values = len(self.first), len(self.radii)
-        for name, least, most in (("first", 0, values), ("last", -1, values - 1), ("pstar", MISCLASSIFIED, values)):
-            check_indices(name, state[name], count, least, most)
+        """Go on from a state of the same problem; KeyError where counterexamples are to be kept, and it has none."""
         for name in ("first", "last", "pstar"):
             setattr(self, name, state[name].clone())
         if self.problem.keep_adversarials and state["judged"]:
-            shape = (count, *self.problem.take(torch.tensor([0]))[0].shape[1:])
-            if "adversarials" not in state or state["adversarials"].shape != shape:
-                raise ValueError(f"adversarials: expected {shape}")
             self.adversarials = state["adversarials"].clone()
         self.judged, self.forward, self.backward = state["judged"], state["forward"], state["backward"]
         self.batching.size = state["batch_size"]
@@ -126,10 +114,3 @@ class Bisection:
             self.backward += len(originals) * steps
             self.settle(batch[fooled], middle[fooled], adversarial[success.nonzero().flatten().to(problem.device)])
         self.first[batch[~fooled]] = middle[~fooled] + 1
-
-
-def check_indices(name: str, values: Tensor, count: int, least: int, most: int) -> None:
-    """Raise a ValueError unless a tensor of a saved state is (count,) int64 within bounds."""
-    fits = values.dtype == torch.int64 and values.shape == (count,)
-    if not fits or ((values < least) | (values > most)).any():
-        raise ValueError(f"{name}: expected {count} integers from {least} to {most}, got {values.tolist()[:8]}…")

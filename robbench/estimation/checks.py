@@ -16,7 +16,7 @@ from robbench.estimation.masking import BLOCKED
 from robbench.estimation.problem import Problem
 
 ROUNDING = 1e-3
-"""Share of an image's largest logit by which its logits may differ when the network is asked again."""
+"""Share of an image's largest logit by which its logits may differ the second time."""
 
 Indices = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -34,19 +34,14 @@ class Checks:
         """Images that passed so far, Square's not counted."""
 
     def one_step(self, chosen: Indices, radii: Sequence[float]) -> Flags:
-        """Look at the gradient of each image, and take a step along it for each of R radii.
-
-        Returns:
-            (N, 3 + R): the gradient is zero, it is not finite, the logits are others the second time, and the network is
-            fooled by the step of each radius.
-        """
+        """(N, 3 + R): the gradient is zero, it is not finite, the logits differ the second time; fooled by one step of R radii."""
 
         def look(originals: Tensor, labels: Tensor, part: slice) -> list[Tensor]:
             gradient, logits = self._gradient(originals, labels)
             flat = gradient.flatten(1)
             blocked = (flat == 0).sum(dim=1) >= BLOCKED * flat.shape[1]
             again = torch.empty_like(logits)
-            for start in range(min(2, len(originals))):  # every second image: other neighbours, in another row
+            for start in range(min(2, len(originals))):  # every second image has other neighbours, in another row
                 again[start::2] = self._logits(originals[start::2].contiguous())[1].detach()
             same = (again - logits).abs().amax(dim=1) <= ROUNDING * logits.abs().amax(dim=1)  # never where it is NaN
             steps = (torch.add(originals, gradient.sign(), alpha=radius) for radius in radii)
@@ -56,7 +51,7 @@ class Checks:
         return self._batched(look, chosen, 3 + len(radii))
 
     def towards(self, chosen: Indices, others: Indices, radii: Sequence[float]) -> Flags:
-        """(N, R): fooled at each of R radii by the image of the ball that is nearest to another image, one for each."""
+        """(N, R): fooled at each of R radii by the image of the ball that is nearest to another image."""
 
         def look(originals: Tensor, labels: Tensor, part: slice) -> list[Tensor]:
             goals, _ = self._problem.take(torch.from_numpy(others[part]))
@@ -78,10 +73,10 @@ class Checks:
         return self._batched(look, chosen, 2)
 
     def square(self, chosen: Indices, radius: float, queries: int, seed: int) -> Flags:
-        """(N, 1): fooled by Square."""
+        """(N, 1): fooled by Square, whose passes are not counted."""
         import torchattacks
 
-        device, counted = self._problem.device, self.forward
+        device = self._problem.device
         attack = torchattacks.Square(self._problem.network, eps=radius, n_queries=queries, seed=seed)
         attack.set_device(device)
 
@@ -89,11 +84,9 @@ class Checks:
             # Square seeds the random generator of the whole process.
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 adversarial = attack(originals, labels)
-            return [self._fooled(adversarial, originals, labels, _as_many(labels, radius))]
+            return [self._problem.fooled(adversarial, originals, labels, radius)]
 
-        fooled = self._batched(look, chosen, 1)
-        self.forward = counted
-        return fooled
+        return self._batched(look, chosen, 1)
 
     def _gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Of the loss, and the logits that it came from."""
@@ -104,7 +97,7 @@ class Checks:
         return gradient_of(loss, iterate), logits.detach()
 
     def _logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The images as ones that want a gradient, and their logits: without it some layers compute in another way."""
+        """The images with a gradient, without which some layers compute in another way, and their logits."""
         self.forward += len(images)
         with torch.enable_grad():
             iterate = images.detach().requires_grad_()
@@ -113,9 +106,9 @@ class Checks:
     def _fooled_near(self, goals: Tensor, radius: float, originals: Tensor, labels: Tensor) -> Tensor:
         """Which images are fooled by the image of ball and box that is nearest to their goal."""
         adversarial = goals.clamp(originals - radius, originals + radius).clamp_(*self._problem.attack.box)
-        return self._fooled(adversarial, originals, labels, _as_many(labels, radius))
+        return self._fooled(adversarial, originals, labels, radius)
 
-    def _fooled(self, adversarial: Tensor, originals: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
+    def _fooled(self, adversarial: Tensor, originals: Tensor, labels: Tensor, epsilon: float | Tensor) -> Tensor:
         self.forward += len(originals)
         return self._problem.fooled(adversarial, originals, labels, epsilon)
 
@@ -138,7 +131,3 @@ class Checks:
             while start < len(chosen):
                 start = self.batching(fill)
         return found
-
-
-def _as_many(labels: Tensor, radius: float) -> Tensor:
-    return torch.full(labels.shape, radius, dtype=torch.float64, device=labels.device)

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from robbench.data import check_pixels
-from robbench.errors import RobbenchError, require
+from robbench.data import Images, check_pixels
+from robbench.errors import RobbenchError
 from robbench.estimation.bisection import Bisection
-from robbench.estimation.problem import Outcome, Problem, TensorImages
+from robbench.estimation.problem import Outcome, Problem
 from robbench.estimation.shrinking_ball import ShrinkingBall
 from robbench.spec import PGD
 
@@ -19,11 +19,11 @@ BUILT_IN: dict[str, type[Bisection]] = {"reference": Bisection, "fast": Shrinkin
 
 
 class Estimator(Protocol):
-    """A search for p* in small steps, which can be interrupted after any of them.
+    """A search for p* in small steps, which can be interrupted after each.
 
-    ``step`` attacks one batch; ``progress`` gives the images whose p* is found, and all of them; ``outcome`` is what was
-    found so far; ``state_dict`` (nested dicts of CPU tensors and plain values) is all that another estimator of the same
-    problem needs to go on. Loading raises ValueError, KeyError or TypeError where a state does not fit the problem.
+    ``step`` attacks one batch. ``progress`` counts the images whose p* is found, and all. ``state_dict`` (nested dicts of
+    CPU tensors and plain values) lets another estimator of the same problem go on; loading raises ValueError, KeyError
+    or TypeError where a state does not fit.
     """
 
     # ruff: noqa: D102
@@ -40,19 +40,15 @@ class Estimator(Protocol):
 
 @singledispatch
 def estimator(search: object, problem: Problem) -> Estimator:
-    """The estimator of a search: ``reference``, ``fast``, or a spec of one's own.
+    """The estimator of a search: ``reference``, ``fast``, or one's own :class:`robbench.spec.Search`.
 
     A project registers its own with ``@estimator.register`` on a function from its spec and the problem.
 
     Raises:
         RobbenchError: there is none for it.
     """
-    raise RobbenchError(f"search: expected one of {', '.join(BUILT_IN)}, or a registered spec, got {search!r}")
-
-
-@estimator.register
-def _(search: str, problem: Problem) -> Estimator:
-    require(search in BUILT_IN, "search", f"one of {', '.join(BUILT_IN)}, or a registered spec", search)
+    if not isinstance(search, str) or search not in BUILT_IN:
+        raise RobbenchError(f"search: expected one of {', '.join(BUILT_IN)}, or a registered spec, got {search!r}")
     return BUILT_IN[search](problem)
 
 
@@ -66,18 +62,17 @@ def estimate_pstar(
     search: object = "reference",
     **options: Any,
 ) -> Outcome:
-    """The smallest radius of the grid at which each correctly classified image was fooled (p*), image by image.
+    """The smallest radius of the grid at which each correctly classified image was fooled (p*).
 
-    Images are (N, C, H, W) uint8, or floats in [0, 1], on the device of the network, and labels (N,) int64. All else is
-    described in :class:`robbench.estimation.problem.Problem`, as are the options ``batch_size`` and ``keep_adversarials``.
+    Images are (N, C, H, W) uint8, or floats in [0, 1], on the network's device, and labels (N,) int64. The rest, with the
+    options ``batch_size`` and ``keep_adversarials``, is that of :class:`robbench.estimation.problem.Problem`.
 
     Raises:
         RobbenchError: there is no image, pixels are outside [0, 1], labels do not match, the grid does not ascend, logits
             are not finite, or not even one image fits into memory.
     """
-    require(labels.shape == images.shape[:1], "labels", f"shape {tuple(images.shape[:1])}", tuple(labels.shape))
     check_pixels(images)
-    source = TensorImages(images, labels)
+    source = Images(images, labels)
     problem = Problem(network=network, images=source, device=images.device, grid=grid, attack=attack, **options)
     part = estimator(search, problem)
     while not part.done:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from robbench.attacks import is_counterexample, pgd
-from robbench.errors import require
 from robbench.estimation.batching import Batching
 from robbench.estimation.estimators import Estimator
 from robbench.estimation.problem import Problem
@@ -20,21 +18,13 @@ from robbench.spec import PGD
 class FixedRadii:
     """Count the images that each attack leaves right, of all images; those that are wrong already are not attacked.
 
-    Attacked and judged as by the search; from the image itself, so that the batch size changes nothing.
-
     Args:
         problem: the network and the images; its grid and its attack play no part.
-        attacks: with a radius and without a random start.
+        attacks: with a radius, and without a random start, so that the batch size changes nothing.
         search: of the same images, done before the first step; says which are classified correctly.
-
-    Raises:
-        RobbenchError: an attack has no radius, or a random start.
     """
 
     def __init__(self, problem: Problem, attacks: Sequence[PGD], search: Estimator) -> None:
-        for attack in attacks:
-            expected = attack.epsilon is not None and not attack.random_start
-            require(expected, "attack", "a radius, no random start", attack)
         self._problem, self._attacks, self._search = problem, attacks, search
         self._batching = Batching(problem, "robust accuracy at fixed radii")
         self._fooled = [0] * len(attacks)
@@ -71,11 +61,8 @@ class FixedRadii:
         return {"fooled": list(self._fooled), "attacked": self._attacked}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; ValueError where it is of other attacks or of more images."""
-        fooled, attacked, count = list(state["fooled"]), state["attacked"], len(self._problem.images)
-        if len(fooled) != len(self._attacks) or not 0 <= sum(fooled) <= attacked <= len(fooled) * count:
-            raise ValueError(f"expected {len(self._attacks)} attacks on at most {count} images, got {state}")
-        self._fooled, self._attacked = fooled, attacked
+        """Go on from a state of the same problem."""
+        self._fooled, self._attacked = list(state["fooled"]), state["attacked"]
 
     def _right(self) -> Tensor:
         """Indices of the images that are classified correctly unperturbed."""
@@ -84,17 +71,14 @@ class FixedRadii:
     def _attack(self) -> None:
         right, loop = self._right(), self._batching.loop
         number, start = divmod(self._attacked, len(right))
-        attack, network, batch = (
-            self._attacks[number],
-            self._problem.network,
-            right[start : start + self._batching.size],
-        )
+        attack, network = self._attacks[number], self._problem.network
         assert attack.epsilon is not None
+        batch = right[start : start + self._batching.size]
         originals, labels = self._problem.take(batch)
-        start_from, steps, size = (network, originals, labels, attack.epsilon), attack.steps, attack.step_size
-        found = pgd(*start_from, steps=steps, step_size=size, random_start=False, box=attack.box, loop=loop)
-        radii = torch.full(labels.shape, attack.epsilon, device=originals.device, dtype=originals.dtype)
-        fooled = is_counterexample(network, found, originals, labels, radii, box=attack.box)
+        steps, size, box = attack.steps, attack.step_size, attack.box
+        start_from = network, originals, labels, attack.epsilon
+        found = pgd(*start_from, steps=steps, step_size=size, random_start=False, box=box, loop=loop)
+        fooled = is_counterexample(network, found, originals, labels, attack.epsilon, box=box)
         self._fooled[number] += int(fooled.sum())
         self._attacked += len(batch)
 

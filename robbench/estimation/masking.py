@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from scipy import stats
 
 from robbench.record import Against, Audit
@@ -15,14 +13,14 @@ TOLERATED_ZERO = 0.01
 """Share of images whose gradient may vanish: where a network is very sure, its loss rounds to zero."""
 
 TOLERATED_SCAN = 0.05
-"""Share of images whose success may depend on the radius otherwise than a binary search takes it to."""
+"""Share of scanned images that may contradict the search."""
 
 BLOCKED = 0.9
-"""Share of an image's pixels with a gradient of exactly zero from which on the image counts as one without any."""
+"""Share of an image's pixels that must have a gradient of exactly zero for the image to have none."""
 
 
 def warnings(audit: Audit) -> list[str]:
-    """A sentence for every sign of masked gradients; none where there is no more of it than in sound models."""
+    """A sentence for every sign of masked gradients of which there is more than in sound models."""
     looked, scanned = f"{audit.images} images", f"{audit.scanned} scanned images"
     found = []
     if audit.by_chance:
@@ -37,10 +35,8 @@ def warnings(audit: Audit) -> list[str]:
         what = f"gradients are not finite on {audit.not_finite} of {looked}"
         found.append(f"{what}: the sign of NaN is 0, and steps do not move them")
     if _more_than(TOLERATED_ZERO, audit.zero_gradient, audit.images):
-        what = (
-            f"gradients are exactly zero (on {BLOCKED:.0%} of the pixels or more) on {audit.zero_gradient} of {looked}"
-        )
-        found.append(f"{what}: steps do not move them")
+        what = f"gradients are exactly zero (on {BLOCKED:.0%} of the pixels or more)"
+        found.append(f"{what} on {audit.zero_gradient} of {looked}: steps do not move them")
     found += _beaten("one step fools more images than the search with all its steps", audit.one_step)
     found += _beaten("the way to an image of another class fools more images than the search", audit.towards)
     if _more_than(TOLERATED_SCAN, audit.not_monotone, audit.scanned):
@@ -53,14 +49,8 @@ def warnings(audit: Audit) -> list[str]:
     return found + _beaten(square, [] if audit.square is None else [audit.square])
 
 
-def monotone(success: Mapping[int, bool], censored: int) -> bool:
-    """Whether every radius above one that succeeded did so, too; by grid index, ``censored`` being none."""
-    inside = [success[at] for at in sorted(success) if at < censored]
-    return inside == sorted(inside)
-
-
 def _more_than(tolerated: float, count: int, total: int) -> bool:
-    """Whether so many of so many are significantly more than a share that a sound model may show."""
+    """Whether a count is significantly more than the share of the total that a sound model may show."""
     return bool(count and stats.binom.sf(count - 1, total, tolerated) < LEVEL)
 
 

@@ -5,43 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from robbench.attacks import is_counterexample, pgd
-from robbench.data import pixels
+from robbench.data import ImageSource, pixels
 from robbench.errors import require
 from robbench.machine.graphs import GraphedLoop
 from robbench.spec import PGD
-
-
-class ImageSource(Protocol):
-    """Labelled images; ``take`` gives those at (B,) indices, as something with ``images`` and ``labels``."""
-
-    @property
-    def labels(self) -> Tensor: ...  # noqa: D102
-
-    def __len__(self) -> int: ...
-
-    def take(self, indices: Tensor, /) -> Any: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class TensorImages:
-    """Images that are tensors already; in contrast to :class:`robbench.data.Images` they may be floats."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, indices: Tensor) -> TensorImages:
-        """The images at ``indices``, in that order."""
-        here = indices.to(self.labels.device)
-        return TensorImages(self.images[here], self.labels[here])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +25,8 @@ class Problem:
     """
 
     network: nn.Module
-    """(N, C, H, W) floats in [0, 1] -> (N, classes), on ``device``; attacked in eval mode, its modes are restored."""
+    """(N, C, H, W) floats in [0, 1] -> (N, classes), on ``device``; attacked in eval mode, its modes come back."""
     images: ImageSource
-    """Only the images of a batch are moved to the device."""
     device: torch.device
     grid: Sequence[float]
     """Ascending radii in pixel units."""
@@ -64,7 +35,7 @@ class Problem:
     batch_size: int | None = None
     """Images attacked at once; None for what device and free memory allow."""
     notes: list[str] = field(default_factory=list)
-    """Gets a line where a batch was halved or an attack could not be captured as a CUDA graph."""
+    """Gets a line where a batch was halved, or an attack was not captured as a CUDA graph."""
     keep_adversarials: bool = False
 
     def __post_init__(self) -> None:
@@ -79,12 +50,12 @@ class Problem:
 
     def attacked(self, originals: Tensor, labels: Tensor, epsilon: Tensor, steps: int, loop: GraphedLoop) -> Tensor:
         """The last iterate of the attack at (B,) float64 radii, after so many steps of ε ÷ steps."""
-        radius, step_size = epsilon.to(originals), (epsilon / steps).to(originals)  # divided before it is rounded
-        start, box = (self.network, originals, labels, radius), self.attack.box
-        return pgd(*start, steps=steps, step_size=step_size, random_start=False, box=box, loop=loop)
+        step, box = (epsilon / steps).to(originals), self.attack.box  # divided before it is rounded
+        start = self.network, originals, labels, epsilon.to(originals)
+        return pgd(*start, steps=steps, step_size=step, random_start=False, box=box, loop=loop)
 
-    def fooled(self, adversarial: Tensor, originals: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
-        """Which of the images are counterexamples within (B,) radii, confirmed by inference, (B,) bool."""
+    def fooled(self, adversarial: Tensor, originals: Tensor, labels: Tensor, epsilon: float | Tensor) -> Tensor:
+        """Which of the images are counterexamples within one radius or (B,) radii, (B,) bool."""
         return is_counterexample(self.network, adversarial, originals, labels, epsilon, box=self.attack.box)
 
     def note(self, lines: Sequence[str]) -> None:
@@ -97,14 +68,12 @@ class Outcome:
     """What an estimator found."""
 
     pstar: Tensor
-    """(N,) int64 on the CPU: the grid index of p*; ``len(grid)`` where no radius fooled the network, ``MISCLASSIFIED``
-    where the image is misclassified unperturbed."""
+    """(N,) int64 on the CPU: grid index of p*; ``len(grid)`` where nothing fooled the network, or ``MISCLASSIFIED``."""
     adversarials: Tensor | None
-    """(N, C, H, W) on the CPU, as the network saw them: the confirmed counterexample at p*, zeros where there is none;
-    None where they are not kept."""
+    """(N, C, H, W) floats on the CPU: the confirmed counterexample at p*, or zeros. None: they are not kept."""
     forward: int
     """Images passed forward."""
     backward: int
     notes: list[str]
     batch_size: int
-    """Images attacked at once in the end; the attacks after the search begin with as many. 0 for no preference."""
+    """Images attacked at once in the end, with which the attacks after the search begin; 0 for no preference."""

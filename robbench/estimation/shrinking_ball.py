@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robbench.attacks import BALL_TOLERANCE, gradient_of, without_parameter_gradients
-from robbench.estimation.bisection import Bisection, check_indices
+from robbench.estimation.bisection import Bisection
 from robbench.estimation.problem import Problem
 from robbench.machine.graphs import Tensors
 
@@ -23,10 +23,10 @@ STEP_SHARES = (0.2, 0.02)
 """Step ÷ radius right after the ball shrank, and after PATIENCE steps; linear in between."""
 
 _STEPS_BETWEEN_LOOKS = 4
-"""On a GPU, where a look at the results waits for the device; a settled row stays as it is until then."""
+"""On a GPU, where a look at the results waits for the device. Settled rows stay as they are."""
 
 _DENSE = {"cpu": 0.75, "cuda": 0.5}
-"""Least share of rows that must be busy, by device type: below it the batch is made smaller, a new shape to capture."""
+"""Least share of busy rows, by device type: below it the batch is made smaller, which is a new shape to capture."""
 
 
 class Rows(NamedTuple):
@@ -50,17 +50,14 @@ class Rows(NamedTuple):
 class ShrinkingBall(Bisection):
     """Find a small p* for every image, in one pass of a batch whose rows are refilled as images are settled.
 
-    The attack starts from the image, with sign steps on the cross-entropy until some iterate fools the network
-    (Goodfellow et al. 2015's sign, Madry et al. 2018's projection). From then on, whenever an iterate fools it, p* is
-    the smallest grid radius that holds the iterate at its *true* distance. The ball shrinks to the radius below, the
-    iterate is projected into it and goes on from there, with steps that get shorter, until PATIENCE of them found
-    nothing. That a ball shrinks around the last counterexample is the idea of FMN (Pintor et al. 2021). Counterexamples
-    are confirmed by float32 inference in ball and box at the end. Images that are never fooled go through the binary
-    search, which alone makes use of the attack's number of steps.
+    The attack takes sign steps on the cross-entropy, from the image until some iterate fools the network. From then on,
+    whenever an iterate fools it, p* is the smallest grid radius that holds the iterate at its *true* distance. The ball
+    shrinks to the radius below (the idea of FMN, Pintor et al. 2021), and the projected iterate goes on with steps that get
+    shorter, until PATIENCE of them found nothing. In the end, counterexamples are confirmed as by the binary search.
+    Images that are never fooled go through the binary search, which alone uses the attack's number of steps.
 
     Its bound: p* is at most one grid step above that of the reference on at least 99 % of the images, and not above it on
-    average. ``suites/perf/test_pstar.py`` measures it on cnn7, relu_4_1024, cnn4 and wrn10_1, trained conventionally and
-    adversarially, on grey images of 28 x 28.
+    average. ``suites/perf/test_pstar.py`` measures it.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -70,11 +67,11 @@ class ShrinkingBall(Bisection):
         """(M,) int64: images whose attack has not begun; None until all images were classified unperturbed."""
         self._rows: Rows | None = None
         self._index = torch.empty(0, dtype=torch.int64)
-        """(B,) int64 on the CPU: which image each row is; -1 where it is settled and no other took its row."""
+        """(B,) int64 on the CPU: which image each row is; -1 where it is settled and no image waits."""
 
     @property
     def done(self) -> bool:
-        """Whether p* of every image is found."""
+        """Whether p* of every image was found."""
         return super().done and self._rows is None
 
     def step(self) -> None:
@@ -93,25 +90,19 @@ class ShrinkingBall(Bisection):
             state["waiting"] = self._waiting.clone()
         if self._rows is not None:
             rows = self._rows._asdict() | {"index": self._index}
-            state["rows"] = {
-                name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in rows.items()
-            }
+            plain = {"memory_format": torch.contiguous_format}
+            state["rows"] = {name: tensor.cpu().clone(**plain) for name, tensor in rows.items()}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; ValueError where it is of other images or of another grid."""
+        """Go on from a state of the same problem."""
         super().load_state_dict(state)
-        count, waiting, rows = len(self.first), state.get("waiting"), dict(state.get("rows", {}))
-        if waiting is not None:
-            check_indices("waiting", waiting, len(waiting), 0, count - 1)
-            self._waiting = waiting.clone()
-        if rows:
-            self._index = rows.pop("index").clone()
-            check_indices("index", self._index, len(rows["labels"]), -1, count - 1)
-            shape = (len(self._index), *self.problem.take(torch.tensor([0]))[0].shape[1:])
-            if any(rows[name].shape != shape for name in ("adversarial", "best_image", "originals")):
-                raise ValueError(f"rows: expected images of shape {shape}")
-            self._rows = Rows(**{name: tensor.to(self.problem.device, copy=True) for name, tensor in rows.items()})
+        if "waiting" in state:
+            self._waiting = state["waiting"].clone()
+        if "rows" in state:
+            rows = {name: tensor.to(self.problem.device, copy=True) for name, tensor in state["rows"].items()}
+            self._index = rows.pop("index").cpu()
+            self._rows = Rows(**rows)
 
     def _shrink(self) -> None:
         """Take a step with every row, settle what it settles, and let waiting images take the settled rows."""
@@ -127,7 +118,7 @@ class ShrinkingBall(Bisection):
         self._rows = rows = rows._replace(**dict(zip(Rows._fields, moved, strict=False)))
         self.forward += len(self._index) * steps
         self.backward += len(self._index) * steps
-        # What follows is known on the CPU but for this, one wait for the device; settled images take another.
+        # The only wait for the device where nothing is settled.
         settled = (_settled(rows.best, rows.age, self._device_radii).cpu() & (self._index >= 0)).nonzero().flatten()
         if len(settled):
             self._settle(rows, settled)
@@ -139,7 +130,7 @@ class ShrinkingBall(Bisection):
         """The rows to attack next: at most ``size``, and most of them busy."""
         assert self._waiting is not None
         busy = self._index >= 0
-        if self._rows is not None and len(busy) > size:  # memory ran out: they wait again, and begin anew
+        if self._rows is not None and len(busy) > size:  # memory ran out: all of them begin again
             self._waiting, self._rows = torch.cat([self._index[busy], self._waiting]), None
         if self._rows is None:
             self._rows, self._index = self._fresh(self._waiting[:size]), self._waiting[:size].clone()
@@ -176,7 +167,7 @@ class ShrinkingBall(Bisection):
 
 
 def _step(network: nn.Module, state: Tensors, constants: Tensors, radii: Tensor, box: tuple[float, float]) -> Tensors:
-    """One gradient for every row: judge the iterate, shrink its ball where it fools, and go on inside the ball."""
+    """Judge every row's iterate, shrink its ball where it fools the network, and take a step inside the ball."""
     adversarial, best_image, best, age = state
     originals, labels = constants
     spread = (-1, *(1,) * (originals.ndim - 1))
@@ -189,7 +180,7 @@ def _step(network: nn.Module, state: Tensors, constants: Tensors, radii: Tensor,
     distance = (adversarial - originals).abs().flatten(1).amax(dim=1)
     grid_index = torch.searchsorted(radii, distance.to(radii.dtype) - BALL_TOLERANCE)
     grid_index = torch.where(radii[0] > 0, grid_index, grid_index.clamp(min=1))  # at ε = 0 there is no attack
-    shrunk = fooled & (grid_index < best)  # not where images are so coarse that an iterate rounds out of its ball
+    shrunk = fooled & (grid_index < best)  # float16 iterates may round out of their ball
     best_image = torch.where(shrunk.view(spread), adversarial, best_image)
     best = torch.where(shrunk, grid_index, best)
     age = torch.where(shrunk, 0, age)
@@ -205,7 +196,7 @@ def _step(network: nn.Module, state: Tensors, constants: Tensors, radii: Tensor,
 
 
 def _settled(best: Tensor, age: Tensor, radii: Tensor) -> Tensor:
-    """Which rows are: their ball holds or cannot shrink, or no counterexample was found at all."""
+    """Which rows are settled: their ball holds or cannot shrink, or no counterexample was found."""
     searching = best == len(radii)
     held = age > torch.where(searching, 2 * APPROACH, PATIENCE)
     return held | (best == 0) | (~searching & (radii[(best - 1).clamp(min=0)] <= 0))

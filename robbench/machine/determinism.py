@@ -10,28 +10,24 @@ from contextlib import contextmanager
 from robbench.errors import RobbenchError
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-"""Environment variable that cuBLAS reads when CUDA starts. Without it, cuBLAS is not deterministic on several streams."""
+"""Environment variable that cuBLAS reads when CUDA starts; without it, cuBLAS is not deterministic on several streams."""
 
 
 @contextmanager
 def cublas_workspace() -> Iterator[None]:
-    """Give cuBLAS a deterministic workspace, unless the user has set one. Enter it before CUDA starts; it imports no torch."""
-    if WORKSPACE in os.environ:
-        yield
-        return
-    os.environ[WORKSPACE] = ":4096:8"
+    """Give cuBLAS a deterministic workspace, unless the user has set one; to be entered before CUDA starts."""
+    own = WORKSPACE in os.environ
+    os.environ.setdefault(WORKSPACE, ":4096:8")
     try:
         yield
     finally:
-        os.environ.pop(WORKSPACE, None)
+        if not own:
+            os.environ.pop(WORKSPACE, None)
 
 
 @contextmanager
 def deterministic_algorithms() -> Iterator[None]:
-    """Allow deterministic kernels only, on every device; afterwards the switches are as before.
-
-    TF32 and a recipe's bfloat16 stay: they round, but always in the same way.
-    """
+    """Allow deterministic kernels only, on every device; afterwards the switches are as before."""
     import torch  # not at the top: the plugin sets up the workspace without loading torch
 
     cudnn = torch.backends.cudnn
@@ -47,7 +43,7 @@ def deterministic_algorithms() -> Iterator[None]:
 
 
 def explained(error: Exception) -> Exception:
-    """Torch's error about an operation that cannot be deterministic, in robbench's words; any other error unchanged."""
+    """Torch's error about an operation that is not deterministic, in robbench's words; any other error unchanged."""
     found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
     if found is None:
         return error

@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -21,9 +21,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def choose_device(name: str, worker: int = 0) -> torch.device:
-    """The device of ``--robbench-device``; ``auto`` is CUDA if there is a CUDA device.
-
-    Each worker of a run gets the next of several CUDA devices, which becomes the current device of its process.
+    """The device of ``--robbench-device``; ``auto`` is CUDA if there is a CUDA device, in turn for each worker.
 
     Raises:
         RobbenchError: the name is unknown, or there is no CUDA device for ``cuda``.
@@ -41,7 +39,7 @@ def choose_device(name: str, worker: int = 0) -> torch.device:
 
 
 def environment(device: torch.device) -> Environment:
-    """What a reader may ask about the machine, the versions and torch's switches behind a figure."""
+    """The machine, the versions and torch's switches behind a figure."""
     cuda = device.type == "cuda"
     constant, deterministic = _constant(device), torch.are_deterministic_algorithms_enabled()
     threads = torch.get_num_threads()
@@ -80,9 +78,9 @@ def _constant(device: torch.device) -> Environment:
         threads=torch.get_num_threads(),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
-        robbench=_version("robbench"),
+        robbench=version("robbench"),
         torch=str(torch.__version__),
-        torchvision=_version("torchvision"),
+        torchvision=version("torchvision"),
         cuda=torch.version.cuda if cuda else None,
         cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
         driver=driver.partition("\n")[0] if driver else None,  # a line for each GPU
@@ -104,13 +102,6 @@ def _cpu_name() -> str:
 def _slug(name: str) -> str:
     plain = re.sub(r"\((R|TM)\)|\bCPU\b|\bProcessor\b|@.*", " ", name, flags=re.IGNORECASE)
     return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _output(*command: str) -> str | None:

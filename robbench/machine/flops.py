@@ -10,12 +10,8 @@ from robbench.machine.onednn import plain_layers
 
 
 def forward_flops(network: nn.Module, image: Tensor) -> int:
-    """Floating-point operations of one forward pass of one image, (1, ...) floats.
-
-    A pass back to the image takes as many again.
-    """
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), plain_layers(), counter:
+    """Floating-point operations of one forward pass of one image, (1, ...) floats; a pass back takes as many again."""
+    with torch.no_grad(), plain_layers(), FlopCounterMode(display=False) as counter:
         network(image)
     return int(counter.get_total_flops())
 
@@ -23,14 +19,11 @@ def forward_flops(network: nn.Module, image: Tensor) -> int:
 def update_flops(network: nn.Module, image: Tensor) -> int:
     """Floating-point operations of an update of the weights for one image, (1, ...) floats.
 
-    An update goes forward, and back to the first weights that require a gradient: not to their layer's input, and
-    through no layer in front of it. The gradients of the parameters stay as they are. In training mode the statistics of
-    batch norms change, as in any forward pass.
+    An update goes forward, and back to the first weights that require a gradient, but not to their layer's input.
     """
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not learning:
         return forward_flops(network, image)
-    counter = FlopCounterMode(display=False)
-    with torch.enable_grad(), plain_layers(), counter:
+    with torch.enable_grad(), plain_layers(), FlopCounterMode(display=False) as counter:
         torch.autograd.grad(network(image.detach()).sum(), learning, allow_unused=True)
     return int(counter.get_total_flops())

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robbench.machine.memory import named, ran_out
+from robbench.machine.memory import ran_out
 
 Tensors = tuple[Tensor, ...]
 Step = Callable[[Tensors, Tensors], Tensors]
 """From the state and the constants to the next state, of the same shapes."""
 
 _WORTH_CAPTURING = 4
-"""Fewest steps in a call for which a graph is captured: a capture takes as long as a few steps."""
+"""Fewest steps in a call for which a graph is captured, as a capture takes as long as a few steps."""
 
 
 def repeat(step: Step, state: Tensors, constants: Tensors, times: int) -> Tensors:
@@ -43,19 +43,16 @@ Capture = Callable[[Step, Tensors, Tensors], Captured]
 
 
 class GraphedLoop:
-    """Repeats the steps of one network.
+    """Repeats the steps of one network; on a CUDA device it replays them as a CUDA graph.
 
-    On a CUDA device, launching the kernels of a small network takes longer than running them. So a step is captured as a
-    CUDA graph and replayed: the same kernels on the same values. The first call with tensors of some shapes runs step
-    by step; the second one captures. Weights and buffers may change between calls, but only in place. All graphs share
-    one pool of memory and are freed with the loop.
-
-    If a step cannot be captured (the network's forward reads a value) or its graph does not fit into memory, all graphs
-    are freed, and from then on every call runs step by step; a note says so. On the CPU nothing is captured.
+    Launching the kernels of a small network takes longer than running them, and a graph launches all at once. The first
+    call with tensors of some shapes runs step by step; the second one captures. Weights and buffers may change between
+    calls, but only in place. Where a step cannot be captured (the network's forward reads a value), or the graph does
+    not fit into memory, all graphs are freed, and from then on every call runs step by step.
 
     Args:
         device: of the tensors.
-        notes: list that gets the note.
+        notes: list that gets a line where a step was not captured.
         capture: captures a step; None for CUDA graphs where the device has them.
     """
 
@@ -77,7 +74,7 @@ class GraphedLoop:
         return tuple(tensor.clone() for tensor in captured.state)
 
     def _captured(self, step: Step, state: Tensors, constants: Tensors) -> Captured | None:
-        """The step's graph for these shapes; None if the call is to run step by step."""
+        """The step's graph for these shapes; None where the call is to run step by step."""
         if self._capture is None:
             return None
         key = tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in (*state, *constants))
@@ -95,7 +92,6 @@ class GraphedLoop:
         return None
 
     def _give_up(self, reason: str) -> None:
-        """Free all graphs, and capture no more."""
         self._capture = None
         self._graphs.clear()
         torch.cuda.empty_cache()
@@ -105,12 +101,9 @@ class GraphedLoop:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Why a step was not captured, in one line. The first error tells: the one that ended the capture may only follow from it."""
+    """Why a step was not captured: the first error tells, as ending a failed capture may raise another one."""
     first = error.__context__ or error
-    for known in (error, first):
-        if ran_out(known):
-            return named(known)
-    return f"one could not be captured ({str(first).partition(chr(10))[0]})"
+    return ran_out(error) or ran_out(first) or f"one could not be captured ({str(first).partition(chr(10))[0]})"
 
 
 class _CudaGraphs:
@@ -121,14 +114,14 @@ class _CudaGraphs:
         self._pool: Any = None
 
     def __call__(self, step: Step, state: Tensors, constants: Tensors) -> Captured:
-        """A graph of one step; afterwards, also after an error, the current stream is the same as before.
+        """A graph of one step.
 
         A capture that fails may leave torch's random generator and allocator in a bad state. So a step that waits for
-        the device, which no graph can, is found before the capture.
+        the device is found before the capture.
 
         Raises:
-            RuntimeError: the step waits for the device, cannot be captured for another reason, or runs out of memory;
-                or its graph leaves less memory free than it keeps, so that an update of that size might not fit.
+            RuntimeError: the step waits for the device, cannot be captured, or runs out of memory; or its graph leaves
+                less memory free than it keeps, so that an update of that size might not fit.
         """
         with torch.cuda.device(self._device), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch: not every wait is seen, or a graph is empty
@@ -161,7 +154,7 @@ class _CudaGraphs:
 
 @contextmanager
 def _without_waiting() -> Iterator[None]:
-    """What waits for a CUDA device raises a RuntimeError, as far as torch notices; the mode is restored afterwards."""
+    """What waits for a CUDA device raises a RuntimeError, as far as torch notices."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -13,17 +13,13 @@ from torch import Tensor, nn
 from robbench.errors import RobbenchError
 
 LARGEST_BATCH = {"cpu": 256, "cuda": 4096}
-"""Most images attacked at once, by device type.
-
-On two CPU cores a quarter of it is 7 to 26 % slower; twice as many are 6 to 16 % faster but take twice the memory
-(``suites/perf/test_choices.py``, cnn7 and relu_4_1024). On CUDA it is a guess that fills any device.
-"""
+"""Most images attacked at once, by device type (``suites/perf/test_choices.py``). On CUDA a guess that fills any device."""
 
 _SHARE = 0.5
 """Share of the free memory that a batch may take."""
 
 _NO_MEMORY = ("allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""What torch's CPU allocator, CUDA and its libraries write in a plain RuntimeError when memory runs out."""
+"""What torch's CPU allocator, CUDA and its libraries write when memory runs out."""
 
 _PERHAPS_NO_MEMORY = ("unable to find an engine", "valid cuDNN algorithm", "CUBLAS_STATUS_NOT_INITIALIZED")
 """What cuDNN and cuBLAS write when there is no memory for their workspaces, but for other reasons as well."""
@@ -32,9 +28,7 @@ _PERHAPS_NO_MEMORY = ("unable to find an engine", "valid cuDNN algorithm", "CUBL
 def attack_batch(model: nn.Module, images: Tensor) -> int:
     """How many images to attack at once: the device's largest useful batch, or as many as fit into free memory.
 
-    Args:
-        model: in the mode of the attack.
-        images: (N, C, H, W) floats, at least one, on the model's device.
+    ``images``: (N, C, H, W) floats, at least one, on the model's device.
     """
     largest = LARGEST_BATCH.get(images.device.type, 256)
     # Gradients and the attack's own tensors take about as much again as what is saved for the backward pass.
@@ -59,10 +53,10 @@ def _saved_bytes(model: nn.Module, images: Tensor) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device, its caches included, in bytes.
+    """Bytes that are free on a device, its caches included.
 
-    Where only deterministic algorithms are allowed, all of the device's memory. What is free differs from run to run:
-    the size of the batches would differ with it, and so would the rounding.
+    Where only deterministic algorithms are allowed, all of the device's memory: what is free differs from run to run, and
+    the size of the batches and the rounding would differ with it.
     """
     whole = torch.are_deterministic_algorithms_enabled()
     if device.type == "cuda":
@@ -76,37 +70,30 @@ def free_bytes(device: torch.device) -> int:
         return 2**33
 
 
-def ran_out(error: BaseException) -> bool:
-    """Whether an error says, on any device, that memory ran out, or perhaps did."""
-    return _surely(error) or _says(error, _PERHAPS_NO_MEMORY)
-
-
-def _surely(error: BaseException) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or _says(error, _NO_MEMORY)
-
-
-def _says(error: BaseException, phrases: tuple[str, ...]) -> bool:
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in phrases)
-
-
-def named(error: BaseException) -> str:
-    """A short name for an error that :func:`ran_out` recognises; where it is not certain, with its own first line."""
-    first = str(error).partition("\n")[0]
-    return "out of memory" if _surely(error) else f"perhaps out of memory ({first})"
+def ran_out(error: BaseException) -> str | None:
+    """A short name for an error that says memory ran out, with its first line where that is not certain; None for others."""
+    message = str(error)
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    if isinstance(error, RuntimeError) and any(words in message for words in _NO_MEMORY):
+        return "out of memory"
+    if isinstance(error, RuntimeError) and any(words in message for words in _PERHAPS_NO_MEMORY):
+        return f"perhaps out of memory ({message.partition(chr(10))[0]})"
+    return None
 
 
 def halved(size: int, error: Exception, device: torch.device) -> int:
-    """Half the batch after memory ran out.
+    """Half the batch after memory ran out; an error about anything else is raised again.
 
     Raises:
         RobbenchError: not even one image fits.
-        Exception: the error itself, if it is not about memory.
     """
-    if not ran_out(error):
+    reason = ran_out(error)
+    if not reason:
         raise error
     if size == 1:
         raise RobbenchError(
-            f"{named(error)}: not even one image at a time fits on {device.type}; free memory there, or use another "
+            f"{reason}: not even one image at a time fits on {device.type}; free memory there, or use another "
             "device (--robbench-device)"
         ) from error
     if device.type == "cuda":
@@ -116,20 +103,15 @@ def halved(size: int, error: Exception, device: torch.device) -> int:
 
 @dataclass
 class Batches:
-    """Work in batches whose size changes no result. When memory runs out, the next batches are half as large."""
+    """Work in batches of at most ``size`` images, which changes no result; half as many when memory runs out."""
 
     what: str
     """The work, for the note in the record."""
     size: int
-    """Most images in a batch."""
     notes: list[str] = field(default_factory=list)
 
     def over(self, images: int, device: torch.device, work: Callable[[slice], None], start: int = 0) -> None:
-        """Call ``work`` for consecutive slices of so many images; a call that runs out of memory is made again with less.
-
-        Raises:
-            RobbenchError: not even one image fits.
-        """
+        """Call ``work`` for consecutive slices of the images; RobbenchError where not even one image fits."""
         while start < images:
             end = min(start + self.size, images)
             try:
@@ -145,15 +127,11 @@ class Batches:
 
 @contextmanager
 def must_fit_whole(what: str, remedy: str) -> Iterator[None]:
-    """Turn out-of-memory into RobbenchError where splitting the work would change the result.
-
-    Args:
-        what: one clause on what did not fit.
-        remedy: one clause on what to do.
-    """
+    """Turn out-of-memory into a RobbenchError (what did not fit; remedy) where smaller batches would change the result."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
+        reason = ran_out(error)
+        if not reason:
             raise
-        raise RobbenchError(f"{named(error)}: {what}; {remedy}") from error
+        raise RobbenchError(f"{reason}: {what}; {remedy}") from error

@@ -1,4 +1,4 @@
-"""Faster convolutions on a CPU: a convolution, its ReLU and its pooling as one layer in the layout of oneDNN, torch's CPU library.
+"""Faster convolutions on a CPU: a convolution, its ReLU and its pooling as one layer in the layout of oneDNN.
 
 :func:`swap` puts such layers into a network of plain ``torch.nn`` layers. ``suites/perf`` measures what they gain.
 """
@@ -27,10 +27,7 @@ _plain: ContextVar[bool] = ContextVar("plain", default=False)
 
 @contextmanager
 def plain_layers() -> Iterator[None]:
-    """Within it, swapped networks compute with torch's own layers.
-
-    The fused layers make numbers of NaN. Whatever judges a network must see NaN as it is.
-    """
+    """Let swapped networks compute with torch's own layers: the fused ones hide NaN, which a judgement must see."""
     token = _plain.set(True)
     try:
         yield
@@ -46,10 +43,9 @@ def dense(features: Tensor) -> Tensor:
 def swap(network: nn.Module) -> None:
     """Replace chains of convolutions by fused layers, in place, in every ``nn.Sequential`` of the network.
 
-    A chain begins with a convolution of images: few channels. Each of its links is a convolution (square kernel, stride 1,
-    zero padding), a ReLU and, perhaps, a max-pooling. The fused layer takes the place and the parameters of the convolution;
-    identities take the places of ReLU and pooling. So the names of the layers and the state dict stay as they are. A
-    network without such a chain is left alone, and so is a network that was swapped before.
+    A chain begins with a convolution of few channels. Each link is a convolution (square kernel, stride 1, zero padding),
+    a ReLU and, perhaps, a max-pooling. The fused layer takes the place and the parameters of the convolution, identities
+    those of ReLU and pooling, so the names of the layers and the state dict stay as they are.
     """
     for module in list(network.modules()):
         if type(module).forward is nn.Sequential.forward:
@@ -86,7 +82,7 @@ def _link(layers: Sequence[nn.Module]) -> tuple[nn.Conv2d, int, int] | None:
 
 
 def _fusible(layer: nn.Conv2d) -> bool:
-    """Whether the fused layer can do what the convolution does; a weight norm computes the weights from others."""
+    """Whether the fused layer can do what the convolution does; with a weight norm, the weight is no parameter."""
     height, width = layer.kernel_size
     return (
         isinstance(layer.weight, nn.Parameter)
@@ -103,11 +99,8 @@ class FusedConvolution(nn.Module):
 
     In oneDNN's layout the ReLU costs no pass over memory, its backward pass goes over pooled values only, and the gradient
     towards the input is one more convolution, with the mirrored kernel. The gradient cannot be differentiated again.
-    NaN does not get through, and an infinite gradient may become NaN.
-
-    Only the first layer of a chain turns its input into that layout, only the last one turns its output back. Every
-    layer uses torch's operations instead where :func:`plain_layers` asks for them, in autocast, for other dtypes than
-    float32, on a GPU, in a traced or compiled network, and where torch has no oneDNN.
+    NaN does not get through. Only the first layer of a chain turns its input into that layout, only the last one turns
+    its output back. Torch's own operations are used wherever oneDNN's cannot be, and within :func:`plain_layers`.
     """
 
     def __init__(self, convolution: nn.Conv2d, pool: int, *, begins: bool) -> None:
@@ -129,7 +122,7 @@ class FusedConvolution(nn.Module):
         return F.relu(output, inplace=True)
 
     def extra_repr(self) -> str:
-        """What ``print(network)`` shows of the layer."""
+        """For ``print(network)``."""
         outputs, channels, side, _ = self.weight.shape
         return f"{channels}, {outputs}, kernel_size={side}, padding={self.padding}, pool={self.pool}"
 
@@ -152,7 +145,7 @@ class FusedConvolution(nn.Module):
         return F.max_pool2d(output, self.pool, self.pool) if self.pool > 1 else output
 
     def _kernel(self, stride: int) -> Tensor:
-        """The kernel of the gradient towards the input, kept while the weights are the same: an attack takes many steps."""
+        """The kernel of the gradient towards the input, kept while the weights are the same."""
         weight = self.weight.detach()
         if self._made is None or self._made[0] != stride or not torch.equal(self._made[1], weight):
             mirrored = weight.flip(2, 3).transpose(0, 1).contiguous()
@@ -171,7 +164,7 @@ def _convolve(features: Tensor, weight: Tensor, bias: Tensor | None, padding: in
 
 @cache
 def _has_operator() -> bool:
-    """Whether oneDNN is there and has the operator, tried on one pixel, since it may change with any version of torch."""
+    """Whether torch has the operator, tried on one pixel, since it may change with any version."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     as_usual: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
@@ -238,9 +231,8 @@ class _Convolution(torch.autograd.Function):
 def _kernel_of_squares(mirrored: Tensor, side: int) -> Tensor:
     """(channels · side², outputs, …): the mirrored kernel once for each pixel of a square, moved to where the pixel is.
 
-    Towards images the gradient is a convolution with one output channel, for which CPU libraries leave most of their
-    vector lanes idle. So the pixels of a square become the output channels of one convolution, whose stride is the
-    square's side. It does more arithmetic in a third of the time.
+    The gradient towards images is a convolution with one output channel, which leaves most vector lanes idle. With the
+    pixels of a square as output channels it does more arithmetic in a third of the time.
     """
     channels, outputs, taps, _ = mirrored.shape
     kernel = mirrored.new_zeros(channels, side, side, outputs, taps + side - 1, taps + side - 1)

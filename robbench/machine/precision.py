@@ -24,10 +24,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 def tensor_cores(allowed: bool = True) -> Iterator[None]:
     """Whether products and convolutions of float32 may round their factors; afterwards the switches are as before.
 
-    Allowed, CUDA rounds to TF32, and the CPU does what it was set to. Not allowed, neither rounds. An operation that
-    followed one of torch's general switches is set to the same value by itself afterwards.
-
-    Inside, torch 2.9 and newer do not let ``torch.backends.cudnn.allow_tf32`` be read, so a network must not use it.
+    Allowed, CUDA rounds to TF32, and the CPU does what it was set to. Not allowed, neither rounds.
     """
     with warnings.catch_warnings():  # torch 2.9 calls its older switches deprecated
         warnings.simplefilter("ignore")
@@ -47,7 +44,7 @@ def rounds_convolutions() -> bool:
 
 
 def matmul_precision() -> str:
-    """Of products of float32: ``highest``, ``high`` or ``medium`` as torch names it, or what each backend does."""
+    """How products of float32 round: ``highest``, ``high`` or ``medium`` as torch names it, or what each backend does."""
     backends: Any = torch.backends
     try:
         return torch.get_float32_matmul_precision()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
 import torch
 
-from robbench.errors import unknown
 from robbench.record import Seconds
 
 _MEASURED = ("training", "estimation")
@@ -38,35 +38,28 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._seconds = dict.fromkeys(Seconds.__struct_fields__, 0.0)
+        self._seconds = Counter[str]()
         self._running: dict[str, Callable[[], dict[str, float]]] = {}
 
     @contextmanager
     def region(self, name: str) -> Iterator[None]:
-        """Time a block. On a GPU it ends with its last kernel, for which the block waits.
-
-        Raises:
-            RobbenchError: ``name`` is no region of :class:`robbench.record.Seconds`.
-        """
-        if name not in self._seconds or name == _WAITING:
-            raise unknown("region", name, self._seconds.keys() - {_WAITING})
+        """Time a block, on a GPU up to its last kernel; ``name`` is one of :class:`robbench.record.Seconds`."""
         self._running[name] = so_far = self._start(name)
         try:
             yield
-            self._count(so_far())
+            self._seconds.update(so_far())
         finally:
             del self._running[name]
 
     def _start(self, name: str) -> Callable[[], dict[str, float]]:
         """Start a region; returns a function that tells the seconds since then, by field."""
-        before = waiting_for_core() if name in _MEASURED else {}
+        measured = name in _MEASURED
+        before = waiting_for_core() if measured else {}
         clock = self._clock()
-        if name not in _MEASURED:
-            return lambda: {name: clock()}
 
         def so_far() -> dict[str, float]:
-            seconds = clock()
-            waited = [total - before.get(thread, 0.0) for thread, total in waiting_for_core().items()]
+            seconds, after = clock(), waiting_for_core() if measured else {}
+            waited = [total - before.get(thread, 0.0) for thread, total in after.items()]
             return {name: seconds, _WAITING: max(waited, default=0.0)}  # of the thread that waited longest
 
         return so_far
@@ -89,18 +82,14 @@ class Stopwatch:
 
         return elapsed
 
-    def _count(self, found: Mapping[str, float]) -> None:
-        for name, value in found.items():
-            self._seconds[name] += value
-
     def add(self, seconds: Seconds) -> None:
-        """Add what an earlier, interrupted run measured."""
-        self._count({name: getattr(seconds, name) for name in self._seconds})
+        """Add what an interrupted run measured."""
+        self._seconds.update(msgspec.structs.asdict(seconds))
 
     @property
     def seconds(self) -> Seconds:
         """What was measured so far, in the running regions as well."""
-        found = Counter(self._seconds)
+        found = self._seconds.copy()
         for so_far in self._running.values():
             found.update(so_far())
-        return Seconds(**{name: round(found[name], 6) for name in self._seconds})
+        return Seconds(**{name: round(found[name], 6) for name in Seconds.__struct_fields__})

@@ -91,7 +91,7 @@ def audit_work(estimate: Estimate, images: int) -> Work:
     if audit is None:
         return Work()
     search = search_work(estimate, images)
-    passes, steps = search.forward + search.backward, scan_steps(estimate.search_name, estimate.attack.steps)
+    passes, steps = search.forward + search.backward, scan_steps(estimate.search == "reference", estimate.attack.steps)
     looked = [looked_at(audit, images, passes, radii) for radii in range(len(QUARTILES) + 1)]
     # No more are scanned than are looked at, at no radius at least: so many pay for both with the whole share.
     affordable = int(audit.share * passes / (image_passes(0) + audit.radii * probe_passes(steps)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import re
 import subprocess
 
 import pytest
@@ -22,22 +20,6 @@ def afresh():
     robbench.machine.environment._constant.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("name", "available", "chosen"),
-    [
-        ("auto", True, "cuda:0"),
-        ("auto", False, "cpu"),
-        ("cpu", True, "cpu"),
-        ("cpu", False, "cpu"),
-        ("cuda", True, "cuda:0"),
-    ],
-)
-def test_auto_takes_cuda_where_there_is_one(monkeypatch, name, available, chosen):
-    """Each option gives its device, and auto the best there is."""
-    mock_devices(monkeypatch, count=int(available))
-    assert choose_device(name) == torch.device(chosen)
-
-
 def mock_devices(monkeypatch, count):
     """So many CUDA devices; returns those that were made the current one."""
     current = []
@@ -47,11 +29,12 @@ def mock_devices(monkeypatch, count):
     return current
 
 
-@pytest.mark.parametrize(("count", "chosen"), [(1, [0, 0, 0, 0, 0]), (2, [0, 1, 0, 1, 0]), (8, [0, 1, 2, 3, 4])])
-def test_every_worker_takes_a_device_of_its_own(monkeypatch, count, chosen):
-    """In turn, where there are fewer devices than workers; the process works on its own, whatever does not say where."""
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+@pytest.mark.parametrize(("count", "chosen"), [(1, [0, 0, 0]), (2, [0, 1, 0]), (8, [0, 1, 2])])
+def test_every_worker_takes_a_cuda_device_of_its_own(monkeypatch, count, chosen, name):
+    """In turn, where there are fewer devices than workers; it becomes the current one of the process."""
     current = mock_devices(monkeypatch, count)
-    devices = [choose_device("auto", worker) for worker in range(5)]
+    devices = [choose_device(name, worker) for worker in range(3)]
     assert devices == current == [torch.device("cuda", index) for index in chosen]
     assert choose_device("cpu", 3) == torch.device("cpu")
 
@@ -74,7 +57,8 @@ def test_the_slug_does_not_say_which_of_several_devices(afresh, monkeypatch):
 
 def test_a_missing_gpu_and_an_unknown_device_are_errors(monkeypatch):
     """Asking for CUDA without one never falls back in silence, and a misspelt name is corrected."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    mock_devices(monkeypatch, 0)
+    assert choose_device("auto") == torch.device("cpu")
     with pytest.raises(RobbenchError, match="expected a CUDA device for --robbench-device cuda"):
         choose_device("cuda")
     with pytest.raises(RobbenchError, match=r"unknown device 'cdua'; expected one of auto, cpu, cuda.*'cuda'"):
@@ -102,20 +86,9 @@ def test_a_slug_names_the_class_of_machine(afresh, monkeypatch, processor, slug)
         assert (found.cpu, found.device, found.cores) == (processor, processor, 6)
 
 
-def test_an_environment_says_what_ran_here():
-    """Versions and threads are those of this process, and nothing about CUDA is claimed on a CPU."""
-    found = environment(torch.device("cpu"))
-    assert found.torch == torch.__version__
-    assert found.python == platform.python_version()
-    assert found.threads >= 1
-    assert found.cores >= 1
-    assert re.fullmatch(r"cpu-\d+core-[a-z0-9]+(-[a-z0-9]+)*", found.slug)
-    assert (found.cuda, found.cudnn, found.driver, found.tf32) == (None, None, None, None)
-
-
 @pytest.mark.parametrize(("change", "dirty"), [(None, False), ("new.txt", True)])
 def test_the_commit_of_the_working_folder_is_recorded(afresh, monkeypatch, tmp_path, change, dirty):
-    """The commit's hash, and whether anything differs from it."""
+    """The commit's hash, and whether anything differs from it; neither where there is no git."""
 
     def git(*arguments):
         command = ("git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments)
@@ -128,21 +101,7 @@ def test_the_commit_of_the_working_folder_is_recorded(afresh, monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     found = environment(torch.device("cpu"))
     assert (found.commit, found.dirty) == (git("rev-parse", "HEAD"), dirty)
-
-
-def test_outside_a_repository_there_is_no_commit(afresh, monkeypatch, tmp_path):
-    """Neither a commit nor dirtiness is made up where there is no repository, or no git."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    found = environment(torch.device("cpu"))
-    assert (found.commit, found.dirty) == (None, None)
     robbench.machine.environment._constant.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
     found = environment(torch.device("cpu"))
     assert (found.commit, found.dirty) == (None, None)
-
-
-def test_a_package_that_is_not_installed_is_named_so():
-    """A missing version is words, not an error: the environment is written in any case."""
-    assert robbench.machine.environment._version("no-such-package-here") == "not installed"
-    assert torch.__version__.startswith(robbench.machine.environment._version("torch").split("+")[0])

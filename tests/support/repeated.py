@@ -56,27 +56,25 @@ def timeless(record: Record) -> Record:
         record.training, epochs=[msgspec.structs.replace(one, seconds=1.0, validation_seconds=1.0) for one in epochs]
     )
     seconds = Seconds(training=1.0) if training else Seconds(estimation=1.0)
-    return msgspec.structs.replace(
-        record, seconds=seconds, created="now", result=training or record.result, environment=ENVIRONMENT
-    )
+    result = training or record.result
+    changes = {"key": "", "seconds": seconds, "created": "now", "result": result, "environment": ENVIRONMENT}
+    return msgspec.structs.replace(record, **changes)
 
 
 def study(folder: Path) -> dict[str, object]:
     """Checksums of the weights, records, and the report's text, of everything run anew in an empty folder."""
     store = Store(folder / "store")
     context = RunContext(store=store, data=folder / "data", device=torch.device("cpu"))
-    records = []
-    for model in models():
-        records.append(run_stage(Task("training", model), context, suite="demo"))
-        records.append(run_stage(Task("robustness", model, REFERENCE), context, suite="demo"))
+    trained = [run_stage(Task("training", model), context, suite="demo") for model in models()]
+    found = [run_stage(Task("robustness", model, REFERENCE), context, suite="demo") for model in models()]
     fast = run_stage(Task("robustness", models()[1], replace(REFERENCE, search="fast")), context, suite="fast")
-    same = [timeless(record) for record in (*records, fast)]
+    same = [timeless(record) for record in (*trained, *found, fast)]
     text = report_text(group_records(same[:-1]), {}, title="demo", command="pytest", notes=[], verdicts=[], missing=[])
-    weights = {
-        model.id: {
+    weights = [
+        {
             name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
-            for name, tensor in sorted(store.weights(model.digest).items())
+            for name, tensor in store.weights(record.key).items()
         }
-        for model in models()
-    }
+        for record in trained
+    ]
     return {"weights": weights, "records": msgspec.to_builtins(same), "report": text}
