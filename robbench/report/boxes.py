@@ -15,32 +15,43 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from robbench.record import MISCLASSIFIED, Robustness
-from robbench.report.drawing import HATCHED, UNITS, canvas, colour, error_bars, lighter, png, pstar_ticks, tidy, title
+from robbench.record import MISCLASSIFIED
+from robbench.report.drawing import (
+    UNITS,
+    canvas,
+    censored_band,
+    colour,
+    error_bars,
+    legend_below,
+    lighter,
+    png,
+    tidy,
+    title,
+)
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, models_of
 
-_PERCENTILES = (12.5, 25.0, 50.0, 75.0, 87.5)
 _WIDEST = 15.0
 """Inches of panels side by side; more go below."""
 
 _Panel = tuple[str | None, list[Model]]
 
 
-def percentiles(*seeds: Robustness) -> tuple[float, float, float, float, float]:
+def percentiles(model: Model) -> tuple[float, ...]:
     """The 12.5th, 25th, 50th, 75th and 87.5th percentile of p* over the correct images of all seeds; inf where censored.
 
     Each is an image's own p* (no interpolation, which a censored value would not allow), the median excepted.
     """
-    values = np.concatenate([_correct(each) for each in seeds])
-    low, first, _, third, high = (float(v) for v in np.percentile(values, _PERCENTILES, method="inverted_cdf"))
-    values.sort()
-    below, above = values[(len(values) - 1) // 2], values[len(values) // 2]
-    return low, first, float(below if below == above else (below + above) / 2), third, high
+    values = _values(model)
+    low, first, third, high = np.percentile(values, (12.5, 25.0, 75.0, 87.5), method="inverted_cdf")
+    return tuple(map(float, (low, first, np.median(values), third, high)))
 
 
-def _correct(robustness: Robustness) -> NDArray[np.float64]:
-    return np.asarray([*robustness.grid, np.inf])[[index for index in robustness.pstar if index != MISCLASSIFIED]]
+def _values(model: Model) -> NDArray[np.float64]:
+    """p* of the correct images of all seeds."""
+    seeds = [row.robustness for row in model.right if row.robustness]
+    pairs = [(np.asarray([*each.grid, np.inf]), np.asarray(each.pstar)) for each in seeds]
+    return np.concatenate([grid[indices[indices != MISCLASSIFIED]] for grid, indices in pairs])
 
 
 def draw_boxes(group: Group) -> bytes:
@@ -53,16 +64,19 @@ def draw_boxes(group: Group) -> bytes:
     bands: dict[int, list[_Panel]] = {}
     for panel, reach in zip(panels, accumulate(_width(panel) for panel in panels), strict=True):
         bands.setdefault(int(reach // _WIDEST), []).append(panel)
-    top = _axis_end([model for _, models in panels for model in models])
+    models = [model for _, models in panels for model in models]
+    right = [model for model in models if model.right]
+    # The axis ends above the highest whisker, at the grid's end at most.
+    finite = [value for model in right for value in percentiles(model) if np.isfinite(value) and value > 0]
+    end = max(model.grid_end for model in models)
+    top = min(end, 1.1 * max(finite, default=end))
     width = max(5.0, 1.0 + max(sum(_width(panel) for panel in band) for band in bands.values()))
-    with canvas(width, 6.2 * len(bands) + 0.2) as figure:
-        figure.suptitle(title(group, "clean accuracy and p* per model"), fontweight="bold")
+    with canvas(width, 6.2 * len(bands) + 0.2, title(group, "clean accuracy and p* per model")) as figure:
         parts = np.atleast_1d(np.array(figure.subfigures(len(bands), 1)))
         for part, band in zip(parts, bands.values(), strict=True):
             _band(part, band, top)
-        shown = [model for _, models in panels for model in models if model.right]
-        if shown:
-            figure.legend(handles=_keys(shown, top), loc="outside lower center", frameon=False, fontsize=9, ncols=5)
+        if right:
+            legend_below(figure, _keys(right, top), 5)
         return png(figure)
 
 
@@ -74,7 +88,7 @@ def _keys(models: Sequence[Model], top: float) -> list[Artist]:
         Line2D([], [], color="black", linewidth=2, label="median"),
         Line2D([], [], marker="|", markersize=11, label="12.5th to 87.5th", **ink),
     ]
-    if any(percentiles(*_distributions(model))[-1] > top for model in models):
+    if any(percentiles(model)[-1] > top for model in models):
         keys.append(Line2D([], [], marker="^", markersize=6, label="ends past the grid", **ink))
     if any(len(model.right) > 1 for model in models):
         dots = ink | {"markersize": 4, "markerfacecolor": "white"}
@@ -87,25 +101,12 @@ def _width(panel: _Panel) -> float:
     return max(2.0, (0.95 if line is None else 0.62) * len(models))
 
 
-def _axis_end(models: Sequence[Model]) -> float:
-    """Where the axis of found p* ends: above the highest whisker, the grid's end at most."""
-    found = [value for model in models if model.right for value in percentiles(*_distributions(model))]
-    finite = [value for value in found if np.isfinite(value) and value > 0]
-    end = max(model.grid_end for model in models) or 1.0
-    return min(end, 1.1 * max(finite, default=end))
-
-
-def _distributions(model: Model) -> list[Robustness]:
-    return [row.robustness for row in model.right if row.robustness]
-
-
 def _band(figure: SubFigure, panels: Sequence[_Panel], top: float) -> None:
     widths = [_width(panel) for panel in panels]
     grid = figure.subplots(
         2, len(panels), sharex="col", sharey="row", squeeze=False, width_ratios=widths, height_ratios=[1, 2.6]
     )
-    for column, ((line, models), width) in enumerate(zip(panels, widths, strict=True)):
-        above, below = grid[0][column], grid[1][column]
+    for (above, below), (line, models), width in zip(grid.T, panels, widths, strict=True):
         above.set_title("\n".join(textwrap.wrap(line or "trained from scratch", int(width * 11))), fontsize=11)
         _accuracies(above, models)
         _boxes(below, models, top)
@@ -140,28 +141,23 @@ def _accuracies(axes: Axes, models: Sequence[Model]) -> None:
 
 
 def _boxes(axes: Axes, models: Sequence[Model], top: float) -> None:
-    """A box per model; above the axis's end, a band for the images that were never fooled."""
-    written_at = 1.09 * top
-    axes.axhspan(1.02 * top, 1.16 * top, **HATCHED)
+    """A box per model, and the share of its images that were never fooled."""
+    censored_band(axes, top, 1.001, 1.02, 1.09, 1.16)
     for at, model in enumerate(models):
         if not model.right:
             axes.text(at, top / 2, "no correct image", rotation=90, ha="center", va="center", fontsize=9)
             continue
         _box(axes, at, model, top)
-        share = np.isinf(np.concatenate([_correct(each) for each in _distributions(model)])).mean()
-        if share:
+        if share := np.isinf(_values(model)).mean():
             text = f"{share:.0%}" if share >= 0.005 else "<1%"
             white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            axes.text(at, written_at, text, ha="center", va="center", fontsize=8, bbox=white)
-    axes.set_ylim(0, 1.16 * top)
-    ticks = pstar_ticks(top)
-    axes.set_yticks([*ticks, written_at], [*(f"{tick:.4g}" for tick in ticks), "never\nfooled"])
+            axes.text(at, 1.09 * top, text, ha="center", va="center", fontsize=8, bbox=white)
     tidy(axes)
 
 
 def _box(axes: Axes, at: int, model: Model, top: float) -> None:
     """The images of all seeds, a dot per seed at its median; what lies past ``top`` ends at the band."""
-    edge, found = 1.02 * top, percentiles(*_distributions(model))
+    edge, found = 1.02 * top, percentiles(model)
     low, first, median, third, high = (min(value, edge) for value in found)
     axes.bxp(
         [{"whislo": low, "q1": first, "med": median, "q3": third, "whishi": high}],

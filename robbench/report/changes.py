@@ -9,15 +9,19 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from robbench.report.ablation import Effect, effects
-from robbench.report.drawing import UNITS, arrow_to_edge, canvas, colour, crosses, error_bars, png, tidy, title
+from robbench.report.drawing import UNITS, arrow_to_edge, beside, canvas, colour, crosses, error_bars, png, tidy, title
 from robbench.report.rows import Group
 
 
 def draw_ablation(group: Group) -> bytes:
     """Change of median p* per field and model, with its interval; past the grid's end, an arrowhead at the edge."""
     found = [effect for effect in effects(group) if effect.median and not math.isnan(effect.median.value)]
-    heights = _heights(found)
-    with canvas(9.0, 1.7 + 0.36 * (max(heights, default=0) + 1)) as figure:
+    heights: list[float] = []
+    for at, effect in enumerate(found):
+        gap = 1.5 if at and found[at - 1].field != effect.field else 1.0  # half a line more between fields
+        heights.append(heights[-1] + gap if heights else 0.0)
+    name = title(group, "one field as in the published code")
+    with canvas(9.0, 1.7 + 0.36 * (max(heights, default=0) + 1), name) as figure:
         axes = figure.subplots()
         axes.axvline(0.0, color="#777777", linewidth=1.0)
         for height, effect in zip(heights, found, strict=True):
@@ -30,25 +34,14 @@ def draw_ablation(group: Group) -> bytes:
             axes.text(0.5, 0.5, "no model to compare with", transform=axes.transAxes, ha="center")
         axes.set_xlabel(f"change of median p* ({UNITS})")
         tidy(axes, grid="x")
-        figure.suptitle(title(group, "one field as in the published code"), fontweight="bold")
         return png(figure)
-
-
-def _heights(found: Sequence[Effect]) -> list[float]:
-    """A line each, half a line between fields."""
-    heights: list[float] = []
-    for at, effect in enumerate(found):
-        gap = 1.5 if at and found[at - 1].field != effect.field else 1.0
-        heights.append(heights[-1] + gap if heights else 0.0)
-    return heights
 
 
 def _fields(axes: Axes, heights: Sequence[float], found: Sequence[Effect]) -> None:
     """The name of each field to the right of its models, and a line between two fields."""
-    outside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
     for field in dict.fromkeys(effect.field for effect in found):
         own = [height for height, effect in zip(heights, found, strict=True) if effect.field == field]
-        axes.annotate(field, (1.01, sum(own) / len(own)), fontweight="bold", **outside)
+        beside(axes, field, sum(own) / len(own), fontweight="bold")
         if min(own) > 0:
             axes.axhline(min(own) - 0.75, color="#BBBBBB", linewidth=0.8)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from robbench.report.drawing import UNITS, canvas, colour, is_source, png, tidy, title
+from robbench.report.drawing import UNITS, canvas, colour, is_source, panels, png, tidy, title
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, models_of
 
@@ -18,15 +17,10 @@ def draw_ecdf(group: Group) -> bytes:
     """Empirical distribution functions of p*: one panel per kind of transfer, the from-scratch models in each."""
     lines = group.lines or (None,)
     across = min(2, len(lines))
-    down = math.ceil(len(lines) / across)
     end = max(row.robustness.grid[-1] for row in group.rows if row.robustness)
-    with canvas(7.4 * across, 4.6 * down) as figure:
-        panels = np.atleast_1d(np.array(figure.subplots(down, across, sharex=True, sharey=True))).ravel()
-        for panel, line in zip(panels, lines, strict=False):
+    with canvas(7.4 * across, 4.6 * -(-len(lines) // across), title(group, "distribution of p*")) as figure:
+        for panel, line in zip(panels(figure, len(lines), across), lines, strict=True):
             _panel(panel, group, line, end)
-        for panel in panels[len(lines) :]:
-            panel.set_visible(False)
-        figure.suptitle(title(group, "distribution of p*"), fontweight="bold")
         return png(figure)
 
 
