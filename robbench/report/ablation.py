@@ -25,7 +25,6 @@ FEW = 30
 class Effect:
     """One model with one field as in the thesis, against the model as its study declares it."""
 
-    field: str
     varied: Model
     base: Model | None
     accuracy: Change | None
@@ -37,15 +36,16 @@ class Effect:
     """Training seconds ÷ those of the base, on the same machine class."""
 
     @property
-    def moved(self) -> tuple[str, ...]:
-        """The figures that changed beyond noise: a grid step of median p*, a point of a share, and the interval.
+    def field(self) -> str:
+        """The field that the variant changes."""
+        return self.varied.facts.variant or ""
 
-        A median over fewer than FEW correct images is none of them.
-        """
-        grid = next((row.robustness.grid for row in self.varied.tested if row.robustness), [0.0])
-        step = grid[1] - grid[0] if len(grid) > 1 else 0.0
-        tested = [row for model in (self.varied, self.base) if model is not None for row in model.tested]
-        enough = all(row.robustness.clean.correct >= FEW for row in tested if row.robustness)
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Figures that changed beyond noise (a grid step, a point), but for a median over fewer than FEW correct images."""
+        step = next((row.grid_step for row in self.varied.tested), 0.0)
+        tested = [row for model in (self.varied, self.base) if model for row in model.tested]
+        enough = all((row.correct or 0) >= FEW for row in tested)
         figures = (
             ("median p*", self.median if enough else None, step),
             ("clean accuracy", self.accuracy, 0.01),
@@ -66,10 +66,8 @@ def effects(group: Group) -> tuple[Effect, ...]:
 def _effect(varied: Model, base: Model | None, epsilon: float | None) -> Effect:
     if base is not None:
         seeds = {row.facts.seed for row in varied.rows}
-        own = tuple(row for row in base.rows if row.facts.seed in seeds)
-        base = Model(own) if own else base
+        base = Model(tuple(row for row in base.rows if row.facts.seed in seeds) or base.rows)
     return Effect(
-        field=varied.facts.variant or "",
         varied=varied,
         base=base,
         accuracy=accuracy_change(varied, base),

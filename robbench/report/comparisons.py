@@ -10,21 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from robbench.report.bootstrap import Resamples, difference, interval, over_seeds
-from robbench.report.robust_accuracy import robust_share
 from robbench.report.rows import Row
 from robbench.report.seeds import Model, Spread, spread
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of two medians, its median over seeds; a bound where one of them is censored."""
-
-    value: float
-    relation: Literal["=", "<", ">"]
-    low: float
-    """Of the bootstrap interval over images."""
-    high: float
-    seeds: Spread
 
 
 @dataclass(frozen=True)
@@ -43,16 +30,23 @@ class Change:
         return same_sign and bool(self.low > 0 or self.high < 0) and abs(self.value) > step + 1e-12
 
 
-def partner(model: Model, seed: int) -> Row | None:
+@dataclass(frozen=True)
+class Ratio(Change):
+    """A ratio of two medians; a bound where one of them is censored."""
+
+    relation: Literal["=", "<", ">"]
+
+
+def _partner(model: Model, seed: int) -> Row | None:
     """The row to hold against another model's row of this seed: the same seed's, or the only one there is."""
-    return model.rows[0] if len(model.rows) == 1 else model.seed(seed)
+    return next((row for row in model.rows if len(model.rows) == 1 or row.facts.seed == seed), None)
 
 
 def _pairs(above: Model | None, below: Model | None) -> list[tuple[Row, Row]]:
     """Both models' rows, seed by seed."""
     if above is None or below is None:
         return []
-    return [(row, other) for row in above.rows if (other := partner(below, row.facts.seed)) is not None]
+    return [(row, other) for row in above.rows if (other := _partner(below, row.facts.seed)) is not None]
 
 
 def median_ratio(numerator: Model | None, denominator: Model | None) -> Ratio | None:
@@ -69,7 +63,7 @@ def median_ratio(numerator: Model | None, denominator: Model | None) -> Ratio | 
     low, _ = interval(over_seeds([least for _, _, least, _ in ratios]))
     _, high = interval(over_seeds([most for _, _, _, most in ratios]))
     relation: Any = relations.pop() if relations else "="
-    return Ratio(seeds.value, relation, low, high, seeds)
+    return Ratio(seeds.value, low, high, seeds, relation)
 
 
 def _ratio(numerator: Row, denominator: Row) -> tuple[float, str, Resamples, Resamples] | None:
@@ -114,17 +108,17 @@ def robust_change(above: Model | None, below: Model | None, epsilon: float | Non
     """Difference of robust accuracy at a radius that both models' grids have."""
     if epsilon is None:
         return None
-    return change(above, below, lambda row: robust_share(row, epsilon), lambda row: row.resampled_robust(epsilon))
+    return change(above, below, lambda row: row.robust(epsilon), lambda row: row.resampled_robust(epsilon))
 
 
 def speed_up(scratch: Model | None, instead: Sequence[Model | None]) -> Spread | None:
     """Training seconds of one model ÷ those of others together, seed by seed; None unless all ran on one machine class."""
     models = [model for model in (scratch, *instead) if model]
-    if len(models) < 1 + max(len(instead), 1):
+    if len(models) <= len(instead):
         return None
     found = []
     for first in models[1].rows:
-        rows = [partner(model, first.facts.seed) for model in models]
+        rows = [_partner(model, first.facts.seed) for model in models]
         trained = [row.trained for row in rows if row and row.trained and row.seconds]
         if len(trained) == len(rows) and len({record.environment.slug for record in trained}) == 1:
             found.append(trained[0].seconds.measured / sum(record.seconds.measured for record in trained[1:]))

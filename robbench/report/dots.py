@@ -62,9 +62,9 @@ def _points(group: Group, answer: Answer) -> tuple[list[_Point], list[_Point], l
     retention, relative, faster = [], [], []
     for model in answer.models:
         k, own = model.facts.k or 0, model.published
-        retention.append(_Point(k, median_ratio(model, source_model(group, model)), own and own.retention))
-        relative.append(_Point(k, median_ratio(model, answer.scratch), own and own.relative))
-        faster.append(_Point(k, speed_up(answer.scratch, [model]), own and own.speed_up))
+        retention.append(_Point(k, median_ratio(model, source_model(group, model)), own.retention if own else None))
+        relative.append(_Point(k, median_ratio(model, answer.scratch), own.relative if own else None))
+        faster.append(_Point(k, speed_up(answer.scratch, [model]), own.speed_up if own else None))
     return retention, relative, faster
 
 

@@ -17,35 +17,27 @@ from robbench.report.tradeoff import draw_study_tradeoff, draw_tradeoff
 
 def draw(group: Group) -> list[Picture]:
     """Every figure of an architecture that its records allow."""
-    tested = [row for row in group.rows if row.robustness and row.robustness.pstar]
-    right = any(row.median is not None for row in tested)
+    right = any(row.median is not None for row in group.rows)
     allowed = {
         "answers": (any(answer.best for answer in answers(group)), draw_answers),
-        "pstar": (bool(tested), draw_boxes),
+        "pstar": (any(row.robustness for row in group.rows), draw_boxes),
         "ecdf": (right, draw_ecdf),
         "tradeoff": (right, draw_tradeoff),
         "seconds": (any(row.seconds for row in group.rows), draw_seconds),
         "ablation": (any(row.robustness for row in group.variants), draw_ablation),
     }
-    return [
-        Picture(kind, file_name(group.suite, group.architecture, kind), make(group))
-        for kind, (there, make) in allowed.items()
-        if there
-    ]
+    of = group.suite, group.architecture
+    return [Picture(kind, file_name(*of, kind), make(group)) for kind, (there, make) in allowed.items() if there]
 
 
 def draw_study(groups: Sequence[Group]) -> list[Picture]:
     """The figures that hold all architectures of a study; none where there is only one."""
     if len(groups) < 2:
         return []
-    transferred = any(row.median is not None for group in groups for row in group.rows if row.line)
-    timed = any(row.seconds for group in groups for row in group.rows)
+    rows = [row for group in groups for row in group.rows]
     allowed = {
-        "study-tradeoff": (transferred, draw_study_tradeoff),
-        "study-seconds": (timed, draw_study_seconds),
+        "study-tradeoff": (any(row.median is not None for row in rows if row.line), draw_study_tradeoff),
+        "study-seconds": (any(row.seconds for row in rows), draw_study_seconds),
     }
-    return [
-        Picture(kind, file_name(groups[0].suite, kind), make(groups))
-        for kind, (there, make) in allowed.items()
-        if there
-    ]
+    suite = groups[0].suite
+    return [Picture(kind, file_name(suite, kind), make(groups)) for kind, (there, make) in allowed.items() if there]

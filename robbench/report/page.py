@@ -22,9 +22,8 @@ from robbench.report.ablation import FEW, ablation_table, effects, median_change
 from robbench.report.answers import answers
 from robbench.report.drawing import Picture
 from robbench.report.overview import factors, overview_table
-from robbench.report.provenance import data_table, environment_table, estimates
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
-from robbench.report.remarks import busy, few_images, missing_models
+from robbench.report.remarks import busy, data_table, environment_table, estimates, few_images, missing_models
 from robbench.report.rows import Group, dataset_label, studies
 from robbench.report.tables import SUSPECT, attack_table, spread_text, study_table, views_table
 

@@ -59,9 +59,7 @@ class Row:
     @property
     def record(self) -> Record:
         """The robustness record, else the training record."""
-        record = self.tested or self.trained
-        assert record is not None
-        return record
+        return self.tested or self.trained  # type: ignore[return-value]
 
     @property
     def median(self) -> float | None:
@@ -73,6 +71,29 @@ class Row:
         """Clean accuracy on the test images; None without an estimate."""
         clean = self.robustness.clean if self.robustness else None
         return clean.share if clean and clean.total else None
+
+    @property
+    def correct(self) -> int | None:
+        """Test images classified correctly."""
+        return self.robustness.clean.correct if self.robustness else None
+
+    @property
+    def censored_share(self) -> float | None:
+        """Share of the correct images that were never fooled inside the grid."""
+        return self.robustness.censored / self.correct if self.robustness and self.correct else None
+
+    @property
+    def grid_step(self) -> float:
+        """What two p* differ by at least; 0 without an estimate."""
+        grid = self.robustness.grid if self.robustness else []
+        return grid[1] - grid[0] if len(grid) > 1 else 0.0
+
+    def robust(self, epsilon: float) -> float | None:
+        """Robust accuracy at ``epsilon``; None without an estimate or where the grid lacks it."""
+        found = self.robustness
+        if found is None or not found.pstar or min(abs(value - epsilon) for value in found.grid) > 1e-9:
+            return None
+        return found.robust(epsilon).share
 
     @cached_property
     def resampled_medians(self) -> Resamples:
@@ -155,10 +176,6 @@ class Group:
     def lines(self) -> tuple[str, ...]:
         """The kinds of transfer there are, in order."""
         return tuple(dict.fromkeys(row.line for row in self.rows if row.line))
-
-    def seed(self, seed: int) -> Group:
-        """The models of one seed."""
-        return Group(self.suite, self.architecture, tuple(row for row in self.rows if row.facts.seed == seed))
 
     @property
     def all_rows(self) -> tuple[Row, ...]:
