@@ -9,8 +9,15 @@ from itertools import pairwise
 import numpy as np
 
 from robbench.report.bootstrap import difference, over_seeds
-from robbench.report.comparisons import Change, Ratio, accuracy_change, median_ratio, robust_change, speed_up
-from robbench.report.robust_accuracy import comparison_epsilon
+from robbench.report.comparisons import (
+    Change,
+    Ratio,
+    accuracy_change,
+    comparison_epsilon,
+    median_ratio,
+    robust_change,
+    speed_up,
+)
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, Spread, models_of
 

@@ -16,18 +16,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from robbench.record import MISCLASSIFIED
-from robbench.report.drawing import (
-    UNITS,
-    canvas,
-    censored_band,
-    colour,
-    error_bars,
-    legend_below,
-    lighter,
-    png,
-    tidy,
-    title,
-)
+from robbench.report import drawing
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, models_of
 
@@ -71,13 +60,15 @@ def draw_boxes(group: Group) -> bytes:
     end = max(model.grid_end for model in models)
     top = min(end, 1.1 * max(finite, default=end))
     width = max(5.0, 1.0 + max(sum(_width(panel) for panel in band) for band in bands.values()))
-    with canvas(width, 6.2 * len(bands) + 0.2, title(group, "clean accuracy and p* per model")) as figure:
+    with drawing.canvas(
+        width, 6.2 * len(bands) + 0.2, drawing.title(group, "clean accuracy and p* per model")
+    ) as figure:
         parts = np.atleast_1d(np.array(figure.subfigures(len(bands), 1)))
         for part, band in zip(parts, bands.values(), strict=True):
             _band(part, band, top)
         if right:
-            legend_below(figure, _keys(right, top), 5)
-        return png(figure)
+            drawing.legend_below(figure, _keys(right, top), 5)
+        return drawing.png(figure)
 
 
 def _keys(models: Sequence[Model], top: float) -> list[Artist]:
@@ -116,7 +107,7 @@ def _band(figure: SubFigure, panels: Sequence[_Panel], top: float) -> None:
         if line:
             below.set_xlabel("k (blocks retrained)")
     grid[0][0].set_ylabel("clean accuracy (%)")
-    grid[1][0].set_ylabel(f"p* ({UNITS})")
+    grid[1][0].set_ylabel(f"p* ({drawing.UNITS})")
     figure.align_ylabels(grid[:, 0])
 
 
@@ -131,18 +122,18 @@ def _accuracies(axes: Axes, models: Sequence[Model]) -> None:
     for at, model in enumerate(models):
         found = model.accuracies
         value, low, high = (100 * v for v in (found.value, found.low, found.high)) if found else (0.0, 0.0, 0.0)
-        axes.bar(at, value, color=colour(model.rows[0]), width=0.62)
+        axes.bar(at, value, color=drawing.colour(model.rows[0]), width=0.62)
         if found and found.count > 1:
-            axes.errorbar(at, value, yerr=error_bars(value, low, high), color="black", linewidth=1.2, capsize=2)
+            axes.errorbar(at, value, yerr=drawing.error_bars(value, low, high), color="black", linewidth=1.2, capsize=2)
         axes.annotate(f"{value:.1f}", (at, high), (0, 2), textcoords="offset points", ha="center", fontsize=8)
     axes.set_ylim(0, 115)
     axes.set_yticks(range(0, 101, 25))
-    tidy(axes)
+    drawing.tidy(axes)
 
 
 def _boxes(axes: Axes, models: Sequence[Model], top: float) -> None:
     """A box per model, and the share of its images that were never fooled."""
-    censored_band(axes, top, 1.001, 1.02, 1.09, 1.16)
+    drawing.censored_band(axes, top, 1.001, 1.02, 1.09, 1.16)
     for at, model in enumerate(models):
         if not model.right:
             axes.text(at, top / 2, "no correct image", rotation=90, ha="center", va="center", fontsize=9)
@@ -152,7 +143,7 @@ def _boxes(axes: Axes, models: Sequence[Model], top: float) -> None:
             text = f"{share:.0%}" if share >= 0.005 else "<1%"
             white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
             axes.text(at, 1.09 * top, text, ha="center", va="center", fontsize=8, bbox=white)
-    tidy(axes)
+    drawing.tidy(axes)
 
 
 def _box(axes: Axes, at: int, model: Model, top: float) -> None:
@@ -167,7 +158,7 @@ def _box(axes: Axes, at: int, model: Model, top: float) -> None:
         showcaps=False,
         patch_artist=True,
         manage_ticks=False,
-        boxprops={"facecolor": lighter(colour(model.rows[0])), "edgecolor": "black"},
+        boxprops={"facecolor": drawing.lighter(drawing.colour(model.rows[0])), "edgecolor": "black"},
         medianprops={"color": "black", "linewidth": 2},
     )
     ends = [value for value in (found[0], found[4]) if value <= top]

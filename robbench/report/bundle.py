@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -38,28 +39,25 @@ class Bundle(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ValueError(f"expected schema {SCHEMA!r}, got {self.schema!r}")
-        counts = Counter(f"{record.suite}/{record.name}" for record in self.records)
-        if twice := [name for name, count in counts.items() if count > 1]:
-            raise ValueError(f"expected one record of each stage, got several of {', '.join(sorted(twice)[:3])}")
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Path:
-    """Write or renew a bundle; returns the path of its ``report.md``.
+    """Write or renew a bundle, all of it or nothing; returns the path of its ``report.md``.
 
-    Everything is rendered before the first file is written. The same bundle always gives the same bytes. Pictures of the
-    bundle that was there go; files that are not a bundle's own stay.
+    The same bundle always gives the same bytes. Pictures of the report that was there go; other files stay.
 
     Raises:
         RobbenchError: the folder cannot be written.
     """
     files, folder = render(bundle), Path(folder)
     check_writable(folder)
-    stale = _pictures(folder) - files.keys()
+    report = folder / "report.md"
+    old = report.read_text(encoding="utf-8", errors="replace") if report.exists() else ""
     for path, data in files.items():
         write_atomically(folder / path, data)
-    for path in stale:
+    for path in set(re.findall(r"\]\((figures/[\w.-]+\.png)\)", old)) - files.keys():
         (folder / path).unlink(missing_ok=True)
-    return folder / "report.md"
+    return report
 
 
 def render(bundle: Bundle) -> dict[str, bytes]:
@@ -69,15 +67,8 @@ def render(bundle: Bundle) -> dict[str, bytes]:
         **{(suite,): draw_study(found) for suite, found in studies(groups)},
         **{(group.suite, group.architecture): draw(group) for group in groups},
     }
-    text = report_text(
-        groups,
-        pictures,
-        title=bundle.title,
-        command=bundle.command,
-        notes=bundle.notes,
-        verdicts=_in_order(bundle.verdicts),
-        missing=bundle.missing,
-    )
+    said: dict[str, Any] = {name: getattr(bundle, name) for name in ("title", "command", "notes", "missing")}
+    text = report_text(groups, pictures, verdicts=_in_order(bundle.verdicts), **said)
     return {
         **{f"figures/{picture.name}": picture.png for images in pictures.values() for picture in images},
         "results.csv": results_csv(groups),
@@ -89,16 +80,6 @@ def render(bundle: Bundle) -> dict[str, bytes]:
 
 def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return sorted(verdicts, key=lambda verdict: (verdict.suite, verdict.case, verdict.stage, verdict.figure))
-
-
-def _pictures(folder: Path) -> set[str]:
-    """The figures of the bundle that lies in a folder: those that its report shows."""
-    try:
-        text = (folder / "report.md").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return set()
-    names = [path.name for path in (folder / "figures").glob("*.png")]
-    return {f"figures/{name}" for name in names if f"](figures/{name})" in text}
 
 
 def encode_bundle(bundle: Bundle) -> bytes:
@@ -123,7 +104,7 @@ def read_bundle(path: Path) -> Bundle:
     """The bundle in a folder, or in its ``records.json``.
 
     Raises:
-        RobbenchError: there is none, it is damaged or of another schema, or it has two records of one stage.
+        RobbenchError: there is none, or it is damaged or of another schema.
     """
     path = Path(path)
     file = path / "records.json" if path.is_dir() else path

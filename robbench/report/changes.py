@@ -8,8 +8,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from robbench.report import drawing
 from robbench.report.ablation import Effect, effects
-from robbench.report.drawing import UNITS, arrow_to_edge, beside, canvas, colour, crosses, error_bars, png, tidy, title
 from robbench.report.rows import Group
 
 
@@ -20,8 +20,8 @@ def draw_ablation(group: Group) -> bytes:
     for at, effect in enumerate(found):
         gap = 1.5 if at and found[at - 1].field != effect.field else 1.0  # half a line more between fields
         heights.append(heights[-1] + gap if heights else 0.0)
-    name = title(group, "one field as in the published code")
-    with canvas(9.0, 1.7 + 0.36 * (max(heights, default=0) + 1), name) as figure:
+    name = drawing.title(group, "one field as in the published code")
+    with drawing.canvas(9.0, 1.7 + 0.36 * (max(heights, default=0) + 1), name) as figure:
         axes = figure.subplots()
         axes.axvline(0.0, color="#777777", linewidth=1.0)
         for height, effect in zip(heights, found, strict=True):
@@ -32,22 +32,22 @@ def draw_ablation(group: Group) -> bytes:
             axes.set_ylim(max(heights) + 0.6, -0.6)
         else:
             axes.text(0.5, 0.5, "no model to compare with", transform=axes.transAxes, ha="center")
-        axes.set_xlabel(f"change of median p* ({UNITS})")
-        tidy(axes, grid="x")
-        return png(figure)
+        axes.set_xlabel(f"change of median p* ({drawing.UNITS})")
+        drawing.tidy(axes, grid="x")
+        return drawing.png(figure)
 
 
 def _fields(axes: Axes, heights: Sequence[float], found: Sequence[Effect]) -> None:
     """The name of each field to the right of its models, and a line between two fields."""
     for field in dict.fromkeys(effect.field for effect in found):
         own = [height for height, effect in zip(heights, found, strict=True) if effect.field == field]
-        beside(axes, field, sum(own) / len(own), fontweight="bold")
+        drawing.beside(axes, field, sum(own) / len(own), fontweight="bold")
         if min(own) > 0:
             axes.axhline(min(own) - 0.75, color="#BBBBBB", linewidth=0.8)
 
 
 def _effect(axes: Axes, height: float, effect: Effect) -> None:
-    change, ink = effect.median, colour(effect.varied.rows[0])
+    change, ink = effect.median, drawing.colour(effect.varied.rows[0])
     assert change is not None
     look: dict[str, Any] = {"color": ink, "markerfacecolor": ink if "median p*" in effect.moved else "white"}
     if math.isinf(change.value):
@@ -56,10 +56,10 @@ def _effect(axes: Axes, height: float, effect: Effect) -> None:
         axes.plot(edge, height, marker, markersize=9, **look, **beyond)
         return
     if change.low == -math.inf:
-        arrow_to_edge(axes, (change.value, height), "left", ink)
+        drawing.arrow_to_edge(axes, (change.value, height), "left", ink)
     if change.high == math.inf:
-        arrow_to_edge(axes, (change.value, height), "right", ink)
+        drawing.arrow_to_edge(axes, (change.value, height), "right", ink)
     low, high = (end if math.isfinite(end) else change.value for end in (change.low, change.high))
-    ends = error_bars(change.value, low, high)
+    ends = drawing.error_bars(change.value, low, high)
     axes.errorbar(change.value, height, xerr=ends, fmt="o", markersize=7, capsize=3, **look)
-    crosses(axes, change.seeds.values, [height] * change.seeds.count, ink)
+    drawing.crosses(axes, change.seeds.values, [height] * change.seeds.count, ink)

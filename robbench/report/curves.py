@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from robbench.report.drawing import UNITS, canvas, colour, is_source, panels, png, tidy, title
+from robbench.report import drawing
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, models_of
 
@@ -18,16 +18,18 @@ def draw_ecdf(group: Group) -> bytes:
     lines = group.lines or (None,)
     across = min(2, len(lines))
     end = max(row.robustness.grid[-1] for row in group.rows if row.robustness)
-    with canvas(7.4 * across, 4.6 * -(-len(lines) // across), title(group, "distribution of p*")) as figure:
-        for panel, line in zip(panels(figure, len(lines), across), lines, strict=True):
+    with drawing.canvas(
+        7.4 * across, 4.6 * -(-len(lines) // across), drawing.title(group, "distribution of p*")
+    ) as figure:
+        for panel, line in zip(drawing.panels(figure, len(lines), across), lines, strict=True):
             _panel(panel, group, line, end)
-        return png(figure)
+        return drawing.png(figure)
 
 
 def _panel(panel: Axes, group: Group, line: str | None, end: float) -> None:
     for model in models_of(group.of(None)):
-        style = "--" if is_source(group, model) else "-"
-        _curve(panel, model, color=colour(model.rows[0]), linestyle=style, linewidth=2.0)
+        style = "--" if drawing.is_source(group, model) else "-"
+        _curve(panel, model, color=drawing.colour(model.rows[0]), linestyle=style, linewidth=2.0)
     shown = models_of(group.of(line)) if line else ()
     for model, shade in zip(shown, np.linspace(0.0, 0.92, max(len(shown), 2)), strict=False):
         _curve(panel, model, color=colormaps["viridis"](shade), linestyle="-", linewidth=1.4)
@@ -35,9 +37,9 @@ def _panel(panel: Axes, group: Group, line: str | None, end: float) -> None:
     panel.set(xlim=(0, 1.02 * end or 1), ylim=(0, 1.02), title=line or "trained from scratch")
     panel.xaxis.set_tick_params(labelbottom=True)
     panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    panel.set_xlabel(f"perturbation radius ε ({UNITS})")
+    panel.set_xlabel(f"perturbation radius ε ({drawing.UNITS})")
     panel.set_ylabel("correct images fooled at ≤ ε")
-    tidy(panel, grid="both")
+    drawing.tidy(panel, grid="both")
     panel.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
 
 

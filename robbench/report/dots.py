@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from robbench.gate.verdicts import CONFIDENCE
+from robbench.report import drawing
 from robbench.report.answers import Answer, answers, source_model
 from robbench.report.comparisons import Ratio, median_ratio, speed_up
-from robbench.report.drawing import arrow_to_edge, canvas, colour, crosses, error_bars, legend_below, png, tidy, title
 from robbench.report.rows import Group
 from robbench.report.seeds import Spread
 
@@ -32,11 +32,13 @@ class _Point(NamedTuple):
 
 def draw_answers(group: Group) -> bytes:
     """Three panels over k: retention, relative robustness, speed-up; a line per kind of transfer."""
-    lines = [(answer.line, colour(answer.models[0].rows[0]), _points(group, answer)) for answer in answers(group)]
+    lines = [
+        (answer.line, drawing.colour(answer.models[0].rows[0]), _points(group, answer)) for answer in answers(group)
+    ]
     ks = sorted({point.k for _, _, panels in lines for point in panels[0]})
     top = 1.08 * max([1.0, *(_reach(points) for _, _, panels in lines for points in panels[:2])])
-    name = title(group, f"the three questions, {CONFIDENCE:.0%} intervals over images")
-    with canvas(13.2, 4.4, name) as figure:
+    name = drawing.title(group, f"the three questions, {CONFIDENCE:.0%} intervals over images")
+    with drawing.canvas(13.2, 4.4, name) as figure:
         panels = figure.subplots(1, 3)
         for number, (_, ink, found) in enumerate(lines):
             shift = min(0.12, 0.5 / len(lines)) * (number - (len(lines) - 1) / 2)
@@ -53,8 +55,8 @@ def draw_answers(group: Group) -> bytes:
         panels[2].yaxis.set_major_formatter(lambda factor, _: f"× {factor:g}")
         handles = [Line2D([], [], marker="o", color=ink, label=line) for line, ink, _ in lines]
         shown = [point for _, _, found in lines for points in found for point in points]
-        legend_below(figure, handles + _keys(shown, top, len(group.seeds)), 5)
-        return png(figure)
+        drawing.legend_below(figure, handles + _keys(shown, top, len(group.seeds)), 5)
+        return drawing.png(figure)
 
 
 def _points(group: Group, answer: Answer) -> tuple[list[_Point], list[_Point], list[_Point]]:
@@ -74,7 +76,7 @@ def _frame(panel: Axes, name: str, ks: Sequence[int]) -> None:
     panel.set_xticks(ks)
     panel.set_xlim(ks[0] - 0.5, ks[-1] + 0.5)
     panel.axhline(1.0, color="#777777", linewidth=0.9, linestyle=":")
-    tidy(panel)
+    drawing.tidy(panel)
     if not panel.lines[1:] and not panel.containers:
         panel.text(0.5, 0.5, "not run", transform=panel.transAxes, ha="center", color="#777777")
 
@@ -113,7 +115,7 @@ def _dots(axes: Axes, points: Sequence[_Point], ink: str, shift: float, top: flo
         if isinstance(found, Ratio):
             _interval(axes, k, found, ink, top)
         seeds = found.seeds if isinstance(found, Ratio) else found
-        crosses(axes, [k + 0.16] * seeds.count, seeds.values, ink)
+        drawing.crosses(axes, [k + 0.16] * seeds.count, seeds.values, ink)
     theirs = [(point.k, point.published) for point in points if point.published is not None]
     if theirs:
         axes.plot(*zip(*theirs, strict=True), "o--", color=ink, fillstyle="none", alpha=0.75, linewidth=0.9)
@@ -121,7 +123,7 @@ def _dots(axes: Axes, points: Sequence[_Point], ink: str, shift: float, top: flo
 
 def _interval(axes: Axes, k: float, ratio: Ratio, ink: str, top: float) -> None:
     if ratio.high > top:
-        arrow_to_edge(axes, (k, ratio.value), "top", ink)
-    ends = error_bars(ratio.value, ratio.low, ratio.high if ratio.high <= top else ratio.value)
+        drawing.arrow_to_edge(axes, (k, ratio.value), "top", ink)
+    ends = drawing.error_bars(ratio.value, ratio.low, ratio.high if ratio.high <= top else ratio.value)
     marker, fill = {"=": ("o", ink), "<": ("v", "white"), ">": ("^", "white")}[ratio.relation]
     axes.errorbar(k, ratio.value, yerr=ends, fmt=marker, capsize=3, color=ink, markerfacecolor=fill, markersize=6)

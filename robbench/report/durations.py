@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from robbench.report import drawing
 from robbench.report.answers import scratch_model
 from robbench.report.comparisons import speed_up
-from robbench.report.drawing import beside, canvas, colour, error_bars, legend_below, png, study_title, tidy, title
 from robbench.report.markdown import seconds as show_seconds
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, models_of
@@ -25,8 +25,8 @@ def draw_seconds(group: Group) -> bytes:
     theirs = {line: model.published.train_seconds for line, model in enumerate(models) if model.published}
     seeds = [seconds for model in models for row in model.rows if (seconds := row.seconds)]
     totals = [model.value(lambda row: row.total_seconds) or 0.0 for model in models]
-    name = title(group, f"training time on {_machines(models)}")
-    with canvas(9.6, 1.6 + 0.34 * len(models), name) as figure:
+    name = drawing.title(group, f"training time on {_machines(models)}")
+    with drawing.canvas(9.6, 1.6 + 0.34 * len(models), name) as figure:
         axes = figure.subplots()
         for line, model in enumerate(models):
             _model(axes, line, group, model)
@@ -39,22 +39,22 @@ def draw_seconds(group: Group) -> bytes:
         _log(axes, [*seeds, *totals, *theirs.values()])
         axes.set_yticks(range(len(models)), [model.label for model in models])
         axes.set_ylim(len(models) - 0.4, -0.6)
-        legend_below(figure, axes.get_legend_handles_labels()[0], 3)
-        return png(figure)
+        drawing.legend_below(figure, axes.get_legend_handles_labels()[0], 3)
+        return drawing.png(figure)
 
 
 def _model(axes: Axes, line: int, group: Group, model: Model) -> None:
     axes.axhline(line, color="#dddddd", linewidth=0.8, zorder=0)
-    axes.plot(model.seconds or 0.0, line, "o", color=colour(model.rows[0]), markersize=9)
+    axes.plot(model.seconds or 0.0, line, "o", color=drawing.colour(model.rows[0]), markersize=9)
     found = model.spread(lambda row: row.seconds)
     if found and found.count > 1:
-        ends = error_bars(found.value, found.low, found.high)
+        ends = drawing.error_bars(found.value, found.low, found.high)
         axes.errorbar(found.value, line, xerr=ends, color="black", linewidth=1.2)
     factor = speed_up(scratch_model(group, model.facts.dataset, "pgd"), [model]) if model.facts.k else None
     text = f"{show_seconds(model.seconds)} s"
     text += f", speed-up × {factor.value:.3g}" if factor else ""
     text += f"; published {model.published.train_seconds:,.0f} s" if model.published else ""
-    beside(axes, text, line, fontsize=9)
+    drawing.beside(axes, text, line, fontsize=9)
 
 
 def _machines(models: Iterable[Model]) -> str:
@@ -71,7 +71,7 @@ def _log(axes: Axes, seconds: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("training seconds (log scale)")
-    tidy(axes, grid="x")
+    drawing.tidy(axes, grid="x")
 
 
 def draw_study_seconds(groups: Sequence[Group]) -> bytes:
@@ -86,8 +86,8 @@ def draw_study_seconds(groups: Sequence[Group]) -> bytes:
             height += len(kinds) + 0.8
     models = [model for _, _, own in lines for model in own]
     theirs = [model.published.train_seconds for model in models if model.published]
-    name = study_title(groups, f"training time on {_machines(models)}")
-    with canvas(9.6, 1.9 + 0.27 * height, name) as figure:
+    name = drawing.study_title(groups, f"training time on {_machines(models)}")
+    with drawing.canvas(9.6, 1.9 + 0.27 * height, name) as figure:
         axes = figure.subplots()
         for line in lines:
             _kind(axes, *line)
@@ -97,8 +97,8 @@ def draw_study_seconds(groups: Sequence[Group]) -> bytes:
         axes.set_ylim(height - 0.8, -0.8)
         if theirs:
             look: dict[str, Any] = {"marker": "D", "fillstyle": "none", "linestyle": "none"}
-            legend_below(figure, [Line2D([], [], color="#555555", label="published (NVIDIA L4)", **look)])
-        return png(figure)
+            drawing.legend_below(figure, [Line2D([], [], color="#555555", label="published (NVIDIA L4)", **look)])
+        return drawing.png(figure)
 
 
 def _kinds(group: Group) -> list[tuple[str, list[Model]]]:
@@ -109,10 +109,12 @@ def _kinds(group: Group) -> list[tuple[str, list[Model]]]:
 
 
 def _kind(axes: Axes, height: float, name: str, models: Sequence[Model]) -> None:
-    seconds, ink = [model.seconds or 0.0 for model in models], colour(models[0].rows[0])
+    seconds, ink = [model.seconds or 0.0 for model in models], drawing.colour(models[0].rows[0])
     mean = statistics.mean(seconds)
-    axes.errorbar(mean, height, xerr=error_bars(mean, min(seconds), max(seconds)), fmt="o", color=ink, markersize=6)
+    axes.errorbar(
+        mean, height, xerr=drawing.error_bars(mean, min(seconds), max(seconds)), fmt="o", color=ink, markersize=6
+    )
     text = f"{name}: {show_seconds(mean)} s" + (f" (mean of {len(seconds)})" if len(seconds) > 1 else "")
-    beside(axes, text, height, fontsize=8, color=ink)
+    drawing.beside(axes, text, height, fontsize=8, color=ink)
     if theirs := [model.published.train_seconds for model in models if model.published]:
         axes.plot(statistics.mean(theirs), height, "D", color=ink, fillstyle="none", markersize=7)

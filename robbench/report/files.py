@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from robbench.record import MISCLASSIFIED
+from robbench.report.comparisons import fixed_epsilons
 from robbench.report.ranking import common_images
-from robbench.report.robust_accuracy import fixed_epsilons
 from robbench.report.rows import Group, Row
 
 _FACTS = [

@@ -95,8 +95,7 @@ def _environment() -> jinja2.Environment:
     }
     environment.filters |= {
         "md": markdown.escape,
-        "figures": markdown.figures_table,
-        "words": markdown.words_table,
+        "table": markdown.table,
         "many": markdown.many,
         "ranges": markdown.whole_ranges,
         "percent": markdown.percent,
@@ -174,16 +173,10 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame | None:
     for verdict in sorted(worth, key=lambda each: (not each.fails, each.mark != "-", each.mark)):
         key = verdict.mark, verdict.stage, verdict.figure, verdict.message
         lines.setdefault(key, []).append(f"{verdict.suite}/{verdict.case}")
-    rows = []
-    for (mark, stage, figure, message), cases in lines.items():
-        more = f" and {len(cases) - 2} more" if len(cases) > 2 else ""
-        rows.append(
-            [
-                f"`{mark}`",
-                markdown.escape(", ".join(cases[:2]) + more),
-                stage,
-                markdown.escape(figure),
-                markdown.escape(message),
-            ]
-        )
-    return pd.DataFrame(rows, columns=["", "Case", "Stage", "Figure", "What happened"]) if rows else None
+    rows = [
+        [f"`{mark}`", ", ".join(cases[:2]) + f" and {len(cases) - 2} more" * (len(cases) > 2), stage, figure, message]
+        for (mark, stage, figure, message), cases in lines.items()
+    ]
+    frame = pd.DataFrame(rows, columns=["", "Case", "Stage", "Figure", "What happened"])
+    frame.iloc[:, 1:] = frame.iloc[:, 1:].map(markdown.escape)
+    return frame if rows else None

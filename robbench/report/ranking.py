@@ -12,8 +12,7 @@ import msgspec
 
 from robbench.record import MISCLASSIFIED, Robustness
 from robbench.report.bootstrap import Resamples
-from robbench.report.comparisons import Change, change
-from robbench.report.robust_accuracy import comparison_epsilon
+from robbench.report.comparisons import Change, change, comparison_epsilon
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, models_of
 

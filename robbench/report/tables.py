@@ -11,6 +11,7 @@ import pandas as pd
 
 from robbench.gate.verdicts import CONFIDENCE
 from robbench.report.bootstrap import interval, over_seeds
+from robbench.report.comparisons import fixed_epsilons
 from robbench.report.markdown import (
     NOTHING,
     escape,
@@ -24,7 +25,6 @@ from robbench.report.markdown import (
 )
 from robbench.report.published import Published
 from robbench.report.ranking import common_images
-from robbench.report.robust_accuracy import fixed_epsilons
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, Spread, models_of, spread
 

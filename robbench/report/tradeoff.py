@@ -10,20 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from robbench.report.drawing import (
-    UNITS,
-    canvas,
-    censored_band,
-    colour,
-    error_bars,
-    is_source,
-    legend_below,
-    panels,
-    png,
-    study_title,
-    tidy,
-    title,
-)
+from robbench.report import drawing
 from robbench.report.labels import Label, place_labels
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, models_of
@@ -35,10 +22,10 @@ def draw_tradeoff(group: Group) -> bytes:
     """Median p* over clean accuracy, transfers joined in order of k."""
     models, scratch = models_of(group.rows), models_of(group.of(None))
     end = _end(models)
-    with canvas(9.0, 5.4, title(group, "median p* over clean accuracy")) as figure:
+    with drawing.canvas(9.0, 5.4, drawing.title(group, "median p* over clean accuracy")) as figure:
         axes = figure.subplots()
         for model in scratch:
-            shape, ink = _shape(group, model), colour(model.rows[0])
+            shape, ink = _shape(group, model), drawing.colour(model.rows[0])
             _points(axes, [model], shape, ink, model.label, end, 10)
             if theirs := model.published:
                 at = theirs.accuracy * 100, theirs.median_pstar
@@ -55,7 +42,7 @@ def draw_tradeoff(group: Group) -> bytes:
         beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "alignment": "left"}
         axes.legend(handles=[*legend.values()], frameon=False, **look, **beside)
         place_labels(figure, axes, labels)
-        return png(figure)
+        return drawing.png(figure)
 
 
 def draw_study_tradeoff(groups: Sequence[Group]) -> bytes:
@@ -64,9 +51,9 @@ def draw_study_tradeoff(groups: Sequence[Group]) -> bytes:
     models = [model for group in groups for model in models_of(group.rows) if model.line]
     across = 2 if len(groups) == 4 else min(3, len(groups))
     end = _end(models)
-    name = study_title(groups, "median p* over clean accuracy of transferred models")
-    with canvas(4.8 * across, 3.9 * -(-len(groups) // across) + 0.7, name) as figure:
-        axes = panels(figure, len(groups), across)
+    name = drawing.study_title(groups, "median p* over clean accuracy of transferred models")
+    with drawing.canvas(4.8 * across, 3.9 * -(-len(groups) // across) + 0.7, name) as figure:
+        axes = drawing.panels(figure, len(groups), across)
         labels: list[list[Label]] = []
         legend: dict[str, Artist] = {}
         for panel, group in zip(axes, groups, strict=True):
@@ -80,14 +67,14 @@ def draw_study_tradeoff(groups: Sequence[Group]) -> bytes:
             panel.tick_params(labelbottom=bottom)
             panel.set(ylabel="" if number % across else panel.get_ylabel(), xlabel=panel.get_xlabel() if bottom else "")
         _within(axes[0])
-        legend_below(figure, [*legend.values()], 3, title=_NUMBERS, title_fontsize=9)
+        drawing.legend_below(figure, [*legend.values()], 3, title=_NUMBERS, title_fontsize=9)
         for panel, own in zip(axes, labels, strict=True):
             place_labels(figure, panel, own)
-        return png(figure)
+        return drawing.png(figure)
 
 
 def _shape(group: Group, model: Model) -> str:
-    return "^" if is_source(group, model) else "s"
+    return "^" if drawing.is_source(group, model) else "s"
 
 
 def _legend(axes: Axes, models: Sequence[Model]) -> dict[str, Artist]:
@@ -104,7 +91,7 @@ def _end(models: Sequence[Model]) -> float:
 
 def _line(axes: Axes, models: Sequence[Model], line: str, end: float) -> list[Label]:
     """One kind of transfer, ours and published; returns the labels to place."""
-    tested, ink = [model for model in models if model.right], colour(models[0].rows[0])
+    tested, ink = [model for model in models if model.right], drawing.colour(models[0].rows[0])
     points = _points(axes, tested, "o-", ink, line, end, 7)
     labels = [Label(*at, str(model.facts.k), ink) for at, model in zip(points, tested, strict=True)]
     theirs = [model.published for model in models if model.published]
@@ -128,9 +115,15 @@ def _points(
         at = across.value * 100, value
         points.append(at)
         if up.count > 1:
-            sides = error_bars(at[0], across.low * 100, across.high * 100)
+            sides = drawing.error_bars(at[0], across.low * 100, across.high * 100)
             axes.errorbar(
-                *at, xerr=sides, yerr=error_bars(value, low, high), fmt="none", ecolor=ink, alpha=0.55, elinewidth=1.1
+                *at,
+                xerr=sides,
+                yerr=drawing.error_bars(value, low, high),
+                fmt="none",
+                ecolor=ink,
+                alpha=0.55,
+                elinewidth=1.1,
             )
     if points:
         axes.plot(*zip(*points, strict=True), style, color=ink, markersize=size, linewidth=1.3, label=label)
@@ -140,13 +133,13 @@ def _points(
 def _frame(axes: Axes, models: Sequence[Model], end: float) -> None:
     """Axes from 0, with a band for censored medians where there are any."""
     if any(math.isinf(row.median or 0) for model in models for row in model.right):
-        censored_band(axes, end, 0.97, 1.01, 1.06, 1.12)
+        drawing.censored_band(axes, end, 0.97, 1.01, 1.06, 1.12)
     else:
         axes.set_ylim(0, max(1.06 * axes.get_ylim()[1], 1e-3))
     axes.margins(x=0.08)
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
-    axes.set(xlabel="clean accuracy (%)", ylabel=f"median p* ({UNITS})")
-    tidy(axes, grid="both")
+    axes.set(xlabel="clean accuracy (%)", ylabel=f"median p* ({drawing.UNITS})")
+    drawing.tidy(axes, grid="both")
 
 
 def _within(axes: Axes) -> None:
