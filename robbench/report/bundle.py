@@ -120,26 +120,24 @@ def read_bundle(path: Path) -> Bundle:
 def merge(bundles: Sequence[Bundle]) -> Bundle:
     """Several bundles as one: studies side by side, the parts of one study joined.
 
-    Of a case that several bundles have, the bundle with the newest record counts, with all its stages and verdicts; a
-    stage that it lacks comes from the next newest. A note says of how many cases.
+    Of a case that several bundles have, the one with its newest record counts; stages that it lacks come from the next.
 
     Raises:
         RobbenchError: there is nothing to merge.
     """
     if not bundles:
         raise RobbenchError("merge: expected at least one bundle, got none")
+    pairs = [(record, number) for number, bundle in enumerate(bundles) for record in bundle.records]
     newest: dict[tuple[str, str, int], str] = {}
-    for number, bundle in enumerate(bundles):
-        for record in bundle.records:
-            key = record.suite, record.case, number
-            newest[key] = max(newest.get(key, ""), record.created)
+    for record, number in pairs:
+        key = record.suite, record.case, number
+        newest[key] = max(newest.get(key, ""), record.created)
     chosen: dict[tuple[str, str], tuple[Record, int]] = {}
     replaced: dict[str, set[str]] = {}
-    for suite, case, number in sorted(newest, key=lambda key: (newest[key], key[2]), reverse=True):
-        for record in (each for each in bundles[number].records if (each.suite, each.case) == (suite, case)):
-            first, _ = chosen.setdefault((suite, record.name), (record, number))
-            if first != record:
-                replaced.setdefault(suite, set()).add(case)
+    for record, number in sorted(pairs, key=lambda pair: newest[pair[0].suite, pair[0].case, pair[1]], reverse=True):
+        first, _ = chosen.setdefault((record.suite, record.name), (record, number))
+        if first != record:
+            replaced.setdefault(record.suite, set()).add(record.case)
     verdicts = {
         (verdict.suite, verdict.case, verdict.stage, verdict.figure): verdict
         for number, bundle in enumerate(bundles)

@@ -24,6 +24,12 @@ class Change:
     high: float
     seeds: Spread
 
+    @property
+    def sureness(self) -> float:
+        """The difference in units of its interval's width."""
+        width = self.high - self.low
+        return abs(self.value) / width if math.isfinite(width) and width > 0 else math.inf
+
     def beyond_noise(self, step: float) -> bool:
         """Whether it is larger than a step, its interval over images leaves out 0, and every seed agrees on the sign."""
         same_sign = self.seeds.low > 0 or self.seeds.high < 0
@@ -50,11 +56,7 @@ def _pairs(above: Model | None, below: Model | None) -> list[tuple[Row, Row]]:
 
 
 def median_ratio(numerator: Model | None, denominator: Model | None) -> Ratio | None:
-    """Median p* of one model ÷ that of another, with a bootstrap interval over images.
-
-    A censored median is only known to exceed the grid, so the ratio becomes a bound. None where it is undefined: a
-    model is missing, has no correct image or a median of 0 to divide by, or both medians are censored.
-    """
+    """Median p* of one model ÷ that of another: a bound where one is censored, None where both are or either lacks one."""
     ratios = [ratio for above, below in _pairs(numerator, denominator) if (ratio := _ratio(above, below))]
     relations = {relation for _, relation, _, _ in ratios} - {"="}
     seeds = spread(value for value, _, _, _ in ratios)
@@ -69,9 +71,7 @@ def median_ratio(numerator: Model | None, denominator: Model | None) -> Ratio | 
 def _ratio(numerator: Row, denominator: Row) -> tuple[float, str, Resamples, Resamples] | None:
     """Value, relation, and per resampling what the ratio is at least and at most."""
     above, below = numerator.robustness, denominator.robustness
-    if not above or not below or above.median is None or not below.median:
-        return None
-    if math.isinf(above.median) and math.isinf(below.median):
+    if not above or not below or above.median is None or not below.median or above.median == below.median == math.inf:
         return None
     relation = "<" if math.isinf(below.median) else ">" if math.isinf(above.median) else "="
     value = min(above.median, above.grid[-1]) / min(below.median, below.grid[-1])
@@ -101,14 +101,14 @@ def change(
 
 def accuracy_change(above: Model | None, below: Model | None) -> Change | None:
     """Difference of clean accuracy."""
-    return change(above, below, lambda row: row.accuracy, lambda row: row.resampled_accuracy)
+    return change(above, below, lambda row: row.accuracy, Row.resampled_shares)
 
 
 def robust_change(above: Model | None, below: Model | None, epsilon: float | None) -> Change | None:
     """Difference of robust accuracy at a radius that both models' grids have."""
     if epsilon is None:
         return None
-    return change(above, below, lambda row: row.robust(epsilon), lambda row: row.resampled_robust(epsilon))
+    return change(above, below, lambda row: row.robust(epsilon), lambda row: row.resampled_shares(epsilon))
 
 
 def speed_up(scratch: Model | None, instead: Sequence[Model | None]) -> Spread | None:

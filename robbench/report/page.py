@@ -1,7 +1,4 @@
-"""``report.md``: verdict first, then the answers to the study's three questions, then everything in tables.
-
-The sentences are in ``templates/``; here are the values that they hold.
-"""
+"""``report.md``: the values that the sentences in ``templates/`` hold."""
 
 from __future__ import annotations
 

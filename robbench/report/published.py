@@ -21,9 +21,7 @@ _Key = tuple[str, str, str | None, str, int | None, str]
 class Published(msgspec.Struct, frozen=True, kw_only=True, rename={"architecture": "arch"}):
     """One row of the published tables."""
 
-    table: str
     architecture: str
-    label: str
     method: str
     """As in :class:`robbench.record.ModelFacts`."""
     source: str | None
@@ -77,10 +75,7 @@ def published_rows() -> tuple[Published, ...]:
 
 
 def published_row(facts: ModelFacts) -> Published | None:
-    """The published row of the same network, method, data and transfer, or None where nothing comparable was published.
-
-    Every published transfer has frozen kept blocks and an adversarially trained source model.
-    """
+    """The published row of the same network, method, data and transfer; None where nothing comparable was published."""
     if facts.kept not in (None, "frozen") or facts.source_method not in (None, "pgd") or facts.variant is not None:
         return None
     return _by_key().get((facts.architecture, facts.method, facts.source, facts.dataset, facts.k, facts.head))

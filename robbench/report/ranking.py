@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -12,7 +11,7 @@ import msgspec
 
 from robbench.record import MISCLASSIFIED, Robustness
 from robbench.report.bootstrap import Resamples
-from robbench.report.comparisons import Change, change, comparison_epsilon
+from robbench.report.comparisons import change, comparison_epsilon
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, models_of
 
@@ -75,11 +74,7 @@ def ranking_epsilon(group: Group) -> float | None:
 
 
 def swaps(group: Group) -> tuple[Swap, ...]:
-    """Pairs of models on the same data whose order depends on the view, each at its surest, the surest first.
-
-    A difference counts where it is larger than a step of the grid (robust accuracy: one point) and its bootstrap
-    interval over images, drawn alike for both models, leaves out 0.
-    """
+    """Pairs of models on the same data whose order depends on the view, each at its surest, the surest first."""
     tested = [row for row in group.rows if row.robustness]
     views = _views(group, tested)
     found = []
@@ -98,14 +93,14 @@ def _views(group: Group, tested: Sequence[Row]) -> list[_View]:
     ]
     epsilon = ranking_epsilon(group)
     if epsilon is not None:
-        shares = {row.case: row.resampled_robust(epsilon) for row in tested}  # every pair of models asks for them
+        shares = {row.case: row.resampled_shares(epsilon) for row in tested}  # every pair of models asks for them
         views.append(_View(ROBUST, lambda row: row.robust(epsilon), lambda row: shares[row.case], 0.01))
     return views
 
 
 def _swaps_of(one: Model, other: Model, views: Sequence[_View]) -> list[Swap]:
     changes = [(view, change(one, other, view.figure, view.resampled)) for view in views]
-    counting = [(view, found) for view, found in changes if found and found.beyond_noise(view.step)]
+    counting = [(view, each) for view, each in changes if each and each.beyond_noise(view.step)]
     found = []
     for (first, there), (second, here) in combinations(counting, 2):
         if there.value * here.value < 0:
@@ -113,11 +108,6 @@ def _swaps_of(one: Model, other: Model, views: Sequence[_View]) -> list[Swap]:
             values, others = (
                 (above.value(view.figure) or 0.0, below.value(view.figure) or 0.0) for view in (first, second)
             )
-            size = min(_sureness(there), _sureness(here))
+            size = min(there.sureness, here.sureness)
             found.append(Swap(above.label, below.label, first.name, second.name, values, others, size))
     return found
-
-
-def _sureness(found: Change) -> float:
-    width = found.high - found.low
-    return abs(found.value) / width if math.isfinite(width) and width > 0 else math.inf
