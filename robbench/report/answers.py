@@ -84,11 +84,6 @@ class Answer:
         return [model.facts.k for model in self.models if model.facts.k and model.median is not None]
 
     @property
-    def machines(self) -> list[str]:
-        """Where the best transfer was trained."""
-        return sorted({row.trained.environment.slug for row in (self.best.rows if self.best else ()) if row.trained})
-
-    @property
     def robust_shares(self) -> list[float | None]:
         """Robust accuracy at ``epsilon`` of the best transfer and of the model from scratch."""
         pair = self.best, self.scratch

@@ -12,12 +12,17 @@ import msgspec
 from robbench.errors import RobbenchError
 from robbench.gate.verdicts import Verdict
 from robbench.record import UNREADABLE, Record, Struct
-from robbench.report.drawing import Picture
-from robbench.report.figures import draw, draw_study
+from robbench.report.ablation import draw_ablation
+from robbench.report.answers import answers
+from robbench.report.distributions import draw_boxes, draw_ecdf
+from robbench.report.dots import draw_answers
+from robbench.report.drawing import Picture, file_name
+from robbench.report.durations import draw_seconds, draw_study_seconds
 from robbench.report.files import pstar_csv_gz, results_csv
 from robbench.report.markdown import many
 from robbench.report.page import report_text
-from robbench.report.rows import group_records, studies
+from robbench.report.rows import Group, group_records, studies
+from robbench.report.tradeoff import draw_study_tradeoff, draw_tradeoff
 from robbench.store.files import check_writable, write_atomically
 
 SCHEMA = "robbench.bundle/1"
@@ -78,6 +83,34 @@ def render(bundle: Bundle) -> dict[str, bytes]:
     }
 
 
+def draw(group: Group) -> list[Picture]:
+    """Every figure of an architecture that its records allow."""
+    right = any(row.median is not None for row in group.rows)
+    allowed = {
+        "answers": (any(answer.best for answer in answers(group)), draw_answers),
+        "pstar": (any(row.robustness for row in group.rows), draw_boxes),
+        "ecdf": (right, draw_ecdf),
+        "tradeoff": (right, draw_tradeoff),
+        "seconds": (any(row.seconds for row in group.rows), draw_seconds),
+        "ablation": (any(row.robustness for row in group.variants), draw_ablation),
+    }
+    of = group.suite, group.architecture
+    return [Picture(kind, file_name(*of, kind), make(group)) for kind, (there, make) in allowed.items() if there]
+
+
+def draw_study(groups: Sequence[Group]) -> list[Picture]:
+    """The figures that hold all architectures of a study; none where there is only one."""
+    if len(groups) < 2:
+        return []
+    rows = [row for group in groups for row in group.rows]
+    allowed = {
+        "study-tradeoff": (any(row.median is not None for row in rows if row.line), draw_study_tradeoff),
+        "study-seconds": (any(row.seconds for row in rows), draw_study_seconds),
+    }
+    suite = groups[0].suite
+    return [Picture(kind, file_name(suite, kind), make(groups)) for kind, (there, make) in allowed.items() if there]
+
+
 def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return sorted(verdicts, key=lambda verdict: (verdict.suite, verdict.case, verdict.stage, verdict.figure))
 
@@ -90,13 +123,9 @@ def encode_bundle(bundle: Bundle) -> bytes:
         return b"[\n" + b",\n".join(encoded) + b"\n]" if encoded else b"[]"
 
     records = sorted(bundle.records, key=lambda record: (record.suite, record.name))
-    fields = {
-        **{name: msgspec.json.encode(getattr(bundle, name)) for name in ("schema", "title", "command")},
-        "notes": lines(bundle.notes),
-        "verdicts": lines(_in_order(bundle.verdicts)),
-        "records": lines(records),
-        **({"missing": lines(bundle.missing)} if bundle.missing else {}),
-    }
+    fields = {name: msgspec.json.encode(getattr(bundle, name)) for name in ("schema", "title", "command")}
+    fields |= {"notes": lines(bundle.notes), "verdicts": lines(_in_order(bundle.verdicts)), "records": lines(records)}
+    fields |= {"missing": lines(bundle.missing)} if bundle.missing else {}
     return b"{\n" + b",\n".join(f'"{name}": '.encode() + data for name, data in fields.items()) + b"\n}\n"
 
 

@@ -72,9 +72,7 @@ def _points(group: Group, answer: Answer) -> tuple[list[_Point], list[_Point], l
 
 def _frame(panel: Axes, name: str, ks: Sequence[int]) -> None:
     panel.set_title(name, fontsize=11)
-    panel.set_xlabel("k (blocks retrained)")
-    panel.set_xticks(ks)
-    panel.set_xlim(ks[0] - 0.5, ks[-1] + 0.5)
+    panel.set(xlabel="k (blocks retrained)", xticks=ks, xlim=(ks[0] - 0.5, ks[-1] + 0.5))
     panel.axhline(1.0, color="#777777", linewidth=0.9, linestyle=":")
     drawing.tidy(panel)
     if not panel.lines[1:] and not panel.containers:

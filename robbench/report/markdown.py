@@ -79,7 +79,7 @@ def many(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
 
 
-def whole_ranges(numbers: Iterable[int]) -> str:
+def ranges(numbers: Iterable[int]) -> str:
     """Whole numbers as ``1, 3–7``."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):

@@ -83,25 +83,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         autoescape=False,  # the page is Markdown: names pass through the filter md
     )
-    environment.globals |= {
-        "FEW": FEW,
-        "ROBUST": ROBUST,
-        "SUSPECT": SUSPECT,
-        "CONFIDENCE": f"{CONFIDENCE:.0%}",
-        "infinity": math.inf,
-    }
+    environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "SUSPECT": SUSPECT, "CONFIDENCE": f"{CONFIDENCE:.0%}"}
+    plain = ("table", "many", "percent", "points", "pstar", "seconds", "times", "ranges")
+    environment.filters |= {name: getattr(markdown, name) for name in plain}
     environment.filters |= {
         "md": markdown.escape,
-        "table": markdown.table,
-        "many": markdown.many,
-        "ranges": markdown.whole_ranges,
-        "percent": markdown.percent,
         "percents": lambda found: spread_text(found, markdown.percent),
-        "points": markdown.points,
-        "pstar": markdown.pstar,
         "pstars": lambda found, end: spread_text(found, lambda value: markdown.pstar(value, end)),
-        "seconds": markdown.seconds,
-        "times": markdown.times,
         "factors": factors,
         "number": lambda value, digits=4: f"{value:.{digits}g}",
         "median_change": lambda value: f"{value:+.4g}" if math.isfinite(value) else median_change(value, 4),

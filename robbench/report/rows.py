@@ -192,11 +192,8 @@ def group_records(records: Iterable[Record]) -> tuple[Group, ...]:
         trained, tested = stage.get("training"), stage.get("robustness")
         facts = (tested or trained).model  # type: ignore[union-attr]
         groups.setdefault((suite, facts.architecture), []).append(Row(suite, case, facts, trained, tested))
-    return tuple(_group(*name, groups[name]) for name in sorted(groups, key=lambda key: (key[0], *_place(key[1]))))
-
-
-def _place(architecture: str) -> tuple[int, str]:
-    return [*ARCHITECTURES, architecture].index(architecture), architecture
+    names = sorted(groups, key=lambda key: (key[0], [*ARCHITECTURES, key[1]].index(key[1]), key[1]))
+    return tuple(_group(*name, groups[name]) for name in names)
 
 
 def _group(suite: str, architecture: str, rows: Sequence[Row]) -> Group:
