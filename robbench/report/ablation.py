@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from robbench.gate.verdicts import CONFIDENCE
 from robbench.record import ModelFacts
+from robbench.report import drawing
 from robbench.report.comparisons import Change, accuracy_change, change, robust_change, speed_up
 from robbench.report.markdown import NOTHING, escape, percent, points, pstar, pstar_digits, seconds, signed
 from robbench.report.ranking import ranking_epsilon
@@ -25,7 +28,6 @@ FEW = 30
 class Effect:
     """One model with one field as in the thesis, against the model as its study declares it."""
 
-    field: str
     varied: Model
     base: Model | None
     accuracy: Change | None
@@ -37,15 +39,16 @@ class Effect:
     """Training seconds ÷ those of the base, on the same machine class."""
 
     @property
-    def moved(self) -> tuple[str, ...]:
-        """The figures that changed beyond noise: a grid step of median p*, a point of a share, and the interval.
+    def field(self) -> str:
+        """The field that the variant changes."""
+        return self.varied.facts.variant or ""
 
-        A median over fewer than FEW correct images is none of them.
-        """
-        grid = next((row.robustness.grid for row in self.varied.tested if row.robustness), [0.0])
-        step = grid[1] - grid[0] if len(grid) > 1 else 0.0
-        tested = [row for model in (self.varied, self.base) if model is not None for row in model.tested]
-        enough = all(row.robustness.clean.correct >= FEW for row in tested if row.robustness)
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Figures that changed beyond noise (a grid step, a point), but for a median over fewer than FEW correct images."""
+        step = next((row.grid_step for row in self.varied.tested), 0.0)
+        tested = [row for model in (self.varied, self.base) if model for row in model.tested]
+        enough = all((row.correct or 0) >= FEW for row in tested)
         figures = (
             ("median p*", self.median if enough else None, step),
             ("clean accuracy", self.accuracy, 0.01),
@@ -66,10 +69,8 @@ def effects(group: Group) -> tuple[Effect, ...]:
 def _effect(varied: Model, base: Model | None, epsilon: float | None) -> Effect:
     if base is not None:
         seeds = {row.facts.seed for row in varied.rows}
-        own = tuple(row for row in base.rows if row.facts.seed in seeds)
-        base = Model(own) if own else base
+        base = Model(tuple(row for row in base.rows if row.facts.seed in seeds) or base.rows)
     return Effect(
-        field=varied.facts.variant or "",
         varied=varied,
         base=base,
         accuracy=accuracy_change(varied, base),
@@ -129,3 +130,55 @@ def _changed(found: Change | None, show: Callable[[float], str]) -> tuple[str, s
         return NOTHING, NOTHING
     seeds = f" [{show(found.seeds.low)} to {show(found.seeds.high)}]" if found.seeds.count > 1 else ""
     return show(found.value) + seeds, f"{show(found.low)} to {show(found.high)}"
+
+
+def draw_ablation(group: Group) -> bytes:
+    """Change of median p* per field and model, with its interval; past the grid's end, an arrowhead at the edge."""
+    found = [effect for effect in effects(group) if effect.median and not math.isnan(effect.median.value)]
+    heights: list[float] = []
+    for at, effect in enumerate(found):
+        gap = 1.5 if at and found[at - 1].field != effect.field else 1.0  # half a line more between fields
+        heights.append(heights[-1] + gap if heights else 0.0)
+    name = drawing.title(group, "one field as in the published code")
+    with drawing.canvas(9.0, 1.7 + 0.36 * (max(heights, default=0) + 1), name) as figure:
+        axes = figure.subplots()
+        axes.axvline(0.0, color="#777777", linewidth=1.0)
+        for height, effect in zip(heights, found, strict=True):
+            _draw(axes, height, effect)
+        axes.set_yticks(heights, [effect.varied.label for effect in found])
+        _fields(axes, heights, found)
+        if heights:
+            axes.set_ylim(max(heights) + 0.6, -0.6)
+        else:
+            axes.text(0.5, 0.5, "no model to compare with", transform=axes.transAxes, ha="center")
+        axes.set_xlabel(f"change of median p* ({drawing.UNITS})")
+        drawing.tidy(axes, grid="x")
+        return drawing.png(figure)
+
+
+def _fields(axes: Axes, heights: Sequence[float], found: Sequence[Effect]) -> None:
+    """The name of each field to the right of its models, and a line between two fields."""
+    for field in dict.fromkeys(effect.field for effect in found):
+        own = [height for height, effect in zip(heights, found, strict=True) if effect.field == field]
+        drawing.beside(axes, field, sum(own) / len(own), fontweight="bold")
+        if min(own) > 0:
+            axes.axhline(min(own) - 0.75, color="#BBBBBB", linewidth=0.8)
+
+
+def _draw(axes: Axes, height: float, effect: Effect) -> None:
+    change, ink = effect.median, drawing.colour(effect.varied.rows[0])
+    assert change is not None
+    look: dict[str, Any] = {"color": ink, "markerfacecolor": ink if "median p*" in effect.moved else "white"}
+    if math.isinf(change.value):
+        edge, marker = (1.0, ">") if change.value > 0 else (0.0, "<")
+        beyond: dict[str, Any] = {"clip_on": False, "transform": axes.get_yaxis_transform()}
+        axes.plot(edge, height, marker, markersize=9, **look, **beyond)
+        return
+    if change.low == -math.inf:
+        drawing.arrow_to_edge(axes, (change.value, height), "left", ink)
+    if change.high == math.inf:
+        drawing.arrow_to_edge(axes, (change.value, height), "right", ink)
+    low, high = (end if math.isfinite(end) else change.value for end in (change.low, change.high))
+    ends = drawing.error_bars(change.value, low, high)
+    axes.errorbar(change.value, height, xerr=ends, fmt="o", markersize=7, capsize=3, **look)
+    drawing.crosses(axes, change.seeds.values, [height] * change.seeds.count, ink)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from robbench.report.bootstrap import difference, over_seeds
-from robbench.report.comparisons import Change, Ratio, accuracy_change, median_ratio, robust_change, speed_up
-from robbench.report.robust_accuracy import comparison_epsilon, robust_share
+from robbench.report.comparisons import (
+    Change,
+    Ratio,
+    accuracy_change,
+    comparison_epsilon,
+    median_ratio,
+    robust_change,
+    speed_up,
+)
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, Spread, models_of
 
@@ -25,6 +32,12 @@ class Drop:
     after: float
     stability: float = 1.0
     """Share of the bootstrap resamplings of the images whose largest fall is the same."""
+
+
+def largest_fall(medians: Sequence[tuple[int, float]]) -> Drop | None:
+    """The largest fall of medians by k; None where there is none."""
+    falls = [Drop(k, after, high, low) for (k, high), (after, low) in pairwise(medians) if low < high]
+    return max(falls, key=lambda drop: drop.before - drop.after, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +84,10 @@ class Answer:
         return [model.facts.k for model in self.models if model.facts.k and model.median is not None]
 
     @property
-    def machines(self) -> list[str]:
-        """Where the best transfer was trained."""
-        return sorted({row.trained.environment.slug for row in (self.best.rows if self.best else ()) if row.trained})
-
-    @property
     def robust_shares(self) -> list[float | None]:
         """Robust accuracy at ``epsilon`` of the best transfer and of the model from scratch."""
         pair = self.best, self.scratch
-        return [model.value(lambda row: robust_share(row, self.epsilon or 0.0)) if model else None for model in pair]
+        return [model.value(lambda row: row.robust(self.epsilon or 0.0)) if model else None for model in pair]
 
 
 def answers(group: Group) -> tuple[Answer, ...]:
@@ -88,14 +96,15 @@ def answers(group: Group) -> tuple[Answer, ...]:
 
 
 def _answer(group: Group, line: str) -> Answer:
-    models, target = models_of(group.of(line)), group.of(line)[0].facts.dataset
+    rows = group.of(line)
+    models, target = models_of(rows), rows[0].facts.dataset
     best = best_transfer(models)
     source, standard = source_model(group, best or models[0]), scratch_model(group, target, "standard")
     scratch = scratch_model(group, target, "pgd")
-    grid = best.right[0].robustness.grid if best and best.right[0].robustness else None
     reference = scratch or source
-    epsilon = comparison_epsilon(grid, reference.rows[0] if reference else None) if grid else None
-    seeds = sorted({row.facts.seed for model in models for row in model.rows})
+    tested = best and best.right[0].robustness
+    epsilon = comparison_epsilon(tested.grid, reference.rows[0] if reference else None) if tested else None
+    seeds = sorted({row.facts.seed for row in rows})
     return Answer(
         line=line,
         models=models,
@@ -109,7 +118,7 @@ def _answer(group: Group, line: str) -> Answer:
         points=accuracy_change(best, scratch),
         robust_points=robust_change(best, scratch, epsilon),
         drop=largest_drop(models),
-        drops={seed: largest_drop(models_of(group.seed(seed).of(line))) for seed in seeds},
+        drops={seed: largest_drop(models_of([row for row in rows if row.facts.seed == seed])) for seed in seeds},
         epsilon=epsilon,
         speed_up=speed_up(scratch, [best]),
         speed_up_with_source=speed_up(scratch, [best, source]),
@@ -118,8 +127,8 @@ def _answer(group: Group, line: str) -> Answer:
 
 def scratch_model(group: Group, dataset: str, method: str) -> Model | None:
     """The model trained from scratch on a data set by a method."""
-    found = [row for row in group.of(None) if (row.facts.method, row.facts.dataset) == (method, dataset)]
-    return Model(tuple(found)) if found else None
+    found = tuple(row for row in group.of(None) if (row.facts.method, row.facts.dataset) == (method, dataset))
+    return Model(found) if found else None
 
 
 def source_model(group: Group, transferred: Model) -> Model | None:
@@ -141,18 +150,13 @@ def best_transfer(models: Sequence[Model]) -> Model | None:
 
 def largest_drop(models: Sequence[Model]) -> Drop | None:
     """The largest fall of median p* from one tested k to the next; None where it never falls."""
-    tested = [model for model in models if model.facts.k is not None and model.median is not None]
-    falls = [
-        Drop(a.facts.k, b.facts.k, a.median, b.median)
-        for a, b in pairwise(tested)
-        if a.facts.k and b.facts.k and a.median is not None and b.median is not None and b.median < a.median
-    ]
-    if not falls:
+    tested = [model for model in models if model.median is not None]
+    found = largest_fall([(model.facts.k or 0, model.median or 0.0) for model in tested])
+    if found is None:
         return None
-    found = max(falls, key=lambda drop: drop.before - drop.after)
     samples = np.stack([over_seeds([row.resampled_medians for row in model.right]) for model in tested])
     # Between two censored medians nothing is known to fall; a fall from a censored one is the largest there is.
     drops = np.nan_to_num(np.stack([difference(a, b) for a, b in pairwise(samples)]), nan=0.0)
     at = [model.facts.k for model in tested].index(found.k)
     same = (drops.argmax(axis=0) == at) & (drops.max(axis=0) > 0)
-    return Drop(found.k, found.following, found.before, found.after, float(np.mean(same)))
+    return replace(found, stability=float(np.mean(same)))

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from robbench.errors import RobbenchError
 from robbench.gate.verdicts import Verdict
 from robbench.record import UNREADABLE, Record, Struct
-from robbench.report.drawing import Picture
-from robbench.report.figures import draw, draw_study
+from robbench.report.ablation import draw_ablation
+from robbench.report.answers import answers
+from robbench.report.distributions import draw_boxes, draw_ecdf
+from robbench.report.dots import draw_answers
+from robbench.report.drawing import Picture, file_name
+from robbench.report.durations import draw_seconds, draw_study_seconds
 from robbench.report.files import pstar_csv_gz, results_csv
 from robbench.report.markdown import many
 from robbench.report.page import report_text
-from robbench.report.rows import group_records, studies
+from robbench.report.rows import Group, group_records, studies
+from robbench.report.tradeoff import draw_study_tradeoff, draw_tradeoff
 from robbench.store.files import check_writable, write_atomically
 
 SCHEMA = "robbench.bundle/1"
@@ -38,28 +44,25 @@ class Bundle(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ValueError(f"expected schema {SCHEMA!r}, got {self.schema!r}")
-        counts = Counter(f"{record.suite}/{record.name}" for record in self.records)
-        if twice := [name for name, count in counts.items() if count > 1]:
-            raise ValueError(f"expected one record of each stage, got several of {', '.join(sorted(twice)[:3])}")
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Path:
-    """Write or renew a bundle; returns the path of its ``report.md``.
+    """Write or renew a bundle, all of it or nothing; returns the path of its ``report.md``.
 
-    Everything is rendered before the first file is written. The same bundle always gives the same bytes. Pictures of the
-    bundle that was there go; files that are not a bundle's own stay.
+    The same bundle always gives the same bytes. Pictures of the report that was there go; other files stay.
 
     Raises:
         RobbenchError: the folder cannot be written.
     """
     files, folder = render(bundle), Path(folder)
     check_writable(folder)
-    stale = _pictures(folder) - files.keys()
+    report = folder / "report.md"
+    old = report.read_text(encoding="utf-8", errors="replace") if report.exists() else ""
     for path, data in files.items():
         write_atomically(folder / path, data)
-    for path in stale:
+    for path in set(re.findall(r"\]\((figures/[\w.-]+\.png)\)", old)) - files.keys():
         (folder / path).unlink(missing_ok=True)
-    return folder / "report.md"
+    return report
 
 
 def render(bundle: Bundle) -> dict[str, bytes]:
@@ -69,15 +72,8 @@ def render(bundle: Bundle) -> dict[str, bytes]:
         **{(suite,): draw_study(found) for suite, found in studies(groups)},
         **{(group.suite, group.architecture): draw(group) for group in groups},
     }
-    text = report_text(
-        groups,
-        pictures,
-        title=bundle.title,
-        command=bundle.command,
-        notes=bundle.notes,
-        verdicts=_in_order(bundle.verdicts),
-        missing=bundle.missing,
-    )
+    said: dict[str, Any] = {name: getattr(bundle, name) for name in ("title", "command", "notes", "missing")}
+    text = report_text(groups, pictures, verdicts=_in_order(bundle.verdicts), **said)
     return {
         **{f"figures/{picture.name}": picture.png for images in pictures.values() for picture in images},
         "results.csv": results_csv(groups),
@@ -87,18 +83,36 @@ def render(bundle: Bundle) -> dict[str, bytes]:
     }
 
 
+def draw(group: Group) -> list[Picture]:
+    """Every figure of an architecture that its records allow."""
+    right = any(row.median is not None for row in group.rows)
+    allowed = {
+        "answers": (any(answer.best for answer in answers(group)), draw_answers),
+        "pstar": (any(row.robustness for row in group.rows), draw_boxes),
+        "ecdf": (right, draw_ecdf),
+        "tradeoff": (right, draw_tradeoff),
+        "seconds": (any(row.seconds for row in group.rows), draw_seconds),
+        "ablation": (any(row.robustness for row in group.variants), draw_ablation),
+    }
+    of = group.suite, group.architecture
+    return [Picture(kind, file_name(*of, kind), make(group)) for kind, (there, make) in allowed.items() if there]
+
+
+def draw_study(groups: Sequence[Group]) -> list[Picture]:
+    """The figures that hold all architectures of a study; none where there is only one."""
+    if len(groups) < 2:
+        return []
+    rows = [row for group in groups for row in group.rows]
+    allowed = {
+        "study-tradeoff": (any(row.median is not None for row in rows if row.line), draw_study_tradeoff),
+        "study-seconds": (any(row.seconds for row in rows), draw_study_seconds),
+    }
+    suite = groups[0].suite
+    return [Picture(kind, file_name(suite, kind), make(groups)) for kind, (there, make) in allowed.items() if there]
+
+
 def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return sorted(verdicts, key=lambda verdict: (verdict.suite, verdict.case, verdict.stage, verdict.figure))
-
-
-def _pictures(folder: Path) -> set[str]:
-    """The figures of the bundle that lies in a folder: those that its report shows."""
-    try:
-        text = (folder / "report.md").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return set()
-    names = [path.name for path in (folder / "figures").glob("*.png")]
-    return {f"figures/{name}" for name in names if f"](figures/{name})" in text}
 
 
 def encode_bundle(bundle: Bundle) -> bytes:
@@ -109,13 +123,9 @@ def encode_bundle(bundle: Bundle) -> bytes:
         return b"[\n" + b",\n".join(encoded) + b"\n]" if encoded else b"[]"
 
     records = sorted(bundle.records, key=lambda record: (record.suite, record.name))
-    fields = {
-        **{name: msgspec.json.encode(getattr(bundle, name)) for name in ("schema", "title", "command")},
-        "notes": lines(bundle.notes),
-        "verdicts": lines(_in_order(bundle.verdicts)),
-        "records": lines(records),
-        **({"missing": lines(bundle.missing)} if bundle.missing else {}),
-    }
+    fields = {name: msgspec.json.encode(getattr(bundle, name)) for name in ("schema", "title", "command")}
+    fields |= {"notes": lines(bundle.notes), "verdicts": lines(_in_order(bundle.verdicts)), "records": lines(records)}
+    fields |= {"missing": lines(bundle.missing)} if bundle.missing else {}
     return b"{\n" + b",\n".join(f'"{name}": '.encode() + data for name, data in fields.items()) + b"\n}\n"
 
 
@@ -123,7 +133,7 @@ def read_bundle(path: Path) -> Bundle:
     """The bundle in a folder, or in its ``records.json``.
 
     Raises:
-        RobbenchError: there is none, it is damaged or of another schema, or it has two records of one stage.
+        RobbenchError: there is none, or it is damaged or of another schema.
     """
     path = Path(path)
     file = path / "records.json" if path.is_dir() else path
@@ -139,26 +149,24 @@ def read_bundle(path: Path) -> Bundle:
 def merge(bundles: Sequence[Bundle]) -> Bundle:
     """Several bundles as one: studies side by side, the parts of one study joined.
 
-    Of a case that several bundles have, the bundle with the newest record counts, with all its stages and verdicts; a
-    stage that it lacks comes from the next newest. A note says of how many cases.
+    Of a case that several bundles have, the one with its newest record counts; stages that it lacks come from the next.
 
     Raises:
         RobbenchError: there is nothing to merge.
     """
     if not bundles:
         raise RobbenchError("merge: expected at least one bundle, got none")
+    pairs = [(record, number) for number, bundle in enumerate(bundles) for record in bundle.records]
     newest: dict[tuple[str, str, int], str] = {}
-    for number, bundle in enumerate(bundles):
-        for record in bundle.records:
-            key = record.suite, record.case, number
-            newest[key] = max(newest.get(key, ""), record.created)
+    for record, number in pairs:
+        key = record.suite, record.case, number
+        newest[key] = max(newest.get(key, ""), record.created)
     chosen: dict[tuple[str, str], tuple[Record, int]] = {}
     replaced: dict[str, set[str]] = {}
-    for suite, case, number in sorted(newest, key=lambda key: (newest[key], key[2]), reverse=True):
-        for record in (each for each in bundles[number].records if (each.suite, each.case) == (suite, case)):
-            first, _ = chosen.setdefault((suite, record.name), (record, number))
-            if first != record:
-                replaced.setdefault(suite, set()).add(case)
+    for record, number in sorted(pairs, key=lambda pair: newest[pair[0].suite, pair[0].case, pair[1]], reverse=True):
+        first, _ = chosen.setdefault((record.suite, record.name), (record, number))
+        if first != record:
+            replaced.setdefault(record.suite, set()).add(record.case)
     verdicts = {
         (verdict.suite, verdict.case, verdict.stage, verdict.figure): verdict
         for number, bundle in enumerate(bundles)

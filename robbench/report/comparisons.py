@@ -10,21 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from robbench.report.bootstrap import Resamples, difference, interval, over_seeds
-from robbench.report.robust_accuracy import robust_share
 from robbench.report.rows import Row
 from robbench.report.seeds import Model, Spread, spread
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of two medians, its median over seeds; a bound where one of them is censored."""
-
-    value: float
-    relation: Literal["=", "<", ">"]
-    low: float
-    """Of the bootstrap interval over images."""
-    high: float
-    seeds: Spread
 
 
 @dataclass(frozen=True)
@@ -37,30 +24,39 @@ class Change:
     high: float
     seeds: Spread
 
+    @property
+    def sureness(self) -> float:
+        """The difference in units of its interval's width."""
+        width = self.high - self.low
+        return abs(self.value) / width if math.isfinite(width) and width > 0 else math.inf
+
     def beyond_noise(self, step: float) -> bool:
         """Whether it is larger than a step, its interval over images leaves out 0, and every seed agrees on the sign."""
         same_sign = self.seeds.low > 0 or self.seeds.high < 0
         return same_sign and bool(self.low > 0 or self.high < 0) and abs(self.value) > step + 1e-12
 
 
-def partner(model: Model, seed: int) -> Row | None:
+@dataclass(frozen=True)
+class Ratio(Change):
+    """A ratio of two medians; a bound where one of them is censored."""
+
+    relation: Literal["=", "<", ">"]
+
+
+def _partner(model: Model, seed: int) -> Row | None:
     """The row to hold against another model's row of this seed: the same seed's, or the only one there is."""
-    return model.rows[0] if len(model.rows) == 1 else model.seed(seed)
+    return next((row for row in model.rows if len(model.rows) == 1 or row.facts.seed == seed), None)
 
 
 def _pairs(above: Model | None, below: Model | None) -> list[tuple[Row, Row]]:
     """Both models' rows, seed by seed."""
     if above is None or below is None:
         return []
-    return [(row, other) for row in above.rows if (other := partner(below, row.facts.seed)) is not None]
+    return [(row, other) for row in above.rows if (other := _partner(below, row.facts.seed)) is not None]
 
 
 def median_ratio(numerator: Model | None, denominator: Model | None) -> Ratio | None:
-    """Median p* of one model ÷ that of another, with a bootstrap interval over images.
-
-    A censored median is only known to exceed the grid, so the ratio becomes a bound. None where it is undefined: a
-    model is missing, has no correct image or a median of 0 to divide by, or both medians are censored.
-    """
+    """Median p* of one model ÷ that of another: a bound where one is censored, None where both are or either lacks one."""
     ratios = [ratio for above, below in _pairs(numerator, denominator) if (ratio := _ratio(above, below))]
     relations = {relation for _, relation, _, _ in ratios} - {"="}
     seeds = spread(value for value, _, _, _ in ratios)
@@ -69,15 +65,13 @@ def median_ratio(numerator: Model | None, denominator: Model | None) -> Ratio | 
     low, _ = interval(over_seeds([least for _, _, least, _ in ratios]))
     _, high = interval(over_seeds([most for _, _, _, most in ratios]))
     relation: Any = relations.pop() if relations else "="
-    return Ratio(seeds.value, relation, low, high, seeds)
+    return Ratio(seeds.value, low, high, seeds, relation)
 
 
 def _ratio(numerator: Row, denominator: Row) -> tuple[float, str, Resamples, Resamples] | None:
     """Value, relation, and per resampling what the ratio is at least and at most."""
     above, below = numerator.robustness, denominator.robustness
-    if not above or not below or above.median is None or not below.median:
-        return None
-    if math.isinf(above.median) and math.isinf(below.median):
+    if not above or not below or above.median is None or not below.median or above.median == below.median == math.inf:
         return None
     relation = "<" if math.isinf(below.median) else ">" if math.isinf(above.median) else "="
     value = min(above.median, above.grid[-1]) / min(below.median, below.grid[-1])
@@ -107,25 +101,50 @@ def change(
 
 def accuracy_change(above: Model | None, below: Model | None) -> Change | None:
     """Difference of clean accuracy."""
-    return change(above, below, lambda row: row.accuracy, lambda row: row.resampled_accuracy)
+    return change(above, below, lambda row: row.accuracy, Row.resampled_shares)
 
 
 def robust_change(above: Model | None, below: Model | None, epsilon: float | None) -> Change | None:
     """Difference of robust accuracy at a radius that both models' grids have."""
     if epsilon is None:
         return None
-    return change(above, below, lambda row: robust_share(row, epsilon), lambda row: row.resampled_robust(epsilon))
+    return change(above, below, lambda row: row.robust(epsilon), lambda row: row.resampled_shares(epsilon))
 
 
 def speed_up(scratch: Model | None, instead: Sequence[Model | None]) -> Spread | None:
     """Training seconds of one model ÷ those of others together, seed by seed; None unless all ran on one machine class."""
     models = [model for model in (scratch, *instead) if model]
-    if len(models) < 1 + max(len(instead), 1):
+    if len(models) <= len(instead):
         return None
     found = []
     for first in models[1].rows:
-        rows = [partner(model, first.facts.seed) for model in models]
+        rows = [_partner(model, first.facts.seed) for model in models]
         trained = [row.trained for row in rows if row and row.trained and row.seconds]
         if len(trained) == len(rows) and len({record.environment.slug for record in trained}) == 1:
             found.append(trained[0].seconds.measured / sum(record.seconds.measured for record in trained[1:]))
     return spread(found)
+
+
+def fixed_epsilons(grid: Sequence[float]) -> tuple[float, ...]:
+    """The radii that robust accuracies are shown at: the thesis's, moved to the nearest grid value."""
+    shares = tuple(share * grid[-1] for share in (0.25, 0.5, 1.0))
+    wanted = (0.1, 0.2, 0.3) if grid[-1] >= 0.3 - 1e-9 else tuple(eighth / 255 for eighth in (2, 4, 8))
+    for radii in (wanted, shares):
+        found = {_nearest(grid, radius) for radius in radii if radius <= grid[-1] + 1e-9} - {0.0}
+        if len(found) == len(wanted):
+            break
+    return tuple(sorted(found))
+
+
+def _nearest(grid: Sequence[float], epsilon: float) -> float:
+    return min(grid, key=lambda value: abs(value - epsilon))
+
+
+def comparison_epsilon(grid: Sequence[float], adversarial: Row | None) -> float | None:
+    """The radius of a model's adversarial training, on the grid; the largest fixed one where there was none."""
+    spec = adversarial.record.spec if adversarial else {}
+    recipe = spec.get("model", spec).get("recipe") or {}
+    radius = (recipe.get("attack") or {}).get("epsilon")
+    if radius and radius <= grid[-1]:
+        return _nearest(grid, radius) or None
+    return max(fixed_epsilons(grid), default=None)

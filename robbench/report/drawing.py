@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib.style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -20,12 +21,8 @@ from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model
 
 DPI = 150
-HATCHED: dict[str, Any] = {"facecolor": "#F4F4F4", "edgecolor": "#CCCCCC", "hatch": "////", "linewidth": 0}
-"""How the band of censored values looks."""
 UNITS = "L∞, pixels in [0, 1]"
 """Of p* and ε, as axes name them."""
-NEVER = "never fooled"
-"""Where censored values are drawn: a band past the grid's end."""
 
 _METHODS = {"standard": "#6B6B6B", "pgd": "#D55E00", "checkpoint": "#E69F00"}
 _TRANSFERS = {
@@ -68,17 +65,18 @@ def lighter(ink: str) -> str:
 
 
 @contextmanager
-def canvas(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure of so many inches, in matplotlib's own style whatever the user's settings.
+def canvas(width: float, height: float, title: str | None = None) -> Iterator[Figure]:
+    """A figure of so many inches with a title, in matplotlib's own style whatever the user's settings.
 
-    Text is drawn as it stands: a name from a record with dollar signs in it is no formula, and letters that the font
-    lacks are boxes.
+    Text is drawn as it stands: dollar signs make no formula, and letters that the font lacks are boxes.
     """
     style = matplotlib.style.context(["default", {"text.parse_math": False}], after_reset=True)
     with style, warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
+        if title:
+            figure.suptitle(title, fontweight="bold")
         yield figure
 
 
@@ -87,6 +85,33 @@ def png(figure: Figure) -> bytes:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
     return data.getvalue()
+
+
+def panels(figure: Figure, count: int, across: int) -> list[Axes]:
+    """So many panels that share their axes, in rows of ``across``."""
+    grid = figure.subplots(-(-count // across), across, sharex=True, sharey=True, squeeze=False).ravel()
+    for panel in grid[count:]:
+        panel.set_visible(False)
+    return [*grid[:count]]
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], columns: int = 1, **look: Any) -> None:
+    """One legend for all panels."""
+    figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=9, ncols=columns, **look)
+
+
+def censored_band(axes: Axes, end: float, last: float, low: float, middle: float, high: float) -> None:
+    """Ticks of p* up to ``last``, and a hatched band for what was never fooled; all but ``end`` in units of it."""
+    axes.axhspan(low * end, high * end, facecolor="#F4F4F4", edgecolor="#CCCCCC", hatch="////", linewidth=0)
+    ticks = MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]).tick_values(0, end)
+    ticks = [tick for tick in ticks if 0 <= tick <= last * end]
+    axes.set_yticks([*ticks, middle * end], [*(f"{tick:.4g}" for tick in ticks), "never\nfooled"])
+    axes.set_ylim(0, high * end)
+
+
+def beside(axes: Axes, text: str, height: float, **look: Any) -> None:
+    """A text to the right of the axes."""
+    axes.annotate(text, (1.01, height), xycoords=("axes fraction", "data"), va="center", annotation_clip=False, **look)
 
 
 def tidy(axes: Axes, *, grid: str = "y") -> None:
@@ -127,12 +152,6 @@ def arrow_to_edge(axes: Axes, start: tuple[float, float], edge: Literal["left", 
     }[edge]
     head = {"arrowstyle": "-|>", "color": ink, "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 11}
     axes.annotate("", stop, start, xycoords=units, textcoords="data", arrowprops=head)
-
-
-def pstar_ticks(top: float) -> list[float]:
-    """The ticks of an axis of p* that ends at ``top``."""
-    locator = MaxNLocator(8, steps=[1, 2, 2.5, 5, 10])
-    return [float(tick) for tick in locator.tick_values(0, top) if 0 <= tick <= 1.001 * top]
 
 
 def file_name(*parts: str) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from robbench.record import MISCLASSIFIED
-from robbench.report.ranking import common_medians
-from robbench.report.robust_accuracy import fixed_epsilons, robust_share
+from robbench.report.comparisons import fixed_epsilons
+from robbench.report.ranking import common_images
 from robbench.report.rows import Group, Row
 
 _FACTS = [
@@ -33,20 +33,34 @@ _FACTS = [
 
 def results_csv(groups: Sequence[Group]) -> bytes:
     """One row per model, every figure; a censored median is ``inf``, an empty field does not exist."""
-    rows = [_result(row, common_medians(group.rows)) for group in groups for row in group.all_rows]
+    rows = []
+    for group in groups:
+        common = common_images(group.rows)
+        rows += [_figures(row, common.get(row.case)) for row in group.all_rows]
     return _csv(pd.DataFrame(rows))
 
 
-def _result(row: Row, common: dict[str, tuple[float | None, int]]) -> dict[str, Any]:
-    common_median, common_images = common.get(row.case, (None, None))
-    training, theirs = row.training, row.published
+def _figures(row: Row, common: Row | None) -> dict[str, Any]:
+    robustness, training, theirs = row.robustness, row.training, row.published
+    epsilons = fixed_epsilons(robustness.grid) if robustness else ()
     return {
         "suite": row.suite,
         "case": row.case,
         "label": row.label,
         **{name: getattr(row.facts, name) for name in _FACTS},
         "data_used": row.record.data.name,
-        **_robustness(row, common_median, common_images),
+        "test_images": robustness and robustness.clean.total,
+        "correct_images": robustness and robustness.clean.correct,
+        "clean_accuracy": row.accuracy,
+        "median_pstar": row.median,
+        "median_pstar_common": common and common.median,
+        "common_images": common and common.correct,
+        "censored_images": robustness and robustness.censored,
+        **{f"robust_accuracy_{epsilon:.4g}": row.robust(epsilon) for epsilon in epsilons},
+        **{
+            f"{each.attack}_accuracy_{each.epsilon:.4g}": each.robust.share
+            for each in (robustness.attacks if robustness else ())
+        },
         "training_seconds": row.seconds,
         "training_seconds_in_all": row.total_seconds,
         "estimation_seconds": row.tested and row.tested.seconds.estimation,
@@ -60,36 +74,17 @@ def _result(row: Row, common: dict[str, tuple[float | None, int]]) -> dict[str, 
     }
 
 
-def _robustness(row: Row, common_median: float | None, common_images: int | None) -> dict[str, Any]:
-    robustness = row.robustness
-    epsilons = fixed_epsilons(robustness.grid) if robustness else ()
-    return {
-        "test_images": robustness and robustness.clean.total,
-        "correct_images": robustness and robustness.clean.correct,
-        "clean_accuracy": row.accuracy,
-        "median_pstar": row.median,
-        "median_pstar_common": common_median,
-        "common_images": common_images,
-        "censored_images": robustness and robustness.censored,
-        **{f"robust_accuracy_{epsilon:.4g}": robust_share(row, epsilon) for epsilon in epsilons},
-        **{
-            f"{each.attack}_accuracy_{each.epsilon:.4g}": each.robust.share
-            for each in (robustness.attacks if robustness else ())
-        },
-    }
-
-
 def pstar_csv_gz(groups: Sequence[Group]) -> bytes:
     """One row per model and test image: p* where found, and ``wrong``, ``found`` or ``censored``; gzip."""
     frames = [pd.DataFrame(columns=["suite", "case", "image", "pstar", "status"])]
-    for row in (row for group in groups for row in group.all_rows if row.robustness):
-        assert row.robustness is not None
-        index, grid = np.asarray(row.robustness.pstar, dtype=int), row.robustness.grid
-        assert MISCLASSIFIED == -1  # as an index, the last
-        shown = np.asarray([*(f"{value:.10g}" for value in grid), "", ""], dtype=object)
-        status = np.asarray([*["found"] * len(grid), "censored", "wrong"], dtype=object)
-        figures = {"image": row.robustness.images, "pstar": shown[index], "status": status[index]}
-        frames.append(pd.DataFrame({"suite": row.suite, "case": row.case, **figures}))
+    for row in (row for group in groups for row in group.all_rows):
+        if row.robustness:
+            index, grid = np.asarray(row.robustness.pstar, dtype=int), row.robustness.grid
+            assert MISCLASSIFIED == -1  # as an index, the last
+            shown = np.asarray([*(f"{value:.10g}" for value in grid), "", ""], dtype=object)
+            status = np.asarray([*["found"] * len(grid), "censored", "wrong"], dtype=object)
+            figures = {"image": row.robustness.images, "pstar": shown[index], "status": status[index]}
+            frames.append(pd.DataFrame({"suite": row.suite, "case": row.case, **figures}))
     return gzip.compress(_csv(pd.concat(frames)), compresslevel=6, mtime=0)
 
 

@@ -31,19 +31,19 @@ class Label:
 
 
 def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
-    """Write labels beside their points, each where it covers no marker, line or other label and is nearest its own."""
+    """Write each label near its point, where it covers least and is nearest to its own."""
     figure.canvas.draw()
     taken = [box for line in axes.get_lines() for box in _obstacles(line)]
     bars = [bar for bar in axes.collections if isinstance(bar, LineCollection)]
     taken += [box for bar in bars for ends in bar.get_segments() for box in _along(bar.get_transform().transform(ends))]
-    frame = axes.get_window_extent()
+    (left, bottom), (right, top) = axes.get_window_extent().get_points()
     points = axes.transData.transform([(label.x, label.y) for label in labels] or np.empty((0, 2)))
     for label, own in zip(labels, points, strict=True):
         notes = [_note(axes, label, angle, far) for far in _DISTANCES for angle in range(90, 450, 30)]
         boxes = [note.get_window_extent() for note in notes]
         clashes = [
             sum(box.overlaps(other) for other in taken)
-            + 5 * (not _inside(box, frame))
+            + 5 * (box.x0 < left or box.x1 > right or box.y0 < bottom or box.y1 > top)
             + 3 * _nearer_another(box, own, points)
             for box in boxes
         ]
@@ -64,12 +64,17 @@ _DISTANCES = (9, 14, 20, 28)
 
 def _note(axes: Axes, label: Label, angle: int, far: int) -> Annotation:
     """The label so many degrees and points from its point."""
-    offset = far * math.cos(math.radians(angle)), far * math.sin(math.radians(angle))
-    weight: dict[str, Any] = (
-        {"fontsize": 7, "fontweight": "normal"} if label.small else {"fontsize": 9, "fontweight": "bold"}
+    return axes.annotate(
+        label.text,
+        (label.x, label.y),
+        xytext=(far * math.cos(math.radians(angle)), far * math.sin(math.radians(angle))),
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        color=label.ink,
+        fontsize=7 if label.small else 9,
+        fontweight="normal" if label.small else "bold",
     )
-    where: dict[str, Any] = {"xytext": offset, "textcoords": "offset points", "ha": "center", "va": "center"}
-    return axes.annotate(label.text, (label.x, label.y), color=label.ink, **weight, **where)
 
 
 def _obstacles(line: Line2D) -> list[Bbox]:
@@ -94,7 +99,3 @@ def _nearer_another(box: Bbox, own: Any, points: Any) -> bool:
     """Whether a label's middle is nearer to another label's point than to its own."""
     middle = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
     return bool(np.hypot(*(points - middle).T).min() < np.hypot(*(own - middle)) - 0.5)
-
-
-def _inside(box: Bbox, frame: Bbox) -> bool:
-    return bool(box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -20,23 +20,9 @@ def escape(text: object) -> str:
     return _SPECIAL.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of figures; cells are Markdown already."""
-    return figures_table(pd.DataFrame([[*row] for row in rows], columns=[*headers], dtype=object))
-
-
-def figures_table(frame: pd.DataFrame) -> str:
-    """A Markdown table, first column to the left, the others to the right; cells are Markdown already."""
-    return _pipe(frame, ["left", *["right"] * (len(frame.columns) - 1)])
-
-
-def words_table(frame: pd.DataFrame) -> str:
-    """A Markdown table with every column to the left."""
-    return _pipe(frame, ["left"] * len(frame.columns))
-
-
-def _pipe(frame: pd.DataFrame, align: Sequence[str]) -> str:
-    return frame.to_markdown(index=False, disable_numparse=True, colalign=align if len(frame) else None)
+def table(frame: pd.DataFrame, others: str = "right") -> str:
+    """A Markdown table, its first column to the left; cells are Markdown already."""
+    return frame.to_markdown(index=False, disable_numparse=True, colalign=["left", *[others] * (frame.shape[1] - 1)])
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -93,7 +79,7 @@ def many(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
 
 
-def whole_ranges(numbers: Iterable[int]) -> str:
+def ranges(numbers: Iterable[int]) -> str:
     """Whole numbers as ``1, 3–7``."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):

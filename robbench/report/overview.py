@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import pandas as pd
 
-from robbench.report.answers import Answer, Drop, answers
+from robbench.report.answers import Answer, Drop, answers, largest_fall
 from robbench.report.comparisons import Ratio
 from robbench.report.markdown import NOTHING, escape, percent, pstar
 from robbench.report.published import published_rows
-from robbench.report.ranking import common_medians
-from robbench.report.rows import Group
+from robbench.report.ranking import common_images
+from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, Spread
 from robbench.report.tables import spread_text
 
@@ -30,7 +29,7 @@ def overview_table(groups: Sequence[Group]) -> pd.DataFrame | None:
     if not found:
         return None
     several = len(groups) > 1
-    common = common_medians([row for group in groups for row in group.rows]) if several else {}
+    common = common_images([row for group in groups for row in group.rows]) if several else {}
     lines = []
     for group, answer in found:
         name = escape(f"{group.architecture}, {answer.line}" if several else answer.line)
@@ -82,12 +81,12 @@ def _show_drop(drop: Drop | None, end: float) -> str:
     return f"k = {drop.k} ({pstar(drop.before, end)} → {pstar(drop.after, end)}{uncertain})"
 
 
-def _common(best: Model | None, common: dict[str, tuple[float | None, int]]) -> str:
-    if best is None:
+def _common(best: Model | None, common: dict[str, Row]) -> str:
+    if best is None or not common:
         return NOTHING
-    counts = [common[row.case][1] for row in best.right if row.case in common]
-    found = best.spread(lambda row: common[row.case][0] if row.case in common else None)
-    return f"{spread_text(found, lambda value: pstar(value, best.grid_end))} ({min(counts, default=0):,})"
+    found = Model(tuple(common[row.case] for row in best.right))
+    least = min(row.correct or 0 for row in found.rows)
+    return f"{spread_text(found.medians, lambda value: pstar(value, best.grid_end))} ({least:,})"
 
 
 def _published(answer: Answer) -> list[str] | None:
@@ -99,21 +98,14 @@ def _published(answer: Answer) -> list[str] | None:
     line = [row for row in published_rows() if row.k and (row.architecture, row.method, row.head) == kind]
     line.sort(key=lambda row: row.k or 0)
     best = max(line, key=lambda row: (row.median_pstar, row.accuracy))
-    source, scratch = best.source_row, best.scratch_row
-    assert source is not None
-    assert scratch is not None
-    falls = [
-        Drop(a.k or 0, b.k or 0, a.median_pstar, b.median_pstar)
-        for a, b in pairwise(line)
-        if b.median_pstar < a.median_pstar
-    ]
+    with_source = best.scratch_row.train_seconds / (best.train_seconds + best.source_row.train_seconds)
     return [
         f"TL#{best.k}{' adversarial' if best.method == 'transfer-adversarial' else ''}",
         percent(best.accuracy),
         f"{best.median_pstar:.4g}",
-        percent(best.median_pstar / source.median_pstar),
-        percent(best.median_pstar / scratch.median_pstar),
-        f"× {scratch.train_seconds / best.train_seconds:.3g}",
-        f"× {scratch.train_seconds / (best.train_seconds + source.train_seconds):.3g}",
-        _show_drop(max(falls, key=lambda fall: fall.before - fall.after, default=None), math.nan),
+        percent(best.retention),
+        percent(best.relative),
+        f"× {best.speed_up:.3g}",
+        f"× {with_source:.3g}",
+        _show_drop(largest_fall([(row.k or 0, row.median_pstar) for row in line]), math.nan),
     ]

@@ -1,7 +1,4 @@
-"""``report.md``: verdict first, then the answers to the study's three questions, then everything in tables.
-
-The sentences are in ``templates/``; here are the values that they hold.
-"""
+"""``report.md``: the values that the sentences in ``templates/`` hold."""
 
 from __future__ import annotations
 
@@ -22,9 +19,8 @@ from robbench.report.ablation import FEW, ablation_table, effects, median_change
 from robbench.report.answers import answers
 from robbench.report.drawing import Picture
 from robbench.report.overview import factors, overview_table
-from robbench.report.provenance import data_table, environment_table, estimates
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
-from robbench.report.remarks import busy, few_images, missing_models
+from robbench.report.remarks import busy, data_table, environment_table, estimates, few_images, missing_models
 from robbench.report.rows import Group, dataset_label, studies
 from robbench.report.tables import SUSPECT, attack_table, spread_text, study_table, views_table
 
@@ -87,26 +83,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         autoescape=False,  # the page is Markdown: names pass through the filter md
     )
-    environment.globals |= {
-        "FEW": FEW,
-        "ROBUST": ROBUST,
-        "SUSPECT": SUSPECT,
-        "CONFIDENCE": f"{CONFIDENCE:.0%}",
-        "infinity": math.inf,
-    }
+    environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "SUSPECT": SUSPECT, "CONFIDENCE": f"{CONFIDENCE:.0%}"}
+    plain = ("table", "many", "percent", "points", "pstar", "seconds", "times", "ranges")
+    environment.filters |= {name: getattr(markdown, name) for name in plain}
     environment.filters |= {
         "md": markdown.escape,
-        "figures": markdown.figures_table,
-        "words": markdown.words_table,
-        "many": markdown.many,
-        "ranges": markdown.whole_ranges,
-        "percent": markdown.percent,
         "percents": lambda found: spread_text(found, markdown.percent),
-        "points": markdown.points,
-        "pstar": markdown.pstar,
         "pstars": lambda found, end: spread_text(found, lambda value: markdown.pstar(value, end)),
-        "seconds": markdown.seconds,
-        "times": markdown.times,
         "factors": factors,
         "number": lambda value, digits=4: f"{value:.{digits}g}",
         "median_change": lambda value: f"{value:+.4g}" if math.isfinite(value) else median_change(value, 4),
@@ -175,16 +158,10 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame | None:
     for verdict in sorted(worth, key=lambda each: (not each.fails, each.mark != "-", each.mark)):
         key = verdict.mark, verdict.stage, verdict.figure, verdict.message
         lines.setdefault(key, []).append(f"{verdict.suite}/{verdict.case}")
-    rows = []
-    for (mark, stage, figure, message), cases in lines.items():
-        more = f" and {len(cases) - 2} more" if len(cases) > 2 else ""
-        rows.append(
-            [
-                f"`{mark}`",
-                markdown.escape(", ".join(cases[:2]) + more),
-                stage,
-                markdown.escape(figure),
-                markdown.escape(message),
-            ]
-        )
-    return pd.DataFrame(rows, columns=["", "Case", "Stage", "Figure", "What happened"]) if rows else None
+    rows = [
+        [f"`{mark}`", ", ".join(cases[:2]) + f" and {len(cases) - 2} more" * (len(cases) > 2), stage, figure, message]
+        for (mark, stage, figure, message), cases in lines.items()
+    ]
+    frame = pd.DataFrame(rows, columns=["", "Case", "Stage", "Figure", "What happened"])
+    frame.iloc[:, 1:] = frame.iloc[:, 1:].map(markdown.escape)
+    return frame if rows else None

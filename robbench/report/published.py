@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import msgspec
+
 from robbench.record import ModelFacts
 
-_PACKAGED = Path(__file__).parents[1] / "published.csv"
-"""Where a wheel carries the rows."""
-
-_CHECKOUT = Path(__file__).parents[2] / "baselines" / "published" / "results.csv"
-"""Where a checkout carries them."""
+_FILES = (
+    Path(__file__).parents[1] / "published.csv",  # in a wheel
+    Path(__file__).parents[2] / "baselines" / "published" / "results.csv",  # in a checkout
+)
 
 _Key = tuple[str, str, str | None, str, int | None, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Published:
+class Published(msgspec.Struct, frozen=True, kw_only=True, rename={"architecture": "arch"}):
     """One row of the published tables."""
 
-    table: str
     architecture: str
-    label: str
     method: str
     """As in :class:`robbench.record.ModelFacts`."""
     source: str | None
@@ -44,45 +41,41 @@ class Published:
         return self.architecture, self.method, self.source, self.dataset, self.k, self.head
 
     @property
-    def source_row(self) -> Published | None:
-        """The adversarially trained model of the source data."""
-        return _by_key().get((self.architecture, "pgd", None, self.source or "", None, "linear"))
+    def source_row(self) -> Published:
+        """Of a transfer: the adversarially trained model of the source data."""
+        return _by_key()[self.architecture, "pgd", None, self.source or "", None, "linear"]
 
     @property
-    def scratch_row(self) -> Published | None:
+    def scratch_row(self) -> Published:
         """The model of the same data, adversarially trained from scratch."""
-        return _by_key().get((self.architecture, "pgd", None, self.dataset, None, "linear"))
+        return _by_key()[self.architecture, "pgd", None, self.dataset, None, "linear"]
+
+    @property
+    def retention(self) -> float:
+        """Of a transfer: median p* ÷ that of its source."""
+        return self.median_pstar / self.source_row.median_pstar
+
+    @property
+    def relative(self) -> float:
+        """Relative robustness: median p* ÷ that of the model from scratch."""
+        return self.median_pstar / self.scratch_row.median_pstar
+
+    @property
+    def speed_up(self) -> float:
+        """Training seconds of the model from scratch ÷ its own."""
+        return self.scratch_row.train_seconds / self.train_seconds
 
 
 @cache
 def published_rows() -> tuple[Published, ...]:
     """All published rows, in the order of the tables."""
-    with (_PACKAGED if _PACKAGED.exists() else _CHECKOUT).open(newline="", encoding="utf-8") as file:
-        return tuple(_row(line) for line in csv.DictReader(file))
-
-
-def _row(line: dict[str, str]) -> Published:
-    return Published(
-        table=line["table"],
-        architecture=line["arch"],
-        label=line["label"],
-        method=line["method"],
-        source=line["source"] or None,
-        dataset=line["dataset"],
-        k=int(line["k"]) if line["k"] else None,
-        head=line["head"],
-        accuracy=float(line["accuracy"]),
-        median_pstar=float(line["median_pstar"]),
-        train_seconds=float(line["train_seconds"]),
-        epochs=int(line["epochs"]),
-    )
+    with next(file for file in _FILES if file.exists()).open(newline="", encoding="utf-8") as file:
+        lines = [{name: value or None for name, value in line.items()} for line in csv.DictReader(file)]
+    return msgspec.convert(lines, tuple[Published, ...], strict=False)
 
 
 def published_row(facts: ModelFacts) -> Published | None:
-    """The published row of the same network, method, data and transfer, or None where nothing comparable was published.
-
-    Every published transfer has frozen kept blocks and an adversarially trained source model.
-    """
+    """The published row of the same network, method, data and transfer; None where nothing comparable was published."""
     if facts.kept not in (None, "frozen") or facts.source_method not in (None, "pgd") or facts.variant is not None:
         return None
     return _by_key().get((facts.architecture, facts.method, facts.source, facts.dataset, facts.k, facts.head))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import NamedTuple
 
-import numpy as np
-from msgspec.structs import replace
+import msgspec
 
 from robbench.record import MISCLASSIFIED, Robustness
-from robbench.report.bootstrap import Resamples, medians
-from robbench.report.comparisons import Change, change
-from robbench.report.robust_accuracy import comparison_epsilon, robust_share
+from robbench.report.bootstrap import Resamples
+from robbench.report.comparisons import change, comparison_epsilon
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, models_of
 
@@ -37,8 +35,7 @@ class Swap:
     """Of the smaller difference in units of its interval's width: how sure the swap is."""
 
 
-@dataclass(frozen=True)
-class _View:
+class _View(NamedTuple):
     name: str
     figure: Callable[[Row], float | None]
     resampled: Callable[[Row], Resamples]
@@ -46,11 +43,11 @@ class _View:
     """A difference must be larger than this."""
 
 
-def common_images(rows: Sequence[Row]) -> dict[str, Robustness]:
-    """Per case its robustness over the images that every model on the same data, of the same seed, classifies correctly."""
+def common_images(rows: Sequence[Row]) -> dict[str, Row]:
+    """Every tested model by its case, as if wrong on the images that another on the same data and seed is wrong on."""
     same_data: dict[tuple[str, str, int], list[tuple[Row, Robustness]]] = {}
     for row in rows:
-        if row.robustness is not None:
+        if row.robustness:
             key = row.facts.dataset, row.record.data.sha256, row.facts.seed
             same_data.setdefault(key, []).append((row, row.robustness))
     found = {}
@@ -59,7 +56,8 @@ def common_images(rows: Sequence[Row]) -> dict[str, Robustness]:
         for row, each in peers:
             pairs = zip(each.images, each.pstar, strict=True)
             kept = [index if image in common else MISCLASSIFIED for image, index in pairs]
-            found[row.case] = replace(each, pstar=kept, attacks=[], audit=None)
+            result = msgspec.structs.replace(each, pstar=kept)
+            found[row.case] = replace(row, tested=msgspec.structs.replace(row.record, result=result))
     return found
 
 
@@ -68,24 +66,15 @@ def _correct_images(robustness: Robustness) -> set[int]:
     return {image for image, index in pairs if index != MISCLASSIFIED}
 
 
-def common_medians(rows: Sequence[Row]) -> dict[str, tuple[float | None, int]]:
-    """Median p* per case over the images that every model on the same data classifies correctly, and how many."""
-    return {case: (each.median, each.clean.correct) for case, each in common_images(rows).items()}
-
-
 def ranking_epsilon(group: Group) -> float | None:
     """The radius whose robust accuracy ranks the models: that of the adversarial training."""
-    tested = [row for row in group.rows if row.robustness and row.robustness.pstar]
+    grid = next((row.robustness.grid for row in group.rows if row.robustness and row.robustness.pstar), None)
     adversarial = next((row for row in group.of(None) if row.facts.method == "pgd"), None)
-    return comparison_epsilon(tested[0].robustness.grid, adversarial) if tested and tested[0].robustness else None
+    return comparison_epsilon(grid, adversarial) if grid else None
 
 
 def swaps(group: Group) -> tuple[Swap, ...]:
-    """Pairs of models on the same data whose order depends on the view, each at its surest, the surest first.
-
-    A difference counts where it is larger than a step of the grid (robust accuracy: one point) and its bootstrap
-    interval over images, drawn alike for both models, leaves out 0.
-    """
+    """Pairs of models on the same data whose order depends on the view, each at its surest, the surest first."""
     tested = [row for row in group.rows if row.robustness]
     views = _views(group, tested)
     found = []
@@ -97,23 +86,21 @@ def swaps(group: Group) -> tuple[Swap, ...]:
 
 def _views(group: Group, tested: Sequence[Row]) -> list[_View]:
     common = common_images(tested)
-    kept = {row.case: medians(row.facts.dataset, common[row.case]) for row in tested}
-    grids = [row.robustness.grid for row in tested if row.robustness]
-    step = max((grid[1] - grid[0] for grid in grids if len(grid) > 1), default=0.0)
+    step = max((row.grid_step for row in tested), default=0.0)
     views = [
         _View(CORRECT, lambda row: row.median, lambda row: row.resampled_medians, step),
-        _View(COMMON, lambda row: common[row.case].median, lambda row: kept[row.case], step),
+        _View(COMMON, lambda row: common[row.case].median, lambda row: common[row.case].resampled_medians, step),
     ]
     epsilon = ranking_epsilon(group)
     if epsilon is not None:
-        shares = {row.case: row.resampled_robust(epsilon) for row in tested}  # every pair of models asks for them
-        views.append(_View(ROBUST, lambda row: robust_share(row, epsilon), lambda row: shares[row.case], 0.01))
+        shares = {row.case: row.resampled_shares(epsilon) for row in tested}  # every pair of models asks for them
+        views.append(_View(ROBUST, lambda row: row.robust(epsilon), lambda row: shares[row.case], 0.01))
     return views
 
 
 def _swaps_of(one: Model, other: Model, views: Sequence[_View]) -> list[Swap]:
     changes = [(view, change(one, other, view.figure, view.resampled)) for view in views]
-    counting = [(view, found) for view, found in changes if found and found.beyond_noise(view.step)]
+    counting = [(view, each) for view, each in changes if each and each.beyond_noise(view.step)]
     found = []
     for (first, there), (second, here) in combinations(counting, 2):
         if there.value * here.value < 0:
@@ -121,11 +108,6 @@ def _swaps_of(one: Model, other: Model, views: Sequence[_View]) -> list[Swap]:
             values, others = (
                 (above.value(view.figure) or 0.0, below.value(view.figure) or 0.0) for view in (first, second)
             )
-            size = min(_sureness(there), _sureness(here))
+            size = min(there.sureness, here.sureness)
             found.append(Swap(above.label, below.label, first.name, second.name, values, others, size))
     return found
-
-
-def _sureness(found: Change) -> float:
-    width = found.high - found.low
-    return abs(found.value) / width if np.isfinite(width) and width > 0 else math.inf

@@ -1,22 +1,26 @@
-"""What remarks on a study's models are made of: few images, a busy machine, missing stages."""
+"""Facts that a report lists: few images, busy machines, missing models, the data, how p* was estimated, the machines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import msgspec
+import pandas as pd
+
+from robbench.record import Record
 from robbench.report.ablation import FEW
+from robbench.report.markdown import NOTHING, escape
 from robbench.report.rows import Group
 from robbench.report.seeds import models_of
 
 
 def few_images(group: Group) -> dict[str, int]:
     """Correct images of the models that have fewer than FEW in a seed: their medians say little."""
-    found = {}
-    for model in models_of(group.all_rows):
-        count = min((row.robustness.clean.correct for row in model.rows if row.robustness), default=FEW)
-        if count < FEW:
-            found[model.rows[0].name] = count
-    return found
+    counts = {
+        model.rows[0].name: min((row.correct for row in model.rows if row.correct is not None), default=FEW)
+        for model in models_of(group.all_rows)
+    }
+    return {name: count for name, count in counts.items() if count < FEW}
 
 
 def busy(group: Group) -> dict[str, dict[str, float]]:
@@ -39,3 +43,43 @@ def missing_models(missing: Sequence[str], suite: str) -> dict[str, list[str]]:
             case = stage.rpartition(".")[0]
             found.setdefault(case.partition("-")[0], {})[case] = None
     return {architecture: [*cases] for architecture, cases in found.items()}
+
+
+def data_table(records: Iterable[Record]) -> pd.DataFrame:
+    """The images that were really used; test images are those that p* was estimated on."""
+    tested: dict[tuple[str, int, int, str], int] = {}
+    for record in records:
+        key = record.data.name, record.data.train, record.data.validation, record.data.sha256
+        tested[key] = max(tested.get(key, 0), record.data.test if record.robustness else 0)
+    lines = [
+        [escape(name), f"{train:,}", f"{validation:,}", f"{test:,}" if test else NOTHING, f"`{sha256[:12]}`"]
+        for (name, train, validation, sha256), test in sorted(tested.items())
+    ]
+    return pd.DataFrame(lines, columns=["Dataset", "training images", "validation images", "test images", "SHA-256"])
+
+
+def environment_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Where the stages ran: one column per environment, one line per property."""
+    environments = sorted({record.environment for record in records}, key=repr)
+    words = {"True": "yes", "False": "no", "None": NOTHING}
+    frame = pd.DataFrame([msgspec.to_builtins(each) for each in environments], dtype=object).T
+    frame = frame.map(lambda value: words.get(str(value), escape(value))).rename(escape)
+    frame.columns = [escape(each.slug) for each in environments]
+    frame.loc["stages"] = [str(sum(record.environment == each for record in records)) for each in environments]
+    return frame.rename_axis("Property").reset_index()
+
+
+def estimates(groups: Sequence[Group]) -> list[dict[str, str]]:
+    """How p* was estimated, once per way."""
+    ways: list[dict[str, str]] = []
+    for row in (row for group in groups for row in group.all_rows):
+        if found := row.robustness:
+            grid, settings = found.grid, sorted(found.attack.items())
+            shown = ", ".join(f"{name} {value}" for name, value in settings if name != "kind" and value is not None)
+            way = {
+                "images": f"{len(found.images):,} images of {row.record.data.name}",
+                "grid": f"{grid[0]:g} to {grid[-1]:g}, step {row.grid_step:.4g}",
+                "how": f"{found.search} search with {found.attack['kind']} ({shown})",
+            }
+            ways += [way] * (way not in ways)
+    return ways

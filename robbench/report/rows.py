@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
-import numpy as np
-
-from robbench.record import ModelFacts, Record, Robustness, Training
+from robbench.record import MISCLASSIFIED, ModelFacts, Record, Robustness, Training
 from robbench.report import bootstrap
 from robbench.report.bootstrap import Resamples
 from robbench.report.published import Published, published_row
@@ -53,15 +51,13 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What it is called in a remark: its label, and its variant in parentheses."""
+        """Its label, and its variant in parentheses."""
         return f"{self.label} ({self.facts.variant})" if self.facts.variant else self.label
 
     @property
     def record(self) -> Record:
         """The robustness record, else the training record."""
-        record = self.tested or self.trained
-        assert record is not None
-        return record
+        return self.tested or self.trained  # type: ignore[return-value]
 
     @property
     def median(self) -> float | None:
@@ -74,23 +70,41 @@ class Row:
         clean = self.robustness.clean if self.robustness else None
         return clean.share if clean and clean.total else None
 
+    @property
+    def correct(self) -> int | None:
+        """Test images classified correctly."""
+        return self.robustness.clean.correct if self.robustness else None
+
+    @property
+    def censored_share(self) -> float | None:
+        """Share of the correct images that were never fooled inside the grid."""
+        return self.robustness.censored / self.correct if self.robustness and self.correct else None
+
+    @property
+    def grid_step(self) -> float:
+        """What two p* differ by at least; 0 without an estimate."""
+        grid = self.robustness.grid if self.robustness else []
+        return grid[1] - grid[0] if len(grid) > 1 else 0.0
+
+    def robust(self, epsilon: float) -> float | None:
+        """Robust accuracy at ``epsilon``; None without an estimate or where the grid lacks it."""
+        found = self.robustness
+        if found is None or not found.pstar or min(abs(value - epsilon) for value in found.grid) > 1e-9:
+            return None
+        return found.robust(epsilon).share
+
     @cached_property
     def resampled_medians(self) -> Resamples:
         """Median p* of every resampling of the test images."""
         assert self.robustness is not None
         return bootstrap.medians(self.facts.dataset, self.robustness)
 
-    @cached_property
-    def resampled_accuracy(self) -> Resamples:
-        """Clean accuracy of every resampling of the test images."""
+    def resampled_shares(self, epsilon: float | None = None) -> Resamples:
+        """Clean accuracy, or robust accuracy at ``epsilon``, of every resampling of the test images."""
         assert self.robustness is not None
-        return bootstrap.shares(self.facts.dataset, self.robustness)
-
-    def resampled_robust(self, epsilon: float) -> Resamples:
-        """Robust accuracy at ``epsilon``, a value of the grid, of every resampling of the test images."""
-        assert self.robustness is not None
-        index = int(np.argmin(np.abs(np.asarray(self.robustness.grid) - epsilon)))
-        return bootstrap.shares(self.facts.dataset, self.robustness, index)
+        distances = [] if epsilon is None else [abs(value - epsilon) for value in self.robustness.grid]
+        above = distances.index(min(distances)) if distances else MISCLASSIFIED
+        return bootstrap.shares(self.facts.dataset, self.robustness, above)
 
     @property
     def seconds(self) -> float | None:
@@ -108,16 +122,13 @@ class Row:
         if self.facts.k is None:
             return None
         name = "adversarial retraining" if self.facts.method == "transfer-adversarial" else CONVENTIONAL
-        return ", ".join([name, *self._particulars])
+        return name + self._particulars
 
     @property
-    def _particulars(self) -> list[str]:
-        particulars = {
-            f"{self.facts.head.upper()} head": self.facts.head != "linear",
-            "kept blocks fine-tuned": self.facts.kept == "finetuned",
-            "from a standard source": self.facts.source_method == "standard",
-        }
-        return [text for text, there in particulars.items() if there]
+    def _particulars(self) -> str:
+        head = f", {self.facts.head.upper()} head" if self.facts.head != "linear" else ""
+        kept = ", kept blocks fine-tuned" if self.facts.kept == "finetuned" else ""
+        return head + kept + (", from a standard source" if self.facts.source_method == "standard" else "")
 
     @property
     def label(self) -> str:
@@ -126,7 +137,7 @@ class Row:
             method = _SCRATCH.get(self.facts.method, self.facts.method)
             return f"{method} {dataset_label(self.record.data.name)}"
         adversarial = " adversarial" if self.facts.method == "transfer-adversarial" else ""
-        return ", ".join([f"TL#{self.facts.k}{adversarial}", *self._particulars])
+        return f"TL#{self.facts.k}{adversarial}{self._particulars}"
 
     @property
     def published(self) -> Published | None:
@@ -156,10 +167,6 @@ class Group:
         """The kinds of transfer there are, in order."""
         return tuple(dict.fromkeys(row.line for row in self.rows if row.line))
 
-    def seed(self, seed: int) -> Group:
-        """The models of one seed."""
-        return Group(self.suite, self.architecture, tuple(row for row in self.rows if row.facts.seed == seed))
-
     @property
     def all_rows(self) -> tuple[Row, ...]:
         """Every model, the ablation's last."""
@@ -185,9 +192,8 @@ def group_records(records: Iterable[Record]) -> tuple[Group, ...]:
         trained, tested = stage.get("training"), stage.get("robustness")
         facts = (tested or trained).model  # type: ignore[union-attr]
         groups.setdefault((suite, facts.architecture), []).append(Row(suite, case, facts, trained, tested))
-    order = [*ARCHITECTURES]
-    names = sorted(groups, key=lambda key: (key[0], order.index(key[1]) if key[1] in order else len(order), key[1]))
-    return tuple(_group(suite, name, groups[suite, name]) for suite, name in names)
+    names = sorted(groups, key=lambda key: (key[0], [*ARCHITECTURES, key[1]].index(key[1]), key[1]))
+    return tuple(_group(*name, groups[name]) for name in names)
 
 
 def _group(suite: str, architecture: str, rows: Sequence[Row]) -> Group:
@@ -195,11 +201,11 @@ def _group(suite: str, architecture: str, rows: Sequence[Row]) -> Group:
 
     def key(row: Row) -> tuple[object, ...]:
         facts = row.facts
-        method = _METHODS.index(facts.method) if facts.method in _METHODS else len(_METHODS)
+        method = [*_METHODS, facts.method].index(facts.method)
         particulars = (facts.source_method == "standard", facts.kept == "finetuned", facts.head != "linear", facts.head)
         where = (facts.dataset not in sources, facts.dataset)
         return (method, *particulars, *where, facts.k or 0, facts.variant or "", facts.seed, row.case)
 
     ordered = sorted(rows, key=key)
     plain = tuple(row for row in ordered if row.facts.variant is None)
-    return Group(suite, architecture, plain, tuple(row for row in ordered if row.facts.variant is not None))
+    return Group(suite, architecture, plain, tuple(row for row in ordered if row.facts.variant))

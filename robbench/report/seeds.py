@@ -14,11 +14,7 @@ from robbench.report.rows import Row
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of a figure over seeds, and its value in each of them, ascending.
-
-    Least and greatest rather than a standard deviation: three seeds are too few for one, and a median p* may be
-    censored.
-    """
+    """The median of a figure over seeds, and its value in each of them, ascending."""
 
     value: float
     values: tuple[float, ...]
@@ -97,7 +93,7 @@ class Model:
     @property
     def median(self) -> float | None:
         """Median over seeds of median p*."""
-        return self.value(lambda row: row.median)
+        return self.medians.value if self.medians else None
 
     @property
     def accuracies(self) -> Spread | None:
@@ -122,10 +118,6 @@ class Model:
         """The median of a figure over seeds; None where no seed has it."""
         found = self.spread(figure)
         return found.value if found else None
-
-    def seed(self, seed: int) -> Row | None:
-        """Its row of one seed."""
-        return next((row for row in self.rows if row.facts.seed == seed), None)
 
 
 def models_of(rows: Sequence[Row]) -> tuple[Model, ...]:

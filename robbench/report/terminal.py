@@ -9,9 +9,6 @@ from tabulate import tabulate
 from robbench.gate.verdicts import MARKS, Verdict, show_pstar
 from robbench.record import Record
 
-_SHOWN = 4
-"""Stages that a line names."""
-
 
 def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
     """One row per model: what was measured and the mark of each figure against its baseline."""
@@ -33,8 +30,7 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
             )
         )
     headers = ("model", "accuracy", "median p*", "training s", "kept epoch", "p* s", "against baseline")
-    aligned = ("left", *["right"] * 5, "left")
-    return str(tabulate(rows, headers=headers, disable_numparse=True, colalign=aligned))
+    return str(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 5, "left")))
 
 
 def legend(verdicts: Sequence[Verdict]) -> str:
@@ -53,23 +49,21 @@ def warnings(records: Sequence[Record]) -> list[str]:
 
 
 def busy(records: Sequence[Record]) -> str:
-    """A line that names the stages whose seconds are no measure, since other work had the cores; empty without."""
+    """A line that names stages whose seconds are no measure, since other work had the cores; empty without any."""
     found = [f"{record.name} {record.waiting_for_core:.0%}" for record in records if record.measured_busy]
-    more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    more = f", and {len(found) - 4} more" if len(found) > 4 else ""
     said = "seconds measured on a busy machine, share of the time in line for a core"
-    return f"{said}: {', '.join(found[:_SHOWN])}{more}" if found else ""
+    return f"{said}: {', '.join(found[:4])}{more}" if found else ""
 
 
 def _marks(verdicts: Sequence[Verdict], case: str) -> str:
     """``accuracy = · median p* - · seconds =``, the worst first."""
     order = ["error", "-", "missing", "x", "~", "+", "=", "new", "quick"]
     own = [verdict for verdict in verdicts if verdict.case == case]
-    texts = dict.fromkeys(
-        f"{verdict.figure} {verdict.mark}" for verdict in sorted(own, key=lambda verdict: order.index(verdict.mark))
-    )
-    if texts and all(text.endswith(" =") for text in texts):
+    own.sort(key=lambda verdict: order.index(verdict.mark))
+    if {verdict.mark for verdict in own} == {"="}:
         return "= all"
-    return " · ".join(texts)
+    return " · ".join(dict.fromkeys(f"{verdict.figure} {verdict.mark}" for verdict in own))
 
 
 def progress_line(what: str, done: float, total: float, seconds: float) -> str:
