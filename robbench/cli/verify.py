@@ -33,7 +33,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line for every finding and one that sums them up; 1 on a problem, 3 where something is left open."""
+    """Print a line for every finding, and a summary; 1 on a problem, 3 where something is unproven."""
     from robbench.machine.environment import choose_device
     from robbench.stages.context import RunContext
     from robbench.store import Store
