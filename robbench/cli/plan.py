@@ -51,7 +51,7 @@ def _print_plan(study: Study, item: str, options: argparse.Namespace) -> None:
     from robbench.planning.work import Speed
     from robbench.record import BUSY
 
-    stages = of_item(plan(study, options.data), item)
+    stages = of_item(plan(study, options.data), study, item)
     done = _finished(study, options) if options.store.is_dir() else set()
     speeds: dict[NetworkKey, Speed] = {}
     busy = 0.0

@@ -59,7 +59,7 @@ def _sum_up(findings: list[Finding]) -> int:
     nearer = f" ({smaller:,} of them smaller than their p*)" if smaller else ""
     parts = [f"{len(checked):,} records", f"{proven:,} counterexamples proven{nearer}"]
     parts += [f"{marks['unproven']} records unproven"] if marks["unproven"] else []
-    parts += ["incomplete"] if marks["missing"] else []
+    parts += [f"{marks['missing']} records missing"] if marks["missing"] else []
     parts += [f"{marks['remark']} remarks"] if marks["remark"] else []
     print(", ".join([*parts, f"{marks['problem']} problems"]))
     if marks["unproven"]:

@@ -180,7 +180,7 @@ def test_passes_of_the_published_recipes():
 
 def test_another_kind_of_stage_is_planned_as_no_work(tmp_path, monkeypatch):
     """It has its lines in the table, without a time, since nobody knows what it takes."""
-    monkeypatch.setitem(KINDS, "bounds", KINDS["training"])
+    monkeypatch.setitem(KINDS, "bounds", replace(KINDS["training"], name="bounds"))
     stages = plan(STUDY, tmp_path)
     (bounds, *_) = [stage for stage in stages if stage.stage == "bounds"]
     assert (bounds.work, bounds.network) == (Work(), None)
@@ -217,12 +217,12 @@ def test_stages_that_may_end_earlier_are_marked(tmp_path):
 
 def test_an_item_needs_its_sources(tmp_path):
     """Their trainings, not their estimates."""
-    stages = of_item(plan(STUDY, tmp_path), "test_training[planned_networks.mlp-glyphs47-TL1]")
+    stages = of_item(plan(STUDY, tmp_path), STUDY, "test_training[planned_networks.mlp-glyphs47-TL1]")
     assert [(stage.model.id.partition("-")[2], stage.stage) for stage in stages] == [
         ("glyphs10-pgd", "training"),
         ("glyphs47-TL1", "training"),
         ("glyphs47-TL1", "robustness"),
     ]
     with pytest.raises(RobbenchError, match="unknown model of the suite"):
-        of_item(stages, "test_training[cnn9]")
-    assert of_item(stages, "test_training") == stages
+        of_item(stages, STUDY, "test_training[cnn9]")
+    assert of_item(stages, STUDY, "test_training") == stages

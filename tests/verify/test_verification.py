@@ -81,8 +81,8 @@ def test_stages_without_a_record_leave_the_proof_open(place, verified):
     """What a run did not come to is no problem, and no proof of the study either."""
     edit(place.records, lambda values: values.update(missing=["one/other.training"]))
     status, lines = verified()
-    assert (status, lines[-2]) == (3, "missing   one: 1 stages have no record: other.training")
-    assert lines[-1].endswith(" counterexamples proven, incomplete, 0 problems")
+    assert (status, lines[-2]) == (3, "missing   one/other.training: has no record")
+    assert lines[-1].endswith(" counterexamples proven, 1 records missing, 0 problems")
 
 
 def test_a_flip_by_rounding_is_named_and_no_problem(verified, monkeypatch):
