@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+import statistics
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -16,22 +16,23 @@ from robbench.errors import require
 SCHEMA = "robbench.record/1"
 
 MISCLASSIFIED = -1
-"""Stands in ``Robustness.pstar`` for an image that the network misclassifies without any perturbation."""
+"""Stands in ``Robustness.pstar`` for an image that the network misclassifies unperturbed."""
 
 UNREADABLE = (msgspec.MsgspecError, ValueError)
 """What decoding raises where a file does not hold what is expected."""
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
 Duration = Annotated[float, msgspec.Meta(ge=0)]
+"""In seconds."""
 Radius = Annotated[float, msgspec.Meta(ge=0)]
-"""A count, seconds, and a length in pixel units."""
+"""In pixel units."""
 
 Figures = dict[str, float | int | bool | None]
 """What a stage came to, by name: plain, finite values."""
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Immutable; equality by value; strict JSON."""
+    """Immutable, equal by value, and strict JSON."""
 
 
 class Counts(Struct, frozen=True, kw_only=True):
@@ -55,7 +56,7 @@ BUSY = 0.1
 
 
 class Seconds(Struct, frozen=True, kw_only=True):
-    """Durations of a stage by purpose, in seconds. The regression gate and pytest-benchmark see ``measured``."""
+    """Durations of a stage by purpose, in seconds."""
 
     training: Duration = 0.0
     """Updates of the weights, adversarial images included."""
@@ -67,17 +68,16 @@ class Seconds(Struct, frozen=True, kw_only=True):
     io: Duration = 0.0
     """Reading data and writing checkpoints."""
     waiting_for_core: Duration = 0.0
-    """Part of the ``measured`` seconds in which other work had all cores: of the threads, the one that waited longest.
-    Only Linux tells; 0 elsewhere."""
+    """Part of ``measured`` in which the thread that waited longest waited for a core; 0 except on Linux."""
 
     @property
     def measured(self) -> float:
-        """What the stage is judged by: training or estimation alone."""
+        """What the gate compares: training or estimation alone."""
         return self.training + self.estimation
 
     @property
     def total(self) -> float:
-        """Everything; for a training stage, what the published seconds span."""
+        """Everything, as the published seconds of a training stage."""
         return self.training + self.validation + self.estimation + self.warm_up + self.io
 
 
@@ -98,15 +98,12 @@ class Environment(Struct, frozen=True, kw_only=True):
     cudnn: str | None = None
     driver: str | None = None
     tf32: bool | None = None
-    """torch's switch for convolutions, outside training and search; None without CUDA."""
+    """torch's setting for convolutions; None without CUDA."""
     commit: str | None = None
     dirty: bool | None = None
     deterministic: bool | None = None
-    """Whether only deterministic kernels were allowed."""
     matmul_precision: str | None = None
-    """torch's precision of float32 matrix products outside training: highest, high or medium."""
     cudnn_benchmark: bool | None = None
-    """Whether cuDNN chose its kernels by timing them; None without CUDA."""
 
 
 class DataUsed(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -117,7 +114,7 @@ class DataUsed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     validation: Number
     test: Number
     sha256: str
-    """Over images, labels and class names of the whole set."""
+    """Fingerprint of images, labels and class names."""
     test_limit: int | None = None
     """The spec's limit of test images; None: all."""
 
@@ -130,17 +127,16 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     method: str
     """standard, pgd, transfer, transfer-adversarial or checkpoint."""
     source: str | None = None
-    """Dataset that the source model was trained on."""
+    """Dataset of the source model."""
     source_case: str | None = None
     source_method: str | None = None
-    """Method of the source model: pgd, standard or checkpoint."""
     k: Annotated[int, msgspec.Meta(ge=1)] | None = None
     blocks: Number
     head: str = "linear"
     kept: str | None = None
     seed: Number = 0
     variant: str | None = None
-    """The one field of the thesis protocol that a model of an ablation follows."""
+    """The field of the thesis protocol that a model of an ablation follows."""
     parameters: Number
     trainable: Number
 
@@ -174,26 +170,22 @@ class Training(Struct, frozen=True, kw_only=True):
     """Images passed forward, all purposes."""
     backward: Number
     tf32: bool | None = None
-    """Whether updates and validation multiplied float32 numbers in TF32; None without CUDA or without updates."""
+    """Whether training multiplied in TF32; None without CUDA or without updates."""
 
     def figures(self) -> Figures:
         """The figures that pytest-benchmark's JSON and JUnit XML get."""
         return {"epochs": len(self.epochs), "validation_accuracy": self.validation.share}
 
-    def __post_init__(self) -> None:
-        if self.best > len(self.epochs):
-            raise ValueError(f"expected the best of {len(self.epochs)} epochs, got {self.best}")
-
 
 class AttackAccuracy(Struct, frozen=True, kw_only=True):
-    """Robust accuracy under one attack at one radius: images right unperturbed and attacked, of all test images."""
+    """Robust accuracy under one attack at one radius."""
 
     attack: Literal["fgsm", "pgd"]
     epsilon: Radius
     steps: Number
     step_size: Radius
-    """Pixel units, as ``epsilon``."""
     robust: Counts
+    """Images right unperturbed and attacked, of all test images."""
 
 
 class Against(Struct, frozen=True, kw_only=True):
@@ -207,52 +199,42 @@ class Against(Struct, frozen=True, kw_only=True):
     search_alone: int
 
 
-def sha256_of(values: dict[str, Any]) -> str:
-    """Over plain values as canonical JSON, but for one called ``sha256``."""
-    rest = {name: value for name, value in values.items() if name != "sha256"}
-    return hashlib.sha256(msgspec.json.encode(rest, order="sorted")).hexdigest()
-
-
 class Audit(Struct, frozen=True, kw_only=True):
-    """Whether the attack could be trusted: what was found on a sample of the correctly classified images."""
+    """Whether the attack could be trusted, by a sample of the correctly classified images."""
 
     images: int
     one_class: bool = False
-    """Whether all of them have the same label, although the test images have several."""
+    """Whether all of them have one label, although the test images have several."""
     zero_gradient: int
-    """Images at which the gradient of the cross-entropy is exactly zero, at nine tenths of the pixels or at all."""
+    """Images whose gradient is exactly zero at nine tenths of the pixels or more."""
     not_finite: int
-    """Images whose gradient is not finite, there or where the scan's attack ended."""
+    """Images whose gradient is not finite."""
     by_chance: int = 0
-    """Images whose logits change by more than rounding when the network sees them again in another batch."""
+    """Images whose logits change by more than rounding in another batch."""
     one_step: list[Against]
     """A single step of the whole radius, at the quartiles of p*."""
     towards: list[Against] = []
-    """The image of the ball that is nearest to one of another class, at the same radii."""
+    """The image of the ball nearest to one of another class, at the same radii."""
     scanned: int
-    """Images attacked at several radii of the grid, with the estimate's attack."""
+    """Images attacked at several radii of the grid."""
     probes: int
     """Attacks of all of them together."""
     not_monotone: int
     """Scanned images that the attack fooled at some radius, and not at some larger one."""
     below: int
-    """Scanned images that it fooled at a radius below their p*: the search disagrees with a linear scan."""
+    """Scanned images that it fooled at a radius below their p*."""
     square: Against | None = None
     """Square, without gradients, at the median p*."""
     square_queries: int = 0
     forward: int
-    """Images passed forward and backward by the audit alone, Square not counted."""
+    """Images passed forward and backward, Square not counted."""
     backward: int
     warnings: list[str] = []
     """One sentence for each reason not to trust p*."""
 
 
 class Robustness(Struct, frozen=True, kw_only=True):
-    """The robustness distribution of a model on test images.
-
-    ``pstar`` holds one grid index per test image, in order of ``images``: that of p* in ``grid``, ``len(grid)`` where
-    the attack never fooled the network (censored), ``MISCLASSIFIED`` where it needs no attack.
-    """
+    """The robustness distribution of a model on test images."""
 
     grid: list[float]
     attack: dict[str, Any]
@@ -260,11 +242,12 @@ class Robustness(Struct, frozen=True, kw_only=True):
     images: list[int]
     """Indices into the test set, ascending."""
     pstar: list[int]
+    """Per image the grid index of p*; ``len(grid)`` if never fooled (censored), ``MISCLASSIFIED`` if wrong anyway."""
     forward: Number
     backward: Number
     """Images passed forward and backward by search and confirmation."""
     attacks: list[AttackAccuracy] = []
-    """Robust accuracies of the final test (FGSM and PGD at fixed radii), where the study asks for them."""
+    """Robust accuracies of the final test."""
     audit: Audit | None = None
     """None: not audited."""
 
@@ -276,20 +259,16 @@ class Robustness(Struct, frozen=True, kw_only=True):
 
     @property
     def clean(self) -> Counts:
-        """Images classified correctly unperturbed, of all test images."""
+        """Images right unperturbed, of all test images."""
         return Counts(correct=sum(index != MISCLASSIFIED for index in self.pstar), total=len(self.pstar))
 
     @property
     def censored(self) -> int:
-        """Correct images that the attack never fooled inside the grid."""
+        """Correct images that the attack never fooled."""
         return sum(index == len(self.grid) for index in self.pstar)
 
     def robust(self, epsilon: float) -> Counts:
-        """Images right unperturbed and not fooled at ``epsilon`` (a grid value), of all test images.
-
-        Raises:
-            RobbenchError: epsilon is not on the grid.
-        """
+        """Images right unperturbed and not fooled at a grid value, of all test images; a RobbenchError off the grid."""
         at = int(np.argmin(np.abs(np.asarray(self.grid) - epsilon)))
         nearest = self.grid[at]
         require(abs(nearest - epsilon) <= 1e-9, "robust accuracy", f"a radius of the grid (as {nearest})", epsilon)
@@ -297,11 +276,11 @@ class Robustness(Struct, frozen=True, kw_only=True):
 
     @property
     def median(self) -> float | None:
-        """Median p* over the correct images: infinite where it is censored, None without a correct image."""
+        """Median p* of the correct images: infinite if censored, None without a correct image."""
         return median_pstar([index for index in self.pstar if index != MISCLASSIFIED], self.grid)
 
     def figures(self) -> Figures:
-        """The figures that pytest-benchmark's JSON and JUnit XML get; a censored median, being infinite, is None there."""
+        """The figures that pytest-benchmark's JSON and JUnit XML get; a censored median is None."""
         median = self.median
         censored = median is not None and math.isinf(median)
         figures: Figures = {
@@ -327,7 +306,7 @@ RESULTS: dict[str, type[Struct]] = {"training": Training, "robustness": Robustne
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """One stage of one case: what was asked, where it ran, what came out."""
+    """One stage of one case."""
 
     schema: str = SCHEMA
     key: str = ""
@@ -389,9 +368,6 @@ def as_case(record: Record, *, suite: str, case: str, source_case: str | None, v
 
 def median_pstar(indices: Iterable[int], grid: list[float]) -> float | None:
     """Median of p* given as grid indices (``len(grid)`` = censored = inf); None of no images."""
-    values = np.asarray([*grid, math.inf])[np.fromiter(indices, dtype=np.int64)]
-    if not len(values):
-        return None
-    values.sort()
-    low, high = values[(len(values) - 1) // 2], values[len(values) // 2]
-    return float(low if low == high else (low + high) / 2)
+    radii = [*grid, math.inf]
+    values = [radii[index] for index in indices]
+    return float(statistics.median(values)) if values else None

@@ -18,10 +18,7 @@ VERBS = (report, compare, verify, plan, listing, data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status.
-
-    0; 1 where a comparison or a proof fails, 2 for bad input, 3 where something is left unproven, 130 after Ctrl-C.
-    """
+    """Run a verb; returns 0, 1 if a comparison or proof fails, 2 for bad input, 3 if unproven, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="robbench", description="Robustness transfer of image classifiers. Stages are run by `pytest -m suite`."
     )

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from robbench.cli.options import DATA, Commands, path
+from robbench.cli.options import Commands, add_data, path
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import read_baseline
 from robbench.gate.verdicts import Tolerances, Verdict, compare, plain_verdict
@@ -17,7 +17,7 @@ TOLERANCES = {
     "pstar": "share of the median p*",
     "accuracy": "share",
     "seconds": "factor",
-    "seconds-floor": "seconds",
+    "seconds_floor": "seconds",
 }
 
 
@@ -28,8 +28,6 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
         help="hold records to baselines, or the working tree to a revision; exit status 1 on a regression",
         usage="%(prog)s [TOLERANCES] [--all] RECORDS [--baselines DIR]\n"
         "       %(prog)s [TOLERANCES] [--all] --base REV [--rounds N] [--data DIR] [-o DIR] [-- PYTEST_ARGUMENT ...]",
-        description="Hold a bundle's records to committed baselines; or, with --base, run `pytest -m suite` at a "
-        "revision and in the working tree, in turns on this machine, and compare accuracy, p* and seconds.",
     )
     parser.add_argument(
         "arguments",
@@ -37,23 +35,21 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
         metavar="RECORDS | PYTEST_ARGUMENT",
         help="a bundle's records.json or folder; with --base, what pytest gets: -- suites/test_mine.py -k TL3",
     )
-    parser.add_argument("--baselines", type=path, metavar="DIR", help="default: baselines")
+    parser.add_argument("--baselines", type=path, default=Path("baselines"), metavar="DIR", help="default: baselines")
     parser.add_argument("--base", metavar="REV", help="the git revision to hold the working tree to")
-    parser.add_argument(
-        "--rounds", type=int, metavar="N", help="runs of each side, the least seconds of which count (default: 2)"
-    )
-    parser.add_argument("--data", type=path, metavar="DIR", help=f"of both sides (default: {DATA})")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="runs of each side (default: 2)")
+    add_data(parser)
     parser.add_argument("-o", "--output", type=path, metavar="DIR", help="keep both sides' report bundles there")
     for name, text in TOLERANCES.items():
-        parser.add_argument(f"--{name}", type=float, metavar="X", help=f"tolerance: {text}")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=f"tolerance: {text}")
     parser.add_argument("--all", action="store_true", help="list the figures within tolerance, too")
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the verdicts that a reader must see; 1 where one of them fails."""
-    given = {name: getattr(options, name) for name in ("pstar", "accuracy", "seconds", "seconds_floor")}
-    tolerances = Tolerances.of({name: value for name, value in given.items() if value is not None})
+    """Print the verdicts; 1 where one of them fails."""
+    given = {name: getattr(options, name) for name in TOLERANCES if getattr(options, name) is not None}
+    tolerances = Tolerances.of(given)
     verdicts = _to_revision(options, tolerances) if options.base else _to_baselines(options, tolerances)
     _print(verdicts, everything=options.all)
     failing = sum(verdict.fails for verdict in verdicts)
@@ -79,14 +75,12 @@ def _print(verdicts: Sequence[Verdict], *, everything: bool) -> None:
 def _to_revision(options: argparse.Namespace, tolerances: Tolerances) -> list[Verdict]:
     from robbench.cli.revisions import against_base
 
-    if options.baselines is not None:
-        raise RobbenchError("compare: expected --base or --baselines, got both")
     return against_base(
         options.base,
         options.arguments,
         tolerances=tolerances,
-        rounds=2 if options.rounds is None else options.rounds,
-        data=options.data or DATA,
+        rounds=options.rounds,
+        data=options.data,
         keep=options.output,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
@@ -96,13 +90,10 @@ def _to_baselines(options: argparse.Namespace, tolerances: Tolerances) -> list[V
     """Verdicts on a bundle's records; a stage that has a baseline but no record fails."""
     from robbench.report import read_bundle
 
-    for name in ("rounds", "data", "output"):
-        if getattr(options, name) is not None:
-            raise RobbenchError(f"compare: expected --{name} with --base only")
     if len(options.arguments) != 1:
         got = " ".join(options.arguments) or "neither"
         raise RobbenchError(f"compare: expected one bundle, or --base REV, got {got}")
-    bundle, folder = Path(options.arguments[0]), options.baselines or Path("baselines")
+    bundle, folder = Path(options.arguments[0]), options.baselines
     records = read_bundle(bundle).records
     if not records:
         raise RobbenchError(f"compare: expected a bundle with records, {bundle} has none")

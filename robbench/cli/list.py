@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from robbench.cli.options import Commands
-from robbench.errors import RobbenchError
+from robbench.errors import require
 from robbench.spec.catalogue import ARCHITECTURES, DATASETS, block_names
 
 
@@ -18,7 +18,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print data sets and architectures, or what each k of one architecture retrains."""
+    """Print data sets and architectures, or what each k of an architecture retrains."""
     if options.architecture is None:
         _list_all()
         return 0
@@ -45,10 +45,7 @@ def _list_all() -> None:
 
 
 def _shape(text: str) -> tuple[int, int, int]:
-    try:
-        channels, height, width = map(int, text.split(","))
-        if min(channels, height, width) < 1:
-            raise ValueError
-    except ValueError as error:
-        raise RobbenchError(f"--shape: expected C,H,W (3,32,32), got {text!r}") from error
+    sizes = [int(size) if size.isdecimal() else 0 for size in text.split(",")]
+    require(len(sizes) == 3 and min(sizes) > 0, "--shape", "C,H,W (3,32,32)", text)
+    channels, height, width = sizes
     return channels, height, width

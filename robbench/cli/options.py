@@ -13,7 +13,7 @@ DATA, STORE = Path(".robbench/data"), Path(".robbench/store")
 
 
 def path(text: str) -> Path:
-    """A file or folder; an unset variable of a script's is none."""
+    """A file or folder; not an empty text, as of an unset variable."""
     if not text:
         raise argparse.ArgumentTypeError("expected a file or folder, got ''")
     return Path(text)

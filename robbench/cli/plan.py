@@ -35,7 +35,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Print a table for every study of the file."""
     path, _, item = options.suite.partition("::")
-    datasets, studies = parse_datasets(options.dataset), read_studies(Path(path))
+    datasets, studies = parse_datasets("--dataset", options.dataset), read_studies(Path(path))
     known = {name for study in studies for name in names(study)}
     for name in datasets:
         if name not in known:
@@ -51,7 +51,7 @@ def _print_plan(study: Study, item: str, options: argparse.Namespace) -> None:
     from robbench.planning.work import Speed
     from robbench.record import BUSY
 
-    stages = of_item(plan(study, options.data), item)
+    stages = of_item(plan(study, options.data), study, item)
     done = _finished(study, options) if options.store.is_dir() else set()
     speeds: dict[NetworkKey, Speed] = {}
     busy = 0.0

@@ -1,8 +1,7 @@
-"""Head against base: two revisions of a suite run in turns on one machine, and their records compared. No torch.
+"""Head against base: two revisions of a suite run in turns on one machine, and their records compared.
 
-Seconds of different machines, or of one machine on different days, say little about the code. Here both sides run in
-one job and take turns, so whatever else the machine does meets both. Of a stage's rounds the least seconds count, since
-other work only ever adds to them.
+Whatever else the machine does meets both sides. Of a stage's rounds the least seconds count, since other work only ever
+adds to them.
 """
 
 from __future__ import annotations
@@ -17,19 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import msgspec
 
-from robbench.errors import RobbenchError
+from robbench.errors import RobbenchError, require
 from robbench.gate.baselines import baseline_of, figures_of
 from robbench.gate.verdicts import Tolerances, Verdict, compare, plain_verdict
 from robbench.record import Record
 from robbench.report import read_bundle
 from robbench.report.terminal import busy
-
-OWN_OPTIONS = {f"--robbench-{name}" for name in ("data", "store", "report", "baselines", "update", "fresh")}
-"""Options of a suite's run that are set here."""
 
 TAIL = 25
 """Last lines of pytest's output that an error shows."""
@@ -59,16 +54,13 @@ def against_base(
     tolerances: Tolerances,
     rounds: int,
     data: Path,
-    keep: Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    keep: Path | None,
+    say: Callable[[str], None],
 ) -> list[Verdict]:
-    """Run a suite at a revision and in the working tree, and hold the working tree's records to the revision's.
-
-    The revision is checked out into a git worktree in temporary space, which is removed in any case. Head is the
-    working tree as it is, uncommitted changes included.
+    """Verdicts of the working tree, uncommitted changes included, on a revision.
 
     Args:
-        revision: of base: anything git knows as a commit.
+        revision: anything git knows as a commit; it is checked out into temporary space.
         arguments: for pytest, after ``-m suite``; paths in them are relative to the current folder.
         tolerances: how much a figure may change.
         rounds: how often each side runs.
@@ -77,14 +69,18 @@ def against_base(
         say: gets a line whenever something was done.
 
     Raises:
-        RobbenchError: no repository, an unknown revision, options that are set here, or a suite that does not run.
+        RobbenchError: no repository, an unknown revision, or a suite that does not run.
     """
-    if rounds < 1:
-        raise RobbenchError(f"compare --rounds: expected at least 1, got {rounds}")
-    top = Path(_git(Path.cwd(), "rev-parse", "--show-toplevel", wanted="a git repository to find --base in"))
-    _check_arguments(arguments, top)
-    with _sides(top, revision) as sides:
-        found = _take_turns(sides, arguments, data, rounds, say)
+    require(rounds >= 1, "compare --rounds", "at least 1", rounds)
+    found: dict[str, list[Records]] = {"base": [], "head": []}
+    with _sides(revision) as sides:
+        for number in range(rounds):
+            for side in sides if number % 2 == 0 else reversed(sides):
+                begun = time.monotonic()
+                records = _run(side, arguments, data)
+                found[side.name].append(records)
+                took = f"{len(records)} stages in {time.monotonic() - begun:.0f} s"
+                say(f"{side.name} ({side.shown}), round {number + 1} of {rounds}: {took}")
         if keep is not None:
             for side in sides:
                 shutil.copytree(side.output / "reports", keep / side.name, dirs_exist_ok=True)
@@ -92,28 +88,13 @@ def against_base(
     return judge(base, head, tolerances)
 
 
-def _take_turns(
-    sides: tuple[Side, Side], arguments: Sequence[str], data: Path, rounds: int, say: Callable[[str], None]
-) -> dict[str, list[Records]]:
-    """Records of every round by side; the order turns round every time: base, head, head, base."""
-    found: dict[str, list[Records]] = {side.name: [] for side in sides}
-    for number in range(rounds):
-        for side in sides if number % 2 == 0 else reversed(sides):
-            begun = time.monotonic()
-            records = _run(side, arguments, data)
-            found[side.name].append(records)
-            seconds = time.monotonic() - begun
-            say(f"{side.name} ({side.shown}), round {number + 1} of {rounds}: {len(records)} stages in {seconds:.0f} s")
-    return found
-
-
 def _summary(name: str, rounds: Sequence[Records], say: Callable[[str], None]) -> Records:
     """One side's records as they are compared; says whether its rounds differ, and whether the machine was busy."""
     first, *others = rounds
     differing = [
-        name
-        for name, record in first.items()
-        if any(name in other and figures_of(other[name].result) != figures_of(record.result) for other in others)
+        stage
+        for stage, record in first.items()
+        if any(stage in other and figures_of(other[stage].result) != figures_of(record.result) for other in others)
     ]
     if differing:
         say(f"{name} differs from itself between rounds ({', '.join(differing)}): this machine is not deterministic")
@@ -124,10 +105,9 @@ def _summary(name: str, rounds: Sequence[Records], say: Callable[[str], None]) -
 
 
 def judge(base: Mapping[str, Record], head: Mapping[str, Record], tolerances: Tolerances) -> list[Verdict]:
-    """Verdicts of head's records on base's.
+    """Verdicts of head's records on base's. A stage that only head has is new; one that it lost fails.
 
-    Seconds are compared wherever the specification is the same, even where a digest tells two versions of the code
-    apart: its speed is what is in question. A stage that only head has is new; one that it lost fails.
+    Seconds are compared wherever the specification is the same, even if the digest is not: the code may have changed.
     """
     verdicts = []
     for name, record in head.items():
@@ -147,9 +127,6 @@ def fastest(rounds: Sequence[Mapping[str, Record]]) -> Records:
         return min((found[name] for found in rounds if name in found), key=lambda record: record.seconds.measured)
 
     return {name: msgspec.structs.replace(record, seconds=least(name).seconds) for name, record in rounds[0].items()}
-
-
-# --- running ----------------------------------------------------------------------------------------------------------
 
 
 def _run(side: Side, arguments: Sequence[str], data: Path) -> Records:
@@ -179,44 +156,22 @@ def _run(side: Side, arguments: Sequence[str], data: Path) -> Records:
 
 
 def _execute(command: Sequence[str], folder: Path, log: Path) -> int:
-    """Run a command, and end it where this process is interrupted; its exit status."""
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        ) as process,
-    ):
-        try:
-            return process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-
-
-def _check_arguments(arguments: Sequence[str], top: Path) -> None:
-    """Refuse what would make both sides run the same files, or lead their results astray."""
-    for argument in arguments:
-        if (option := argument.partition("=")[0]) in OWN_OPTIONS:
-            raise RobbenchError(f"compare --base: expected no {option} for pytest, compare sets it (see its --data)")
-        path = Path(argument.partition("::")[0])
-        if path.is_absolute() and path.resolve().is_relative_to(top.resolve()):
-            raise RobbenchError(
-                f"compare --base: expected paths relative to the current folder, which base has too, got {argument!r}"
-            )
-
-
-# --- where the two sides are ------------------------------------------------------------------------------------------
+    """Run a command; its exit status."""
+    with log.open("wb") as output:
+        run = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
+    return run.returncode
 
 
 @contextmanager
-def _sides(top: Path, revision: str) -> Iterator[tuple[Side, Side]]:
-    """Base in a git worktree, head where it is; what was checked out is removed, and forgotten by git, in any case."""
-    commit = _git(
-        top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", wanted=f"a commit, got {revision!r}"
-    )
-    within = Path.cwd().resolve().relative_to(top.resolve())
-    with _sigterm_as_interrupt(), tempfile.TemporaryDirectory(prefix="robbench-") as name:
+def _sides(revision: str) -> Iterator[tuple[Side, Side]]:
+    """Base in a git worktree, head where it is; the worktree is removed, and forgotten by git, in any case."""
+    here = Path.cwd().resolve()
+    top = Path(_git(here, "rev-parse", "--show-toplevel", wanted="a git repository to find --base in"))
+    wanted = f"a commit, got {revision!r}"
+    commit = _git(top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", wanted=wanted)
+    within = here.relative_to(top.resolve())
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # by which CI ends a job
+    with tempfile.TemporaryDirectory(prefix="robbench-") as name:
         tree = Path(name) / "tree"
         try:
             _git(top, "worktree", "add", "--quiet", "--detach", str(tree), commit, wanted="a worktree of base")
@@ -224,33 +179,16 @@ def _sides(top: Path, revision: str) -> Iterator[tuple[Side, Side]]:
                 raise RobbenchError(f"compare --base: expected the folder {str(within)!r} in {revision}, it has none")
             yield (
                 Side(name="base", shown=commit[:9], root=tree / within, output=Path(name) / "base"),
-                Side(name="head", shown="working tree", root=Path.cwd(), output=Path(name) / "head"),
+                Side(name="head", shown="working tree", root=here, output=Path(name) / "head"),
             )
         finally:
+            signal.signal(signal.SIGTERM, before)
             shutil.rmtree(tree, ignore_errors=True)
             subprocess.run(("git", "worktree", "prune"), cwd=top, capture_output=True, check=False)
 
 
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM, by which CI ends a job, does what Ctrl-C does: whatever was begun is undone."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _git(folder: Path, *arguments: str, wanted: str) -> str:
-    """What a git command prints.
-
-    Raises:
-        RobbenchError: git is not there or fails; says what was wanted.
-    """
+    """What a git command prints; a RobbenchError that says what was wanted where it fails."""
     try:
         done = subprocess.run(("git", *arguments), cwd=folder, capture_output=True, text=True, check=True)
     except OSError as error:

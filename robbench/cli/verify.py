@@ -33,7 +33,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line for every finding and one that sums them up; 1 on a problem, 3 where something is left open."""
+    """Print a line for every finding, and a summary; 1 on a problem, 3 where something is unproven."""
     from robbench.machine.environment import choose_device
     from robbench.stages.context import RunContext
     from robbench.store import Store
@@ -59,7 +59,7 @@ def _sum_up(findings: list[Finding]) -> int:
     nearer = f" ({smaller:,} of them smaller than their p*)" if smaller else ""
     parts = [f"{len(checked):,} records", f"{proven:,} counterexamples proven{nearer}"]
     parts += [f"{marks['unproven']} records unproven"] if marks["unproven"] else []
-    parts += ["incomplete"] if marks["missing"] else []
+    parts += [f"{marks['missing']} records missing"] if marks["missing"] else []
     parts += [f"{marks['remark']} remarks"] if marks["remark"] else []
     print(", ".join([*parts, f"{marks['problem']} problems"]))
     if marks["unproven"]:

@@ -1,8 +1,9 @@
-"""Reading and writing ``baselines/<suite>/<case>.<stage>.json``: small, sorted, readable in a diff. No torch."""
+"""Reading and writing ``baselines/<suite>/<case>.<stage>.json``: small, sorted, readable in a diff."""
 
 from __future__ import annotations
 
 import json
+import re
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,6 @@ class Baseline(Struct, frozen=True, kw_only=True, omit_defaults=True):
     accuracy: Counts | None = None
     """Test accuracy of a robustness stage, validation accuracy of a training stage."""
     grid: list[float] | None = None
-    """Radii of a robustness stage's p*."""
     pstar: list[int] | None = None
     """Per test image, as in :class:`robbench.record.Robustness`."""
     figures: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -61,7 +61,7 @@ class Baseline(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @singledispatch
 def figures_of(result: Any) -> dict[str, Any]:
-    """What a result is held to, as fields of a :class:`Baseline`; another kind of stage registers its own."""
+    """Fields of the :class:`Baseline` that a result makes; another kind of stage registers its own."""
     return {}
 
 
@@ -76,7 +76,7 @@ def _(result: Robustness) -> dict[str, Any]:
 
 
 def baseline_of(record: Record, previous: Baseline | None = None) -> Baseline:
-    """The baseline that a record makes; seconds of other machines stay where the digest is the same."""
+    """The baseline that a record makes; seconds of other machines stay while the digest does."""
     kept = previous.seconds if previous is not None and previous.digest == record.digest else {}
     return Baseline(
         suite=record.suite,
@@ -93,14 +93,7 @@ def baseline_of(record: Record, previous: Baseline | None = None) -> Baseline:
 
 
 def baseline_path(folder: Path, suite: str, case: str, stage: str) -> Path:
-    """Where a baseline lies.
-
-    Raises:
-        RobbenchError: a name would lead out of the folder.
-    """
-    for name in (suite, f"{case}.{stage}"):
-        if not name or name.startswith(".") or set(name) & set("/\\:\0"):
-            raise RobbenchError(f"baseline name: expected a plain file name, got {name!r}")
+    """Where a baseline lies."""
     return folder / suite / f"{case}.{stage}.json"
 
 
@@ -108,36 +101,28 @@ def read_baseline(folder: Path, suite: str, case: str, stage: str) -> Baseline |
     """The stored baseline of a stage, or None where there is none.
 
     Raises:
-        RobbenchError: the file is damaged, or of another case.
+        RobbenchError: the file is damaged.
     """
     path = baseline_path(folder, suite, case, stage)
     try:
-        values = msgspec.json.decode(path.read_bytes())
-        if values.pop("schema") != SCHEMA:
+        values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        if values.pop("schema", None) != SCHEMA:
             raise ValueError("it has another schema")
-        baseline = msgspec.convert(values, Baseline)
+        return msgspec.convert(values, Baseline)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise RobbenchError(f"baseline {str(path)!r} cannot be read: {error.strerror or error}") from error
-    except (*UNREADABLE, AttributeError, KeyError, TypeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise RobbenchError(
             f"baseline {str(path)!r}: expected a file of schema {SCHEMA!r} ({error}); "
             "restore it from version control, or remove it and write it anew with --robbench-update"
         ) from error
-    if (baseline.suite, baseline.case, baseline.stage) != (suite, case, stage):
-        raise RobbenchError(
-            f"baseline {str(path)!r}: expected {suite}/{case}.{stage}, "
-            f"it says {baseline.suite}/{baseline.case}.{baseline.stage}"
-        )
-    return baseline
 
 
 def write_baseline(folder: Path, record: Record) -> Path:
     """Write or renew the baseline of a record's stage; returns its path.
 
     Raises:
-        RobbenchError: a file of that name is not ours, or the folder cannot be written.
+        RobbenchError: a file of that name is damaged, or the folder cannot be written.
     """
     path = baseline_path(folder, record.suite, record.case, record.stage)
     previous = read_baseline(folder, record.suite, record.case, record.stage)
@@ -147,19 +132,6 @@ def write_baseline(folder: Path, record: Record) -> Path:
 
 def encode_baseline(baseline: Baseline) -> str:
     """JSON with sorted keys, two-space indent, and lists of numbers on one line."""
-    long_lists: dict[str, str] = {}
-
-    def fold(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: fold(entry) for key, entry in value.items()}
-        if isinstance(value, list) and all(isinstance(entry, int | float) for entry in value):
-            mark = f"@list{len(long_lists)}@"
-            long_lists[f'"{mark}"'] = json.dumps(value)
-            return mark
-        return [fold(entry) for entry in value] if isinstance(value, list) else value
-
-    values = fold({"schema": SCHEMA} | msgspec.to_builtins(baseline))
+    values = {"schema": SCHEMA} | msgspec.to_builtins(baseline)
     text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
-    for mark, line in long_lists.items():
-        text = text.replace(mark, line)
-    return text + "\n"
+    return re.sub(r"\[\n[-+.,eE\d\s]*\]", lambda numbers: json.dumps(json.loads(numbers[0])), text) + "\n"

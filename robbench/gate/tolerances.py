@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,7 +15,7 @@ class Tolerances:
     pstar: float = 0.05
     """Share of the baseline's median p*; a change must also exceed one grid step."""
     accuracy: float = 0.01
-    """Points of accuracy, as a share."""
+    """As a share: 0.01 is one point."""
     seconds: float = 1.25
     """Factor on the baseline's seconds; inf shows them without ever failing."""
     seconds_floor: float = 2.0
@@ -25,17 +24,13 @@ class Tolerances:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, low = getattr(self, field.name), 1.0 if field.name == "seconds" else 0.0
-            good = isinstance(value, int | float) and not isinstance(value, bool) and value >= low
-            good = good and (math.isfinite(value) or field.name == "seconds")
-            require(good, f"tolerance {field.name}", f"a number ≥ {low:g}", value)
+            require(
+                isinstance(value, int | float) and value >= low, f"tolerance {field.name}", f"a number ≥ {low:g}", value
+            )
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Tolerances:
-        """Tolerances from a marker's keywords.
-
-        Raises:
-            RobbenchError: a key is none of the fields, or a value is none that a tolerance can have.
-        """
+        """Tolerances from a marker's keywords; a RobbenchError for an unknown one, or a value out of range."""
         known = [field.name for field in fields(cls)]
         for key in given:
             if key not in known:

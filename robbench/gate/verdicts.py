@@ -1,10 +1,4 @@
-"""A record against its baseline: verdicts. No torch.
-
-A change of accuracy or robustness counts when it is larger than the tolerance *and* statistically significant; only
-losses fail. Seconds are compared on the same machine and digest only. Another kind of stage registers its own judge
-with ``judge``, and what its baseline holds with :func:`robbench.gate.baselines.figures_of`; without one, its seconds
-alone are compared.
-"""
+"""A record against its baseline: a change counts when it exceeds the tolerance and is significant; only losses fail."""
 
 from __future__ import annotations
 
@@ -47,7 +41,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     """accuracy, median p*, validation accuracy or seconds."""
     mark: Mark
     baseline: float | None = None
-    """None where there is none, or the median is censored (see the message)."""
+    """None where there is none, or the median is censored."""
     current: float | None = None
     message: str
 
@@ -70,15 +64,15 @@ def compare(record: Record, baseline: Baseline, tolerances: Tolerances) -> list[
 
 @singledispatch
 def judge(result: Any, record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
-    """Verdicts on what a result says, seconds apart; dispatched on the type of the result, the record's own."""
+    """Verdicts on a result, without its seconds; another kind of stage registers its own."""
     return []
 
 
 @judge.register
 def _(result: Training, record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
     figure = "validation accuracy"
-    if _other_images(record, baseline):
-        return [_incomparable(record, figure, _other_images(record, baseline))]
+    if why := _other_images(record, baseline):
+        return [_incomparable(record, figure, why)]
     old, new = baseline.accuracy, result.validation
     if old is None or not new.total:
         return []
@@ -90,13 +84,10 @@ def _(result: Training, record: Record, baseline: Baseline, tolerances: Toleranc
 
 @judge.register
 def _(result: Robustness, record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
-    was, asked = baseline.spec.get("estimate"), record.spec.get("estimate")
+    changes = differences(baseline.spec.get("estimate"), record.spec.get("estimate"))
     why = _other_images(record, baseline)
-    if not why and (differences(was, asked) or baseline.grid != result.grid):
-        changes = ", ".join(differences(was, asked)[:3]) or "another grid"
-        why = f"the baseline was estimated another way ({changes})"
-    if not why and len(baseline.pstar or ()) != len(result.pstar):
-        why = "the baseline has other images"
+    if not why and (changes or baseline.grid != result.grid or len(baseline.pstar or ()) != len(result.pstar)):
+        why = f"the baseline was estimated another way ({', '.join(changes[:3]) or 'another grid or images'})"
     if why or baseline.accuracy is None:
         return [_incomparable(record, "median p*", why, result.median)]
     old, new = np.asarray(baseline.pstar), np.asarray(result.pstar)
@@ -107,13 +98,13 @@ def _(result: Robustness, record: Record, baseline: Baseline, tolerances: Tolera
 
 
 def _other_images(record: Record, baseline: Baseline) -> str:
-    """Why figures of other images than the baseline's cannot be compared; empty where they are the same."""
+    """Why the figures cannot be compared, if the baseline is of other images; else empty."""
     same = record.data.sha256 == baseline.data.sha256
     return "" if same else f"the baseline was made with other images of {baseline.data.name!r} (their SHA-256 differs)"
 
 
 def _incomparable(record: Record, figure: str, why: str, current: float | None = None) -> Verdict:
-    message = f"{figure} cannot be compared: {why}; renew the baseline with --robbench-update if that is meant"
+    message = f"{figure} cannot be compared: {why}; renew it with --robbench-update"
     return _verdict(record, figure, "x", None, current, message)
 
 
@@ -126,7 +117,7 @@ def _verdict(record: Record, figure: str, mark: Mark, old: float | None, new: fl
 def _accuracy(
     record: Record, figure: str, old: Counts, new: Counts, p: float, tolerances: Tolerances, baseline: Baseline
 ) -> Verdict:
-    """The verdict on a change of accuracy that has this p without a cause."""
+    """The verdict on a change of accuracy with this p-value."""
     change = new.share - old.share
     mark = _mark(change, abs(change) > tolerances.accuracy + 1e-12, p < 1 - CONFIDENCE)
     message = (

@@ -22,26 +22,19 @@ from robbench.spec import PGD
 from robbench.training.updates import attacked
 
 BATCH_SIZE = {"cpu": 64, "cuda": 512}
-"""Images timed at once, by device type; fewer where one pass would take long."""
+"""Images timed at once; fewer where one pass would take long."""
 STEPS = {"cpu": 1, "cuda": 10}
-"""Steps of the attack that is timed, by device type: on a GPU enough of them that they are captured, as in a long one."""
+"""Steps of the timed attack: on a GPU enough for it to be captured, as a long one is."""
 LONG = 0.5
 """Seconds of a forward pass above which the batch is made smaller."""
 LEAST = 0.2
-"""Seconds that a timing lasts at least, so that it means something."""
+"""Seconds that a timing lasts at least."""
 
 
 def measure(
     architecture: str, *, classes: int, shape: tuple[int, int, int], precision: str, device: torch.device
 ) -> Speed:
-    """Seconds per image of a network with new weights on noise: inference, attack steps and updates.
-
-    Args:
-        architecture: as in a study.
-        classes: logits of the network.
-        shape: of one image.
-        precision: float32, tf32 (float32 whose products may be made in TF32) or bf16.
-        device: where to measure.
+    """Seconds per image of a new network on noise, in float32, tf32 (float32 with products in TF32) or bf16.
 
     Raises:
         RobbenchError: the network cannot be built.
@@ -60,7 +53,6 @@ def measure(
 
 
 def _noise(count: int, shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images and labels."""
     return torch.rand(count, *shape, device=device), torch.zeros(count, dtype=torch.int64, device=device)
 
 
@@ -89,9 +81,7 @@ def _passes(
 
 
 def measured_speeds(stages: Iterable[PlannedStage], device: torch.device) -> tuple[dict[NetworkKey, Speed], float]:
-    """The speed of every network of a plan, each measured once, and the share of that time waiting for a core, in [0, 1].
-
-    ``tf32`` is float32 where there is no TF32.
+    """The speed of every network of a plan, each measured once, and the share of that time waiting for a core.
 
     Raises:
         RobbenchError: a network cannot be built.
@@ -114,10 +104,7 @@ def measured_speeds(stages: Iterable[PlannedStage], device: torch.device) -> tup
 
 
 def _per_run(run: Callable[[], None], device: torch.device) -> float:
-    """Least seconds of a few runs after two discarded ones: what other programs take is not the network's.
-
-    Two, since the second of a shape is where a GPU captures an attack.
-    """
+    """Least seconds of a few runs, after two discarded ones: in the second, a GPU captures an attack."""
     run()
     run()
     found: list[float] = []
@@ -127,10 +114,13 @@ def _per_run(run: Callable[[], None], device: torch.device) -> float:
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _synchronize(device)
     begun = time.perf_counter()
     run()
+    _synchronize(device)
+    return time.perf_counter() - begun
+
+
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begun

@@ -1,4 +1,4 @@
-"""What a study will cost, before anything runs: passes of every stage, and seconds where the speed is known. No torch."""
+"""What a study will cost, before anything runs: passes of every stage, and seconds where the speed is known."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 from robbench.data.sizes import Sizes, images_tested, parts, sizes
 from robbench.errors import unknown
 from robbench.planning.work import Speed, Work, audit_work, final_work, retrained_share, search_work, training_work
-from robbench.spec import Estimate, Model, Study
-from robbench.stages import KINDS
+from robbench.spec import Model, Study
+from robbench.stages import Task, tasks_of
+from robbench.stages.graph import with_needs
 
 _PRECISIONS = {"float32": "tf32", "bf16": "bf16"}
 """What training computes in, by its recipe's precision."""
 
 NetworkKey = tuple[str, tuple[int, int, int], str]
-"""What speed depends on: architecture, shape of an image, precision."""
+"""What speed depends on: architecture, shape of an image, precision (float32, tf32 or bf16)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +27,9 @@ class PlannedStage:
     model: Model
     stage: str
     work: Work
-    """All of it: updates and validation, or search, final test and audit."""
     bound: bool
-    """Whether the stage may end earlier: early stopping, misclassified images, brackets that close."""
+    """Whether the stage may end earlier: early stopping, misclassified images."""
     network: NetworkKey | None
-    """Its precision is bf16, float32, or tf32: float32 whose products a GPU makes in TF32, as in training."""
 
     @property
     def name(self) -> str:
@@ -45,53 +44,35 @@ class PlannedStage:
 
 
 def plan(study: Study, data: Path) -> tuple[PlannedStage, ...]:
-    """Every stage of a study in the order in which pytest runs them: all of one kind, then all of the next.
-
-    Kinds other than training and robustness are planned as no work.
-
-    Args:
-        study: whose stages they are.
-        data: folder of the prepared data sets.
+    """Every stage of a study, as pytest runs them: all of one kind, then all of the next; unknown kinds as no work.
 
     Raises:
-        RobbenchError: a dataset that is neither known by name nor a prepared file in ``data``.
+        RobbenchError: a dataset that is neither known by name nor a prepared file in the folder ``data``.
     """
-    models = study.models()
-    found = {name: sizes(name, data) for name in dict.fromkeys(model.dataset.name for model in models)}
+    found = {dataset.name: sizes(dataset.name, data) for dataset in study.datasets}
     planned = {"training": _training, "robustness": _robustness}
-    return tuple(
-        planned[kind](model, study.estimate, found[model.dataset.name]) if kind in planned else _nothing(model, kind)
-        for kind in KINDS
-        for model in models
-    )
+    return tuple(planned.get(task.kind, _nothing)(task, found[task.model.dataset.name]) for task in tasks_of(study))
 
 
-def of_item(stages: tuple[PlannedStage, ...], item: str) -> tuple[PlannedStage, ...]:
+def of_item(stages: tuple[PlannedStage, ...], study: Study, item: str) -> tuple[PlannedStage, ...]:
     """The stages of one item of a suite file (``test_robustness[cnn7-emnist-TL3]``), and of the models that it needs.
 
     Raises:
-        RobbenchError: the item's brackets hold no model of the study.
+        RobbenchError: the item names no model of the study.
     """
     name = item.partition("[")[2].removesuffix("]")
     if not name:
         return stages
-    models = {stage.model.id: stage.model for stage in stages}
-    if name not in models:
-        raise unknown("model of the suite", name, models)
-    needed = {model.id for model in _ancestors(models[name])}
-    return tuple(
-        stage for stage in stages if stage.model.id == name or (stage.model.id in needed and stage.stage == "training")
-    )
+    wanted = [task for task in tasks_of(study) if task.model.id == name]
+    if not wanted:
+        raise unknown("model of the suite", name, [model.id for model in study.models()])
+    needed = {task.name for task in with_needs(wanted)}
+    return tuple(stage for stage in stages if stage.name in needed)
 
 
-def _ancestors(model: Model) -> list[Model]:
-    """The models whose training a model needs, directly or not."""
-    return [found for parent in model.parents().values() for found in (parent, *_ancestors(parent))]
-
-
-def _training(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
+def _training(task: Task, found: Sizes) -> PlannedStage:
+    model, recipe = task.model, task.model.recipe
     training, validation = parts(model.dataset, found.train)
-    recipe = model.recipe
     return PlannedStage(
         model=model,
         stage="training",
@@ -101,7 +82,8 @@ def _training(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
     )
 
 
-def _robustness(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
+def _robustness(task: Task, found: Sizes) -> PlannedStage:
+    model, estimate = task.model, task.spec
     images = min(estimate.images, images_tested(model.dataset, found.test))
     return PlannedStage(
         model=model,
@@ -112,18 +94,12 @@ def _robustness(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
     )
 
 
-def _nothing(model: Model, kind: str) -> PlannedStage:
-    return PlannedStage(model=model, stage=kind, work=Work(), bound=False, network=None)
+def _nothing(task: Task, found: Sizes) -> PlannedStage:
+    return PlannedStage(model=task.model, stage=task.kind, work=Work(), bound=False, network=None)
 
 
 def lines(stages: Sequence[PlannedStage], speeds: Mapping[NetworkKey, Speed], done: Set[str]) -> list[str]:
-    """The plan as a table of text, with totals of what is not done yet.
-
-    Args:
-        stages: of :func:`plan`.
-        speeds: by architecture, image shape and precision; without one, a stage's time is left blank.
-        done: names of the stages that the store has.
-    """
+    """The plan as a table, with totals of the stages whose names are not in ``done``; blank where a speed is unknown."""
     width = max(len(stage.name) for stage in stages)
     table = [f"{'stage':{width}}  {'forward':>15}  {'backward':>15}  {'time':>9}"]
     total, seconds = Work(), 0.0

@@ -1,4 +1,4 @@
-"""How many images pass through a network in each part of a stage: counted from the specification alone."""
+"""How many images pass through a network in each part of a stage, by its specification."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from robbench.spec import Estimate, Model, Recipe
 from robbench.spec.catalogue import block_names
 
 FAST_STEPS = 90
-"""Passes of a search other than the reference for an image of an adversarially trained network: those of ``fast``.
-A conventionally trained network takes half."""
+"""Passes for an image that ``fast`` takes on an adversarially trained network, twice those on another."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Images that pass through a network, by what for."""
+    """Images that pass through a network."""
 
     inference: int = 0
     """Forward only."""
@@ -66,10 +65,7 @@ def training_work(recipe: Recipe, training: int, validation: int) -> Work:
 
 
 def search_work(estimate: Estimate, images: int) -> Work:
-    """At most: every image right, and every bracket halved to the end; each probe is attacked and confirmed.
-
-    Other searches than the reference have no useful bound: they are counted with the passes of a robust network.
-    """
+    """At most: every image right, and every bracket halved to the end. Other searches have no useful bound."""
     if estimate.search != "reference":
         return Work(inference=2 * images, attack=images * FAST_STEPS)
     probes = math.ceil(math.log2(len(estimate.grid.values) + 1))
@@ -83,10 +79,7 @@ def final_work(estimate: Estimate, images: int) -> Work:
 
 
 def audit_work(estimate: Estimate, images: int) -> Work:
-    """At most: every image right, the search with all its passes, and whichever number of radii costs most.
-
-    Square, where it is asked for, is counted with all its queries for every image, and three passes around them.
-    """
+    """At most: every image right, all passes of the search, the number of radii that costs most, all Square's queries."""
     audit = estimate.audit
     if audit is None:
         return Work()

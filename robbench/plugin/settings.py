@@ -97,21 +97,12 @@ class Settings:
             seeds is None or (str(seeds).isdecimal() and int(seeds) > 0), "--robbench-seeds", "an integer ≥ 1", seeds
         )
         values["seeds"] = int(seeds) if seeds is not None else None
-        values["datasets"] = _pairs(values.pop("dataset") or [])
+        values["datasets"] = {}
+        if texts := values.pop("dataset"):
+            from robbench.spec.command_line import parse_datasets  # here, since pydantic is slow to import
+
+            values["datasets"] = parse_datasets("--robbench-dataset", texts)
         return cls(**values)
-
-
-def _pairs(texts: list[str]) -> dict[str, str]:
-    """``NAME=OTHER`` texts as a mapping."""
-    pairs: dict[str, str] = {}
-    for text in texts:
-        old, equals, new = text.partition("=")
-        if not (old and equals and new) or "=" in new or old in pairs:
-            raise RobbenchError(
-                f"--robbench-dataset: expected NAME=OTHER (emnist=mydata), each name once, got {text!r}"
-            )
-        pairs[old] = new
-    return pairs
 
 
 def add_options(parser: pytest.Parser) -> None:

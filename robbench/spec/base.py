@@ -13,13 +13,13 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema, core_schema
 
-from robbench.errors import RobbenchError, require, unknown
+from robbench.errors import RobbenchError, unknown
 
 UNDESCRIBED = {"undescribed": True}
-"""Metadata of a field that results do not depend on: it is no part of the described form."""
+"""Metadata of a field that results do not depend on: it is not described."""
 
 KINDS: dict[str, type[Spec]] = {}
-"""Every class of specs by its name, also those that a user's own code defines."""
+"""Every class of specs by its name, a user's own included."""
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -52,15 +52,13 @@ Box = Annotated[
 class Spec:
     """Base of all specs. A child declares fields as a dataclass does; it becomes a frozen, keyword-only one.
 
-    Values of another type than a field's, or outside its range, raise a :class:`RobbenchError`. A rule between fields
-    belongs in ``__post_init__``.
+    A value of another type than its field's, or outside its range, raises a :class:`RobbenchError`. Rules between
+    fields belong in ``__post_init__``.
     """
 
     __dataclass_fields__: ClassVar[dict[str, DataclassField[Any]]]
 
     def __init_subclass__(cls) -> None:
-        ours = cls.__name__ in KINDS and KINDS[cls.__name__].__module__.startswith("robbench.")
-        require(not ours, "class of specs", "a name that robbench does not use", cls.__name__)
         KINDS[cls.__name__] = cls
         dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)
         checked = cls.__init__

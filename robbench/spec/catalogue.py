@@ -1,4 +1,4 @@
-"""Facts about the datasets and architectures robbench knows by name. No torch here: specs and reports need them too."""
+"""Facts about the datasets and architectures that robbench knows by name."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class DatasetFacts:
     """Channels, height, width."""
     train: int
     test: int
-    """Numbers of images; of a drawn dataset, the default numbers."""
+    """Numbers of images; the default of a drawn dataset."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     augmentation: str = "none"
-    """Augmentation that the literature trains it with."""
+    """As in the literature."""
     transposed: bool = False
-    """Whether torchvision stores its images transposed; the drawn letters imitate EMNIST in this, too."""
+    """Whether it is stored transposed, as EMNIST is."""
 
 
 def _cifar(classes: int, mean: tuple[float, ...], std: tuple[float, ...]) -> DatasetFacts:
@@ -39,11 +39,11 @@ DATASETS: dict[str, DatasetFacts] = {
     "glyphs10": DatasetFacts(classes=10, shape=(1, 28, 28), train=4_000, test=1_000),
     "glyphs47": DatasetFacts(classes=47, shape=(1, 28, 28), train=6_000, test=1_000, transposed=True),
 }
-"""Datasets known by name; any other name is a prepared array ``<data dir>/<name>.npz``."""
+"""Any other name is a prepared array ``<data dir>/<name>.npz``."""
 
 
 def plain_name(name: str) -> bool:
-    """Whether a dataset's name is a plain file name that leads into no other folder."""
+    """Whether a dataset's name leads into no other folder."""
     return re.fullmatch(r"\w[\w.+-]*", name) is not None and ".." not in name
 
 
@@ -70,11 +70,11 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
 ARCHITECTURE_SHAPES: dict[str, tuple[int, int, int]] = {
     name: (3, 32, 32) if name.startswith(("resnet", "wrn")) else (1, 28, 28) for name in ARCHITECTURES
 }
-"""Input shape (channels, height, width) of the study's architectures; the residual networks take other sizes too."""
+"""Channels, height and width of their images; residual networks take other sizes too."""
 
 
 def wrn_size(name: str) -> tuple[int, int] | None:
-    """Depth and width of a wide residual network's name (``wrn28_10``), or None for any other name.
+    """Depth and width of a wide residual network's name (``wrn28_10``); None of any other name.
 
     Raises:
         RobbenchError: the depth is not 6n + 4 (Zagoruyko and Komodakis 2016, section 2).
@@ -86,14 +86,14 @@ def wrn_size(name: str) -> tuple[int, int] | None:
     if depth < 10 or (depth - 4) % 6 or width < 1:
         near = max(10, 6 * round((depth - 4) / 6) + 4)
         raise RobbenchError(
-            f"architecture {name!r} cannot exist: a wide residual network has depth 6n + 4 (10, 16, 22, 28, 34, …) "
-            f"and width of at least 1, got depth {depth}, width {width}; use 'wrn{near}_{max(1, width)}'"
+            f"architecture {name!r}: expected depth 6n + 4 (10, 16, 22, …) and width ≥ 1, got depth {depth}, "
+            f"width {width}; use 'wrn{near}_{max(1, width)}'"
         )
     return depth, width
 
 
 def own_module(architecture: str) -> str | None:
-    """The module of a network of the user's own, ``mypackage.nets`` of ``mypackage.nets:small``; None of any other."""
+    """The module of a user's own network: ``mypackage.nets`` of ``mypackage.nets:small``; None of any other."""
     module, colon, _ = architecture.partition(":")
     return module if colon and module != "timm" else None
 
@@ -102,7 +102,7 @@ def block_names(architecture: str) -> tuple[str, ...] | None:
     """Names of an architecture's blocks, first to last; None where only the built network can tell (timm, own code).
 
     Raises:
-        RobbenchError: the name is no architecture that robbench can build.
+        RobbenchError: an unknown architecture.
     """
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture]

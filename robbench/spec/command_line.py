@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from robbench.errors import RobbenchError, require
+from robbench.errors import require
 from robbench.spec import Dataset, Protocol, Study
 from robbench.spec.catalogue import DATASETS
+from robbench.spec.quick import shrink
 from robbench.spec.recipes import with_protocol
 
 
@@ -22,12 +23,7 @@ def adapt(
 ) -> Study:
     """The study with these changes; its name says which of them change what the figures mean.
 
-    Args:
-        study: as declared.
-        protocol: None: as declared.
-        datasets: names of datasets to use in place of others; the study ignores names that it lacks.
-        seeds: run seeds 0 … seeds − 1.
-        quick: shrink to the quick scale.
+    ``datasets`` names others to use in place of its own; ``seeds`` is their number, from 0.
     """
     if protocol is not None:
         study = with_protocol(study, protocol)
@@ -38,10 +34,10 @@ def adapt(
     if seeds is not None:
         require(seeds >= 1, "seeds", "an integer ≥ 1", seeds)
         study = replace(study, seeds=tuple(range(seeds)))
-    return study.shrunk() if quick else study
+    return shrink(study) if quick else study
 
 
-def parse_datasets(texts: list[str]) -> dict[str, str]:
+def parse_datasets(option: str, texts: list[str]) -> dict[str, str]:
     """``NAME=OTHER`` texts as a mapping.
 
     Raises:
@@ -49,11 +45,9 @@ def parse_datasets(texts: list[str]) -> dict[str, str]:
     """
     pairs: dict[str, str] = {}
     for text in texts:
-        old, equals, new = text.partition("=")
-        if not (old and equals and new) or "=" in new:
-            raise RobbenchError(f"dataset replacement: expected NAME=OTHER (emnist=mydata), got {text!r}")
-        if old in pairs:
-            raise RobbenchError(f"dataset replacement: expected {old!r} once, got {old}={pairs[old]} and {text}")
+        old, _, new = text.partition("=")
+        good = old and new and "=" not in new and old not in pairs
+        require(bool(good), option, "NAME=OTHER (emnist=mydata), each name once", text)
         pairs[old] = new
     return pairs
 
@@ -64,11 +58,7 @@ def names(study: Study) -> set[str]:
 
 
 def _renamed(dataset: Dataset, name: str) -> Dataset:
-    """The same sizes and split of other data.
-
-    A known dataset brings its own augmentation and statistics, where the study declares none. An unknown one is taken
-    for a variant of the dataset that it replaces.
-    """
+    """The same sizes and split of other data; only a known dataset brings its usual augmentation and statistics."""
     if name not in DATASETS:
         return replace(dataset, name=name)
     usual = Dataset(name=dataset.name)

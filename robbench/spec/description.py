@@ -14,10 +14,7 @@ from robbench.spec.base import KINDS, Spec
 
 
 def describe(spec: Any) -> Any:
-    """A spec as plain JSON values, without fields that results do not depend on (``metadata=UNDESCRIBED``).
-
-    A spec that is identified by something other than its fields has a method ``canonical`` instead.
-    """
+    """A spec as plain JSON values: its fields, but those with ``metadata=UNDESCRIBED``, or what ``canonical()`` gives."""
     if hasattr(spec, "canonical"):
         return spec.canonical()
     if isinstance(spec, Spec):
@@ -31,7 +28,7 @@ def describe(spec: Any) -> Any:
 
 
 def read_spec(described: Any) -> Any:
-    """The spec that :func:`describe` made these plain values of; a field that was not described has its default.
+    """The spec that :func:`describe` made these plain values of; a field that is not described has its default.
 
     Raises:
         RobbenchError: a kind or field is unknown, or the spec refuses a value.

@@ -33,38 +33,34 @@ class Audit(Spec):
     """A look at whether the attack can be trusted, on a seeded sample of the correctly classified images."""
 
     images: PositiveInt = 100
-    """At most this many are looked at: whether their gradient is usable, and whether one step, another class's image
-    or Square finds what the search did not."""
+    """At most this many are looked at."""
     share: Share = 0.1
-    """Of the search's passes that the audit may take, Square not counted; what the gradients leave pays for the scan."""
+    """Of the search's passes that the audit may take, without Square."""
     radii: Annotated[int, Field(ge=2), Expected("an integer ≥ 2 (one below p*, one above)")] = 8
-    """Grid values at most at which each scanned image is attacked, half of them below its p*, half above."""
+    """At most this many for each scanned image, half of them below its p*."""
     square_queries: Count = 0
-    """Queries of Square, an attack without gradients, for each image; needs torchattacks. 0: it is not run."""
+    """Of Square, an attack without gradients, for each image; needs torchattacks. 0: it is not run."""
     seed: Count = 0
 
 
 class Search(Spec):
-    """Base of the searches for p* that users define.
-
-    A child holds the settings of a search; how to run it is registered with ``robbench.estimation.estimator``.
-    """
+    """Base of one's own searches for p*: a child holds the settings, ``robbench.estimation.estimator`` the code."""
 
 
 class Estimate(Spec):
-    """How robustness is measured: p* over which radii, with which attack, by which search, on how many test images."""
+    """How robustness is measured."""
 
     grid: EpsilonGrid
     attack: PGD
     images: PositiveInt = 10_000
     """At most this many test images (a seeded choice)."""
     search: Literal["reference", "fast"] | Search = "reference"
-    """The published binary search; a shrinking ball (fewer passes, and a p* that is as small or smaller); or one's own."""
+    """The published binary search; a shrinking ball, which is faster; or one's own."""
     seed: Count = 0
     final_test: tuple[PGD, ...] = ()
-    """Attacks at fixed radii, for robust accuracy on the same images; one step of the whole radius is FGSM."""
+    """Attacks at fixed radii on the same images; one step of the whole radius is FGSM."""
     audit: Audit | None = Audit()
-    """Whether gradients are masked, so that p* cannot be trusted; None: not looked at."""
+    """None: it is not looked at whether gradients are masked."""
 
     def __post_init__(self) -> None:
         attack, on_image_alone = self.attack, "False (the result must depend on the image alone, not on its batch)"
@@ -79,5 +75,5 @@ class Estimate(Spec):
 
     @property
     def search_name(self) -> str:
-        """Name of the search in records and tables; of a search of one's own, its class in lower case."""
+        """Name of the search in records and tables: of one's own, the class in lower case."""
         return self.search if isinstance(self.search, str) else type(self.search).__name__.lower()

@@ -16,11 +16,10 @@ from robbench.errors import RobbenchError, require
 from robbench.spec.base import UNDESCRIBED, Count, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names, own_module
 from robbench.spec.description import describe, digest_of
-from robbench.spec.estimate import Estimate
 from robbench.spec.training import Dataset, Recipe
 
 TRAINING_VERSION = 1
-"""Raised when the training code changes what a spec means: old weights then no longer answer to it."""
+"""Raised when the training code changes what a spec means."""
 
 ESTIMATION_VERSION = 1
 """Raised when the estimation code changes what a spec means."""
@@ -36,13 +35,13 @@ class Transfer(Spec):
     head: Head = "linear"
     kept: Kept = "frozen"
     kept_scale: Share = 0.01
-    """Learning-rate factor of fine-tuned kept blocks (0.01 in the study's text, 0.001 in its code)."""
+    """Learning-rate factor of fine-tuned kept blocks; 0.001 in the study's code."""
     kept_statistics: Literal["eval", "train"] = "eval"
-    """Mode of the frozen blocks while retraining; 'train' lets their batch-norm statistics drift (thesis)."""
+    """Mode of the frozen blocks; 'train' lets their batch-norm statistics drift (thesis)."""
 
 
 class Checkpoint(Spec):
-    """A user's own trained weights as a safetensors file, in place of a trained source model."""
+    """A user's own trained weights, as a safetensors file."""
 
     path: Annotated[str, BeforeValidator(lambda path: str(path) if isinstance(path, Path) else path)]
 
@@ -52,22 +51,18 @@ class Checkpoint(Spec):
 
     @classmethod
     def from_description(cls, **values: Any) -> Self:
-        """A checkpoint of which a record knows the SHA-256 only; its file cannot be read."""
+        """A checkpoint of which only the SHA-256 is known."""
         checkpoint = cls(path=f"{values['sha256']}.safetensors")
         checkpoint.__dict__["sha256"] = values["sha256"]  # in place of the cached property's
         return checkpoint
 
     def canonical(self) -> dict[str, str]:
-        """The described form: the file's content, wherever it lies."""
+        """The described form: what is in the file, wherever it lies."""
         return {"kind": "Checkpoint", "sha256": self.sha256}
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the file's bytes.
-
-        Raises:
-            RobbenchError: the file cannot be read.
-        """
+        """SHA-256 of the file; a RobbenchError if it cannot be read."""
         try:
             return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
         except OSError as error:
@@ -85,7 +80,7 @@ class Model(Spec):
     checkpoint: Checkpoint | None = None
     seed: Count = 0
     variant: str | None = field(default=None, metadata=UNDESCRIBED)
-    """The one field of the thesis protocol that this model of an ablation follows; its study sets all others."""
+    """The field of the thesis protocol that this model of an ablation follows."""
 
     def __post_init__(self) -> None:
         names = block_names(self.architecture)
@@ -103,7 +98,7 @@ class Model(Spec):
             require(known, "Transfer k", f"1…{len(names or ())} for {self.architecture}", transfer.k)
 
     def parents(self) -> dict[str, Model]:
-        """The models that must be trained before this one, by their role: ``source`` gives the kept blocks."""
+        """The models that must be trained before, by their role: ``source`` gives the kept blocks."""
         return {} if self.source is None else {"source": self.source}
 
     @property
@@ -142,14 +137,9 @@ class Model(Spec):
         code = _code(self.architecture)
         return digest_of({"version": TRAINING_VERSION, "model": describe(self), **({"code": code} if code else {})})
 
-    def estimate_digest(self, estimate: Estimate) -> str:
-        """SHA-256 over the fields that this model's robustness under ``estimate`` depends on."""
-        parts = {"model": self.digest, "test": self.dataset.test, "estimate": describe(estimate)}
-        return digest_of({"version": ESTIMATION_VERSION, **parts})
-
 
 def _code(architecture: str) -> str | None:
-    """What identifies the code behind a name that robbench does not define: timm's version, a module's SHA-256."""
+    """What identifies code that is not robbench's: timm's version, a module's SHA-256."""
     if architecture.startswith("timm:"):
         return f"timm {version('timm')}"
     module = own_module(architecture)

@@ -31,7 +31,7 @@ _BOX = (-2.5, 2.5)
 
 
 def thesis_recipe(recipe: Recipe, fields: Collection[ProtocolField]) -> Recipe:
-    """The recipe with the thesis's values of these fields; where one changes no weights, it stays as it is."""
+    """The recipe with the thesis's values of these fields, where they can change weights."""
     if recipe.adversarial and "statistics" in fields:
         recipe = replace(recipe, statistics="running")
     # Without an attack, the best robust accuracy is the best clean one already.
@@ -47,14 +47,14 @@ def _wide(attack: PGD | None) -> PGD | None:
 
 
 def thesis_dataset(dataset: Dataset, fields: Collection[ProtocolField]) -> Dataset:
-    """The dataset with the thesis's values of these fields; only letters were shown as they are stored."""
+    """The dataset with the thesis's values of these fields; only letters are stored transposed."""
     if "orientation" in fields and dataset.name in DATASETS and DATASETS[dataset.name].transposed:
         dataset = replace(dataset, orientation="stored")
     return replace(dataset, split="overlapping") if "split" in fields else dataset
 
 
 def thesis_kept(kept: str, fields: Collection[ProtocolField]) -> dict[str, Any]:
-    """The thesis's values of a transfer's fields, as far as frozen or fine-tuned blocks have a use for them."""
+    """The thesis's values of those fields of a transfer that its kept blocks use."""
     if kept == "frozen":
         return {"kept_statistics": "train"} if "kept_statistics" in fields else {}
     return {"kept_scale": 0.001} if "kept_scale" in fields else {}

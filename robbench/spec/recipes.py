@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from robbench.errors import RobbenchError
+from robbench.errors import require
 from robbench.spec import (
     PGD,
     PROTOCOL_FIELDS,
@@ -17,8 +17,6 @@ from robbench.spec import (
     StepLR,
     Study,
 )
-
-# --- MNIST and EMNIST -------------------------------------------------------------------------------------------------
 
 MNIST_STANDARD = Recipe(
     optimiser="adam",
@@ -34,15 +32,11 @@ MNIST_STANDARD = Recipe(
 MNIST_ADVERSARY = PGD(epsilon=0.3, step_size=0.01, steps=40)
 """PGD-40 of section 5.2, while training and while validating."""
 
-MNIST_PGD = replace(
-    MNIST_STANDARD, attack=MNIST_ADVERSARY, early_stopping=EarlyStopping(patience=6, window=10), statistics="batch"
-)
+MNIST_PGD = replace(MNIST_STANDARD, attack=MNIST_ADVERSARY, early_stopping=EarlyStopping(patience=6, window=10))
 """Table A.2: adversarial training."""
 
 MNIST_RETRAINING_PGD = replace(MNIST_PGD, epochs=30)
 """Table A.3: transfer by adversarial retraining."""
-
-# --- CIFAR-10 and CIFAR-100 -------------------------------------------------------------------------------------------
 
 CIFAR_STANDARD = Recipe(
     optimiser="sgd",
@@ -75,8 +69,6 @@ CIFAR_RETRAINING_PGD = replace(CIFAR_PGD, batch_size=256, epochs=30)
 CIFAR_RETRAINING_PGD_RESNET34 = replace(CIFAR_RETRAINING_PGD, epochs=40)
 """Table A.7, with the 40 epochs that table B.6 shows for ResNet-34."""
 
-# --- Estimating p*, and the final testing ----------------------------------------------------------------------------------------------------
-
 ADA_VERONA = PGD(steps=40, random_start=False)
 """The published oracle: PGD-40 from the image itself, step ε ÷ 40 (section 5.4)."""
 
@@ -100,16 +92,12 @@ CIFAR_ESTIMATE = Estimate(grid=EpsilonGrid(stop=28 / 256, step=0.001), attack=AD
 
 
 def with_protocol(study: Study, protocol: Protocol) -> Study:
-    """The study as sound practice runs it (as declared), or as the thesis's published code did.
+    """The study as declared (sound), or as the thesis's published code did it.
 
-    The thesis protocol sets all of :data:`robbench.spec.PROTOCOL_FIELDS` at once, to what
-    :data:`robbench.spec.EFFECTS` says; and every k is trained although a block has no parameters.
+    The thesis protocol sets all of :data:`robbench.spec.PROTOCOL_FIELDS` to what :data:`robbench.spec.EFFECTS` says.
+    It also trains the k whose block has no parameters.
     """
     if protocol == study.protocol:
         return study
-    if protocol == "sound":
-        raise RobbenchError(
-            f"study {study.name!r}: expected a study declared as sound, this one follows the thesis in its fields; "
-            "declare the sound one to run it"
-        )
+    require(protocol == "thesis", f"study {study.name!r}", "a study declared as sound", "one that follows the thesis")
     return replace(study.with_thesis(PROTOCOL_FIELDS), name=f"{study.name}-thesis", protocol="thesis")

@@ -1,8 +1,8 @@
-"""Studies: which models, on which data, by which recipes."""
+"""Studies: which models, on which data, by which recipes, in the order in which they are trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -10,17 +10,18 @@ from pydantic import Field
 
 from robbench.errors import require, unknown
 from robbench.spec.base import Count, Expected, PositiveInt, Share, Spec
-from robbench.spec.cases import models_of, notes_of
 from robbench.spec.catalogue import block_names
 from robbench.spec.estimate import Estimate
 from robbench.spec.model import Checkpoint, Head, Kept, Model, Transfer
-from robbench.spec.protocol import Protocol, ProtocolField, thesis_dataset, thesis_kept, thesis_recipe
-from robbench.spec.quick import Quick, shrink
+from robbench.spec.protocol import EFFECTS, Protocol, ProtocolField, thesis_dataset, thesis_kept, thesis_recipe
+from robbench.spec.quick import Quick
 from robbench.spec.training import Dataset, Recipe
+
+_PARAMETERLESS = frozenset({"avg_pool"})
 
 
 class Transfers(Spec):
-    """A row of transfers in a study: these architectures, each k, one head, one recipe."""
+    """A row of transfers in a study."""
 
     recipe: Recipe | Mapping[str, Recipe]
     architectures: tuple[str, ...] | None = None
@@ -45,7 +46,7 @@ class Transfers(Spec):
 
 
 class Study(Spec):
-    """One robustness-transfer study: a source and a target dataset, architectures, recipes, transfers, an estimate."""
+    """One robustness-transfer study."""
 
     name: Annotated[str, Field(pattern=r"^[\w-]+$"), Expected("letters, digits, '-' and '_' (it names folders)")]
     source: Dataset | str
@@ -56,7 +57,7 @@ class Study(Spec):
     transfers: tuple[Transfers, ...]
     estimate: Estimate
     source_checkpoint: Checkpoint | None = None
-    """Weights to use as the adversarially trained source model, instead of training one."""
+    """Weights of the adversarially trained source model, instead of training it."""
     seeds: Annotated[tuple[Count, ...], Field(min_length=1), Expected("a tuple of integers ≥ 0")] = (0,)
     needs_cuda: bool = False
     """Skipped without a CUDA device, unless quick or forced with ``--robbench-device cpu``."""
@@ -65,7 +66,7 @@ class Study(Spec):
     quick: Quick = Quick()
     protocol: Protocol = "sound"
     ablate: tuple[ProtocolField, ...] = ()
-    """Fields of the thesis protocol to follow one at a time: each adds the models that it changes."""
+    """Fields of the thesis protocol, each of which adds the models that it alone changes."""
 
     def __post_init__(self) -> None:
         for field in ("source", "target"):
@@ -84,9 +85,7 @@ class Study(Spec):
                 if architecture not in self.architectures:
                     raise unknown("architecture of a transfer", architecture, self.architectures)
         thesis = all(row.kept == "finetuned" or row.kept_statistics == "train" for row in self.transfers)
-        how = (
-            "'sound' in a declaration (recipes.with_protocol(study, 'thesis') or --robbench-protocol thesis change it)"
-        )
+        how = "'sound' in a declaration (--robbench-protocol thesis changes it)"
         require(self.protocol == "sound" or thesis, "Study protocol", how, self.protocol)
         one = self.source_checkpoint is None or len(self.architectures) == 1
         require(one, "Study source_checkpoint", "one architecture beside it", self.architectures)
@@ -103,15 +102,28 @@ class Study(Spec):
 
     def models(self) -> tuple[Model, ...]:
         """The study's models, each after the source it is transferred from; then the variants of an ablation."""
-        return models_of(self)
+        return (*_declared(self), *(model for field in self.ablate for model in _variants(self, field)))
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results must know about what was left out, and why."""
-        return notes_of(self)
-
-    def shrunk(self) -> Study:
-        """The study at its quick scale, under the name ``<name>-quick``."""
-        return shrink(self)
+        notes = []
+        if "cnn3" in self.architectures:
+            notes.append(
+                "cnn3: its convolution is frozen and reset like any block; the published code did neither, so its "
+                "TL rows stand beside other models"
+            )
+        for architecture in self.architectures if self.protocol == "sound" else ():
+            for k, block in enumerate(reversed(block_names(architecture) or ()), 1):
+                if block in _PARAMETERLESS:
+                    notes.append(
+                        f"{architecture}: block {block!r} has no parameters, so TL#{k} is TL#{k - 1} over again "
+                        "and is not trained twice"
+                    )
+        for field in self.ablate:
+            count = sum(1 for _ in _variants(self, field))
+            what = f"as declared but for one field, {count} models" if count else "changes no model of this study"
+            notes.append(f"variant {field!r}, {what}: {EFFECTS[field]}")
+        return tuple(notes)
 
     def with_recipes(self, change: Callable[[Recipe], Recipe]) -> Study:
         """The study with ``change(recipe)`` in place of every recipe."""
@@ -136,3 +148,64 @@ class Study(Spec):
         )
         rows = tuple(replace(row, **thesis_kept(row.kept, names)) for row in changed.transfers)
         return replace(changed, transfers=rows)
+
+
+def _declared(study: Study) -> Iterator[Model]:
+    for seed in study.seeds:
+        for architecture in study.architectures:
+            yield from _of_architecture(study, architecture, seed)
+
+
+def _variants(study: Study, field: ProtocolField) -> Iterator[Model]:
+    """The models that the thesis's value of one field changes; their sources are the changed ones, too."""
+    labelled: dict[str, Model] = {}
+    changed = replace(study, ablate=()).with_thesis((field,))
+    for model, other in zip(_declared(study), _declared(changed), strict=True):
+        labelled[model.id] = model
+        if other != model:
+            source = other.source and labelled[other.source.id]
+            labelled[model.id] = replace(other, source=source, variant=field)
+            yield labelled[model.id]
+
+
+def _of_architecture(study: Study, architecture: str, seed: int) -> Iterator[Model]:
+    source, target = study.datasets
+    scratch = {
+        (dataset.name, method): Model(
+            architecture=architecture, dataset=dataset, recipe=_recipe_for(recipe, architecture), seed=seed
+        )
+        for method, recipe in (("standard", study.standard), ("adversarial", study.adversarial))
+        for dataset in (source, target)
+    }
+    if study.source_checkpoint is not None:
+        scratch[source.name, "adversarial"] = Model(
+            architecture=architecture, dataset=source, checkpoint=study.source_checkpoint, seed=seed
+        )
+    yield from scratch.values()
+    for row in study.transfers:
+        if row.architectures is None or architecture in row.architectures:
+            for k in row.k or _every_k(study, architecture):
+                yield Model(
+                    architecture=architecture,
+                    dataset=target,
+                    recipe=_recipe_for(row.recipe, architecture),
+                    transfer=row.transfer(k),
+                    source=scratch[source.name, row.source],
+                    seed=seed,
+                )
+
+
+def _every_k(study: Study, architecture: str) -> tuple[int, ...]:
+    names = block_names(architecture)
+    how = f"k=(1, 2, …), since only the built network knows its blocks (`robbench list {architecture}` prints them)"
+    require(names is not None, f"transfers of {architecture!r}", how, None)
+    repeats = _PARAMETERLESS if study.protocol == "sound" else frozenset()
+    return tuple(k for k, block in enumerate(reversed(names or ()), 1) if block not in repeats)
+
+
+def _recipe_for(recipe: Recipe | Mapping[str, Recipe], architecture: str) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if architecture not in recipe:
+        raise unknown("recipe for architecture", architecture, recipe)
+    return recipe[architecture]

@@ -12,7 +12,7 @@ from robbench.spec import Study
 
 
 def read_studies(path: Path) -> tuple[Study, ...]:
-    """All studies of a suite file: those that its ``suite`` markers name, and those in its global names.
+    """All studies of a suite file, from its ``suite`` markers and its global names.
 
     Raises:
         RobbenchError: the file cannot be imported, or declares no study.
@@ -38,7 +38,7 @@ def _listed(marks: Any) -> list[Any]:
 
 
 def _executed(path: Path) -> dict[str, Any]:
-    """The file's global names; it may import what lies beside it, as under pytest."""
+    """The file's global names; it may import what lies beside it."""
     if not path.is_file():
         raise RobbenchError(f"suite {str(path)!r}: expected a file such as suites/test_embedded.py")
     find_code_in(path.parent)

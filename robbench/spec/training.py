@@ -33,15 +33,15 @@ class Dataset(Spec):
 
     name: Annotated[str, Predicate(plain_name), Expected("a plain name such as 'mnist'")]
     train: PositiveInt | None = None
-    """At most this many images of the training set (a seeded choice), for training and validation; None: all."""
+    """At most this many images (a seeded choice), for training and validation; None: all."""
     test: PositiveInt | None = field(default=None, metadata=UNDESCRIBED)
-    """At most this many images of the test set; None: all."""
+    """At most this many images; None: all."""
     validation: Part = 0.2
     """Share of the training images kept for validation."""
     augmentation: Literal["none", "crop-flip"] | None = None
     """None: what the literature trains the dataset with."""
     mean: tuple[Number, ...] | None = None
-    """Per-channel mean and standard deviation of the normalisation inside the model; None: the literature's, if any."""
+    """Of each channel, for the normalisation inside the model; None: the literature's, if any."""
     std: tuple[Positive, ...] | None = None
     orientation: Literal["upright", "stored"] = "upright"
     """Upright, or transposed as torchvision stores EMNIST (thesis)."""
@@ -108,10 +108,9 @@ Schedule = StepLR | MultiStepLR | OneCycle
 
 
 class EarlyStopping(Spec):
-    """Stop when the watched figure has not improved for ``patience`` epochs.
+    """Stop after ``patience`` epochs in which the mean validation accuracy of the last ``window`` did not improve.
 
-    Conventional training watches validation accuracy, adversarial training the moving average over ``window`` epochs
-    of validation robust accuracy; counting starts once the window is full.
+    Adversarial training watches robust accuracy. Counting starts once the window is full.
     """
 
     patience: PositiveInt = 6
@@ -119,18 +118,14 @@ class EarlyStopping(Spec):
 
 
 class Objective(Spec):
-    """Base of what training minimises.
-
-    A child names a loss and holds its settings; how to compute it is registered with
-    ``robbench.training.objectives.loss_function``.
-    """
+    """Base of losses: a child holds the settings, ``robbench.training.objectives.loss_function`` the computation."""
 
     parents: ClassVar[tuple[str, ...]] = ()
-    """Roles of the parent networks that the loss looks at, such as ``source``."""
+    """Roles of the parent networks that the loss needs."""
 
 
 class CrossEntropy(Objective):
-    """Cross-entropy of the images that the recipe trains on: adversarial ones where it has an attack."""
+    """Cross-entropy of the images that the recipe trains on."""
 
 
 class Recipe(Spec):
@@ -151,15 +146,13 @@ class Recipe(Spec):
     validation_attack: PGD | None = None
     """None: the attack itself."""
     ramp_epochs: NonNegative = 0.0
-    """The radius (and step) grows linearly from 0 over this many epochs."""
+    """Radius and step grow linearly from 0 over this many epochs."""
     statistics: Literal["batch", "running"] = "batch"
-    """Batch-norm and dropout in the update step: training mode, or the eval mode an attack left behind (thesis)."""
+    """Mode of batch norm and dropout in updates: training, or eval (thesis)."""
     kept_epoch: Literal["robust", "clean", "last"] = "robust"
-    """Which epoch is kept: best validation robust accuracy (clean where there is no attack), best clean, or last."""
+    """The epoch of the best robust (clean without an attack) or clean validation accuracy, or the last."""
     precision: Literal["float32", "bf16"] = "float32"
-    """float32, whose products and convolutions a GPU of compute capability 8 or later makes in TF32: it rounds their
-    factors to 10 bits of mantissa and adds up in float32. bf16: forward and backward under autocast. Validation is as
-    training; p* is always estimated in float32, without TF32."""
+    """Of training and validation. float32: in TF32 where the GPU has it. bf16: autocast. p* is always in float32."""
 
     def __post_init__(self) -> None:
         for name, attack in (("attack", self.attack), ("validation_attack", self.validation_attack)):

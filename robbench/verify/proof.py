@@ -24,10 +24,7 @@ ROUNDING = 1e-5
 _SHOWN = 4
 """Images that a message names."""
 
-_KEEP = (
-    "counterexamples that were not kept: `pytest -m suite … --robbench-keep-adversarials` estimates p* again and keeps "
-    "them"
-)
+_KEEP = "counterexamples that were not kept: `pytest -m suite … --robbench-keep-adversarials` keeps them"
 
 Mark = Literal["agrees", "proven", "unproven", "missing", "remark", "problem"]
 
@@ -37,27 +34,24 @@ class Finding:
     """What came of checking one record."""
 
     mark: Mark
-    """Problems fail; of what is unproven, p* could not be checked in full; remarks are for the reader."""
     message: str
     name: str = ""
     """``suite/case.stage``."""
     proven: int = 0
     """Counterexamples."""
     smaller: int = 0
-    """Those of them that lie in a smaller ball of the grid than that of their p*."""
+    """Those of them in a smaller ball of the grid than that of their p*."""
     advice: str = ""
     """What would let more be proven."""
 
 
 @dataclass(frozen=True)
 class _Notes:
-    """What is wrong with images, and what a reader should know."""
-
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
     def note(self, names: Tensor, chosen: Tensor, said: str, margins: Tensor | None = None) -> None:
-        """Name the chosen images: as a problem, or as a remark those whose margin is within rounding."""
+        """Name the chosen images as a problem, or as a remark if their margin is within rounding."""
         close = chosen & (margins.abs() <= ROUNDING) if margins is not None else torch.zeros_like(chosen)
         if close.any():
             by = f"by rounding, the margin is at most {ROUNDING:g} of the logits"
@@ -67,10 +61,8 @@ class _Notes:
 
 
 Margins = Callable[[Tensor, Tensor], Tensor]
-"""(N, C, H, W) images and (N,) labels -> (N,) float64 on the CPU: how clearly each is classified as its label.
-
-The logit of the label less the largest other, as a share of the largest; below 0 is misclassified, NaN is not finite.
-"""
+"""(N, C, H, W) images and (N,) labels -> (N,) float64 on the CPU: the label's logit less the largest other, as a share of
+the largest; below 0 is misclassified, NaN is not finite."""
 
 
 def prove(
@@ -88,7 +80,7 @@ def prove(
         robustness: of the record.
         network: on the device, in eval mode.
         data: on the CPU.
-        adversarials: (F, C, H, W) float32 of the images that have a p*; None where they were not kept.
+        adversarials: (F, C, H, W) float32 of the images that have a p*; None if they were not kept.
         box: range of valid pixels.
         device: of the network.
 
@@ -128,7 +120,7 @@ def prove(
 
 
 def _check_unperturbed(names: Tensor, pstar: Tensor, margins: Tensor, notes: _Notes) -> None:
-    """The images counted as misclassified are, and no others."""
+    """Note the images that are wrongly counted as misclassified, or as right."""
     wrong, counted = margins < 0, pstar == MISCLASSIFIED
     notes.note(names, counted & ~wrong, "counted as misclassified unperturbed, but classified correctly", margins)
     notes.note(names, wrong & ~counted, "counted as classified correctly, but misclassified unperturbed", margins)
@@ -144,13 +136,10 @@ def _check_counterexamples(
     box: tuple[float, float],
     notes: _Notes,
 ) -> tuple[int, int]:
-    """How many of (F, C, H, W) counterexamples are ones, and how many lie in a smaller ball than that of their p*.
-
-    ``pair`` holds counterexamples and originals.
-    """
+    """How many counterexamples of (counterexamples, originals) are ones, and how many lie in a smaller ball."""
     adversarials, originals = pair
     flat, radii = adversarials.flatten(1), torch.tensor(grid, dtype=torch.float64)
-    # In float64: the true distance of what float32 holds.
+    # float64, since the difference of two float32 numbers is rounded
     distance = (adversarials.double() - originals.double()).abs().flatten(1).amax(1)
     radius, below = radii[pstar], torch.where(pstar > 0, radii[(pstar - 1).clamp(min=0)], 0.0)
     inside = (flat.amin(1) >= box[0]) & (flat.amax(1) <= box[1])
@@ -167,7 +156,7 @@ def _check_counterexamples(
 
 
 def _margins_of(network: Network, example: Tensor, device: torch.device, remarks: list[str]) -> Margins:
-    """How clearly a network classifies images, by float32 inference; says where it goes on in smaller batches."""
+    """How clearly a network classifies images, by float32 inference."""
     with full_precision(device):
         batches = Batches("verification", attack_batch(network, pixels(example.to(device))), remarks)
 
@@ -185,7 +174,7 @@ def _margins_of(network: Network, example: Tensor, device: torch.device, remarks
 
 
 def _margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N,) margins of (N, K) logits; of equal logits the first one wins, as everywhere."""
+    """(N,) margins of (N, K) logits; of equal logits the first one wins."""
     wrong, logits = logits.argmax(dim=1) != labels, logits.double()
     tiny = torch.finfo(torch.float64).tiny
     own = logits.gather(1, labels[:, None]).squeeze(1)

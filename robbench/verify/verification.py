@@ -22,16 +22,9 @@ from robbench.verify.proof import Finding, prove
 
 
 def verify(bundle: Path, context: RunContext, code: Collection[str] = ()) -> Iterator[Finding]:
-    """Check the bundle in a folder (or named by its ``records.json``), record by record.
+    """Findings on a bundle, record by record, as ``docs/verify.md`` says.
 
-    Of every record: the store has its finished stage with the same results, its specification and its images are those
-    it was made with. Of every p* whose counterexample was kept: it lies in its ball and in the box, and float32
-    inference misclassifies it. The images counted as wrong are misclassified unperturbed, and no others.
-
-    A network of the user's own is code that the record names: it is imported only from the modules in ``code``.
-
-    What cannot be proven: that an image counted as never fooled cannot be, and that no smaller p* exists; p* is an
-    upper bound. Accuracies of the final test are not attacked again.
+    A user's own network is imported only if its module is in ``code``.
 
     Raises:
         RobbenchError: there is no bundle, its ``records.json`` is damaged, or it has no record.
@@ -46,19 +39,12 @@ def verify(bundle: Path, context: RunContext, code: Collection[str] = ()) -> Ite
                 yield replace(finding, name=name)
         except RobbenchError as error:
             yield Finding(mark="problem", name=name, message=str(error))
-    for suite in sorted({name.partition("/")[0] for name in read.missing}):
-        names = sorted(name.partition("/")[2] for name in read.missing if name.startswith(f"{suite}/"))
-        more = f" and {len(names) - 4:,} more" if len(names) > 4 else ""
-        message = f"{len(names)} stages have no record: {', '.join(names[:4])}{more}"
-        yield Finding(mark="missing", name=suite, message=message)
+    for name in read.missing:
+        yield Finding(mark="missing", name=name, message="has no record")
 
 
 def _check(record: Record, context: RunContext, code: Collection[str]) -> Iterator[Finding]:
-    """Findings on one record.
-
-    Raises:
-        RobbenchError: what ends the check, as its message says.
-    """
+    """Findings on one record; a RobbenchError says what ends the check."""
     finished = _stored(record, context.store)
     model, estimate = _specs(record)
     module = own_module(model.architecture)
@@ -82,7 +68,7 @@ def _check(record: Record, context: RunContext, code: Collection[str]) -> Iterat
 
 
 def _trained(finished: Finished, store: Store) -> str:
-    """The key of the trained model that a stage is about: its own, or that of the weights that p* was estimated on."""
+    """The key of the training stage whose weights a record is about: its own, or the one that it needed."""
     if "model" not in finished.needs:
         return finished.record.key
     need = finished.needs["model"]
@@ -93,11 +79,7 @@ def _trained(finished: Finished, store: Store) -> str:
 
 
 def _stored(record: Record, store: Store) -> Finished:
-    """The store's stage of a record, once it is sure that both have the same results.
-
-    Raises:
-        RobbenchError: they have not, or there is none.
-    """
+    """The store's stage of a record; a RobbenchError if there is none, or its results are others."""
     finished = store.finished(record.key) if record.key else None
     if finished is None:
         raise RobbenchError(f"store: expected the finished stage {record.key[:12]}… in {store.folder}, got none")
@@ -108,7 +90,7 @@ def _stored(record: Record, store: Store) -> Finished:
 
 
 def _found(record: Record) -> dict[str, Any]:
-    """What a record says of its stage, without what a second run of it need not share: names, durations, machine."""
+    """What two runs of a stage have in common: no names, durations or machine."""
     values: dict[str, Any] = msgspec.to_builtins(record)
     for epoch in values["result"].get("epochs", []):
         del epoch["seconds"], epoch["validation_seconds"]
@@ -116,11 +98,7 @@ def _found(record: Record) -> dict[str, Any]:
 
 
 def _specs(record: Record) -> tuple[Model, Estimate | None]:
-    """Model and estimate that a record says it is of; no code is imported for it.
-
-    Raises:
-        RobbenchError: it does not say.
-    """
+    """Model and estimate of a record; no code is imported for it."""
     model, estimate = read_spec(record.spec.get("model", record.spec)), read_spec(record.spec.get("estimate"))
     if not isinstance(model, Model) or not isinstance(estimate, Estimate | None):
         raise RobbenchError("spec: expected that of a model (and of an estimate), got something else")
@@ -129,7 +107,7 @@ def _specs(record: Record) -> tuple[Model, Estimate | None]:
 
 
 def _check_digest(record: Record, model: Model, estimate: Estimate | None) -> None:
-    """Raise a RobbenchError where this robbench, or the network's code, would not make the stage as it was made."""
+    """Raise a RobbenchError unless this robbench, and the network's code, would make the stage as it was made."""
     digest = Task(record.stage, model, estimate).digest
     if digest != record.digest:
         own = own_module(model.architecture) is not None

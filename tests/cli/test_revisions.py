@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -198,30 +197,17 @@ def test_a_side_that_differs_from_itself_is_named(repository, suite, compared, m
     [
         (("--base", "no-such"), "expected a commit, got 'no-such'"),
         (("--base", "HEAD", "--rounds", "0"), "compare --rounds: expected at least 1, got 0"),
-        (("--base", "HEAD", "--baselines", "x"), "expected --base or --baselines, got both"),
-        (("--base", "HEAD", "--", "--robbench-store=x"), "expected no --robbench-store for pytest"),
-        (("--base", "HEAD", "--", str(Path("test_it.py::test_it"))), None),
-        (("--rounds", "2", "records.json"), "expected --rounds with --base only"),
         ((), "expected one bundle, or --base REV, got neither"),
         (("a", "b"), "expected one bundle, or --base REV, got a b"),
     ],
 )
 def test_impossible_arguments_are_one_line(repository, suite, compared, arguments, message):
-    """Status 2, before anything runs; a relative path is none of them."""
+    """Status 2, before anything runs."""
     status, output, errors = compared(*arguments)
-    if message is None:
-        assert (status, len(suite)) == (0, 4)
-        return
     assert (status, output, suite) == (2, "", [])
     assert errors.startswith("robbench: ")
     assert message in errors
     assert len(errors.splitlines()) == 1
-
-
-def test_an_absolute_path_into_the_repository_is_refused(repository, suite, compared):
-    """Base would run head's file."""
-    status, _, errors = compared("--base", "HEAD", "--", f"{repository}/test_stub.py::test_stub")
-    assert (status, "expected paths relative to the current folder" in errors) == (2, True)
 
 
 def test_outside_a_repository(tmp_path, monkeypatch, compared):
@@ -256,22 +242,6 @@ def test_nothing_stays_behind_after_a_signal(repository, compared, monkeypatch, 
         assert compared("--base", "HEAD") == (130, "", "robbench: interrupted\n")
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def test_an_interrupted_comparison_ends_the_suite_that_runs(tmp_path, monkeypatch):
-    """No process goes on behind the user's back."""
-    processes, wait = [], subprocess.Popen.wait
-
-    def interrupted(process, timeout=None):
-        processes.append(process)
-        if len(processes) == 1:
-            raise KeyboardInterrupt
-        return wait(process, timeout)
-
-    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        revisions._execute([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path, tmp_path / "log")
-    assert processes[0].returncode == -signal.SIGTERM
 
 
 # --- the real thing ---------------------------------------------------------------------------------------------------
@@ -316,10 +286,8 @@ def linear(classes, shape):
 """
 
 
-def test_a_network_that_lost_its_classes_is_seen(repository, compared, monkeypatch, pytestconfig):
+def test_a_network_that_lost_its_classes_is_seen(repository, compared, monkeypatch):
     """Pytest runs on both sides: the same weights, but head's network answers the opposite."""
-    if not hasattr(pytestconfig.option, "robbench_fresh"):
-        pytest.skip("needs --robbench-fresh")
     monkeypatch.setenv("PYTHONPATH", str(Path(robbench.__file__).parents[1]))
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)

@@ -66,9 +66,9 @@ def test_a_baseline_is_readable_in_a_diff(tmp_path):
     assert len(lines) < 80
 
 
-def test_lists_beyond_the_tenth_keep_their_own_figures(tmp_path):
-    """Each list of numbers is written back where it came from."""
-    spec = {f"list{number}": [number, number + 0.5] for number in range(25)} | {"empty": [], "words": ["a", "b"]}
+def test_lists_of_a_specification_read_back(tmp_path):
+    """Of numbers, of words, nested, empty, and what only looks like one."""
+    spec = {"numbers": [-1, 2.5, 1e-9], "nested": [[1, 2], [3]], "empty": [], "words": ["a", "b"], "text": "[\n1,\n2]"}
     write_baseline(tmp_path, training_record(FACTS, spec=spec))
     assert read_baseline(tmp_path, "demo", CASE, "training").spec == spec
 
@@ -97,16 +97,11 @@ def doctored(path, **changes):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (
-            lambda path: path.write_bytes(path.read_bytes()[:100]),
-            "expected a file of schema 'robbench.baseline/1' (Input",
-        ),
-        (lambda path: path.write_bytes(b"[]"), "expected a file of schema 'robbench.baseline/1' ("),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "expected a file of schema 'robbench.baseline/1' ("),
         (lambda path: doctored(path, schema="robbench.baseline/9"), "it has another schema"),
         (lambda path: doctored(path, accuracy="high"), "Expected `object | null`, got `str` - at `$.accuracy`"),
         (lambda path: doctored(path, colour="red"), "unknown field `colour`"),
         (lambda path: doctored(path, pstar=[1, 1]), "expected accuracy, grid and p* of one run"),
-        (lambda path: doctored(path, pstar=[9]), "expected accuracy, grid and p* of one run"),
     ],
 )
 def test_a_damaged_baseline_is_named(tmp_path, damage, message):
@@ -123,31 +118,6 @@ def test_a_damaged_baseline_is_named(tmp_path, damage, message):
     with pytest.raises(RobbenchError, match="restore it"):
         write_baseline(tmp_path, record)
     assert path.read_bytes() == before
-
-
-def test_a_baseline_of_another_case_is_refused(tmp_path):
-    """Copied by hand to the wrong name."""
-    path = write_baseline(tmp_path, training_record(FACTS))
-    other = path.with_name("cnn3-emnist-TL1.training.json")
-    path.rename(other)
-    with pytest.raises(RobbenchError) as caught:
-        read_baseline(tmp_path, "demo", "cnn3-emnist-TL1", "training")
-    assert str(caught.value) == (
-        f"baseline {str(other)!r}: expected demo/cnn3-emnist-TL1.training, it says demo/{CASE}.training"
-    )
-
-
-@pytest.mark.parametrize(
-    ("suite", "case"),
-    [("..", "a"), ("demo", "../a"), ("a/b", "c"), ("", "a")],
-)
-def test_names_that_lead_elsewhere_are_refused(tmp_path, suite, case):
-    """For reading as for writing."""
-    with pytest.raises(RobbenchError, match="baseline name: expected a plain file name, got"):
-        read_baseline(tmp_path, suite, case, "training")
-    with pytest.raises(RobbenchError, match="baseline name: expected a plain file name, got"):
-        write_baseline(tmp_path / "in", training_record(FACTS, suite=suite, case=case))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_kind_of_stage_says_what_it_is_held_to(tmp_path):

@@ -12,17 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Counting, linear_case
+from searches import audit_of
 from torch import nn
 
 from robbench import recipes
 from robbench.errors import RobbenchError
-from robbench.estimation.audit import audit_search
 from robbench.estimation.estimators import estimate_pstar
+from robbench.estimation.problem import Outcome
 from robbench.planning.plan import lines, of_item, plan
 from robbench.planning.work import Speed, Work, audit_work, final_work, retrained_share, search_work
-from robbench.record import Robustness
-from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers, describe
-from robbench.stages import Task, run_stage
+from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers
+from robbench.stages import KINDS, Task, run_stage
 from robbench.stages.context import RunContext
 from robbench.store.store import Store
 
@@ -68,10 +68,8 @@ def test_a_run_records_the_passes_that_were_planned(tmp_path):
             training = run_stage(Task("training", planned.model), context).training
             assert (planned.work.forward, planned.work.backward) == (training.forward, training.backward)
             assert not planned.bound
-            assert planned.digest == planned.model.digest
         else:
-            record = run_stage(Task("robustness", planned.model, ESTIMATE), context)
-            found = record.robustness
+            found = run_stage(Task("robustness", planned.model, ESTIMATE), context).robustness
             images = len(found.images)
             assert images == (20 if planned.model.dataset.name == "glyphs10" else 30)
             search, audit = search_work(ESTIMATE, images), audit_work(ESTIMATE, images)
@@ -80,22 +78,20 @@ def test_a_run_records_the_passes_that_were_planned(tmp_path):
             assert images <= found.forward <= search.forward
             assert found.backward <= search.backward
             assert planned.bound
-            assert planned.digest == record.digest
             assert 0 < found.audit.forward <= audit.forward
             assert 0 < found.audit.backward <= audit.backward
 
 
-def outcome(estimate, pstar, passes):
-    """A search's result, for the audit."""
-    return Robustness(
-        grid=list(estimate.grid.values),
-        attack=describe(estimate.attack),
-        search="reference",
-        images=list(range(len(pstar))),
-        pstar=pstar,
-        forward=passes.forward,
-        backward=passes.backward,
-    )
+def audit_passes(model, pixels, labels, found, estimate, audit):
+    """Forward and backward passes that an audit takes at the network."""
+    counting = Counting(model)
+    audit_of(counting, pixels, labels, found, estimate.attack, audit, estimate.grid.values)
+    return counting.forwards, counting.backwards
+
+
+def outcome(pstar, work):
+    """A search's outcome, for the audit."""
+    return Outcome(torch.tensor(pstar), None, work.forward, work.backward, [], 8)
 
 
 @settings(max_examples=30, deadline=None)
@@ -114,14 +110,11 @@ def test_an_audit_takes_at_most_the_passes_that_were_planned(seed, images, steps
         grid=EpsilonGrid(stop=0.1, step=0.005), attack=PGD(steps=steps, random_start=False), images=images, audit=audit
     )
     model, pixels, labels, _ = linear_case(seed, count=images)
-    grid = list(estimate.grid.values)
-    search = estimate_pstar(model, pixels, labels, grid, estimate.attack)
-    found = outcome(estimate, search.pstar.tolist(), search)
-    counting = Counting(model)
-    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=8)
+    found = estimate_pstar(model, pixels, labels, estimate.grid.values, estimate.attack)
+    forward, backward = audit_passes(model, pixels, labels, found, estimate, audit)
     planned = audit_work(estimate, images)
-    assert counting.forwards <= planned.forward
-    assert counting.backwards <= planned.backward
+    assert forward <= planned.forward
+    assert backward <= planned.backward
 
 
 def test_an_audit_of_many_images_is_planned_exactly():
@@ -131,11 +124,9 @@ def test_an_audit_of_many_images_is_planned_exactly():
         grid=EpsilonGrid(stop=0.1, step=0.005), attack=PGD(steps=10, random_start=False), images=12, audit=audit
     )
     model, pixels, labels, _ = linear_case(3)
-    found = outcome(estimate, [8, 8, 8, 8, 10, 10, 10, 10, 12, 12, 12, 12], search_work(estimate, 12))
-    counting = Counting(model)
-    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=8)
+    found = outcome([8, 8, 8, 8, 10, 10, 10, 10, 12, 12, 12, 12], search_work(estimate, 12))
     planned = audit_work(estimate, 12)
-    assert (planned.forward, planned.backward) == (counting.forwards, counting.backwards)
+    assert (planned.forward, planned.backward) == audit_passes(model, pixels, labels, found, estimate, audit)
     assert planned == Work(inference=12 + 12 * 3 * 2 + 12 * 4, attack=12 + 12 * 4 * 11)
 
 
@@ -147,12 +138,9 @@ def test_square_is_planned_with_all_its_queries():
         grid=EpsilonGrid(stop=0.02, step=0.01), attack=PGD(steps=2, random_start=False), images=6, audit=audit
     )
     model, pixels, labels, _ = linear_case(3, count=6)
-    found = outcome(estimate, [2] * 6, search_work(estimate, 6))
-    counting = Counting(model)
-    audit_search(counting, pixels, labels, found, estimate.attack, replace(audit, square_queries=0), batch_size=6)
-    without = counting.forwards
-    audit_search(counting, pixels, labels, found, estimate.attack, audit, batch_size=6)
-    assert counting.forwards - 2 * without <= 6 * (5 + 3)
+    found = outcome([2] * 6, search_work(estimate, 6))
+    without, _ = audit_passes(model, pixels, labels, found, estimate, replace(audit, square_queries=0))
+    assert audit_passes(model, pixels, labels, found, estimate, audit)[0] - without <= 6 * (5 + 3)
     plain = audit_work(replace(estimate, audit=replace(audit, square_queries=0)), 6)
     assert audit_work(estimate, 6).inference - plain.inference == 6 * (5 + 3)
     assert audit_work(replace(estimate, audit=None), 6) == Work()
@@ -190,9 +178,10 @@ def test_passes_of_the_published_recipes():
     assert (training.network[2], robustness.network[2]) == ("tf32", "float32")
 
 
-def test_another_kind_of_stage_is_planned_as_no_work(tmp_path):
+def test_another_kind_of_stage_is_planned_as_no_work(tmp_path, monkeypatch):
     """It has its lines in the table, without a time, since nobody knows what it takes."""
-    stages = plan(STUDY, tmp_path, kinds=("training", "bounds"))
+    monkeypatch.setitem(KINDS, "bounds", replace(KINDS["training"], name="bounds"))
+    stages = plan(STUDY, tmp_path)
     (bounds, *_) = [stage for stage in stages if stage.stage == "bounds"]
     assert (bounds.work, bounds.network) == (Work(), None)
     assert lines(stages, {}, set())[-2].split()[1:] == ["0", "0"]
@@ -210,7 +199,7 @@ def test_seconds_follow_from_the_speed(tmp_path):
 def test_the_table_sums_what_is_left(tmp_path):
     """Stages that the store has are marked and not counted."""
     stages = plan(STUDY, tmp_path)[:2]
-    text = lines(stages, {stages[0].network: SPEED}, {stages[0].digest})
+    text = lines(stages, {stages[0].network: SPEED}, {stages[0].name})
     assert text[1].endswith("done")
     assert "done" not in text[2]
     assert text[-1].split()[:6] == ["1", "stages", "to", "run,", "1", "done"]
@@ -228,12 +217,12 @@ def test_stages_that_may_end_earlier_are_marked(tmp_path):
 
 def test_an_item_needs_its_sources(tmp_path):
     """Their trainings, not their estimates."""
-    stages = of_item(plan(STUDY, tmp_path), "test_training[planned_networks.mlp-glyphs47-TL1]")
+    stages = of_item(plan(STUDY, tmp_path), STUDY, "test_training[planned_networks.mlp-glyphs47-TL1]")
     assert [(stage.model.id.partition("-")[2], stage.stage) for stage in stages] == [
         ("glyphs10-pgd", "training"),
         ("glyphs47-TL1", "training"),
         ("glyphs47-TL1", "robustness"),
     ]
     with pytest.raises(RobbenchError, match="unknown model of the suite"):
-        of_item(stages, "test_training[cnn9]")
-    assert of_item(stages, "test_training") == stages
+        of_item(stages, STUDY, "test_training[cnn9]")
+    assert of_item(stages, STUDY, "test_training") == stages

@@ -79,15 +79,13 @@ def test_defaults_are_described():
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "suites").glob("test_*.py")), ids=lambda p: p.stem)
 @pytest.mark.parametrize("protocol", ["sound", "thesis"])
 def test_every_model_of_the_suites_reads_back(path, protocol):
-    """With the digest that it has; only the size of the test set and the ablation's label are not described."""
+    """With the digest that it has."""
     (study,) = read_studies(path)
     study = with_protocol(study, protocol)
     assert read_spec(describe(study.estimate)) == study.estimate
     for model in study.models():
         again = read_spec(describe(model))
         assert again.digest == model.digest
-        dataset = replace(again.dataset, test=model.dataset.test)
-        assert replace(again, dataset=dataset).estimate_digest(study.estimate) == model.estimate_digest(study.estimate)
 
 
 def test_a_checkpoint_reads_back_by_its_content(tmp_path):
@@ -105,10 +103,8 @@ def test_a_checkpoint_reads_back_by_its_content(tmp_path):
     ("change", "message"),
     [
         ({"kind": "Path"}, r"unknown kind of spec 'Path'"),
-        ({"kind": None}, r"unknown kind of spec None"),
         ({"more": 1}, r"unknown field of PGD 'more'"),
         ({"steps": "many"}, r"PGD steps: expected an integer ≥ 1, got 'many'"),
-        ({"epsilon": {"kind": "PGD", "steps": 1}}, r"PGD epsilon"),
     ],
 )
 def test_what_is_no_described_spec_is_refused(change, message):
@@ -126,5 +122,4 @@ def test_differences_name_the_path_and_both_values():
         "seed: 0 → 2",
     ]
     assert differences({"a": 1}, {"b": "ε"}) == ["a: 1 → null", 'b: null → "ε"']
-    assert differences(None, {"a": 1}) == [': null → {"a": 1}']
     assert differences({"a": "x" * 99}, {"a": 1}) == [f'a: "{"x" * 56}… → 1']

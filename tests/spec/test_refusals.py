@@ -16,7 +16,6 @@ from robbench.spec import (
     EpsilonGrid,
     Model,
     MultiStepLR,
-    Quick,
     StepLR,
     Transfer,
     Transfers,
@@ -30,47 +29,33 @@ OWN = Checkpoint(path="own.safetensors")
 
 TYPES_AND_RANGES = [
     (lambda: PGD(steps=0), "PGD steps: expected an integer ≥ 1, got 0"),
-    (lambda: PGD(steps=True), "PGD steps: expected an integer ≥ 1, got True"),
     (lambda: PGD(steps=1, epsilon="8"), "PGD epsilon: expected a number > 0 in pixel units, got '8'"),
-    (lambda: PGD(steps=1, step_size=-0.1), "PGD step_size: expected a number > 0 in pixel units, got -0.1"),
-    (lambda: PGD(steps=1, random_start="no"), "PGD random_start: expected a valid boolean, got 'no'"),
     (lambda: PGD(steps=1, box=(1.0, 1.0)), "PGD box: expected (low, high) with numbers low < high, got (1.0, 1.0)"),
     (lambda: recipe(learning_rate=float("nan")), "Recipe learning_rate: expected a number > 0, got nan"),
     (lambda: recipe(weight_decay=-1e-4), "Recipe weight_decay: expected a number ≥ 0, got -0.0001"),
     (lambda: recipe(momentum=1.0), "Recipe momentum: expected a number ≥ 0 and < 1, got 1.0"),
-    (lambda: recipe(objective="trades"), "Recipe objective: expected an instance of Objective, got 'trades'"),
     (
         lambda: recipe(schedule="step"),
         "Recipe schedule: expected an instance of StepLR or an instance of MultiStepLR or an instance of OneCycle, got",
     ),
     (lambda: Dataset(name="../mnist"), "Dataset name: expected a plain name such as 'mnist', got '../mnist'"),
     (lambda: Dataset(name="x", validation=1.0), "Dataset validation: expected a number > 0 and < 1, got 1.0"),
-    (lambda: Dataset(name="x", mean=[0.5], std=(1.0,)), "Dataset mean: expected a valid tuple, got [0.5]"),
     (lambda: Dataset(name="x", seed=-1), "Dataset seed: expected an integer ≥ 0, got -1"),
     (lambda: StepLR(step=1, gamma=1.1), "StepLR gamma: expected a number > 0 and ≤ 1, got 1.1"),
     (
         lambda: MultiStepLR(milestones=(3, 2), gamma=0.5),
         "MultiStepLR milestones: expected a tuple of increasing epochs ≥ 1, got (3, 2)",
     ),
-    (lambda: Transfers(recipe=RECIPE, k=(1, 0)), "Transfers k: expected an integer ≥ 1, got 0"),
     (lambda: Audit(radii=1), "Audit radii: expected an integer ≥ 2 (one below p*, one above), got 1"),
-    (lambda: Quick(train=0), "Quick train: expected an integer ≥ 1, got 0"),
     (lambda: make_study(name="a/b"), "Study name: expected letters, digits, '-' and '_' (it names folders), got 'a/b'"),
     (lambda: make_study(architectures=()), "Study architectures: expected a tuple of at least one name, got ()"),
     (lambda: make_study(seeds=()), "Study seeds: expected a tuple of integers ≥ 0, got ()"),
-    (lambda: make_study(source=3), "Study source: expected an instance of Dataset or a valid string, got 3"),
-    (
-        lambda: make_study(standard={"cnn7": 3}),
-        "Study standard: expected an instance of Recipe, got {'cnn7': 3}",
-    ),
 ]
 """What pydantic checks, field by field."""
 
 CHOICES = [
     (lambda: recipe(optimiser="adm"), "unknown optimiser 'adm'; expected one of adam, sgd (did you mean 'adam'?)"),
-    (lambda: Transfer(k=1, head="mlp4"), "unknown head 'mlp4'; expected one of linear, mlp1, mlp2, mlp3"),
     (lambda: replace(ESTIMATE, search="fats"), "unknown search 'fats'; expected one of fast, reference (did you mean"),
-    (lambda: recipe(statistics=1), "Recipe statistics: expected 'batch' or 'running', got 1"),
     (
         lambda: PGD(stepz=1, steps=1),
         "unknown field of PGD 'stepz'; expected one of box, epsilon, random_start, step_size, steps (did you mean 'steps'",
@@ -106,7 +91,7 @@ BETWEEN_FIELDS = [
     ),
     (lambda: replace(TARGET, transfer=Transfer(k=8)), "Transfer k: expected 1…7 for cnn7, got 8"),
     (lambda: Transfers(recipe=RECIPE, k=()), "Transfers k: expected None for every k, or at least one, got ()"),
-    (lambda: make_study(architectures=("wrn32_10",)), "architecture 'wrn32_10' cannot exist"),
+    (lambda: make_study(architectures=("wrn32_10",)), "architecture 'wrn32_10': expected depth 6n + 4"),
     (lambda: make_study(seeds=(1, 1)), "Study seeds: expected each value once, got (1, 1)"),
     (lambda: make_study(protocol="thesis"), "Study protocol: expected 'sound' in a declaration"),
     (
@@ -128,8 +113,8 @@ BETWEEN_FIELDS = [
     ),
     (
         lambda: make_study(architectures=("timm:resnet26",)),
-        "transfers of 'timm:resnet26': expected k=(1, 2, …), since only the built network knows its blocks; `robbench "
-        "list timm:resnet26` prints them",
+        "transfers of 'timm:resnet26': expected k=(1, 2, …), since only the built network knows its blocks (`robbench "
+        "list timm:resnet26` prints them)",
     ),
 ]
 

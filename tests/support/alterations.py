@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from robbench.spec import PGD, Dataset, EpsilonGrid, Estimate, Model, Recipe, Transfer
 
@@ -52,29 +52,37 @@ class Place:
         """Its records."""
         return self.bundle / "records.json"
 
-    def stage(self, digest: str, name: str = "stage.json") -> Path:
-        """A file of a stage in the store."""
-        return self.folder / "store" / digest[:2] / digest / name
+    def stage(self, model=SOURCE, estimate=REFERENCE) -> Path:
+        """The file of a robustness stage in the store, or without an estimate of a training stage."""
+        values = json.loads(self.records.read_text())["records"]
+        suite = "two" if estimate == FAST else "one"
+        kind = "training" if estimate is None else "robustness"
+        (key,) = [r["key"] for r in values if (r["suite"], r["case"], r["stage"]) == (suite, model.id, kind)]
+        return self.folder / "store" / key[:2] / key / "stage.json"
 
+    def weights(self, model=SOURCE) -> Path:
+        """The file of a model's weights."""
+        (path,) = self.stage(model, None).parent.glob("weights.*")
+        return path
 
-def digest(model=SOURCE, estimate=REFERENCE):
-    """Of a robustness stage, or without an estimate of a training stage."""
-    return model.digest if estimate is None else model.estimate_digest(estimate)
+    def adversarials(self, model=SOURCE, estimate=REFERENCE) -> Path:
+        """The file of the kept counterexamples."""
+        (path,) = self.stage(model, estimate).parent.glob("adversarials.*")
+        return path
 
 
 def edit(path, change):
-    """Change the JSON values of a file; a checksum over them would tell."""
+    """Change the JSON values of a file."""
     values = json.loads(path.read_text())
-    values.pop("sha256", None)
     change(values)
     path.write_text(json.dumps(values))
 
 
-def in_bundle(place, change, suite="one", case=SOURCE.id, stage="robustness"):
-    """Change one record of the bundle."""
+def in_bundle(place, change, suite="one", stage="robustness"):
+    """Change one record of the source model in the bundle."""
 
     def inner(values):
-        (found,) = [r for r in values["records"] if (r["suite"], r["case"], r["stage"]) == (suite, case, stage)]
+        (found,) = [r for r in values["records"] if (r["suite"], r["case"], r["stage"]) == (suite, SOURCE.id, stage)]
         change(found)
 
     edit(place.records, inner)
@@ -82,18 +90,9 @@ def in_bundle(place, change, suite="one", case=SOURCE.id, stage="robustness"):
 
 def everywhere(place, change, estimate=REFERENCE):
     """Change a record alike in bundle and store."""
-    in_bundle(place, change, suite="one" if estimate == REFERENCE else "two")
-    edit(place.stage(digest(estimate=estimate)), lambda values: change(values["record"]))
-
-
-def rewrite(path, change):
-    """Change the tensors of a file of the store, and its checksum with them."""
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
-    field = f"{path.stem}_sha256"
-    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-    edit(path.parent / "stage.json", lambda values: values.update({field: checksum}))
+    stage = place.stage(estimate=estimate)
+    in_bundle(place, change, suite="two" if estimate == FAST else "one")
+    edit(stage, lambda values: change(values["record"]))
 
 
 def garble(path):
@@ -103,36 +102,44 @@ def garble(path):
     path.write_bytes(bytes(data))
 
 
-def kept(place, change, estimate=REFERENCE):
-    """Change the kept counterexamples to what is returned, and their checksum."""
-
-    def inner(tensors):
-        tensors["adversarials"] = change(tensors["adversarials"])
-
-    rewrite(place.stage(digest(estimate=estimate), "adversarials.safetensors"), inner)
-
-
-def with_image(place, number, change):
-    """Change one of the kept counterexamples, (1, 28, 28), to what is returned, and their checksum."""
-    kept(place, lambda images: torch.stack([change(x) if at == number else x for at, x in enumerate(images)]))
-
-
-def with_pixel(place, number, value):
-    """Change a dark pixel of one of the kept counterexamples."""
-
-    def change(image):
-        spot = image.flatten().argmin()
-        return image.flatten().index_fill(0, spot, value).view_as(image)
-
-    with_image(place, number, change)
-
-
-def found_images(place, estimate=REFERENCE):
-    """Positions of the images that have a p*, and the p* of all images."""
-    record = json.loads(place.stage(digest(estimate=estimate)).read_text())["record"]["result"]
-    return [at for at, p in enumerate(record["pstar"]) if 0 <= p < len(record["grid"])], record["pstar"]
+def rewrite(path, change):
+    """Change the tensors of a file of the store, and its checksum with them."""
+    tensors = load_file(path)
+    change(tensors)
+    kind, data = path.name.partition(".")[0], save(tensors)
+    checksum = hashlib.sha256(data).hexdigest()
+    path.unlink()
+    path.with_name(f"{kind}.{checksum}.safetensors").write_bytes(data)
+    edit(path.parent / "stage.json", lambda values: values.update({f"{kind}_sha256": checksum}))
 
 
 def change_weights(place):
     """Other weights of the source model, whole by their checksum."""
-    rewrite(place.stage(SOURCE.digest, "weights.safetensors"), lambda tensors: tensors["1.weight"].neg_())
+    rewrite(place.weights(), lambda tensors: tensors["1.weight"].neg_())
+
+
+def kept(place, change):
+    """Change the kept counterexamples to what is returned, and their checksum."""
+    rewrite(place.adversarials(), lambda tensors: tensors.update(adversarials=change(tensors["adversarials"])))
+
+
+def with_image(place, change):
+    """Change the first of the kept counterexamples, (1, 28, 28), to what is returned, and the checksum."""
+    kept(place, lambda images: torch.cat([change(images[0])[None], images[1:]]))
+
+
+def with_pixel(place, value):
+    """Change a dark pixel of the first kept counterexample."""
+    with_image(place, lambda image: image.flatten().index_fill(0, image.argmin(), value).view_as(image))
+
+
+def forget_adversarials(place, model=SOURCE, estimate=REFERENCE):
+    """As if the counterexamples had not been kept."""
+    place.adversarials(model, estimate).unlink()
+    edit(place.stage(model, estimate), lambda values: values.pop("adversarials_sha256"))
+
+
+def found_images(place, estimate=REFERENCE):
+    """Positions of the images that have a p*, and the p* of all images."""
+    record = json.loads(place.stage(estimate=estimate).read_text())["record"]["result"]
+    return [at for at, p in enumerate(record["pstar"]) if 0 <= p < len(record["grid"])], record["pstar"]

@@ -9,7 +9,6 @@ import pytest
 import torch
 from alterations import FAST, NETWORK, REFERENCE, SOURCE, TARGET, Place
 
-import robbench.stages.networks
 from robbench.cli import main
 from robbench.data import Data, draw, write_npz
 from robbench.data.glyphs import GLYPHS
@@ -17,7 +16,7 @@ from robbench.report import Bundle
 from robbench.report.bundle import encode_bundle
 from robbench.stages import Task, run_stage
 from robbench.stages.context import RunContext
-from robbench.store.store import Store
+from robbench.store import Store
 
 
 @pytest.fixture(scope="session")
@@ -26,24 +25,16 @@ def made(tmp_path_factory, one_thread):
     folder = tmp_path_factory.mktemp("made")
     (folder / "proven_net.py").write_text(NETWORK)
     sys.path.insert(0, str(folder))
-    robbench.stages.networks._load.cache_clear()
     for name, glyphs, train in (("digits", "glyphs10", 300), ("letters", "glyphs47", 500)):
         data = Data(name, draw(glyphs, train, 1), draw(glyphs, 60, 2), GLYPHS[glyphs])
         write_npz(folder / "data" / f"{name}.npz", data)
-    context = RunContext(
-        store=Store(folder / "store"),
-        data=folder / "data",
-        device=torch.device("cpu"),
-        keep_adversarials=True,
-    )
+    store, device = Store(folder / "store"), torch.device("cpu")
+    context = RunContext(store=store, data=folder / "data", device=device, keep_adversarials=True)
     records = [
-        record
+        run_stage(task, context, suite=suite)
         for model in (SOURCE, TARGET)
         for suite, estimate in (("one", REFERENCE), ("two", FAST))
-        for record in (
-            run_stage(Task("training", model), context, suite=suite),
-            run_stage(Task("robustness", model, estimate), context, suite=suite),
-        )
+        for task in (Task("training", model), Task("robustness", model, estimate))
     ]
     (folder / "bundle").mkdir()
     bundle = Bundle(title="proof", command="pytest", records=records)
@@ -57,9 +48,7 @@ def made(tmp_path_factory, one_thread):
 def place(made, tmp_path):
     """A copy of all of it."""
     shutil.copytree(made, tmp_path / "copy")
-    robbench.stages.networks._load.cache_clear()
-    yield Place(tmp_path / "copy")
-    robbench.stages.networks._load.cache_clear()
+    return Place(tmp_path / "copy")
 
 
 @pytest.fixture
