@@ -22,15 +22,10 @@ def weights(network: Network) -> dict[str, Tensor]:
 
 
 def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Load a state dict of the body into ``network``, whose device and dtypes stay.
-
-    Args:
-        network: changed in place; not changed at all if this raises.
-        tensors: every tensor of the state dict and no other; keys may begin with ``body.``.
-        origin: where the tensors come from, for the message.
+    """Load a state dict of the body into ``network``, whose device and dtypes stay; keys may begin with ``body.``.
 
     Raises:
-        RobbenchError: tensors are missing, unexpected, of another shape, or not finite.
+        RobbenchError: tensors of ``origin`` are missing, unexpected, of another shape, or not finite; nothing is changed.
     """
     expected = network.body.state_dict()
     given = {key if key in expected else key.removeprefix("body."): value for key, value in tensors.items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from robbench.data.sizes import Sizes, images_tested, parts, sizes
+from robbench.data.sizes import Sizes, parts, sizes, taken
 from robbench.errors import unknown
 from robbench.planning.work import Speed, Work, audit_work, final_work, retrained_share, search_work, training_work
 from robbench.spec import Estimate, Model, Study
@@ -102,7 +102,7 @@ def _training(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
 
 
 def _robustness(model: Model, estimate: Estimate, found: Sizes) -> PlannedStage:
-    images = min(estimate.images, images_tested(model.dataset, found.test))
+    images = min(estimate.images, taken(model.dataset, model.dataset.test, found.test))
     return PlannedStage(
         model=model,
         stage="robustness",

@@ -96,7 +96,7 @@ def test_a_seed_decides_every_weight_and_nothing_else():
         ("cnn77", {}, r"unknown architecture 'cnn77'.*did you mean 'cnn7'"),
         ("wrn32_10", {}, "cannot exist.*6n \\+ 4"),
         ("cnn7", {"mean": (0.1, 0.2), "std": (1.0, 1.0)}, "mean: expected 1 values"),
-        ("timm:resnet62", {}, "unknown timm network 'resnet62'; did you mean 'resnet"),
+        ("timm:resnet62", {}, "unknown timm network 'resnet62'; did you mean resnet26 or "),
         ("timm:hf-hub:someone/something", {}, "unknown timm network"),
         ("timm:repvit_m0_9", {}, "expected one nn.Linear as its classifier, got RepVitClassifier"),
         ("robbench.errors:nothing", {}, r"tried `from robbench.errors import nothing`"),
