@@ -46,16 +46,16 @@ def test_logits_are_those_of_the_normalised_images():
 
 
 def test_seeded_begins_every_generator_and_leaves_it_alone():
-    """Networks of one's own may draw from Python's or numpy's, too: the same from the same seed, whatever was drawn before."""
-    drawn, expected = [], []
-    for before in (3, 4):
-        random.seed(before)
-        np.random.seed(before)
-        expected.append((random.random(), np.random.rand()))
-        random.seed(before)
-        np.random.seed(before)
+    """Networks of one's own may draw from Python's, numpy's and torch's: the same from the same seed."""
+
+    def drawn():
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    with seeded(3):
+        expected = drawn()
+    with seeded(3):
         with seeded(5):
-            drawn.append((random.random(), np.random.rand()))
-        assert (random.random(), np.random.rand()) == expected[-1]
-    assert drawn[0] == drawn[1]
-    assert drawn[0] not in expected
+            inner = drawn()
+        assert drawn() == expected != inner
+    with seeded(5):
+        assert drawn() == inner
