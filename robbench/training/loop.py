@@ -22,7 +22,7 @@ from robbench.machine.graphs import GraphedLoop
 from robbench.machine.memory import Batches, must_fit_whole
 from robbench.machine.precision import tensor_cores
 from robbench.machine.timing import Stopwatch
-from robbench.models.weights import buffers, not_finite
+from robbench.models.weights import infinite_by_design, not_finite
 from robbench.record import Counts, Epoch, Training
 from robbench.spec import Recipe
 from robbench.training.features import Learner, on_features
@@ -82,7 +82,7 @@ class Trainer:
             "and a smaller one would change the result",
             "set a smaller batch_size in the recipe, or use another device (--robbench-device); finished epochs stay",
         )
-        self._infinite = not_finite(buffers(network))  # such as a causal mask
+        self._infinite = infinite_by_design(network)
         self.notes: list[str] = []
         """What the record should say of this training: that memory ran out, or that graphs were given up."""
         self._loop = GraphedLoop(self._device, self.notes)
