@@ -24,8 +24,8 @@ class Block:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every parameter of the block once."""
-        found = [parameter for module in self.modules for parameter in module.parameters()]
-        yield from {id(parameter): parameter for parameter in (*found, *self.loose)}.values()
+        found = (parameter for module in self.modules for parameter in module.parameters())
+        yield from dict.fromkeys((*found, *self.loose))
 
 
 def blocks(network: Network) -> tuple[Block, ...]:
