@@ -17,13 +17,9 @@ _PADDING = 4
 
 
 def split(count: int, *, validation: float = 0.2, seed: int, overlapping: bool = False) -> tuple[Tensor, Tensor]:
-    """Indices of the images to train on and of those to validate on, int64 on the CPU.
+    """Indices of the images to train on and of a share to validate on, int64 on the CPU.
 
-    Args:
-        count: of all images.
-        validation: share of the images to validate on.
-        seed: of the permutation.
-        overlapping: draw the two parts with two permutations, so that they share images, as the thesis's code does.
+    ``overlapping`` draws both parts with permutations of their own, so that they share images, as the thesis's code does.
 
     Raises:
         RobbenchError: the share leaves one part empty.

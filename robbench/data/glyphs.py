@@ -1,8 +1,7 @@
 """Characters drawn from the fonts that matplotlib installs: MNIST-like data with nothing to download.
 
 Every (font, character) pair is drawn once, large, and kept as a signed distance field: how far each pixel lies inside
-the character's outline. An affine map of that field moves the character, an offset of it makes strokes thicker or
-thinner, and a slower ramp across the outline blurs it. float64 and the rounding to uint8 hide what processors differ in.
+the character's outline. float64 and the rounding to uint8 hide what processors differ in.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from robbench.data.images import Images
-from robbench.errors import unknown
 from robbench.spec.catalogue import EMNIST_CLASSES
 
 GLYPHS: dict[str, tuple[str, ...]] = {"glyphs10": EMNIST_CLASSES[:10], "glyphs47": EMNIST_CLASSES}
@@ -56,15 +54,8 @@ def draw(name: str, count: int, seed: int) -> Images:
 
     Each in a random font, with rotation ±20°, shear ±0.3, scale 0.85 to 1.15 (less where the character would leave the
     image), shift up to ±3 pixels, a smooth warp up to ±1.25 pixels, and random stroke weight, blur, contrast and noise.
-
-    Returns:
-        (count, 1, 28, 28) uint8 images and (count,) labels in random order: the same for the same arguments.
-
-    Raises:
-        RobbenchError: unknown name.
+    The images (count, 1, 28, 28) come in random order, and are the same for the same arguments.
     """
-    if name not in GLYPHS:
-        raise unknown("drawn dataset", name, GLYPHS)
     generator = torch.Generator().manual_seed(seed)
     fields, halves = _distance_fields(GLYPHS[name])
     labels = (torch.arange(count) % len(GLYPHS[name]))[torch.randperm(count, generator=generator)]

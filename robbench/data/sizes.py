@@ -46,9 +46,8 @@ def _shape(path: Path, array: str) -> tuple[int, ...]:
     """An array's shape, from the first bytes of its part of the archive."""
     try:
         with ZipFile(path) as archive, archive.open(array) as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape: tuple[int, ...] = read(file)[0]
+            np.lib.format.read_magic(file)
+            shape: tuple[int, ...] = np.lib.format.read_array_header_1_0(file)[0]
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for a damaged archive
         raise RobbenchError(f"{path}: expected a prepared file, see `robbench data` ({error})") from error
     return shape
@@ -56,17 +55,12 @@ def _shape(path: Path, array: str) -> tuple[int, ...]:
 
 def parts(dataset: Dataset, train: int) -> tuple[int, int]:
     """Numbers of images to train on and to validate on, if the dataset has ``train`` training images."""
-    count = _taken(dataset, dataset.train, train)
+    count = taken(dataset, dataset.train, train)
     judged = round(count * dataset.validation)
     return count - judged, judged
 
 
-def images_tested(dataset: Dataset, test: int) -> int:
-    """Number of test images that are used, if the dataset has ``test``."""
-    return _taken(dataset, dataset.test, test)
-
-
-def _taken(dataset: Dataset, wanted: int | None, there: int) -> int:
+def taken(dataset: Dataset, wanted: int | None, there: int) -> int:
     """Of ``there`` images at most ``wanted``; drawn datasets have as many as are asked for."""
     if wanted is None:
         return there

@@ -45,7 +45,7 @@ def fetch(name: str, folder: Path, *, download: bool = False) -> Data | None:
             f"dataset {name!r}: expected torchvision's files in {where}; {problem}; "
             f"delete that folder and use --robbench-download, or put a prepared {folder / name}.npz there"
         ) from error
-    arrays = {"classes": _classes(name, train)}
+    arrays = {"classes": np.array({"mnist": EMNIST_CLASSES[:10], "emnist": EMNIST_CLASSES}.get(name, train.classes))}
     for part, read in (("train", train), ("test", test)):
         images = np.asarray(read.data)
         arrays[f"x_{part}"] = images.transpose(0, 2, 1) if name == "emnist" else images
@@ -60,7 +60,3 @@ def _open(name: str, folder: Path, train: bool, *, download: bool) -> Any:
         return datasets.EMNIST(folder, split="balanced", train=train, download=download)
     kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     return kind(folder, train=train, download=download)
-
-
-def _classes(name: str, read: Any) -> np.ndarray[Any, np.dtype[np.str_]]:
-    return np.array({"mnist": EMNIST_CLASSES[:10], "emnist": EMNIST_CLASSES}.get(name, read.classes))

@@ -24,16 +24,16 @@ class Block:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every parameter of the block once."""
-        found = [parameter for module in self.modules for parameter in module.parameters()]
-        yield from {id(parameter): parameter for parameter in (*found, *self.loose)}.values()
+        found = (parameter for module in self.modules for parameter in module.parameters())
+        yield from dict.fromkeys((*found, *self.loose))
 
 
 def blocks(network: Network) -> tuple[Block, ...]:
     """The blocks of ``network``, first to last.
 
-    The study's architectures have the blocks of :func:`robbench.spec.catalogue.block_names`; the last batch norm of a wide
-    ResNet is in none. The blocks of a timm network are timm's coarse parameter groups and the head. The blocks of any
-    other network are the children of its body that have parameters. A dropout belongs to the block that it feeds.
+    Those of the study's architectures have the names of the catalogue; the last batch norm of a wide ResNet is in none.
+    Those of a timm network are timm's coarse parameter groups and the head. Those of any other network are the children
+    of its body that have parameters. A dropout belongs to the block that it feeds.
     """
     names = block_names(network.architecture)
     if names is not None:
@@ -80,8 +80,7 @@ def _timm_groups(network: Network) -> dict[str, list[str]]:
         groups = {name: members for name, members in children if name not in ("norm", network.head.split(".")[0])}
     else:
         for _, members in sorted(group_parameters(body, matcher).items()):
-            features = [name for name in members if name not in head and _label(matcher, name) is not None]
-            if features:
+            if features := [name for name in members if name not in head and _label(matcher, name) is not None]:
                 label = _label(matcher, features[0]) or ""
                 groups[label if label not in groups else f"{label}#{len(groups)}"] = features
     matched = {*head, *(name for members in groups.values() for name in members)}

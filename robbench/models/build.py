@@ -27,24 +27,15 @@ def build(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> Network:
-    """A newly initialised network of plain ``torch.nn`` layers on the CPU; :func:`robbench.models.place` makes it faster.
+    """A new network on the CPU for images of ``shape`` (C, H, W), with ``mean`` and ``std`` of its input normalisation.
 
-    The same ``seed`` gives the same weights. Global random states stay as they are.
-
-    Args:
-        architecture: a name of :data:`robbench.spec.catalogue.ARCHITECTURES`; ``wrnD_W``; ``timm:NAME``, without its
-            pretrained weights; or ``package.module:function``, called as ``function(classes=…, shape=…)``, which
-            returns a module that draws its weights from the global generators of torch, Python or numpy, and ends in an
-            ``nn.Linear``.
-        classes: number of logits, at least 2.
-        shape: channels, height and width of the images.
-        mean: per-channel mean for the input normalisation, with ``std``; None for none.
-        std: per-channel standard deviation.
-        seed: of the initialisation.
+    The architecture is a name of :data:`robbench.spec.catalogue.ARCHITECTURES`; ``wrnD_W``; ``timm:NAME``, without its
+    pretrained weights; or ``package.module:function``. The function is called as ``function(classes=…, shape=…)`` and
+    returns a module that ends in an ``nn.Linear``. It may draw weights from the global generators of torch, Python or
+    numpy: the same ``seed`` gives the same weights.
 
     Raises:
-        RobbenchError: the architecture is unknown or cannot be imported, does not take such images or classes, or does
-            not fit into memory.
+        RobbenchError: the architecture is unknown, does not take such images or classes, or does not fit into memory.
     """
     names = block_names(architecture)
     require(mean is None or len(mean) in (1, shape[0]), "mean", f"{shape[0]} values, one for each channel", mean)
@@ -79,9 +70,8 @@ def _from_timm(architecture: str, classes: int, shape: tuple[int, int, int]) -> 
     name = architecture.removeprefix("timm:")
     # Names such as "hf-hub:owner/model" are turned away too: timm would download what they describe.
     if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "timm.list_models() names them"
-        raise RobbenchError(f"unknown timm network {name!r}; {hint}")
+        near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5) or ["one of timm.list_models()"]
+        raise RobbenchError(f"unknown timm network {name!r}; did you mean {' or '.join(near)}?")
     options: dict[str, Any] = {"pretrained": False, "num_classes": classes, "in_chans": shape[0]}
     body: Any
     try:

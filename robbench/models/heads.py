@@ -39,7 +39,7 @@ def replace_head(network: Network, classes: int, head: str = "linear", seed: int
 
 
 def put_head(network: Network, head: nn.Module, classes: int) -> None:
-    """Put a module with ``classes`` logits in the place of the head of ``network``, which is changed in place."""
+    """Put a module with ``classes`` logits in the place of the network's head."""
     network.body.set_submodule(network.head, head)
     if hasattr(network.body, "num_classes"):  # timm keeps its own count
         setattr(network.body, "num_classes", classes)  # noqa: B010 - torch types attributes as tensors or modules

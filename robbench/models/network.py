@@ -30,7 +30,7 @@ class Normalise(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) float32 in [0, 1] -> (N, C, H, W) float32, normalised."""
+        """(N, C, H, W) float32, both ways."""
         if self.mean is None or self.std is None:
             return images
         return (images - self.mean) / self.std
@@ -39,12 +39,8 @@ class Normalise(nn.Module):
 class Network(nn.Module):
     """A classifier of pixels: (N, C, H, W) float32 in [0, 1] -> (N, classes) logits.
 
-    Args:
-        body: the classifier of normalised images.
-        architecture: the name that :func:`robbench.models.build` knows it by.
-        shape: channels, height and width of its images.
-        head: path of the head in ``body``, the module that gives the logits (``fc``, ``head.fc``).
-        normalise: input normalisation; none where left out.
+    ``body`` classifies normalised images of ``shape`` (C, H, W). ``head`` is the path in it of the module that gives the
+    logits (``fc``, ``head.fc``). ``architecture`` is its name for :func:`robbench.models.build`.
     """
 
     def __init__(

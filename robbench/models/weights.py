@@ -22,19 +22,14 @@ def weights(network: Network) -> dict[str, Tensor]:
 
 
 def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Load a state dict of the body into ``network``, whose device and dtypes stay.
-
-    Args:
-        network: changed in place; not changed at all if this raises.
-        tensors: every tensor of the state dict and no other; keys may begin with ``body.``.
-        origin: where the tensors come from, for the message.
+    """Load a state dict of the body into ``network``, whose device and dtypes stay; keys may begin with ``body.``.
 
     Raises:
-        RobbenchError: tensors are missing, unexpected, of another shape, or not finite.
+        RobbenchError: tensors of ``origin`` are missing, unexpected, of another shape, or not finite; nothing is changed.
     """
     expected = network.body.state_dict()
     given = {key if key in expected else key.removeprefix("body."): value for key, value in tensors.items()}
-    infinite = not_finite(buffers(network.body))
+    infinite = infinite_by_design(network.body)
     faults = {
         "missing": [key for key in expected if key not in given],
         "unexpected": [key for key in given if key not in expected],
@@ -56,11 +51,11 @@ def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -
     network.body.load_state_dict(given)
 
 
-def buffers(network: nn.Module) -> dict[str, Tensor]:
-    """All buffers of a network, by every name that its state dict may have for them."""
-    return dict(network.named_buffers(remove_duplicate=False))
+def infinite_by_design(network: nn.Module) -> list[str]:
+    """Names of a new network's buffers with an infinity, such as causal masks."""
+    return not_finite(dict(network.named_buffers(remove_duplicate=False)))
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors with a NaN or an infinity, as a causal mask has by design."""
+    """Names of the tensors with a NaN or an infinity."""
     return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from robbench.data.sizes import Sizes, images_tested, parts, sizes
+from robbench.data.sizes import Sizes, parts, sizes, taken
 from robbench.errors import unknown
 from robbench.planning.work import Speed, Work, audit_work, final_work, retrained_share, search_work, training_work
 from robbench.spec import Model, Study
@@ -84,7 +84,7 @@ def _training(task: Task, found: Sizes) -> PlannedStage:
 
 def _robustness(task: Task, found: Sizes) -> PlannedStage:
     model, estimate = task.model, task.spec
-    images = min(estimate.images, images_tested(model.dataset, found.test))
+    images = min(estimate.images, taken(model.dataset, model.dataset.test, found.test))
     return PlannedStage(
         model=model,
         stage="robustness",

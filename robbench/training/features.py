@@ -44,7 +44,7 @@ class Learner:
 def on_features(
     whole: Learner, recipe: Recipe, frozen: Collection[nn.Module], notes: list[str], reuse: bool | None
 ) -> Learner:
-    """The learner that starts from features, or ``whole``, the network on its images, which are not augmented or attacked.
+    """The learner that starts from features, or ``whole``, the network on its images.
 
     Both round differently, so a resumed training says by ``reuse`` which of the two it was. With None, features are used
     if that pays and memory suffices.
@@ -65,10 +65,7 @@ def on_features(
 
 
 def frozen_part(network: nn.Module, frozen: Collection[nn.Module]) -> tuple[nn.Module, nn.Module] | None:
-    """The layers before the first one that learns, normalisation included, and the other layers; both share weights.
-
-    None if the network's body is no sequence of layers, or no parameter comes before those that learn.
-    """
+    """The layers before the first one that learns, normalisation included, and the others; None if no weight is before."""
     if not isinstance(network, Network) or not isinstance(network.body, nn.Sequential):
         return None
     body, known = network.body, set(frozen)

@@ -22,7 +22,7 @@ from robbench.machine.graphs import GraphedLoop
 from robbench.machine.memory import Batches, must_fit_whole
 from robbench.machine.precision import tensor_cores
 from robbench.machine.timing import Stopwatch
-from robbench.models.weights import buffers, not_finite
+from robbench.models.weights import infinite_by_design, not_finite
 from robbench.record import Counts, Epoch, Training
 from robbench.spec import Recipe
 from robbench.training.features import Learner, on_features
@@ -51,20 +51,11 @@ class Trainer:
     products may round their factors to TF32. If memory runs out, validation and features go on in smaller batches, which
     changes no result; an update is never made smaller.
 
-    Args:
-        network: (N, C, H, W) float32 in [0, 1] -> (N, classes), on the device of the images, as training begins with it.
-        recipe: how to train.
-        data: images to train on and to validate on.
-        stopwatch: gets the seconds.
-        seed: of data order, augmentation, random starts, and the global generators of torch, Python and numpy.
-        groups: parameter groups of the optimiser, each with its factor on the learning rate as ``scale``; None for all
-            trainable parameters.
-        frozen: modules that stay in eval mode.
-        parents: networks that the recipe's objective needs, by role, in eval mode on the same device.
-        on_update: called with :attr:`progress` before every update.
-
-    Raises:
-        RobbenchError: no parameter is trainable.
+    The network, (N, C, H, W) float32 in [0, 1] -> (N, classes), lies on the device of the images. ``seed`` is that of data
+    order, augmentation, random starts, and the global generators of torch, Python and numpy. ``groups`` are parameter
+    groups of the optimiser, each with its factor on the learning rate as ``scale``; None stands for all trainable
+    parameters. ``frozen`` modules stay in eval mode, and so do the ``parents``, which the recipe's objective needs, by
+    role. ``on_update`` is called with :attr:`progress` before every update.
     """
 
     def __init__(
@@ -91,7 +82,7 @@ class Trainer:
             "and a smaller one would change the result",
             "set a smaller batch_size in the recipe, or use another device (--robbench-device); finished epochs stay",
         )
-        self._infinite = not_finite(buffers(network))  # such as a causal mask
+        self._infinite = infinite_by_design(network)
         self.notes: list[str] = []
         """What the record should say of this training: that memory ran out, or that graphs were given up."""
         self._loop = GraphedLoop(self._device, self.notes)

@@ -1,11 +1,4 @@
-"""What an update minimises: from an objective of the recipe to a function of a batch.
-
-A new objective is a spec of its own, and a function registered for it::
-
-    @loss_function.register
-    def _(objective: MyObjective, student, parents):
-        return lambda clean, attacked, labels: …
-"""
+"""What an update minimises: a new objective is a spec of its own, and a function registered with ``loss_function``."""
 
 from __future__ import annotations
 

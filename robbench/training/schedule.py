@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from robbench.record import Epoch
-from robbench.spec import EarlyStopping, MultiStepLR, OneCycle, Recipe, StepLR
+from robbench.spec import MultiStepLR, OneCycle, Recipe, StepLR
 
 
 def learning_rate(recipe: Recipe, position: float, updates: int) -> float:
@@ -28,18 +28,14 @@ def ramp(recipe: Recipe, position: float) -> float:
     return min(1.0, position / recipe.ramp_epochs) if recipe.ramp_epochs else 1.0
 
 
-def watched(history: Sequence[Epoch], stopping: EarlyStopping) -> list[int]:
-    """The figures that early stopping compares: right images in a moving window, from the first full window on."""
-    right = [(epoch.robust or epoch.validation).correct for epoch in history]
-    return [sum(right[end - stopping.window : end]) for end in range(stopping.window, len(right) + 1)]
-
-
 def stops(recipe: Recipe, history: Sequence[Epoch]) -> bool:
-    """Whether early stopping ends training after this history."""
-    figures = watched(history, recipe.early_stopping) if recipe.early_stopping else []
-    if not recipe.early_stopping or not figures:
+    """Whether early stopping ends training after this history: it watches the right images in a moving window."""
+    stopping = recipe.early_stopping
+    if stopping is None or len(history) < stopping.window:
         return False
-    return len(figures) - 1 - figures.index(max(figures)) >= recipe.early_stopping.patience
+    right = [(epoch.robust or epoch.validation).correct for epoch in history]
+    figures = [sum(right[end - stopping.window : end]) for end in range(stopping.window, len(right) + 1)]
+    return len(figures) - 1 - figures.index(max(figures)) >= stopping.patience
 
 
 def kept_epoch(recipe: Recipe, history: Sequence[Epoch]) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-import torch
 from torch import nn
 
 from robbench.errors import require
@@ -29,10 +28,7 @@ class Transferred:
 
     @property
     def kept(self) -> tuple[nn.Module, ...]:
-        """The largest modules that share nothing with the retrained blocks; in eval mode while they are frozen.
-
-        Looked up when asked for, because :func:`robbench.models.place` replaces layers.
-        """
+        """The largest modules that share nothing with the retrained blocks; ask again after layers were replaced."""
         inside = {module for block in self.retrained for top in block.modules for module in top.modules()}
         return tuple(_outside(self.network.body, inside))
 
@@ -50,20 +46,12 @@ def transfer(
 ) -> Transferred:
     """A copy of ``source`` for the target: a new head, the last ``k`` blocks as a new network has them, the others kept.
 
-    What belongs to no block (a wide ResNet's last batch norm) is kept.
-
-    Args:
-        source: left as it is; the copy stays on its device.
-        k: number of blocks to retrain, the head among them, from 1 to all of them.
-        classes: of the target.
-        head: a name of :data:`robbench.models.HEADS`.
-        kept: ``frozen`` clears ``requires_grad`` of everything outside the retrained blocks, ``finetuned`` sets it.
-        mean: of the target's input normalisation, with ``std``; None for none.
-        std: with ``mean``.
-        seed: of the new values, which differ from those of a build with the same seed.
+    The head is one of :data:`robbench.models.HEADS`, and one of the k blocks. What belongs to no block (a wide ResNet's
+    last batch norm) is kept. ``frozen`` clears ``requires_grad`` of what is kept, ``finetuned`` sets it. ``mean`` and
+    ``std`` are the target's input normalisation.
 
     Raises:
-        RobbenchError: ``k`` or ``head`` is none of the above.
+        RobbenchError: there is no such ``head``, or ``k`` is not from 1 to the number of blocks.
     """
     count = len(blocks(source))
     require(1 <= k <= count, "k", f"1…{count} for {source.architecture}", k)
@@ -81,19 +69,13 @@ def transfer(
     network.normalise = Normalise(mean, std).to(like.device)
     network.requires_grad_(kept == "finetuned")
     for old, new in zip(blocks(network)[-k:], blocks(fresh)[-k:], strict=True):
-        _copy_values(old, new)
+        for module, values in zip(old.modules, new.modules, strict=True):
+            module.load_state_dict(values.state_dict())
+        for parameter, value in zip(old.loose, new.loose, strict=True):
+            parameter.data.copy_(value)
         for parameter in old.parameters():
             parameter.requires_grad_(True)
     return Transferred(network, k)
-
-
-def _copy_values(block: Block, new: Block) -> None:
-    """Give ``block`` the parameters and buffers of ``new``."""
-    for module, fresh in zip(block.modules, new.modules, strict=True):
-        module.load_state_dict(fresh.state_dict())
-    with torch.no_grad():
-        for parameter, value in zip(block.loose, new.loose, strict=True):
-            parameter.copy_(value)
 
 
 def _outside(module: nn.Module, inside: set[nn.Module]) -> Iterator[nn.Module]:
@@ -106,10 +88,7 @@ def _outside(module: nn.Module, inside: set[nn.Module]) -> Iterator[nn.Module]:
 
 
 def parameter_groups(transferred: Transferred, scale: float) -> list[dict[str, Any]]:
-    """Groups for a torch optimiser, none of them empty: all trainable parameters, ``scale`` the factor on their rate.
-
-    It is 1 for the retrained blocks.
-    """
+    """All trainable parameters in groups for a torch optimiser; ``scale`` is the factor on the rate of the kept blocks."""
     retrained = [parameter for block in transferred.retrained for parameter in block.parameters()]
     anew = set(retrained)
     kept = [p for p in transferred.network.parameters() if p.requires_grad and p not in anew]

@@ -34,8 +34,7 @@ def attacked(
 ) -> Tensor:
     """Adversarial images of :func:`robbench.attacks.pgd.pgd`, its radius and step multiplied by ``scale``, in eval mode."""
     assert attack.epsilon is not None
-    # Without the cache autocast keeps no iterate until the attack ends. It keeps no weight either way: autocast caches
-    # leaves that require a gradient, and in an attack weights require none.
+    # With its cache autocast would keep every iterate until the attack ends.
     with evaluating(network), autocast(precision, images.device, cache=False):
         return pgd(
             network,

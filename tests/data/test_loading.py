@@ -72,24 +72,18 @@ def test_torchvision_set_not_on_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "near"), [("emnits", "emnist"), ("onw", "own")])
 def test_unknown_name(name: str, near: str, own: Path) -> None:
     """The nearest name may be a known one or a file's, and torchvision is not offered."""
-    with pytest.raises(RobbenchError) as caught:
+    expected = f"^unknown dataset '{name}'; .*did you mean '{near}'.*put .*{name}.npz there with the arrays"
+    with pytest.raises(RobbenchError, match=expected) as caught:
         load(Dataset(name=name), own, download=True)
-    message = str(caught.value)
-    assert f"unknown dataset {name!r}" in message
-    assert f"did you mean {near!r}?" in message
-    assert f"put {own / name}.npz there" in message
-    assert "--robbench-download" not in message
+    assert "--robbench-download" not in str(caught.value)
 
 
-def test_stored_images_are_transposed(arrays: Make, tmp_path: Path) -> None:
+def test_stored_images_are_transposed(own: Path) -> None:
     """The thesis's orientation swaps height and width, whatever the name: a stand-in for EMNIST may have any."""
-    for name, classes in (("emnist", 47), ("emnist47", 47), ("mnist", 10)):
-        np.savez(tmp_path / f"{name}.npz", **arrays(class_count=classes))
-        upright, stored = (load(Dataset(name=name, orientation=way), tmp_path) for way in ("upright", "stored"))
-        for part in ("train", "test"):
-            images = getattr(upright, part).images
-            assert torch.equal(getattr(stored, part).images, images.transpose(2, 3))
-            assert torch.equal(getattr(stored, part).labels, getattr(upright, part).labels)
+    upright, stored = (load(Dataset(name="own", orientation=way), own) for way in ("upright", "stored"))
+    for there, here in ((upright.train, stored.train), (upright.test, stored.test)):
+        assert torch.equal(here.images, there.images.transpose(2, 3))
+        assert torch.equal(here.labels, there.labels)
 
 
 @pytest.mark.parametrize(("name", "counts"), [("glyphs10", (4000, 1000)), ("glyphs47", (6000, 1000))])
@@ -118,9 +112,9 @@ def test_drawn_parts_are_independent(tmp_path: Path) -> None:
 
 def test_prepare_names_the_file(own: Path) -> None:
     """A prepared file that is there is checked and left as it is; a drawn dataset needs none."""
-    before = (own / "own.npz").stat().st_mtime_ns
+    before = (own / "own.npz").read_bytes()
     assert prepare("own", folder=own) == own / "own.npz"
-    assert (own / "own.npz").stat().st_mtime_ns == before
+    assert (own / "own.npz").read_bytes() == before
     with pytest.raises(RobbenchError, match="drawn when used, got 'glyphs10'"):
         prepare("glyphs10", folder=own)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from robbench.data.sizes import Sizes, images_tested, parts, sizes
+from robbench.data.sizes import Sizes, parts, sizes, taken
 from robbench.errors import RobbenchError
 from robbench.spec import Dataset
 
@@ -33,5 +33,5 @@ def test_no_more_images_than_there_are():
     assert parts(Dataset(name="mnist", train=99_999), 60_000) == (48_000, 12_000)
     assert parts(Dataset(name="mnist", train=100, validation=0.1), 60_000) == (90, 10)
     assert parts(Dataset(name="glyphs10", train=9_000), 4_000) == (7_200, 1_800)
-    assert [images_tested(Dataset(name="mnist", test=test), 100) for test in (None, 7, 200)] == [100, 7, 100]
-    assert images_tested(Dataset(name="glyphs10", test=200), 100) == 200
+    assert [taken(Dataset(name="mnist"), test, 100) for test in (None, 7, 200)] == [100, 7, 100]
+    assert taken(Dataset(name="glyphs10"), 200, 100) == 200

@@ -107,16 +107,6 @@ def test_cifar_is_read(
         assert data.classes == tuple(made["classes"])
 
 
-def test_wrong_checksum(arrays: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that torchvision's checksums refuse are not read, and the error says what to delete."""
-    write_cifar(datasets.CIFAR10, tmp_path, arrays(side=32, channels=3), monkeypatch)
-    with (tmp_path / "cifar-10-batches-py/test_batch").open("ab") as file:
-        file.write(b"!")
-    with pytest.raises(RobbenchError, match=r"not found or corrupted.*delete that folder and use --robbench-download"):
-        load(Dataset(name="cifar10"), tmp_path)
-    assert not (tmp_path / "cifar10.npz").exists()
-
-
 def test_truncated_idx(arrays: Make, tmp_path: Path) -> None:
     """A file that was cut off is named as damaged."""
     write_idx(tmp_path / "MNIST/raw", MNIST_FILES, arrays())

@@ -123,7 +123,7 @@ def test_an_adversarial_update_on_a_gpu_waits_for_nothing(optimiser, precision):
 
     def train():
         adversarial = attacked(model, spec.attack, spec.precision, images, labels, generator, loop=loop)
-        update(model, spec, learner, adversarial, labels, ())
+        update(model, spec, learner, (images, adversarial, labels))
 
     with tensor_cores():
         for _ in range(2):  # steps one by one, and captured; libraries are loaded, and the optimiser's state is made

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 import torch
 from loops import ADVERSARY, finish, network, parameters, problem, recipe, same, trainer
-from torch import nn
 
 import robbench.machine.graphs
 import robbench.training.loop
@@ -97,19 +96,6 @@ def layout(made):
     return [(tuple(tensor.shape), tensor.stride(), tensor.dtype) for tensor in tensors]
 
 
-class Noting(nn.Module):
-    """Calls ``note`` in every forward pass; a copy of it calls the same one."""
-
-    def __init__(self, model, note):
-        super().__init__()
-        self.model, self.note = model, note
-
-    def forward(self, images):
-        """Logits of the model inside."""
-        self.note(images)
-        return self.model(images)
-
-
 def test_every_pass_of_training_may_use_tensor_cores(monkeypatch):
     """Warm-up, attack, update and validation: so that what the warm-up sets up is what training runs."""
     allowed, passes = [], []
@@ -121,8 +107,9 @@ def test_every_pass_of_training_may_use_tensor_cores(monkeypatch):
         allowed.pop()
 
     monkeypatch.setattr(robbench.training.loop, "tensor_cores", noting)
-    spec = recipe(epochs=1, attack=ADVERSARY)
-    finish(on("cpu", Noting(network(), lambda images: passes.append(len(allowed))), spec))
+    model = network()
+    model.register_forward_pre_hook(lambda layer, images: passes.append(len(allowed)))
+    finish(on("cpu", model, recipe(epochs=1, attack=ADVERSARY)))
     assert passes == [1] * len(passes)
     assert len(passes) == 4 * (ADVERSARY.steps + 1) + ADVERSARY.steps + 2
     assert not allowed
@@ -134,11 +121,12 @@ def test_an_attack_lets_go_of_every_iterate(device, precision):
     """Autocast keeps the cast of a tensor, and the tensor, for as long as its context lasts; an attack may be long."""
     iterates, living = [], []
 
-    def note(images):
+    def note(layer, given):
         living.append(sum(iterate() is not None for iterate in iterates))
-        iterates.append(weakref.ref(images))
+        iterates.append(weakref.ref(given[0]))
 
-    model, images = Noting(network(), note).to(device), problem(8).to(device)
+    model, images = network().to(device), problem(8).to(device)
+    model.register_forward_pre_hook(note)
     attacked(model, replace(ADVERSARY, steps=6), precision, images.images.float() / 255, images.labels, None)
     assert len(iterates) == 6
     assert set(living) == {0}
