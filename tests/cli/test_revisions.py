@@ -98,9 +98,6 @@ def compared(capsys):
     return compare
 
 
-# --- what is compared -------------------------------------------------------------------------------------------------
-
-
 def test_seconds_are_compared_although_the_code_has_another_digest():
     """Same specification, other digest: slower fails. Another specification: seconds say nothing."""
     base, head = training_record(FACTS, 10.0), training_record(FACTS, 20.0, digest="1" * 64)
@@ -117,18 +114,6 @@ def test_new_stages_pass_and_lost_ones_fail():
         *[("cnn7-mnist-standard", "new", False)] * 2,
         *[("cnn7-mnist-pgd", "error", True)] * 2,
     ]
-
-
-def test_the_least_seconds_of_all_rounds_count():
-    """For each stage on its own; figures are those of the first round."""
-    first = [training_record(FACTS, 5.0), training_record(OTHER, 9.0)]
-    second = [training_record(FACTS, 7.0), training_record(OTHER, 4.0)]
-    found = fastest([named(first), named(second), {}])
-    assert [record.seconds.training for record in found.values()] == [5.0, 4.0]
-    assert [record.training for record in found.values()] == [record.training for record in first]
-
-
-# --- repositories -----------------------------------------------------------------------------------------------------
 
 
 def test_both_sides_run_in_turns(repository, suite, compared):
@@ -148,6 +133,12 @@ def test_both_sides_run_in_turns(repository, suite, compared):
     assert all({"-k", "TL3", "--robbench-fresh", "--robbench-update"} <= {*command} for command in suite)
     stores = [word for command in suite for word in command if word.startswith("--robbench-store=")]
     assert [Path(store).parent.name for store in stores] == ["base", "head", "head", "base"]
+
+
+def test_the_least_seconds_of_all_rounds_count():
+    """For each stage on its own; figures are those of the first round."""
+    rounds = [named([training_record(FACTS, a), training_record(OTHER, b)]) for a, b in ((5.0, 9.0), (7.0, 4.0))]
+    assert [record.seconds.training for record in fastest([*rounds, {}]).values()] == [5.0, 4.0]
 
 
 def test_uncommitted_changes_are_part_of_head(repository, suite, compared):
@@ -187,9 +178,6 @@ def test_a_side_that_differs_from_itself_is_named(repository, suite, compared, m
     _, _, errors = compared("--base", "HEAD")
     assert "head differs from itself between rounds (demo/cnn7-mnist-pgd.robustness)" in errors
     assert "base differs" not in errors
-
-
-# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -243,8 +231,6 @@ def test_nothing_stays_behind_after_a_signal(repository, compared, monkeypatch, 
     finally:
         signal.signal(signal.SIGINT, before)
 
-
-# --- the real thing ---------------------------------------------------------------------------------------------------
 
 # A network read from a checkpoint, so that nothing is trained.
 SUITE = """
