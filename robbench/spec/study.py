@@ -14,7 +14,6 @@ from robbench.spec.catalogue import block_names
 from robbench.spec.estimate import Estimate
 from robbench.spec.model import Checkpoint, Head, Kept, Model, Transfer
 from robbench.spec.protocol import EFFECTS, Protocol, ProtocolField, thesis_dataset, thesis_kept, thesis_recipe
-from robbench.spec.quick import Quick
 from robbench.spec.training import Dataset, Recipe
 
 _PARAMETERLESS = frozenset({"avg_pool"})
@@ -37,6 +36,16 @@ class Transfers(Spec):
 
     def __post_init__(self) -> None:
         require(self.k != (), "Transfers k", "None for every k, or at least one", self.k)
+
+
+class Quick(Spec):
+    """The size a study shrinks to under ``--robbench-quick``: every stage runs, no figure means anything."""
+
+    train: PositiveInt = 256
+    test: PositiveInt = 64
+    epochs: PositiveInt = 1
+    attack_steps: PositiveInt = 2
+    images: PositiveInt = 16
 
 
 class Study(Spec):

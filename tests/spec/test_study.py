@@ -20,7 +20,7 @@ from robbench.spec import (
     Transfers,
 )
 from robbench.spec.catalogue import DATASETS
-from robbench.spec.quick import shrink
+from robbench.spec.command_line import shrink
 from robbench.spec.recipes import with_protocol
 
 
