@@ -77,9 +77,6 @@ def prove(
     """Findings on the images of a distribution: right or wrong unperturbed, and fooled inside ball and box.
 
     ``adversarials`` are (F, C, H, W) float32, of the images that have a p*; None if they were not kept.
-
-    Raises:
-        RobbenchError: the counterexamples are not one for each p*.
     """
     names, pstar = torch.tensor(robustness.images), torch.tensor(robustness.pstar)
     test, notes = data.test.take(names), _Notes()

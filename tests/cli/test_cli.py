@@ -219,7 +219,7 @@ def test_comparing_and_rendering_need_no_torch(tmp_path, baselines):
 
 
 def test_seconds_without_a_baseline_are_one_line(tmp_path, baselines, capsys):
-    """On another class of machine all stages have none; one alone is named."""
+    """On another class of machine all stages have none."""
     records = both_records(FACTS, GOOD)
     there = msgspec.structs.replace(records[0].environment, slug="elsewhere")
     records = [msgspec.structs.replace(record, environment=there) for record in records]
@@ -228,11 +228,6 @@ def test_seconds_without_a_baseline_are_one_line(tmp_path, baselines, capsys):
     assert status == 0
     assert [line for line in output.splitlines() if line.startswith("x")] == [
         "x        2 stages: seconds not comparable: no baseline on elsewhere (there is: cpu-2core)"
-    ]
-    write_bundle(tmp_path / "there", Bundle(title="demo", command="", records=records[:1]))
-    _, output, _ = run(capsys, "compare", tmp_path / "there", "--baselines", baselines)
-    assert [line[:40] for line in output.splitlines() if line.startswith("x")] == [
-        "x        demo/cnn7-mnist-pgd.training: s"
     ]
 
 

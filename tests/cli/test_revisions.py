@@ -148,11 +148,9 @@ def test_uncommitted_changes_are_part_of_head(repository, suite, compared):
     assert status == 1
     assert "-        demo/cnn7-mnist-pgd.robustness: median p* 0.3 → 0.1" in output
     assert "-        demo/cnn7-mnist-pgd.training: 10.0 s → 20.0 s" in output
-    assert "\n2 of 5 figures fail, held to --pstar 0.05 " in output
     assert compared("--base", "HEAD", "--rounds", "1", "--pstar", "0.9", "--seconds", "3")[0] == 0
     commit(repository, "worse")
-    assert compared("--base", "HEAD", "--rounds", "1")[0] == 0
-    assert compared("--base", "HEAD~1", "--rounds", "1")[0] == 1
+    assert [compared("--base", base, "--rounds", "1")[0] for base in ("HEAD", "HEAD~1")] == [0, 1]
 
 
 def test_a_comparison_from_a_folder_within(repository, suite, compared, monkeypatch):
@@ -203,8 +201,7 @@ def test_outside_a_repository(tmp_path, monkeypatch, compared):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.chdir(tmp_path)
     status, _, errors = compared("--base", "HEAD")
-    assert (status, len(errors.splitlines())) == (2, 1)
-    assert "expected a git repository to find --base in" in errors
+    assert (status, "expected a git repository to find --base in" in errors) == (2, True)
 
 
 @pytest.mark.parametrize("side", ["base", "head"])
@@ -259,16 +256,8 @@ def test_robustness(model, robbench):
 NETWORK = """
 from torch import nn
 
-class Linear(nn.Module):
-    def __init__(self, classes):
-        super().__init__()
-        self.fc = nn.Linear(784, classes)
-
-    def forward(self, images):
-        return self.fc(images.flatten(1))
-
 def linear(classes, shape):
-    return Linear(classes)
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
 """
 
 
@@ -280,10 +269,10 @@ def test_a_network_that_lost_its_classes_is_seen(repository, compared, monkeypat
     (repository / "test_tiny.py").write_text(SUITE)
     (repository / "conftest.py").write_text("import robbench.report.bundle as b\nb.draw = lambda group: []\n")
     (repository / "net.py").write_text(NETWORK)
-    weights = {"fc.weight": torch.randn(10, 784, generator=torch.Generator().manual_seed(0)), "fc.bias": torch.ones(10)}
+    weights = {"1.weight": torch.randn(10, 784, generator=torch.Generator().manual_seed(0)), "1.bias": torch.ones(10)}
     save_file(weights, repository / "net.safetensors")
     commit(repository, "tiny")
-    (repository / "net.py").write_text(NETWORK.replace("return self.fc", "return -self.fc"))
+    (repository / "net.py").write_text(NETWORK.replace("classes))", "classes), nn.Softmin(1))"))
     arguments = ("--base", "HEAD", "--rounds", "1", "--all", "--seconds", "inf", "--accuracy", "0")
     _, output, errors = compared(*arguments, "--", "-k", "checkpoint")
     figures = [line.split(": ")[1].split()[0] for line in output.splitlines()[:-1]]

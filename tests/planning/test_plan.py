@@ -146,15 +146,6 @@ def test_square_is_planned_with_all_its_queries():
     assert audit_work(replace(estimate, audit=None), 6) == Work()
 
 
-def test_the_order_is_that_of_the_items(tmp_path):
-    """All trainings, then all estimates, as a suite file's two tests run them."""
-    stages = plan(STUDY, tmp_path)
-    names = [model.id for model in STUDY.models()]
-    assert [(stage.stage, stage.model.id) for stage in stages] == [
-        (stage, name) for stage in ("training", "robustness") for name in names
-    ]
-
-
 def test_passes_of_the_published_recipes():
     """CNN-7's adversarial training: 48,000 images, 300 epochs at most, 40 steps and an update; 12,000 validated."""
     study = Study(
@@ -197,22 +188,16 @@ def test_seconds_follow_from_the_speed(tmp_path):
 
 
 def test_the_table_sums_what_is_left(tmp_path):
-    """Stages that the store has are marked and not counted."""
-    stages = plan(STUDY, tmp_path)[:2]
+    """Stages that the store has are marked and not counted; what early stopping may end is a maximum."""
+    patient = replace(STUDY, standard=replace(STANDARD, early_stopping=EarlyStopping()))
+    stages = plan(patient, tmp_path)[1:3]
     text = lines(stages, {stages[0].network: SPEED}, {stages[0].name})
     assert text[1].endswith("done")
     assert "done" not in text[2]
+    assert ["≤" in line for line in text[1:3]] == [True, False]
     assert text[-1].split()[:6] == ["1", "stages", "to", "run,", "1", "done"]
     assert text[-1].split()[6] == f"{stages[1].work.forward:,}"
     assert text[-1].endswith(" s") or text[-1].endswith("min")
-
-
-def test_stages_that_may_end_earlier_are_marked(tmp_path):
-    """Early stopping makes a training's passes a maximum."""
-    patient = replace(STUDY, standard=replace(STANDARD, early_stopping=EarlyStopping()))
-    table = lines(plan(patient, tmp_path), {}, set())
-    assert "≤" in table[1]
-    assert "≤" not in table[3]
 
 
 def test_an_item_needs_its_sources(tmp_path):
