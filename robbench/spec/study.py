@@ -25,7 +25,7 @@ class Transfers(Spec):
     recipe: Recipe | Mapping[str, Recipe]
     architectures: tuple[str, ...] | None = None
     """None: all of the study's."""
-    k: tuple[PositiveInt, ...] | None = None
+    k: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Expected("integers ≥ 1")] | None = None
     """None: every k from 1 to K."""
     head: Head = "linear"
     kept: Kept = "frozen"
@@ -33,9 +33,6 @@ class Transfers(Spec):
     kept_statistics: Literal["eval", "train"] = "eval"
     source: Literal["adversarial", "standard"] = "adversarial"
     """Which source model the blocks come from."""
-
-    def __post_init__(self) -> None:
-        require(self.k != (), "Transfers k", "None for every k, or at least one", self.k)
 
 
 class Quick(Spec):
