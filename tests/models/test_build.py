@@ -95,7 +95,7 @@ def test_a_seed_decides_every_weight_and_nothing_else():
         ("cnn7", {"shape": COLOUR}, "cnn7 takes 1x28x28 images, got 3x32x32"),
         ("resnet18", {"shape": (3, 7, 32)}, "resnet18 takes images of at least 8x8, got 3x7x32"),
         ("cnn77", {}, r"unknown architecture 'cnn77'.*did you mean 'cnn7'"),
-        ("wrn32_10", {}, "cannot exist.*6n \\+ 4"),
+        ("wrn32_10", {}, "expected depth 6n \\+ 4"),
         ("cnn7", {"classes": 1}, "classes: expected at least 2, got 1"),
         ("cnn7", {"mean": (0.1, 0.2), "std": (1.0, 1.0)}, "mean: expected 1 values"),
         ("timm:resnet62", {}, "unknown timm network 'resnet62'; did you mean 'resnet"),
