@@ -52,14 +52,13 @@ class Counts(Struct, frozen=True, kw_only=True):
 
 
 BUSY = 0.1
-"""Share of the time spent waiting for a core from which on seconds do not measure a stage."""
+"""Share of the time waiting for a core above which seconds do not measure a stage."""
 
 
 class Seconds(Struct, frozen=True, kw_only=True):
     """Durations of a stage by purpose, in seconds."""
 
     training: Duration = 0.0
-    """Updates of the weights, adversarial images included."""
     validation: Duration = 0.0
     estimation: Duration = 0.0
     """The p* search and its confirmation."""
@@ -82,7 +81,7 @@ class Seconds(Struct, frozen=True, kw_only=True):
 
 
 class Environment(Struct, frozen=True, kw_only=True):
-    """Where a stage ran. ``slug`` names the machine class: seconds compare within one slug only."""
+    """Where a stage ran; seconds compare within one ``slug``, a class of machines, only."""
 
     slug: str
     device: str
@@ -120,14 +119,13 @@ class DataUsed(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):
-    """What tables and figures need to know of a model."""
+    """What tables and figures need to know of a model; ``source`` is the dataset of its source model."""
 
     architecture: str
     dataset: str
     method: str
     """standard, pgd, transfer, transfer-adversarial or checkpoint."""
     source: str | None = None
-    """Dataset of the source model."""
     source_case: str | None = None
     source_method: str | None = None
     k: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -148,7 +146,7 @@ class Epoch(Struct, frozen=True, kw_only=True):
     loss: float
     learning_rate: float
     train: Counts
-    """Of the images trained on, as the update step saw them."""
+    """Of the images trained on, as the updates saw them."""
     validation: Counts
     robust: Counts | None = None
     """Validation images still right under the validation attack."""
@@ -161,10 +159,9 @@ class Training(Struct, frozen=True, kw_only=True):
 
     epochs: list[Epoch]
     best: int
-    """Epoch whose weights were kept; 0 for a checkpoint."""
+    """The kept epoch, whose accuracies follow; 0 for a checkpoint."""
     stopped_early: bool
     validation: Counts
-    """Of the kept epoch."""
     robust: Counts | None = None
     forward: Number
     """Images passed forward, all purposes."""
@@ -189,12 +186,11 @@ class AttackAccuracy(Struct, frozen=True, kw_only=True):
 
 
 class Against(Struct, frozen=True, kw_only=True):
-    """An attack at one radius against the search, on the same images; the search has fooled one where p* ≤ epsilon."""
+    """An attack at one radius against the search, which fools an image if its p* ≤ epsilon."""
 
     epsilon: float
     images: int
     both: int
-    """Images that both fooled."""
     attack_alone: int
     search_alone: int
 
@@ -247,7 +243,7 @@ class Robustness(Struct, frozen=True, kw_only=True):
     backward: Number
     """Images passed forward and backward by search and confirmation."""
     attacks: list[AttackAccuracy] = []
-    """Robust accuracies of the final test."""
+    """Of the final test."""
     audit: Audit | None = None
     """None: not audited."""
 
@@ -297,8 +293,7 @@ class Robustness(Struct, frozen=True, kw_only=True):
 
     def distribution(self) -> NDArray[np.int64]:
         """(len(grid) + 1,) counts of correct images per grid value, the censored last."""
-        correct = [index for index in self.pstar if index != MISCLASSIFIED]
-        return np.bincount(correct, minlength=len(self.grid) + 1).astype(np.int64)
+        return np.bincount(np.asarray(self.pstar) + 1, minlength=len(self.grid) + 2)[1:].astype(np.int64)
 
 
 RESULTS: dict[str, type[Struct]] = {"training": Training, "robustness": Robustness}
@@ -356,7 +351,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
     @property
     def measured_busy(self) -> bool:
-        """Whether other work took the cores so long that the seconds (one at least) do not measure the stage."""
+        """Whether other work had the cores so long that the seconds (one at least) do not measure the stage."""
         return self.waiting_for_core > BUSY and self.seconds.measured >= 1
 
 

@@ -47,33 +47,22 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_plan(study: Study, item: str, options: argparse.Namespace) -> None:
-    from robbench.planning.plan import NetworkKey, lines, of_item, plan
-    from robbench.planning.work import Speed
-    from robbench.record import BUSY
-
-    stages = of_item(plan(study, options.data), study, item)
-    done = _finished(study, options) if options.store.is_dir() else set()
-    speeds: dict[NetworkKey, Speed] = {}
-    busy = 0.0
-    if not options.no_calibration:
-        from robbench.machine.environment import choose_device
-        from robbench.planning.calibration import measured_speeds
-
-        left = [stage for stage in stages if stage.name not in done]
-        speeds, busy = measured_speeds(left, choose_device(options.device))
-    print(f"study {study.name}")
-    print("\n".join(lines(stages, speeds, done)))
-    if busy > BUSY:
-        print(f"measured on a busy machine, {busy:.0%} of the time waiting for a core: an idle one takes less")
-
-
-def _finished(study: Study, options: argparse.Namespace) -> set[str]:
-    """Names of the study's stages that the store has."""
     from robbench.machine.environment import choose_device
+    from robbench.planning.calibration import measured_speeds
+    from robbench.planning.plan import lines, of_item, plan
+    from robbench.record import BUSY
     from robbench.stages import tasks_of
     from robbench.stages.context import RunContext
     from robbench.stages.graph import finished_records
     from robbench.store import Store
 
+    stages = of_item(plan(study, options.data), study, item)
     context = RunContext(store=Store(options.store), data=options.data, device=choose_device(options.device))
-    return {task.name for task in finished_records(tasks_of(study), context)}
+    finished = finished_records(tasks_of(study), context) if options.store.is_dir() else {}
+    done = {task.name for task in finished}
+    left = [stage for stage in stages if stage.name not in done]
+    speeds, busy = ({}, 0.0) if options.no_calibration else measured_speeds(left, context.device)
+    print(f"study {study.name}")
+    print("\n".join(lines(stages, speeds, done)))
+    if busy > BUSY:
+        print(f"measured on a busy machine, {busy:.0%} of the time waiting for a core: an idle one takes less")

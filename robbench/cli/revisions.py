@@ -57,21 +57,17 @@ def against_base(
     keep: Path | None,
     say: Callable[[str], None],
 ) -> list[Verdict]:
-    """Verdicts of the working tree, uncommitted changes included, on a revision.
+    """Verdicts on the working tree, uncommitted changes included, against a revision that git knows.
 
-    Args:
-        revision: anything git knows as a commit; it is checked out into temporary space.
-        arguments: for pytest, after ``-m suite``; paths in them are relative to the current folder.
-        tolerances: how much a figure may change.
-        rounds: how often each side runs.
-        data: folder of the data sets, for both.
-        keep: folder that gets both sides' report bundles.
-        say: gets a line whenever something was done.
+    ``arguments`` go to pytest; ``keep`` gets both sides' report bundles; ``say`` gets a line whenever a round is over.
 
     Raises:
         RobbenchError: no repository, an unknown revision, or a suite that does not run.
     """
     require(rounds >= 1, "compare --rounds", "at least 1", rounds)
+    for argument in arguments:  # an absolute one would make both sides run the working tree's file
+        relative = not Path(argument.partition("::")[0]).is_absolute()
+        require(relative, "compare --base", "paths relative to the current folder, which base has too", argument)
     found: dict[str, list[Records]] = {"base": [], "head": []}
     with _sides(revision) as sides:
         for number in range(rounds):
@@ -130,11 +126,7 @@ def fastest(rounds: Sequence[Mapping[str, Record]]) -> Records:
 
 
 def _run(side: Side, arguments: Sequence[str], data: Path) -> Records:
-    """Run the suite on one side, every stage anew; its records.
-
-    Raises:
-        RobbenchError: pytest ends with anything but success; the error shows the end of what it printed.
-    """
+    """Run the suite on one side, every stage anew; its records, or a RobbenchError with the end of pytest's output."""
     folders = {name: side.output / name for name in ("store", "reports", "baselines")}
     shutil.rmtree(folders["reports"], ignore_errors=True)  # a round's records are its own
     side.output.mkdir(parents=True, exist_ok=True)

@@ -98,11 +98,7 @@ def baseline_path(folder: Path, suite: str, case: str, stage: str) -> Path:
 
 
 def read_baseline(folder: Path, suite: str, case: str, stage: str) -> Baseline | None:
-    """The stored baseline of a stage, or None where there is none.
-
-    Raises:
-        RobbenchError: the file is damaged.
-    """
+    """The stored baseline of a stage, or None; a RobbenchError if its file is damaged."""
     path = baseline_path(folder, suite, case, stage)
     try:
         values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
@@ -119,11 +115,7 @@ def read_baseline(folder: Path, suite: str, case: str, stage: str) -> Baseline |
 
 
 def write_baseline(folder: Path, record: Record) -> Path:
-    """Write or renew the baseline of a record's stage; returns its path.
-
-    Raises:
-        RobbenchError: a file of that name is damaged, or the folder cannot be written.
-    """
+    """Write or renew a record's baseline; returns its path. A RobbenchError if it is damaged, or cannot be written."""
     path = baseline_path(folder, record.suite, record.case, record.stage)
     previous = read_baseline(folder, record.suite, record.case, record.stage)
     write_atomically(path, encode_baseline(baseline_of(record, previous)).encode())

@@ -1,8 +1,4 @@
-"""Two estimates of the same test images compared image by image: an image that fares alike on both sides says nothing.
-
-Everywhere ``old`` and ``new`` are the (N,) p* of the same images as grid indices, ``MISCLASSIFIED`` where the network
-is wrong unperturbed.
-"""
+"""Two estimates of the same images compared image by image: ``old`` and ``new`` are their (N,) p* as grid indices."""
 
 from __future__ import annotations
 
@@ -29,10 +25,7 @@ def mcnemar(old: NDArray[np.int64], new: NDArray[np.int64]) -> float:
 
 
 def median_change_interval(old: NDArray[np.int64], new: NDArray[np.int64]) -> tuple[float, float]:
-    """99 % percentile bootstrap interval, in grid steps, of the change of the median (Efron and Tibshirani 1993, ch. 6).
-
-    Images are drawn with replacement, alike for both sides; each side's median is that of its correct ones.
-    """
+    """99 % percentile bootstrap interval, in grid steps, of the change of the correct images' median (Efron 1993, ch. 6)."""
     return _interval(old.tobytes(), new.tobytes())
 
 

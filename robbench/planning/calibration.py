@@ -34,11 +34,7 @@ LEAST = 0.2
 def measure(
     architecture: str, *, classes: int, shape: tuple[int, int, int], precision: str, device: torch.device
 ) -> Speed:
-    """Seconds per image of a new network on noise, in float32, tf32 (float32 with products in TF32) or bf16.
-
-    Raises:
-        RobbenchError: the network cannot be built.
-    """
+    """Seconds per image of a new network on noise; a RobbenchError if it cannot be built."""
     network = place(build(architecture, classes=classes, shape=shape, seed=0), device)
     steps = STEPS.get(device.type, 1)
     infer, *others = _passes(network, precision, device, steps)
@@ -59,7 +55,7 @@ def _noise(count: int, shape: tuple[int, int, int], device: torch.device) -> tup
 def _passes(
     network: Network, precision: str, device: torch.device, steps: int
 ) -> tuple[Callable[[Tensor, Tensor], None], ...]:
-    """What is timed: inference, an attack of so many steps, and an update, each of a batch."""
+    """What is timed: inference, attack and update of a batch."""
     attack, loop = PGD(epsilon=0.1, steps=steps, random_start=False), GraphedLoop(device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
@@ -81,11 +77,7 @@ def _passes(
 
 
 def measured_speeds(stages: Iterable[PlannedStage], device: torch.device) -> tuple[dict[NetworkKey, Speed], float]:
-    """The speed of every network of a plan, each measured once, and the share of that time waiting for a core.
-
-    Raises:
-        RobbenchError: a network cannot be built.
-    """
+    """The speed of every network of a plan, each measured once, and the share of that time waiting for a core."""
     rounded = multiplies_in_tf32(device)
 
     @cache

@@ -44,22 +44,14 @@ class PlannedStage:
 
 
 def plan(study: Study, data: Path) -> tuple[PlannedStage, ...]:
-    """Every stage of a study, as pytest runs them: all of one kind, then all of the next; unknown kinds as no work.
-
-    Raises:
-        RobbenchError: a dataset that is neither known by name nor a prepared file in the folder ``data``.
-    """
+    """Every stage of a study in order, unknown kinds as no work; a RobbenchError for a dataset that is not in ``data``."""
     found = {dataset.name: sizes(dataset.name, data) for dataset in study.datasets}
     planned = {"training": _training, "robustness": _robustness}
     return tuple(planned.get(task.kind, _nothing)(task, found[task.model.dataset.name]) for task in tasks_of(study))
 
 
 def of_item(stages: tuple[PlannedStage, ...], study: Study, item: str) -> tuple[PlannedStage, ...]:
-    """The stages of one item of a suite file (``test_robustness[cnn7-emnist-TL3]``), and of the models that it needs.
-
-    Raises:
-        RobbenchError: the item names no model of the study.
-    """
+    """The stages that an item of a suite file (``test_robustness[cnn7-emnist-TL3]``) names, and what they need."""
     name = item.partition("[")[2].removesuffix("]")
     if not name:
         return stages

@@ -10,8 +10,7 @@ from robbench.spec.description import describe, differences, digest_of, read_spe
 from robbench.spec.estimate import Audit, EpsilonGrid, Estimate, Search
 from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
-from robbench.spec.quick import Quick
-from robbench.spec.study import Study, Transfers
+from robbench.spec.study import Quick, Study, Transfers
 from robbench.spec.training import (
     PGD,
     CrossEntropy,

@@ -74,11 +74,7 @@ ARCHITECTURE_SHAPES: dict[str, tuple[int, int, int]] = {
 
 
 def wrn_size(name: str) -> tuple[int, int] | None:
-    """Depth and width of a wide residual network's name (``wrn28_10``); None of any other name.
-
-    Raises:
-        RobbenchError: the depth is not 6n + 4 (Zagoruyko and Komodakis 2016, section 2).
-    """
+    """Depth (6n + 4, Zagoruyko and Komodakis 2016) and width of a name such as ``wrn28_10``; None of any other name."""
     match = re.fullmatch(r"wrn(\d+)_(\d+)", name)
     if match is None:
         return None
@@ -99,11 +95,7 @@ def own_module(architecture: str) -> str | None:
 
 
 def block_names(architecture: str) -> tuple[str, ...] | None:
-    """Names of an architecture's blocks, first to last; None where only the built network can tell (timm, own code).
-
-    Raises:
-        RobbenchError: an unknown architecture.
-    """
+    """Names of a known architecture's blocks, first to last; None if only the built network can tell."""
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture]
     if wrn_size(architecture):

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from robbench.errors import require
-from robbench.spec import Dataset, Protocol, Study
+from robbench.spec import PGD, Dataset, Estimate, Protocol, Quick, Recipe, Study
 from robbench.spec.catalogue import DATASETS
-from robbench.spec.quick import shrink
 from robbench.spec.recipes import with_protocol
+
+SQUARE_QUERIES = 12
+"""Of the audit's Square for each image at the quick scale, at most."""
 
 
 def adapt(
@@ -66,3 +68,41 @@ def _renamed(dataset: Dataset, name: str) -> Dataset:
     usually = (dataset.mean, dataset.std) == (usual.mean, usual.std)
     mean, std = (None, None) if usually else (dataset.mean, dataset.std)
     return replace(dataset, name=name, augmentation=augmentation, mean=mean, std=std)
+
+
+def shrink(study: Study) -> Study:
+    """The study at its quick scale: sizes shrink, while radii, optimisers and models stay."""
+    quick = study.quick
+    small = study.with_recipes(lambda recipe: _recipe(recipe, quick)).with_datasets(lambda data: _dataset(data, quick))
+    return replace(small, name=f"{study.name}-quick", estimate=_estimate(study.estimate, quick))
+
+
+def _attack(attack: PGD, quick: Quick) -> PGD:
+    return attack if attack.steps <= quick.attack_steps else replace(attack, steps=quick.attack_steps, step_size=None)
+
+
+def _recipe(recipe: Recipe, quick: Quick) -> Recipe:
+    return replace(
+        recipe,
+        epochs=min(recipe.epochs, quick.epochs),
+        batch_size=min(recipe.batch_size, max(2, quick.train // 4)),
+        ramp_epochs=min(recipe.ramp_epochs, quick.epochs / 2),
+        attack=recipe.attack and _attack(recipe.attack, quick),
+        validation_attack=recipe.validation_attack and _attack(recipe.validation_attack, quick),
+    )
+
+
+def _dataset(dataset: Dataset, quick: Quick) -> Dataset:
+    train, test = dataset.train or quick.train, dataset.test or quick.test
+    return replace(dataset, train=min(train, quick.train), test=min(test, quick.test))
+
+
+def _estimate(estimate: Estimate, quick: Quick) -> Estimate:
+    audit = estimate.audit
+    return replace(
+        estimate,
+        attack=_attack(estimate.attack, quick),
+        images=min(estimate.images, quick.images),
+        final_test=tuple(dict.fromkeys(_attack(attack, quick) for attack in estimate.final_test)),
+        audit=audit and replace(audit, square_queries=min(audit.square_queries, SQUARE_QUERIES)),
+    )

@@ -28,11 +28,7 @@ def describe(spec: Any) -> Any:
 
 
 def read_spec(described: Any) -> Any:
-    """The spec that :func:`describe` made these plain values of; a field that is not described has its default.
-
-    Raises:
-        RobbenchError: a kind or field is unknown, or the spec refuses a value.
-    """
+    """The spec that was described; a RobbenchError if a kind, a field or a value is not known."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they were shown where the spec was declared
         return _read(described)

@@ -14,7 +14,6 @@ from robbench.spec.catalogue import block_names
 from robbench.spec.estimate import Estimate
 from robbench.spec.model import Checkpoint, Head, Kept, Model, Transfer
 from robbench.spec.protocol import EFFECTS, Protocol, ProtocolField, thesis_dataset, thesis_kept, thesis_recipe
-from robbench.spec.quick import Quick
 from robbench.spec.training import Dataset, Recipe
 
 _PARAMETERLESS = frozenset({"avg_pool"})
@@ -26,7 +25,7 @@ class Transfers(Spec):
     recipe: Recipe | Mapping[str, Recipe]
     architectures: tuple[str, ...] | None = None
     """None: all of the study's."""
-    k: tuple[PositiveInt, ...] | None = None
+    k: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Expected("integers ≥ 1")] | None = None
     """None: every k from 1 to K."""
     head: Head = "linear"
     kept: Kept = "frozen"
@@ -35,14 +34,15 @@ class Transfers(Spec):
     source: Literal["adversarial", "standard"] = "adversarial"
     """Which source model the blocks come from."""
 
-    def __post_init__(self) -> None:
-        require(self.k != (), "Transfers k", "None for every k, or at least one", self.k)
 
-    def transfer(self, k: int) -> Transfer:
-        """The row's transfer that retrains the last k blocks."""
-        return Transfer(
-            k=k, head=self.head, kept=self.kept, kept_scale=self.kept_scale, kept_statistics=self.kept_statistics
-        )
+class Quick(Spec):
+    """The size a study shrinks to under ``--robbench-quick``: every stage runs, no figure means anything."""
+
+    train: PositiveInt = 256
+    test: PositiveInt = 64
+    epochs: PositiveInt = 1
+    attack_steps: PositiveInt = 2
+    images: PositiveInt = 16
 
 
 class Study(Spec):
@@ -78,12 +78,9 @@ class Study(Spec):
         for field in ("architectures", "seeds", "ablate"):
             values = getattr(self, field)
             require(len(set(values)) == len(values), f"Study {field}", "each value once", values)
-        for architecture in self.architectures:
-            block_names(architecture)
-        for row in self.transfers:
-            for architecture in row.architectures or ():
-                if architecture not in self.architectures:
-                    raise unknown("architecture of a transfer", architecture, self.architectures)
+        for architecture in (name for row in self.transfers for name in row.architectures or ()):
+            if architecture not in self.architectures:
+                raise unknown("architecture of a transfer", architecture, self.architectures)
         thesis = all(row.kept == "finetuned" or row.kept_statistics == "train" for row in self.transfers)
         how = "'sound' in a declaration (--robbench-protocol thesis changes it)"
         require(self.protocol == "sound" or thesis, "Study protocol", how, self.protocol)
@@ -157,7 +154,7 @@ def _declared(study: Study) -> Iterator[Model]:
 
 
 def _variants(study: Study, field: ProtocolField) -> Iterator[Model]:
-    """The models that the thesis's value of one field changes; their sources are the changed ones, too."""
+    """The models that the thesis's value of one field changes, from sources that it changes, too."""
     labelled: dict[str, Model] = {}
     changed = replace(study, ablate=()).with_thesis((field,))
     for model, other in zip(_declared(study), _declared(changed), strict=True):
@@ -184,12 +181,13 @@ def _of_architecture(study: Study, architecture: str, seed: int) -> Iterator[Mod
     yield from scratch.values()
     for row in study.transfers:
         if row.architectures is None or architecture in row.architectures:
+            kept = {name: getattr(row, name) for name in ("head", "kept", "kept_scale", "kept_statistics")}
             for k in row.k or _every_k(study, architecture):
                 yield Model(
                     architecture=architecture,
                     dataset=target,
                     recipe=_recipe_for(row.recipe, architecture),
-                    transfer=row.transfer(k),
+                    transfer=Transfer(k=k, **kept),
                     source=scratch[source.name, row.source],
                     seed=seed,
                 )

@@ -12,11 +12,7 @@ from robbench.spec import Study
 
 
 def read_studies(path: Path) -> tuple[Study, ...]:
-    """All studies of a suite file, from its ``suite`` markers and its global names.
-
-    Raises:
-        RobbenchError: the file cannot be imported, or declares no study.
-    """
+    """The studies of a suite file's markers and global names; a RobbenchError if there is none."""
     names = _executed(path)
     marks = [mark for value in names.values() if callable(value) for mark in _listed(getattr(value, "pytestmark", []))]
     marks += _listed(names.get("pytestmark", []))

@@ -76,22 +76,17 @@ def prove(
 ) -> Iterator[Finding]:
     """Findings on the images of a distribution: right or wrong unperturbed, and fooled inside ball and box.
 
-    Args:
-        robustness: of the record.
-        network: on the device, in eval mode.
-        data: on the CPU.
-        adversarials: (F, C, H, W) float32 of the images that have a p*; None if they were not kept.
-        box: range of valid pixels.
-        device: of the network.
-
-    Raises:
-        RobbenchError: the counterexamples are not one for each p*.
+    ``adversarials`` are (F, C, H, W) float32, of the images that have a p*; None if they were not kept.
     """
     names, pstar = torch.tensor(robustness.images), torch.tensor(robustness.pstar)
     test, notes = data.test.take(names), _Notes()
     margins = _margins_of(network, test.images[:1], device, notes.remarks)
-    _check_unperturbed(names, pstar, margins(test.images, test.labels), notes)
-    found = (pstar != MISCLASSIFIED) & (pstar < len(robustness.grid))
+    unperturbed, counted = margins(test.images, test.labels), pstar == MISCLASSIFIED
+    wrong = unperturbed < 0
+    notes.note(names, counted & ~wrong, "counted as misclassified unperturbed, but classified correctly", unperturbed)
+    notes.note(names, wrong & ~counted, "counted as classified correctly, but misclassified unperturbed", unperturbed)
+    notes.note(names, unperturbed.isnan(), "with logits that are not finite")
+    found = ~counted & (pstar < len(robustness.grid))
     count, proven, smaller = int(found.sum()), 0, 0
     if adversarials is not None:
         expected = (count, *data.shape)
@@ -109,22 +104,13 @@ def prove(
     if adversarials is None and count:
         yield Finding(mark="unproven", message=f"the counterexamples of {count:,} images were not kept", advice=_KEEP)
         return
-    wrong = int((pstar == MISCLASSIFIED).sum())
+    others = f"{robustness.censored:,} never fooled, {int(counted.sum()):,} wrong unperturbed"
     yield Finding(
         mark="unproven" if proven < count and not notes.problems else "proven",
-        message=f"{proven:,} of {count:,} counterexamples; {robustness.censored:,} never fooled, {wrong:,} wrong "
-        "unperturbed",
+        message=f"{proven:,} of {count:,} counterexamples; {others}",
         proven=proven,
         smaller=smaller,
     )
-
-
-def _check_unperturbed(names: Tensor, pstar: Tensor, margins: Tensor, notes: _Notes) -> None:
-    """Note the images that are wrongly counted as misclassified, or as right."""
-    wrong, counted = margins < 0, pstar == MISCLASSIFIED
-    notes.note(names, counted & ~wrong, "counted as misclassified unperturbed, but classified correctly", margins)
-    notes.note(names, wrong & ~counted, "counted as classified correctly, but misclassified unperturbed", margins)
-    notes.note(names, margins.isnan(), "with logits that are not finite")
 
 
 def _check_counterexamples(

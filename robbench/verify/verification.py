@@ -22,13 +22,7 @@ from robbench.verify.proof import Finding, prove
 
 
 def verify(bundle: Path, context: RunContext, code: Collection[str] = ()) -> Iterator[Finding]:
-    """Findings on a bundle, record by record, as ``docs/verify.md`` says.
-
-    A user's own network is imported only if its module is in ``code``.
-
-    Raises:
-        RobbenchError: there is no bundle, its ``records.json`` is damaged, or it has no record.
-    """
+    """Findings on a bundle, record by record; a user's own network is imported only if its module is in ``code``."""
     read = read_bundle(bundle)
     if not read.records:
         raise RobbenchError(f"verify: expected a bundle with records, {bundle} has none")

@@ -2,15 +2,14 @@
 
 import subprocess
 import sys
-from importlib.metadata import version
 
 import msgspec
 import numpy as np
 import pytest
-from factories import both_records, make_facts, robustness_record
+from factories import both_records, make_facts
 
 from robbench.cli import main
-from robbench.gate.baselines import baseline_path, write_baseline
+from robbench.gate.baselines import write_baseline
 from robbench.report import Bundle, bundle, read_bundle, write_bundle
 
 FACTS = make_facts()
@@ -46,16 +45,12 @@ def run(capsys, *arguments):
     return status, captured.out, captured.err
 
 
-# --- compare ----------------------------------------------------------------------------------------------------------
-
-
 def test_compare_without_a_change(tmp_path, baselines, capsys):
     """Exit status 0; what is within tolerance is listed on request; the file or its folder."""
     folder = bundle_of(tmp_path / "run")
     for path in (folder, folder / "records.json"):
-        status, output, errors = run(capsys, "compare", path, "--baselines", baselines)
-        assert (status, errors) == (0, "")
-        assert output == "no regression: 5 of 5 as before\n"
+        found = run(capsys, "compare", path, "--baselines", baselines)
+        assert found == (0, "no regression: 5 of 5 as before\n", "")
     listed = run(capsys, "compare", folder, "--all", "--baselines", baselines)[1].splitlines()
     assert [line.split()[0] for line in listed[:-1]] == ["="] * 5
 
@@ -75,9 +70,7 @@ def test_compare_takes_tolerances(tmp_path, baselines, capsys):
     folder = bundle_of(tmp_path / "run", BAD, 20.0)
     given = ("--pstar", "0.9", "--seconds", "3", "--seconds-floor", "1", "--accuracy", "0.5")
     assert run(capsys, "compare", folder, "--baselines", baselines, *given)[0] == 0
-    assert run(capsys, "compare", folder, "--baselines", baselines, "--pstar", "0.9")[1].endswith(
-        f"1 of 5 figures fail, {HELD.replace('0.05', '0.9')}\n"
-    )
+    assert run(capsys, "compare", folder, "--baselines", baselines, *given[:4], "--seconds", "1.25")[0] == 1
 
 
 def test_compare_without_baselines(tmp_path, capsys):
@@ -103,7 +96,7 @@ def test_compare_misses_what_has_a_baseline_but_no_record(tmp_path, baselines, c
 
 
 def test_compare_with_bad_input(tmp_path, baselines, capsys):
-    """Exit status 2 and one line on stderr: no bundle, a damaged one, a damaged baseline, an impossible tolerance."""
+    """Exit status 2 and one line on stderr: no bundle, a damaged one, an impossible tolerance."""
     folder = bundle_of(tmp_path / "run")
     (tmp_path / "broken.json").write_text("{")
     for arguments, expected in (
@@ -116,14 +109,6 @@ def test_compare_with_bad_input(tmp_path, baselines, capsys):
         assert errors.startswith("robbench: ")
         assert expected in errors
         assert len(errors.splitlines()) == 1
-    path = baseline_path(baselines, "demo", "cnn7-mnist-pgd", "robustness")
-    path.write_text("[]")
-    status, _, errors = run(capsys, "compare", folder, "--baselines", baselines)
-    assert status == 2
-    assert str(path) in errors
-
-
-# --- report -----------------------------------------------------------------------------------------------------------
 
 
 def test_report_renders_a_bundle_again(tmp_path, capsys):
@@ -150,46 +135,31 @@ def test_report_makes_one_bundle_of_several(tmp_path, capsys):
     assert [record.created for record in merged.records] == ["2025-02-01T00:00:00Z"] * 2
 
 
-# --- list and data ----------------------------------------------------------------------------------------------------
-
-
-def test_list_shows_what_is_known(capsys):
-    """Data sets with classes and shape, architectures with their blocks."""
-    status, output, _ = run(capsys, "list")
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            (),
+            ["  emnist        47 classes, 1×28×28", "  cnn7         K = 7: conv1, conv2, conv3, conv4, fc1, fc2, fc3"],
+        ),
+        (("cnn3",), [f"  TL#{k}   retrains {name} and what follows" for k, name in ((3, "conv1"), (1, "fc2"))]),
+        (("cnn7", "--shape", "1,28,28"), ["cnn7: 312,202 parameters with 10 classes"]),
+    ],
+)
+def test_list_shows_what_is_known(arguments, lines, capsys):
+    """Data sets and architectures; what each k of one retrains; the parameters of one that is built."""
+    status, output, _ = run(capsys, "list", *arguments)
     assert status == 0
-    assert "  emnist        47 classes, 1×28×28\n" in output
-    assert "  cnn7         K = 7: conv1, conv2, conv3, conv4, fc1, fc2, fc3\n" in output
-
-
-def test_list_shows_what_each_k_retrains(capsys):
-    """From TL#K, everything, to TL#1, the head."""
-    status, output, _ = run(capsys, "list", "cnn3")
-    assert status == 0
-    assert output.splitlines() == [
-        "  TL#3   retrains conv1 and what follows",
-        "  TL#2   retrains fc1 and what follows",
-        "  TL#1   retrains fc2 and what follows",
-    ]
-
-
-def test_list_builds_a_network_that_only_knows_itself(capsys):
-    """With the number of its parameters for images of a shape."""
-    status, output, _ = run(capsys, "list", "cnn7", "--shape", "1,28,28")
-    assert status == 0
-    assert output.splitlines()[0] == "cnn7: 312,202 parameters with 10 classes"
-    assert output.splitlines()[-1] == "  TL#1   retrains fc3 and what follows"
+    assert {*lines} <= {*output.splitlines()}
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (("cnn8",), "unknown architecture 'cnn8'"),
-        (("wrn32_10",), "use 'wrn34_10'"),
         (("no.such:net",), "no.such"),
         (("cnn7", "--shape", "28"), "--shape: expected C,H,W (3,32,32), got '28'"),
-        (("cnn7", "--shape", "0,28,28"), "--shape: expected C,H,W"),
         (("cnn7", "--shape", "3,x,x"), "--shape: expected C,H,W"),
-        (("cnn7", "--shape", "3,32,32"), "cnn7 takes 1x28x28 images, got 3x32x32"),
     ],
 )
 def test_list_of_what_does_not_exist(arguments, expected, capsys):
@@ -214,15 +184,6 @@ def test_data_checks_a_prepared_file(tmp_path, capsys):
     status, output, _ = run(capsys, "data", "mine", "--data", tmp_path)
     assert status == 0
     assert output.startswith(f"{tmp_path / 'mine.npz'}: 6 training and 2 test images of 1×5×4, 3 classes, sha256 ")
-
-
-@pytest.mark.parametrize(("name", "expected"), [("mnist", "--robbench-download"), ("nothing", "unknown dataset")])
-def test_data_that_is_not_there(name, expected, tmp_path, capsys):
-    """One line, status 2, and what to do."""
-    status, output, errors = run(capsys, "data", name, "--data", tmp_path)
-    assert (status, output) == (2, "")
-    assert expected in errors
-    assert len(errors.splitlines()) == 1
 
 
 def test_a_wrong_command_line_exits_with_2(capsys):
@@ -257,17 +218,8 @@ def test_comparing_and_rendering_need_no_torch(tmp_path, baselines):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_record_that_is_not_comparable_counts_as_failing(tmp_path, baselines, capsys):
-    """Estimated on another grid: never silently passed."""
-    record = robustness_record(FACTS, [1, 2], [0.0, 0.1, 0.2])
-    write_bundle(tmp_path / "run", Bundle(title="demo", command="", records=[record]))
-    status, output, _ = run(capsys, "compare", tmp_path / "run", "--baselines", baselines)
-    assert status == 1
-    assert "x        demo/cnn7-mnist-pgd.robustness: median p* cannot be compared" in output
-
-
 def test_seconds_without_a_baseline_are_one_line(tmp_path, baselines, capsys):
-    """On another class of machine all stages have none; one alone is named."""
+    """On another class of machine all stages have none."""
     records = both_records(FACTS, GOOD)
     there = msgspec.structs.replace(records[0].environment, slug="elsewhere")
     records = [msgspec.structs.replace(record, environment=there) for record in records]
@@ -276,11 +228,6 @@ def test_seconds_without_a_baseline_are_one_line(tmp_path, baselines, capsys):
     assert status == 0
     assert [line for line in output.splitlines() if line.startswith("x")] == [
         "x        2 stages: seconds not comparable: no baseline on elsewhere (there is: cpu-2core)"
-    ]
-    write_bundle(tmp_path / "there", Bundle(title="demo", command="", records=records[:1]))
-    _, output, _ = run(capsys, "compare", tmp_path / "there", "--baselines", baselines)
-    assert [line[:40] for line in output.splitlines() if line.startswith("x")] == [
-        "x        demo/cnn7-mnist-pgd.training: s"
     ]
 
 
@@ -296,11 +243,3 @@ def test_networks_of_the_current_folder_are_found(tmp_path, monkeypatch, capsys)
     status, output, errors = run(capsys, "list", "lying_here:small", "--shape", "1,3,3")
     assert (status, errors) == (0, "")
     assert "TL#1" in output
-
-
-def test_the_version(capsys):
-    """The installed package's."""
-    with pytest.raises(SystemExit) as ended:
-        main(["--version"])
-    assert ended.value.code == 0
-    assert capsys.readouterr().out == f"robbench {version('robbench')}\n"

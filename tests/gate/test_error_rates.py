@@ -58,9 +58,6 @@ def written(tmp_path, monkeypatch):
     return write
 
 
-# --- runs -------------------------------------------------------------------------------------------------------------
-
-
 def test_seeds_of_one_model_become_one_case():
     """Name, spec and digest without the model's seeds, its source's included; seeds of data and estimate stay."""
     facts = make_facts("transfer", "emnist", k=3, seed=3)
@@ -104,9 +101,6 @@ def test_one_seed_at_two_commits_is_no_pair(written):
     assert len(list(runs.pairs(found, same_seed=False))) == 4
 
 
-# --- planted losses ---------------------------------------------------------------------------------------------------
-
-
 @given(
     found=st.lists(st.integers(MISCLASSIFIED, len(GRID)), min_size=1, max_size=60),
     loss=st.sampled_from(losses.PSTAR_LOSSES),
@@ -144,9 +138,6 @@ def test_a_planted_loss_of_accuracy_turns_correct_images_wrong(points, images):
     assert [epoch.validation.correct for epoch in training.epochs] == [50, training.validation.correct, 50]
 
 
-# --- rates ------------------------------------------------------------------------------------------------------------
-
-
 def test_a_planted_loss_is_found_and_none_is_not(written):
     """With the same seed: nothing without a loss, every model with a fifth of its p* lost, and only that one."""
     run = runs.read_runs([written(*stages(0, places(0)), *stages(0, places(1, 60), method="standard"))])
@@ -178,9 +169,6 @@ def test_seconds_of_runs_are_held_to_each_other(written):
     stage, whole = rates.slower(found, 1.25)
     assert (str(stage), str(whole)) == ("25.0% (1 of 4)", "50.0% (1 of 2)")
     assert rates.slower(found, 1.5)[0].hits == 0
-
-
-# --- command ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_tables_are_printed_and_put_between_the_markers(written, tmp_path, capsys):

@@ -60,13 +60,6 @@ def test_few_lost_images_count_where_none_are_won(lost, gained, mark):
     assert marks(old, new)[0] == mark
 
 
-@pytest.mark.parametrize(("share", "mark"), [(1.0, "="), (0.9, "-"), (1.1, "+")])
-def test_a_tenth_less_for_every_image_is_seen(share, mark):
-    """However far p* spreads over the images."""
-    old = spread()
-    assert marks(old, np.floor(old * share).astype(int))[1] == mark
-
-
 def test_the_interval_of_one_and_the_same_shift_is_that_shift():
     """Nothing is left to chance."""
     old = spread()

@@ -11,6 +11,7 @@ from factories import ENVIRONMENT, make_facts, robustness_record, training_recor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robbench.errors import RobbenchError
 from robbench.gate.baselines import baseline_of
 from robbench.gate.verdicts import Tolerances, Verdict, compare, judge, plain_verdict, show_pstar
 from robbench.record import Counts, Seconds
@@ -42,9 +43,6 @@ def verdicts(old, new, **tolerances):
 def pstar_mark(old, new, **tolerances):
     """The mark of median p* alone."""
     return verdicts(robust(old), robust(new), **tolerances)["median p*"].mark
-
-
-# --- median p* --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -163,9 +161,6 @@ def test_a_changed_specification_is_named_beside_a_loss():
     assert "specification" not in verdicts(old, old)["median p*"].message
 
 
-# --- accuracy ---------------------------------------------------------------------------------------------------------
-
-
 def of(correct, total):
     """A robustness record with so many correct images."""
     return robust([20] * correct + [MISCLASSIFIED] * (total - correct))
@@ -201,21 +196,17 @@ def test_a_change_of_accuracy_counts_when_large_and_significant(old, new, mark):
     assert (verdict.baseline, verdict.current) == (old[0] / old[1], new[0] / new[1])
 
 
-def test_the_tolerance_of_accuracy_is_a_share():
-    """Eleven points against a tolerance of twelve; the message says both."""
+def test_the_message_of_a_change_of_accuracy():
+    """Both shares, the change in points, p and the tolerance."""
     verdict = verdicts(of(900, 1000), of(790, 1000), accuracy=0.12)["accuracy"]
     assert verdict.mark == "="
     assert verdict.message.startswith("accuracy 90.0% → 79.0% (-11.0 points of 1,000 images, p = ")
     assert verdict.message.endswith("; tolerance 12 points)")
-    assert verdicts(of(900, 1000), of(790, 1000), accuracy=0.1)["accuracy"].mark == "-"
 
 
 def test_a_training_stage_without_validation_images_has_no_accuracy_to_hold():
     """None of none is no accuracy: its seconds alone are compared."""
     assert verdicts(validated(0, 0), validated(0, 0)).keys() == {"seconds"}
-
-
-# --- seconds ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -277,9 +268,6 @@ def test_seconds_of_another_specification_are_shown_and_do_not_fail():
     assert verdict.message == "seconds not comparable: the specification changed"
 
 
-# --- all of them ------------------------------------------------------------------------------------------------------
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(MISCLASSIFIED, CENSORED), min_size=1, max_size=60))
 def test_a_record_is_equal_to_the_baseline_it_makes(places):
@@ -307,14 +295,6 @@ def test_only_losses_fail_and_verdicts_are_plain_json(pairs):
         assert "nan" not in verdict.message
 
 
-def test_a_verdict_without_figures_names_its_stage():
-    """By its case, which may have dots, and the last of them."""
-    verdict = plain_verdict("demo", "timm:x.y-mnist-pgd.training", "missing", "no baseline")
-    assert (verdict.case, verdict.stage, verdict.fails) == ("timm:x.y-mnist-pgd", "training", True)
-    with pytest.raises(msgspec.ValidationError, match="Invalid enum value"):
-        msgspec.convert(msgspec.to_builtins(verdict) | {"mark": "?"}, Verdict)
-
-
 def test_another_kind_of_stage_is_held_to_its_seconds_until_it_brings_a_judge():
     """Which gets record and baseline, and returns verdicts on its own figures."""
 
@@ -335,3 +315,28 @@ def test_importing_the_gate_is_cheap():
     """Every pytest run that has robbench installed imports it."""
     program = "import sys, robbench.gate.verdicts; sys.exit('scipy' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        (
+            {"pstra": 0.1},
+            "unknown tolerance 'pstra'; expected one of accuracy, pstar, seconds, seconds_floor (did you mean",
+        ),
+        ({"accuracy": -0.1}, "tolerance accuracy: expected a number ≥ 0, got -0.1"),
+        ({"seconds": 0.9}, "tolerance seconds: expected a number ≥ 1, got 0.9"),
+        ({"pstar": "5 %"}, "tolerance pstar: expected a number ≥ 0, got '5 %'"),
+    ],
+)
+def test_impossible_tolerances_are_refused(given_, message):
+    """A typo must not silently leave the default in place."""
+    with pytest.raises(RobbenchError) as caught:
+        Tolerances.of(given_)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_marker_may_set_each_tolerance():
+    """None at all, and for seconds infinitely much, are tolerances; the others keep their defaults."""
+    assert Tolerances.of({}) == Tolerances(pstar=0.05, accuracy=0.01, seconds=1.25, seconds_floor=2.0)
+    assert Tolerances.of({"pstar": 0, "seconds": math.inf}) == Tolerances(pstar=0, seconds=math.inf)

@@ -17,7 +17,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 def test_every_kind_of_pass_takes_some_time():
     """Each is timed by itself."""
-    speed = measure("cnn7", classes=10, shape=(1, 28, 28), precision="float32", device=CPU)
+    speed = measure("cnn3", classes=10, shape=(1, 28, 28), precision="float32", device=CPU)
     assert min(speed.inference, speed.attack, speed.update) > 0
 
 

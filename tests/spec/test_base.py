@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from specs import ESTIMATE, RECIPE, SOURCE, TARGET
 
-from robbench.spec import Dataset, EpsilonGrid, Search
+from robbench.spec import Dataset, EpsilonGrid
 
 
 @pytest.mark.parametrize("spec", [RECIPE, SOURCE, TARGET, ESTIMATE], ids=lambda spec: type(spec).__name__)
@@ -37,16 +37,6 @@ def test_numbers_become_plain_floats():
         taken = Dataset(name="x", mean=mean, std=(1, 1)).mean
         assert taken == (0.5, 1.0)
         assert {type(value) for value in taken} == {float}
-
-
-def test_a_search_of_ones_own_is_named_after_its_class():
-    """In lower case, in records and tables."""
-
-    class Halving(Search):
-        """A search."""
-
-    assert replace(ESTIMATE, search=Halving()).search_name == "halving"
-    assert replace(ESTIMATE, search="fast").search_name == "fast"
 
 
 def test_declaring_a_study_imports_nothing_heavy():

@@ -12,7 +12,6 @@ from robbench.spec.catalogue import (
     EMNIST_CLASSES,
     block_names,
     own_module,
-    plain_name,
     wrn_size,
 )
 
@@ -74,9 +73,3 @@ def test_an_unknown_architecture_is_refused(name):
     """With everything that is known."""
     with pytest.raises(RobbenchError, match=r"unknown architecture .*; expected one of .*cnn7.*timm:<name"):
         block_names(name)
-
-
-@pytest.mark.parametrize(("name", "plain"), [("cifar10.1+x", True), ("a/b", False), ("..", False), ("a..b", False)])
-def test_a_dataset_name_leads_into_no_other_folder(name, plain):
-    """It names a file in the data folder."""
-    assert plain_name(name) == plain

@@ -19,22 +19,8 @@ from robbench.spec import (
     Transfer,
     Transfers,
 )
-from robbench.spec.catalogue import DATASETS
-from robbench.spec.quick import shrink
+from robbench.spec.command_line import shrink
 from robbench.spec.recipes import with_protocol
-
-
-def test_a_known_dataset_brings_its_statistics():
-    """A dataset of one's own brings none, and own statistics win."""
-    cifar, own = Dataset(name="cifar10"), Dataset(name="mine")
-    assert (cifar.augmentation, cifar.mean, cifar.std) == (
-        "crop-flip",
-        DATASETS["cifar10"].mean,
-        DATASETS["cifar10"].std,
-    )
-    assert (own.augmentation, own.mean, own.std) == ("none", None, None)
-    changed = Dataset(name="cifar10", augmentation="none", mean=(0.5,) * 3, std=(0.25,) * 3)
-    assert (changed.augmentation, changed.mean, changed.std) == ("none", (0.5,) * 3, (0.25,) * 3)
 
 
 @settings(max_examples=20, deadline=None)
