@@ -90,7 +90,7 @@ def test_a_seed_decides_every_weight_and_nothing_else():
     [
         ("cnn7", {"shape": COLOUR}, "cnn7 takes 1x28x28 images, got 3x32x32"),
         ("cnn77", {}, r"unknown architecture 'cnn77'.*did you mean 'cnn7'"),
-        ("wrn32_10", {}, "cannot exist.*6n \\+ 4"),
+        ("wrn32_10", {}, "expected depth 6n \\+ 4"),
         ("cnn7", {"mean": (0.1, 0.2), "std": (1.0, 1.0)}, "mean: expected 1 values"),
         ("timm:resnet62", {}, "unknown timm network 'resnet62'; did you mean resnet26 or "),
         ("timm:hf-hub:someone/something", {}, "unknown timm network"),
