@@ -1,7 +1,7 @@
 """The wording of errors: expectation, value, and the nearest valid name."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robbench.errors import RobbenchError, require, unknown
@@ -19,7 +19,6 @@ def test_a_far_name_gets_no_hint():
     assert str(unknown("device", "zzz", ["cpu", "cuda"])) == "unknown device 'zzz'; expected one of cpu, cuda"
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.text(max_size=8), st.one_of(st.integers(), st.text(max_size=5), st.none()))
 def test_require_names_field_expectation_and_value(field, value):
     """A condition that holds says nothing; one that does not says all three."""

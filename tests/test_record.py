@@ -7,7 +7,7 @@ import statistics
 import msgspec
 import pytest
 from factories import GRID, make_facts, robustness_record, training_record
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robbench.errors import RobbenchError
@@ -22,7 +22,6 @@ def robustness(indices):
     return robustness_record(FACTS, indices).robustness
 
 
-@settings(max_examples=20, deadline=None)
 @given(INDICES)
 def test_the_median_is_that_of_the_values(indices):
     """The same as Python's over the p* themselves, the censored being infinite, the misclassified left out."""
@@ -32,7 +31,6 @@ def test_the_median_is_that_of_the_values(indices):
     assert median_pstar(correct, GRID) == robustness(indices).median
 
 
-@settings(max_examples=20, deadline=None)
 @given(INDICES)
 def test_robust_accuracy_is_the_share_of_larger_pstar(indices):
     """At every radius; the distribution counts every correct image once, the censored last."""
@@ -73,7 +71,6 @@ def test_figures_are_plain_and_finite():
     assert (nothing["median_pstar"], nothing["median_pstar_censored"]) == (None, False)
 
 
-@settings(max_examples=20, deadline=None)
 @given(INDICES, st.booleans(), st.floats(0, 1e6))
 def test_json_round_trip(indices, trained, seconds):
     """A record read back from its JSON is equal, with a result of its stage's type."""

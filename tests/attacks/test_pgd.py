@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import linear
 from torch import nn
@@ -43,7 +43,6 @@ def random_images(count, seed, box=(0.0, 1.0)):
     return images * (box[1] - box[0]) + box[0], labels
 
 
-@settings(max_examples=40, deadline=None)
 @given(RADII, SEEDS, st.integers(1, 3), st.booleans(), st.sampled_from([(0.0, 1.0), (-2.5, 2.5), (0.25, 0.5)]))
 def test_no_radius_takes_an_image_out_of_its_ball_or_box(radii, seed, steps, random_start, box):
     """|x' − x| ≤ ε holds for every image's own ε up to rounding, and box for every pixel exactly."""
@@ -58,7 +57,6 @@ def test_no_radius_takes_an_image_out_of_its_ball_or_box(radii, seed, steps, ran
     assert not found.requires_grad
 
 
-@settings(max_examples=25, deadline=None)
 @given(RADII, SEEDS)
 def test_float32_rounding_stays_within_the_tolerance_of_the_ball(radii, seed):
     """In float32, what rounding adds to ε is below the tolerance with which a counterexample is judged."""
@@ -68,7 +66,6 @@ def test_float32_rounding_stays_within_the_tolerance_of_the_ball(radii, seed):
     assert ((found - images).abs().flatten(1).amax(1) <= epsilon + BALL_TOLERANCE).all()
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0, 0.8), min_size=2, max_size=8), SEEDS, st.data())
 def test_a_batch_never_changes_an_images_result(radii, seed, data):
     """However the images are split into batches and ordered, each gets the same adversarial image."""
@@ -82,7 +79,6 @@ def test_a_batch_never_changes_an_images_result(radii, seed, data):
         torch.testing.assert_close(alone, whole[part], rtol=0, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
 @given(RADII, SEEDS)
 def test_one_step_without_random_start_is_fgsm(radii, seed):
     """PGD-1 from the image itself, by default of step ε, is x + ε·sign(∇ loss), clipped to the box."""
@@ -96,7 +92,6 @@ def test_one_step_without_random_start_is_fgsm(radii, seed):
     torch.testing.assert_close(one, expected, rtol=0, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
 @given(SEEDS, st.floats(0.01, 0.6), st.integers(1, 5), st.booleans())
 def test_a_linear_model_is_attacked_optimally(seed, epsilon, steps, random_start):
     """The margin falls to that of the ball's best corner inside the box, whatever the steps, if they reach it."""
@@ -113,7 +108,6 @@ def test_a_linear_model_is_attacked_optimally(seed, epsilon, steps, random_start
     torch.testing.assert_close(fgsm(model, images, labels, epsilon), best, rtol=0, atol=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
 @given(SEEDS, st.floats(0.01, 0.3), st.integers(1, 7))
 def test_the_default_step_is_epsilon_over_steps(seed, epsilon, steps):
     """Without a step size every step is ε ÷ steps, which the last of them just takes to the border of the ball."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import pad
 
@@ -63,7 +63,6 @@ def every_shift(image: torch.Tensor) -> list[torch.Tensor]:
     return [version for crop in crops for version in (crop, crop.flip(2))]
 
 
-@settings(max_examples=20, deadline=None)
 @given(
     count=st.integers(1, 4), channels=st.integers(1, 3), height=st.integers(1, 8), width=st.integers(1, 8), seed=seeds
 )

@@ -34,7 +34,7 @@ def test_prepared_file_is_a_dataset_by_its_name(own: Path, arrays: Make) -> None
     assert np.array_equal(data.test.labels.numpy(), arrays()["y_test"])
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(train=st.integers(1, 12), test=st.integers(1, 7), seed=st.integers(0, 1000))
 def test_subset_is_random_and_nested(train: int, test: int, seed: int, own: Path) -> None:
     """A subset has the size asked for, no image twice, and their labels; a smaller one lies within a larger one."""

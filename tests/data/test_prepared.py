@@ -37,7 +37,7 @@ def datasets(draw: st.DrawFn) -> Data:
     return Data("own", parts[0], parts[1], tuple(names))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=datasets())
 def test_what_is_written_is_read(data: Data, tmp_path: Path) -> None:
     """A dataset survives its file, digest and all, and no temporary file stays behind."""

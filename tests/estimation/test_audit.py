@@ -282,7 +282,6 @@ def test_the_next_image_of_another_class_is_the_first_that_a_walk_around_meets(l
 # --- cost and steps ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
 @given(SEEDS, st.integers(1, 12), st.sampled_from([0.1, 0.5]))
 def test_passes_are_counted_and_stay_within_the_share(seed, batch_size, share):
     """What the network really saw; the share holds wherever it pays for more than the fewest images."""

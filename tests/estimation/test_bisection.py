@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import SHAPE, Counting, linear, linear_case, problem
 from searches import oracle
@@ -73,7 +73,6 @@ def test_the_search_returns_image_by_image_what_the_published_one_does(trained, 
     assert len(set(expected)) > 8
 
 
-@settings(max_examples=25, deadline=None)
 @given(SEEDS, st.integers(2, 6), st.integers(1, 8))
 def test_a_larger_grid_step_never_finds_a_smaller_pstar(seed, factor, coarse_values):
     """On a grid of every n-th radius, a linear model's p* is as large or larger, by less than one of its steps."""

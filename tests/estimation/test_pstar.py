@@ -37,7 +37,6 @@ def float64_problem(count, seed=0):
 # --- what p* is -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None)
 @given(SEEDS, st.sampled_from([0.002, 0.005, 0.01, 0.03]), st.floats(0.03, 0.3), st.integers(1, 6))
 def test_a_linear_models_pstar_is_its_margin_rounded_up_to_the_grid(search, seed, step, stop, steps):
     """p* is the smallest grid value above |w·x + b| ÷ ‖w‖₁, and censored where the grid ends before."""

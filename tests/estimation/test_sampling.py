@@ -1,12 +1,11 @@
 """Which test images p* is estimated on."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robbench.estimation.sampling import choose_images
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 5))
 def test_chosen_images_are_unique_ascending_and_seeded(total, count, seed):
     """As many as asked for or there are, the same for the same seed."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from networks import Counting, linear, linear_case, problem
 from searches import BOX, GRID, fast, oracle, run_ball
@@ -38,7 +38,6 @@ def test_pstar_is_as_small_as_the_references_and_costs_at_most_half_the_passes(t
     assert found.backward <= reference.backward / 2
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([(0.0, 1.0), (-0.2, 1.1), (-2.5, 2.5)]))
 def test_where_pixels_meet_the_box_pstar_is_that_of_the_best_image_in_ball_and_box(seed, box):
     """With pixels in all of [0, 1], p* is the first radius whose corner of ball and box a linear model gets wrong."""

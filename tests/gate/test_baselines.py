@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 from factories import ENVIRONMENT, GRID, make_facts, robustness_record, training_record
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robbench.errors import RobbenchError
@@ -22,7 +22,6 @@ def on(slug, seconds, **changes):
     return training_record(FACTS, seconds, environment=msgspec.structs.replace(ENVIRONMENT, slug=slug), **changes)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(-1, len(GRID)), min_size=1, max_size=20))
 def test_round_trip(tmp_path_factory, places):
     """What was written is read, and every statistic follows from it."""

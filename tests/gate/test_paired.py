@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from factories import make_facts, robustness_record
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robbench.gate.baselines import baseline_of
@@ -93,7 +93,6 @@ def test_the_paired_bootstrap_is_the_plain_one():
 
 
 @given(st.lists(st.tuples(PSTAR, PSTAR), min_size=1, max_size=40), st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
 def test_the_order_of_the_images_does_not_matter(pairs, random):
     """Neither to the test nor to the interval."""
     shuffled = random.sample(pairs, len(pairs))

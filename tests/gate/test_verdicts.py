@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 from factories import ENVIRONMENT, make_facts, robustness_record, training_record
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robbench.errors import RobbenchError
@@ -268,7 +268,6 @@ def test_seconds_of_another_specification_are_shown_and_do_not_fail():
     assert verdict.message == "seconds not comparable: the specification changed"
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(MISCLASSIFIED, CENSORED), min_size=1, max_size=60))
 def test_a_record_is_equal_to_the_baseline_it_makes(places):
     """Every figure of every distribution, whatever is wrong or censored in it."""
@@ -281,7 +280,6 @@ def test_a_record_is_equal_to_the_baseline_it_makes(places):
     }
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(*[st.integers(MISCLASSIFIED, CENSORED)] * 2), min_size=1, max_size=40))
 def test_only_losses_fail_and_verdicts_are_plain_json(pairs):
     """A failing figure is smaller than its baseline's; no NaN and no infinity is sent to the controller."""

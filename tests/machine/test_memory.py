@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -43,7 +43,6 @@ def test_a_batch_follows_the_free_memory(monkeypatch):
         assert attack_batch(network(), IMAGES) == max(1, batch - 1)
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 9))
 def test_what_is_saved_grows_with_the_images_alone(count, width):
     """Every image saves its pixels and its features once; the parameters, saved too, are not counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import robbench.machine.timing
@@ -42,7 +42,6 @@ def stopwatch(clock):
     return Stopwatch(torch.device("cpu"))
 
 
-@settings(max_examples=50, deadline=None)
 @given(DURATIONS)
 def test_the_regions_of_a_name_add_up(durations):
     """Each region's seconds are the sum of its blocks, and time between blocks is nobody's."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import Counting, linear_case
 from searches import audit_of
@@ -84,7 +84,6 @@ def outcome(pstar, work):
     return Outcome(torch.tensor(pstar), None, work.forward, work.backward, [], 8)
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     st.integers(0, 50),
     st.integers(1, 40),

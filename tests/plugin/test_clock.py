@@ -3,13 +3,12 @@
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robbench.plugin.clock import Clock
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0, 1e4), max_size=5))
 def test_the_clock_shows_what_it_was_advanced_by(steps):
     """From zero, the sum; reading it does not move it."""

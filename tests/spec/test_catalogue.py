@@ -1,7 +1,7 @@
 """Facts by name: classes, shapes, statistics, blocks; and the wide residual networks that can exist."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robbench.errors import RobbenchError
@@ -44,7 +44,6 @@ def test_blocks_of_every_architecture():
     assert {name for name, shape in ARCHITECTURE_SHAPES.items() if shape == (3, 32, 32)} == large.keys()
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 60), st.integers(0, 12))
 def test_a_wide_network_exists_where_its_depth_is_6n_plus_4(depth, width):
     """Its size is read from its name; any other depth is an error whose suggestion exists."""

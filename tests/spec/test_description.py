@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, SOURCE, STANDARD, TARGET
 
@@ -43,7 +43,6 @@ class SearchOfThisTest(Search):
 SCHEDULES = (None, StepLR(step=2, gamma=0.5), MultiStepLR(milestones=(2, 4), gamma=0.1), OneCycle(warm_up=0.2))
 
 
-@settings(max_examples=20, deadline=None)
 @given(
     st.fixed_dictionaries(
         {

@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, SOURCE, STANDARD, TARGET
 
@@ -114,7 +114,6 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.dictionaries(st.text(max_size=3), PLAIN, max_size=4), st.randoms())
 def test_digests_ignore_order_and_kind_of_number(values, random):
     """Keys in any order, integers as floats and lists as tuples give the same digest, and no difference."""

@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, STANDARD, TARGET, make_study, recipe
 
@@ -133,7 +133,6 @@ def test_what_cannot_run_is_refused(build, message):
     assert caught.value.__context__ is None
 
 
-@settings(max_examples=50, deadline=None)
 @pytest.mark.filterwarnings("ignore:PGD")
 @given(
     st.sampled_from([RECIPE, RECIPE.attack, ESTIMATE, ESTIMATE.grid, Audit(), MNIST, TARGET]),

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from specs import ESTIMATE, FINAL_TEST, RECIPE, SOURCE, STANDARD, make_study
 
@@ -23,7 +23,6 @@ from robbench.spec.command_line import shrink
 from robbench.spec.recipes import with_protocol
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 100), st.sampled_from([10, 100, 1000, 10_000]))
 def test_a_grid_has_a_radius_for_every_whole_step(count, units, scale):
     """From 0 to the last multiple of the step that is no larger than ``stop``, without dust of floating point."""

@@ -3,14 +3,13 @@
 import os
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robbench.errors import RobbenchError
 from robbench.store.files import write_atomically
 
 
-@settings(max_examples=15, deadline=None)
 @given(st.binary(max_size=50), st.binary(max_size=50))
 def test_a_file_holds_the_bytes_last_written(tmp_path_factory, first, second):
     """In folders made on the way, with nothing left beside it, readable by others."""

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loops import ADVERSARY, Watched, finish, network, problem, recipe, run, same, timeless, trainer
 from torch import nn
@@ -153,7 +153,6 @@ def test_a_state_of_another_network_is_refused(other):
     assert (made.done, made.progress) == (False, (0, 3))
 
 
-@settings(max_examples=15, deadline=None)
 @given(
     st.integers(4, 30),
     st.integers(3, 15),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loops import ADVERSARY, network, problem, recipe, run
 from torch import nn
@@ -37,7 +37,6 @@ SCHEDULES = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(SCHEDULES, st.floats(1e-4, 1.0), st.integers(1, 500))
 def test_rates_are_those_of_torchs_schedulers(schedule, rate, updates):
     """In every epoch, at its first, a middle and its last update, the rate is that of torch's scheduler."""
@@ -52,7 +51,6 @@ def test_rates_are_those_of_torchs_schedulers(schedule, rate, updates):
         assert rates == pytest.approx(expected, rel=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 8), st.integers(1, 40), st.floats(0.05, 0.9))
 def test_one_cycle_rises_then_falls_to_almost_nothing(epochs, updates, warm_up):
     """Update by update the rate rises linearly to the recipe's, falls linearly, and ends one step above 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loops import network, recipe, run, trainer
 
@@ -34,7 +34,6 @@ def first_stop(spec, history):
     return next((n for n in range(len(history) + 1) if stops(spec, history[:n])), None)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 7), max_size=25), st.integers(1, 5), st.integers(1, 6), st.booleans())
 def test_early_stopping_is_that_of_a_running_counter(figures, patience, window, robust):
     """An epoch-by-epoch counter, in whole numbers, stops after the same epoch."""

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -37,7 +37,6 @@ def unchanged(before, after):
     return {key for key in before.keys() & after.keys() if torch.equal(before[key], after[key])}
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     st.sampled_from(CASES),
     st.sampled_from(["frozen", "finetuned"]),

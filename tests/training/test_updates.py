@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loops import ADVERSARY, Watched, network, parameters, problem, recipe, run, same
 from networks import Masked
@@ -48,7 +48,6 @@ def test_frozen_modules_keep_their_statistics_and_their_dropout_idle():
     assert set(modes) == {False}
 
 
-@settings(max_examples=15, deadline=None)
 @given(st.floats(0.001, 5.0))
 def test_gradients_are_clipped_to_the_norm(bound):
     """One step of SGD at rate 1 moves the parameters by their gradient's norm or the bound, whichever is less."""
