@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from networks import linear_case
@@ -14,19 +12,21 @@ from robbench.errors import RobbenchError
 from robbench.estimation.estimators import estimate_pstar, estimator
 from robbench.estimation.problem import Outcome, Problem
 from robbench.record import MISCLASSIFIED
-from robbench.spec import EpsilonGrid
+from robbench.spec import EpsilonGrid, Search
 
 
-@dataclass(frozen=True)
-class LinearScan:
-    """One step of the whole radius, at one grid value after the other."""
+class LinearScan(Search):
+    """One step along the gradient, at one grid value after the other."""
+
+    length: float = 1.0
+    """Of the step, in radii."""
 
 
 class Scan:
     """The estimator of a linear scan; a step is one radius."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.at = problem, 0
+    def __init__(self, search, problem):
+        self.search, self.problem, self.at = search, problem, 0
         self.images, self.labels = problem.take(torch.arange(len(problem.images)))
         right = problem.network(self.images).argmax(dim=1) == self.labels
         self.pstar = torch.where(right, len(problem.grid), MISCLASSIFIED)
@@ -44,9 +44,9 @@ class Scan:
         return Outcome(self.pstar, None, 0, 0, [], 0)
 
     def step(self):
-        radius = torch.full(self.labels.shape, self.problem.grid[self.at])
-        adversarial = fgsm(self.problem.network, self.images, self.labels, radius)
-        fooled = is_counterexample(self.problem.network, adversarial, self.images, self.labels, radius)
+        given, radius = (self.images, self.labels), self.problem.grid[self.at]
+        adversarial = fgsm(self.problem.network, *given, self.search.length * radius)
+        fooled = is_counterexample(self.problem.network, adversarial, *given, radius)
         self.pstar[fooled & (self.pstar == len(self.problem.grid))] = self.at
         self.at += 1
 
@@ -59,15 +59,16 @@ class Scan:
 
 @estimator.register
 def _(search: LinearScan, problem: Problem) -> Scan:
-    return Scan(problem)
+    return Scan(search, problem)
 
 
-def test_a_registered_search_gives_pstar():
+@pytest.mark.parametrize("length", [1.0, 0.5])
+def test_a_registered_search_gives_pstar(length):
     """A linear model's p* is its margin rounded up to the grid, by a search that this file alone knows."""
     model, images, labels, exact = linear_case(3)
     grid = EpsilonGrid(stop=0.16, step=0.005).values
-    found = estimate_pstar(model, images, labels, grid, attack=None, search=LinearScan())
-    assert found.pstar.tolist() == [sum(radius < value for radius in grid) for value in exact.tolist()]
+    found = estimate_pstar(model, images, labels, grid, attack=None, search=LinearScan(length=length))
+    assert found.pstar.tolist() == [sum(length * radius < value for radius in grid) for value in exact.tolist()]
 
 
 @pytest.mark.parametrize("search", ["slow", None, 3])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
+from robbench.data import Images
 from robbench.estimation.audit import AuditPart
 from robbench.estimation.estimators import estimate_pstar
 from robbench.estimation.fixed_radii import FixedRadii
-from robbench.estimation.problem import Outcome, Problem, TensorImages
+from robbench.estimation.problem import Outcome, Problem
 from robbench.estimation.shrinking_ball import ShrinkingBall
 from robbench.spec import PGD, EpsilonGrid
 
@@ -24,7 +23,7 @@ def oracle(steps, box=BOX):
 
 def problem_of(network, images, labels, grid=GRID, attack=None, **options):
     """These images as an estimator's problem."""
-    source, attack = TensorImages(images, labels), attack or oracle(2)
+    source, attack = Images(images, labels), attack or oracle(2)
     return Problem(network=network, images=source, device=images.device, grid=grid, attack=attack, **options)
 
 
@@ -94,8 +93,3 @@ def audit_of(network, images, labels, found, attack, audit, grid, *, search="ref
     problem = problem_of(network, images, labels, grid, attack, notes=[] if notes is None else notes)
     done = Found(found.pstar, found.forward, found.backward, found.batch_size)
     return drive(AuditPart(problem, audit, done, reference=search == "reference")).outcome
-
-
-def with_pstar(found, pstar, **changes):
-    """An outcome with another p*."""
-    return replace(found, pstar=torch.as_tensor(pstar), **changes)
