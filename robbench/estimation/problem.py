@@ -69,11 +69,11 @@ class Outcome:
 
     pstar: Tensor
     """(N,) int64 on the CPU: grid index of p*; ``len(grid)`` where nothing fooled the network, or ``MISCLASSIFIED``."""
-    adversarials: Tensor | None
+    adversarials: Tensor | None = None
     """(N, C, H, W) floats on the CPU: the confirmed counterexample at p*, or zeros. None: they are not kept."""
-    forward: int
+    forward: int = 0
     """Images passed forward."""
-    backward: int
-    notes: list[str]
-    batch_size: int
+    backward: int = 0
+    notes: list[str] = field(default_factory=list)
+    batch_size: int = 0
     """Images attacked at once in the end, with which the attacks after the search begin; 0 for no preference."""

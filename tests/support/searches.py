@@ -77,7 +77,7 @@ class Found:
     """A search that is done, with the p* that it is given."""
 
     def __init__(self, pstar, forward=0, backward=0, batch_size=0):
-        self.outcome = Outcome(torch.as_tensor(pstar), None, forward, backward, [], batch_size)
+        self.outcome = Outcome(torch.as_tensor(pstar), None, forward, backward, batch_size=batch_size)
         self.done = True
 
 
