@@ -17,19 +17,18 @@ Result = TypeVar("Result")
 
 
 class Batching:
-    """How many images are attacked at once, and the loop that repeats the steps of their attacks."""
+    """How many images are attacked at once, and the loop that repeats the steps of their attacks.
 
-    def __init__(self, problem: Problem, what: str) -> None:
+    ``size`` is that of a search on the same images, and 0 where it has none.
+    """
+
+    def __init__(self, problem: Problem, what: str, size: int = 0) -> None:
         self._problem, self._what = problem, what
-        self.size, self._fits = 0, False
+        self.size, self._fits = size, size > 0
         self.renew_loop()
 
-    def keep(self, size: int) -> None:
-        """Begin with the batch size of a search on the same images; 0 where it has none."""
-        self.size, self._fits = size, size > 0
-
     def renew_loop(self) -> None:
-        """Begin with a loop that has no CUDA graph yet, which frees those of the one before."""
+        """Free the CUDA graphs captured so far."""
         self.loop = GraphedLoop(self._problem.device, self._problem.notes)
 
     def __call__(self, work: Callable[[], Result]) -> Result:

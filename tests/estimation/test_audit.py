@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import CUTS, Counting, Cramped, Through, linear_case
-from searches import Found, audit_of, drive, problem_of
+from searches import audit_of, drive, problem_of
 from torch import nn
 
 from robbench.estimation.audit import AuditPart, next_of_another_class
@@ -308,12 +308,8 @@ def test_a_step_is_one_check_and_an_interrupted_audit_begins_again():
     """Three checks without Square; a new part that is given the state of another one does all of them."""
     model, images, labels, _ = linear_case(9)
     model.train()
-    found = estimated(model, images, labels)
-    search, problem = (
-        Found(found.pstar, found.forward, found.backward, 12),
-        problem_of(model, images, labels, GRID, ATTACK),
-    )
-    first, second = (AuditPart(problem, ALL, search, reference=True) for _ in range(2))
+    found, problem = estimated(model, images, labels), problem_of(model, images, labels, GRID, ATTACK)
+    first, second = (AuditPart(problem, ALL, found, reference=True) for _ in range(2))
     first.step()
     second.load_state_dict(first.state_dict())
     assert drive(first).outcome == drive(second).outcome

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from networks import Cramped, linear_case
-from searches import Found, accuracies, drive, interrupted, problem_of
+from searches import accuracies, drive, interrupted, problem_of
 
 from robbench.estimation.fixed_radii import FixedRadii
+from robbench.estimation.problem import Outcome
 from robbench.spec import PGD
 
 FGSM = PGD(epsilon=0.02, steps=1, random_start=False)
@@ -63,7 +64,7 @@ def test_no_right_image_and_no_attack():
 def part(model, images, labels, attacks, batch_size=20, **options):
     """Robust accuracy of images that are all right."""
     problem = problem_of(model, images, labels, **options)
-    return FixedRadii(problem, attacks, Found([0] * len(images), batch_size=batch_size))
+    return FixedRadii(problem, attacks, Outcome(torch.zeros_like(labels), batch_size=batch_size))
 
 
 def test_half_the_batch_where_memory_runs_out():

@@ -73,23 +73,14 @@ def run_ball(network, images, labels, grid=GRID, *, box=BOX, size=64):
     return ball.pstar.tolist(), passes
 
 
-class Found:
-    """A search that is done, with the p* that it is given."""
-
-    def __init__(self, pstar, forward=0, backward=0, batch_size=0):
-        self.outcome = Outcome(torch.as_tensor(pstar), None, forward, backward, batch_size=batch_size)
-        self.done = True
-
-
 def accuracies(network, images, labels, correct, attacks, batch_size=None, **options):
     """Robust accuracies at fixed radii, where it is known which images are right."""
     problem = problem_of(network, images, labels, **options)
-    search = Found(torch.where(correct, 0, -1), batch_size=batch_size or 0)
-    return drive(FixedRadii(problem, attacks, search)).outcome
+    found = Outcome(torch.where(correct, 0, -1), batch_size=batch_size or 0)
+    return drive(FixedRadii(problem, attacks, found)).outcome
 
 
 def audit_of(network, images, labels, found, attack, audit, grid, *, search="reference", notes=None):
     """The audit of what a search found, an outcome."""
     problem = problem_of(network, images, labels, grid, attack, notes=[] if notes is None else notes)
-    done = Found(found.pstar, found.forward, found.backward, found.batch_size)
-    return drive(AuditPart(problem, audit, done, reference=search == "reference")).outcome
+    return drive(AuditPart(problem, audit, found, reference=search == "reference")).outcome
