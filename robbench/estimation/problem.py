@@ -18,11 +18,7 @@ from robbench.spec import PGD
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Which network is attacked, on which images, how, and within which radii.
-
-    Raises:
-        RobbenchError: there is no image, or the grid does not ascend.
-    """
+    """Which network is attacked, on which images, how, and within which radii; a RobbenchError where there are none."""
 
     network: nn.Module
     """(N, C, H, W) floats in [0, 1] -> (N, classes), on ``device``; attacked in eval mode, its modes come back."""
