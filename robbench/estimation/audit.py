@@ -137,20 +137,17 @@ class AuditPart:
 
     def _against(self, radii: Sequence[int], fooled: Flags) -> list[Against]:
         """Attacks at some radii, each a column, against the search on the same images."""
-        compared = []
-        for at, attack in zip(radii, fooled.T, strict=False):
-            search = self._pstar[self._sample] <= at
-            both, alone, missed = (int(which.sum()) for which in (attack & search, attack & ~search, ~attack & search))
-            compared.append(
-                Against(
-                    epsilon=self._problem.grid[at],
-                    images=len(attack),
-                    both=both,
-                    attack_alone=alone,
-                    search_alone=missed,
-                )
+        pstar, compared = self._pstar[self._sample], zip(radii, fooled.T, strict=False)
+        return [
+            Against(
+                epsilon=self._problem.grid[at],
+                images=len(attack),
+                both=int((attack & (pstar <= at)).sum()),
+                attack_alone=int((attack & (pstar > at)).sum()),
+                search_alone=int((~attack & (pstar <= at)).sum()),
             )
-        return compared
+            for at, attack in compared
+        ]
 
 
 def next_of_another_class(labels: Indices) -> Indices:

@@ -37,7 +37,7 @@ class Batching:
         with evaluating(problem.network), full_precision(problem.device):
             if not self._fits:
                 largest = problem.batch_size or attack_batch(problem.network, problem.take(torch.tensor([0]))[0])
-                # Other batches round differently, so a resumed search keeps its size where it fits.
+                # A resumed search keeps its size where it fits, as other batches round differently.
                 self.size, self._fits = min(self.size or largest, largest), True
             while True:
                 try:

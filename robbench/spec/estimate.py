@@ -47,7 +47,7 @@ class Audit(Spec):
 class Search(Spec):
     """Base of the searches for p* that users define.
 
-    A child holds the settings of a search; how to run it is registered with ``robbench.estimation.estimator``.
+    A child holds the settings of a search; how to run it is registered with ``robbench.estimation.estimators.estimator``.
     """
 
 
