@@ -78,7 +78,11 @@ def test_fingerprints_differ_with_images_labels_and_choice() -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (torch.zeros(2, 1, 4, 4).int(), torch.zeros(2).long(), r"images: expected \(N, C, H, W\) uint8 or floats, got .*int32"),
+        (
+            torch.zeros(2, 1, 4, 4).int(),
+            torch.zeros(2).long(),
+            r"images: expected \(N, C, H, W\) uint8 or floats, got .*int32",
+        ),
         (torch.zeros(2, 4, 4).byte(), torch.zeros(2).long(), r"images: .*got '\(2, 4, 4\) uint8'"),
         (torch.zeros(2, 1, 4, 4).byte(), torch.zeros(3).long(), r"labels: expected \(2,\) int64, got '\(3,\) int64'"),
         (torch.zeros(2, 1, 4, 4).byte(), torch.zeros(2).int(), r"labels: .*int32"),
