@@ -145,6 +145,14 @@ def test_success_that_comes_and_goes_with_the_radius_is_found():
     assert any("not monotone" in warning for warning in result.warnings)
 
 
+@SEARCHES
+def test_only_the_references_pstar_is_a_success_of_the_scan(search):
+    """With p* too low by hand, larger radii that do not fool contradict it there, and say nothing beside another search."""
+    model, images, labels, _ = linear_case(7, count=40)
+    found = with_pstar(estimated(model, images, labels), 1)
+    assert bool(looked(model, images, labels, found, search=search).not_monotone) == (search == "reference")
+
+
 def test_a_search_that_missed_smaller_radii_is_found():
     """p* put too high by hand: the scan fools every image below it, and what it is held to more than the search did."""
     model, images, labels, _ = linear_case(7, count=40)
