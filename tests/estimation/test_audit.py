@@ -148,7 +148,7 @@ def test_success_that_comes_and_goes_with_the_radius_is_found():
 @SEARCHES
 def test_only_the_references_pstar_is_a_success_of_the_scan(search):
     """With p* too low by hand, larger radii that do not fool contradict it there, and say nothing beside another search."""
-    model, images, labels, _ = linear_case(7, count=40)
+    model, images, labels, _ = linear_case(7, count=40, low=0.0, high=1.0)
     found = with_pstar(estimated(model, images, labels), 1)
     assert bool(looked(model, images, labels, found, search=search).not_monotone) == (search == "reference")
 
