@@ -27,10 +27,7 @@ def fgsm(
     *,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """Fast gradient sign method: one step of the whole radius (Goodfellow et al. 2015, eq. 4).
-
-    Arguments, result and errors as for :func:`pgd`.
-    """
+    """Fast gradient sign method, one step of :func:`pgd` of the whole radius (Goodfellow et al. 2015, eq. 4)."""
     return pgd(network, images, labels, epsilon, step_size=epsilon, steps=1, random_start=False, box=box)
 
 
@@ -70,8 +67,7 @@ def pgd(
         (N, C, H, W) adversarial images inside both the ball and the box; the last iterate.
 
     Raises:
-        RobbenchError: epsilon or step size is negative (a tensor is looked into on the CPU only), or its length is not
-            N; steps is not positive; labels are not (N,).
+        RobbenchError: a radius or step is negative (tensors are looked into on the CPU only); a length does not fit.
     """
     require(steps >= 1, "steps", "an integer ≥ 1", steps)
     require(labels.shape == images.shape[:1], "labels", f"shape {tuple(images.shape[:1])}", tuple(labels.shape))

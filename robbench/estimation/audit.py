@@ -17,9 +17,8 @@ import numpy as np
 from robbench import spec
 from robbench.errors import RobbenchError
 from robbench.estimation.checks import Checks, Flags, Indices
-from robbench.estimation.estimators import Estimator
 from robbench.estimation.masking import warnings
-from robbench.estimation.problem import Problem
+from robbench.estimation.problem import Outcome, Problem
 from robbench.estimation.sampling import FEWEST, QUARTILES, looked_at, scan_steps, scanned
 from robbench.record import MISCLASSIFIED, Against, Audit
 
@@ -39,13 +38,14 @@ class AuditPart:
     Args:
         problem: of the search.
         audit: how much to look at.
-        search: done before the first step; its passes bound those of the audit.
+        outcome: of the search; its passes bound those of the audit.
         reference: whether the search is the reference, whose p* is a success of the attack that scans.
     """
 
-    def __init__(self, problem: Problem, audit: spec.Audit, search: Estimator, *, reference: bool) -> None:
-        self._problem, self._audit, self._search, self._reference = problem, audit, search, reference
-        self._checks, self._found = Checks(problem), list[Flags]()
+    def __init__(self, problem: Problem, audit: spec.Audit, outcome: Outcome, *, reference: bool) -> None:
+        self._problem, self._audit, self._reference = problem, audit, reference
+        self._checks, self._found = Checks(problem, outcome.batch_size), list[Flags]()
+        self._draw(outcome)
 
     @property
     def done(self) -> bool:
@@ -66,8 +66,6 @@ class AuditPart:
 
     def step(self) -> None:
         """Do the next check."""
-        if not self._found:
-            self._draw()
         checks, sample, grid = self._checks, self._sample, self._problem.grid
         match len(self._found):
             case 0:
@@ -83,10 +81,9 @@ class AuditPart:
                 found = np.zeros((len(sample), 0), dtype=np.bool_)
         self._found.append(found)
 
-    def _draw(self) -> None:
+    def _draw(self, found: Outcome) -> None:
         """Draw the images, and choose the radii at which they are attacked; radii and p* are grid indices."""
-        found, audit, grid = self._search.outcome, self._audit, self._problem.grid
-        self._checks.batching.keep(found.batch_size)
+        audit, grid = self._audit, self._problem.grid
         self._pstar, self._labels = found.pstar.numpy(), self._problem.images.labels.cpu().numpy()
         self._correct = correct = np.flatnonzero(self._pstar != MISCLASSIFIED)
         ordered = np.sort(self._pstar[correct])
@@ -140,20 +137,17 @@ class AuditPart:
 
     def _against(self, radii: Sequence[int], fooled: Flags) -> list[Against]:
         """Attacks at some radii, each a column, against the search on the same images."""
-        compared = []
-        for at, attack in zip(radii, fooled.T, strict=False):
-            search = self._pstar[self._sample] <= at
-            both, alone, missed = (int(which.sum()) for which in (attack & search, attack & ~search, ~attack & search))
-            compared.append(
-                Against(
-                    epsilon=self._problem.grid[at],
-                    images=len(attack),
-                    both=both,
-                    attack_alone=alone,
-                    search_alone=missed,
-                )
+        pstar, compared = self._pstar[self._sample], zip(radii, fooled.T, strict=False)
+        return [
+            Against(
+                epsilon=self._problem.grid[at],
+                images=len(attack),
+                both=int((attack & (pstar <= at)).sum()),
+                attack_alone=int((attack & (pstar > at)).sum()),
+                search_alone=int((~attack & (pstar <= at)).sum()),
             )
-        return compared
+            for at, attack in compared
+        ]
 
 
 def next_of_another_class(labels: Indices) -> Indices:

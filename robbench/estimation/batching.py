@@ -17,19 +17,18 @@ Result = TypeVar("Result")
 
 
 class Batching:
-    """How many images are attacked at once, and the loop that repeats the steps of their attacks."""
+    """How many images are attacked at once, and the loop that repeats the steps of their attacks.
 
-    def __init__(self, problem: Problem, what: str) -> None:
+    ``size`` is that of a search on the same images, and 0 where it has none.
+    """
+
+    def __init__(self, problem: Problem, what: str, size: int = 0) -> None:
         self._problem, self._what = problem, what
-        self.size, self._fits = 0, False
+        self.size, self._fits = size, size > 0
         self.renew_loop()
 
-    def keep(self, size: int) -> None:
-        """Begin with the batch size of a search on the same images; 0 where it has none."""
-        self.size, self._fits = size, size > 0
-
     def renew_loop(self) -> None:
-        """Begin with a loop that has no CUDA graph yet, which frees those of the one before."""
+        """Free the CUDA graphs captured so far."""
         self.loop = GraphedLoop(self._problem.device, self._problem.notes)
 
     def __call__(self, work: Callable[[], Result]) -> Result:
@@ -38,7 +37,7 @@ class Batching:
         with evaluating(problem.network), full_precision(problem.device):
             if not self._fits:
                 largest = problem.batch_size or attack_batch(problem.network, problem.take(torch.tensor([0]))[0])
-                # Other batches round differently, so a resumed search keeps its size where it fits.
+                # A resumed search keeps its size where it fits, as other batches round differently.
                 self.size, self._fits = min(self.size or largest, largest), True
             while True:
                 try:

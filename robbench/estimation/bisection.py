@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -33,6 +34,11 @@ class Bisection:
         self.last = torch.full_like(self.first, -1)
         self.pstar = torch.full_like(self.first, MISCLASSIFIED)
         self.adversarials: Tensor | None = None
+        self._state = ["first", "last", "pstar", "judged", "forward", "backward"]
+        if problem.keep_adversarials:
+            example, _ = problem.take(torch.tensor([0]))
+            self.adversarials = torch.zeros((count, *example.shape[1:]), dtype=example.dtype)
+            self._state.append("adversarials")
         self.forward = self.backward = 0
 
     @property
@@ -62,19 +68,13 @@ class Bisection:
 
     def state_dict(self) -> dict[str, Any]:
         """The brackets, what was found, and what was counted."""
-        state: dict[str, Any] = {name: getattr(self, name).clone() for name in ("first", "last", "pstar")}
-        if self.adversarials is not None:
-            state["adversarials"] = self.adversarials.clone()
-        state |= {"judged": self.judged, "forward": self.forward, "backward": self.backward}
-        return state | {"batch_size": self.batching.size, "notes": list(self.problem.notes)}
+        state = {name: getattr(self, name) for name in self._state}
+        return deepcopy(state | {"batch_size": self.batching.size, "notes": self.problem.notes})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of the same problem; KeyError where counterexamples are to be kept, and it has none."""
-        for name in ("first", "last", "pstar"):
-            setattr(self, name, state[name].clone())
-        if self.problem.keep_adversarials and state["judged"]:
-            self.adversarials = state["adversarials"].clone()
-        self.judged, self.forward, self.backward = state["judged"], state["forward"], state["backward"]
+        for name in self._state:
+            setattr(self, name, deepcopy(state[name]))
         self.batching.size = state["batch_size"]
         self.problem.note(state["notes"])
 
@@ -90,8 +90,6 @@ class Bisection:
         index = torch.arange(self.judged, min(self.judged + self.batching.size, len(self.first)))
         images, labels = self.problem.take(index)
         right = is_right(self.problem.network, images, labels, "test").cpu()
-        if self.problem.keep_adversarials and self.adversarials is None:
-            self.adversarials = torch.zeros((len(self.first), *images.shape[1:]), dtype=images.dtype)
         self.pstar[index[right]] = len(self.radii)
         self.last[index[right]] = len(self.radii) - 1
         self.judged += len(index)

@@ -27,9 +27,9 @@ Look = Callable[[Tensor, Tensor, slice], Sequence[Tensor]]
 class Checks:
     """Attacks on some images of a problem, by their (N,) indices, in batches."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, size: int) -> None:
         self._problem = problem
-        self.batching = Batching(problem, "the audit")
+        self.batching = Batching(problem, "the audit", size)
         self.forward = self.backward = 0
         """Images that passed so far, Square's not counted."""
 

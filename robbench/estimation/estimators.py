@@ -42,10 +42,7 @@ class Estimator(Protocol):
 def estimator(search: object, problem: Problem) -> Estimator:
     """The estimator of a search: ``reference``, ``fast``, or one's own :class:`robbench.spec.Search`.
 
-    A project registers its own with ``@estimator.register`` on a function from its spec and the problem.
-
-    Raises:
-        RobbenchError: there is none for it.
+    A project registers a function from its spec and the problem with ``estimator.register``; else it is a RobbenchError.
     """
     if not isinstance(search, str) or search not in BUILT_IN:
         raise RobbenchError(f"search: expected one of {', '.join(BUILT_IN)}, or a registered spec, got {search!r}")

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import Tensor
-
 from robbench.attacks import is_counterexample, pgd
 from robbench.estimation.batching import Batching
-from robbench.estimation.estimators import Estimator
-from robbench.estimation.problem import Problem
+from robbench.estimation.problem import Outcome, Problem
 from robbench.record import MISCLASSIFIED, AttackAccuracy, Counts
 from robbench.spec import PGD
 
@@ -21,12 +18,13 @@ class FixedRadii:
     Args:
         problem: the network and the images; its grid and its attack play no part.
         attacks: with a radius, and without a random start, so that the batch size changes nothing.
-        search: of the same images, done before the first step; says which are classified correctly.
+        found: by the search on the same images; says which are classified correctly.
     """
 
-    def __init__(self, problem: Problem, attacks: Sequence[PGD], search: Estimator) -> None:
-        self._problem, self._attacks, self._search = problem, attacks, search
-        self._batching = Batching(problem, "robust accuracy at fixed radii")
+    def __init__(self, problem: Problem, attacks: Sequence[PGD], found: Outcome) -> None:
+        self._problem, self._attacks = problem, attacks
+        self._batching = Batching(problem, "robust accuracy at fixed radii", found.batch_size)
+        self._right = (found.pstar != MISCLASSIFIED).nonzero().flatten()
         self._fooled = [0] * len(attacks)
         self._attacked = 0
         """Images attacked so far, over all attacks, one after the other."""
@@ -34,17 +32,17 @@ class FixedRadii:
     @property
     def done(self) -> bool:
         """Whether every attack has attacked every image."""
-        return self._search.done and self._attacked == self.progress[1]
+        return self._attacked == self.progress[1]
 
     @property
     def progress(self) -> tuple[float, float]:
         """Images attacked, and all that will be, over all attacks."""
-        return self._attacked, len(self._attacks) * len(self._right())
+        return self._attacked, len(self._attacks) * len(self._right)
 
     @property
     def outcome(self) -> list[AttackAccuracy]:
         """The robust accuracy under each attack."""
-        right, total = len(self._right()), len(self._problem.images)
+        right, total = len(self._right), len(self._problem.images)
         return [
             _accuracy(attack, Counts(correct=right - fooled, total=total))
             for attack, fooled in zip(self._attacks, self._fooled, strict=True)
@@ -52,8 +50,6 @@ class FixedRadii:
 
     def step(self) -> None:
         """Attack one batch."""
-        if not self._batching.size:
-            self._batching.keep(self._search.outcome.batch_size)
         self._batching(self._attack)
 
     def state_dict(self) -> dict[str, Any]:
@@ -64,20 +60,15 @@ class FixedRadii:
         """Go on from a state of the same problem."""
         self._fooled, self._attacked = list(state["fooled"]), state["attacked"]
 
-    def _right(self) -> Tensor:
-        """Indices of the images that are classified correctly unperturbed."""
-        return (self._search.outcome.pstar != MISCLASSIFIED).nonzero().flatten()
-
     def _attack(self) -> None:
-        right, loop = self._right(), self._batching.loop
-        number, start = divmod(self._attacked, len(right))
+        number, start = divmod(self._attacked, len(self._right))
         attack, network = self._attacks[number], self._problem.network
         assert attack.epsilon is not None
-        batch = right[start : start + self._batching.size]
+        batch = self._right[start : start + self._batching.size]
         originals, labels = self._problem.take(batch)
         steps, size, box = attack.steps, attack.step_size, attack.box
         start_from = network, originals, labels, attack.epsilon
-        found = pgd(*start_from, steps=steps, step_size=size, random_start=False, box=box, loop=loop)
+        found = pgd(*start_from, steps=steps, step_size=size, random_start=False, box=box, loop=self._batching.loop)
         fooled = is_counterexample(network, found, originals, labels, attack.epsilon, box=box)
         self._fooled[number] += int(fooled.sum())
         self._attacked += len(batch)

@@ -21,13 +21,10 @@ BLOCKED = 0.9
 
 def warnings(audit: Audit) -> list[str]:
     """A sentence for every sign of masked gradients of which there is more than in sound models."""
-    looked, scanned = f"{audit.images} images", f"{audit.scanned} scanned images"
-    found = []
+    looked, scanned, found = f"{audit.images} images", f"{audit.scanned} scanned images", []
     if audit.by_chance:
-        found.append(
-            f"the network gives {audit.by_chance} of {looked} other logits the second time, in other company: p* depends "
-            "on chance, or on the batch"
-        )
+        what = f"the network gives {audit.by_chance} of {looked} other logits the second time, in other company"
+        found.append(f"{what}: p* depends on chance, or on the batch")
     if audit.one_class:
         what = "all images that the network gets right are of one class"
         found.append(f"{what}: if it answers that class to everything, nothing fools it")
@@ -55,7 +52,7 @@ def _more_than(tolerated: float, count: int, total: int) -> bool:
 
 
 def _beaten(what: str, attacks: list[Against]) -> list[str]:
-    """A sentence on the radius at which an attack beats the search most clearly, by an exact sign test at every radius."""
+    """A sentence on the radius at which an attack beats the search most clearly, by exact sign tests."""
     beaten = [
         against
         for against in attacks

@@ -18,11 +18,7 @@ from robbench.spec import PGD
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Which network is attacked, on which images, how, and within which radii.
-
-    Raises:
-        RobbenchError: there is no image, or the grid does not ascend.
-    """
+    """Which network is attacked, on which images, how, and within which radii; a RobbenchError where there are none."""
 
     network: nn.Module
     """(N, C, H, W) floats in [0, 1] -> (N, classes), on ``device``; attacked in eval mode, its modes come back."""
@@ -69,11 +65,11 @@ class Outcome:
 
     pstar: Tensor
     """(N,) int64 on the CPU: grid index of p*; ``len(grid)`` where nothing fooled the network, or ``MISCLASSIFIED``."""
-    adversarials: Tensor | None
+    adversarials: Tensor | None = None
     """(N, C, H, W) floats on the CPU: the confirmed counterexample at p*, or zeros. None: they are not kept."""
-    forward: int
+    forward: int = 0
     """Images passed forward."""
-    backward: int
-    notes: list[str]
-    batch_size: int
+    backward: int = 0
+    notes: list[str] = field(default_factory=list)
+    batch_size: int = 0
     """Images attacked at once in the end, with which the attacks after the search begin; 0 for no preference."""

@@ -14,7 +14,7 @@ from robbench.estimation.problem import Problem
 from robbench.machine.graphs import Tensors
 
 APPROACH = 20
-"""Steps of the whole grid's length while no counterexample was found yet; twice as many at most."""
+"""Steps that go through the whole grid before the first counterexample; at most twice as many are taken."""
 
 PATIENCE = 20
 """Steps without a counterexample after which a ball shrinks no more."""
@@ -23,7 +23,7 @@ STEP_SHARES = (0.2, 0.02)
 """Step ÷ radius right after the ball shrank, and after PATIENCE steps; linear in between."""
 
 _STEPS_BETWEEN_LOOKS = 4
-"""On a GPU, where a look at the results waits for the device. Settled rows stay as they are."""
+"""On a GPU, where a look at the results waits for the device."""
 
 _DENSE = {"cpu": 0.75, "cuda": 0.5}
 """Least share of busy rows, by device type: below it the batch is made smaller, which is a new shape to capture."""
@@ -56,8 +56,8 @@ class ShrinkingBall(Bisection):
     shorter, until PATIENCE of them found nothing. In the end, counterexamples are confirmed as by the binary search.
     Images that are never fooled go through the binary search, which alone uses the attack's number of steps.
 
-    Its bound: p* is at most one grid step above that of the reference on at least 99 % of the images, and not above it on
-    average. ``suites/perf/test_pstar.py`` measures it.
+    p* is at most one grid step above the reference's on at least 99 % of the images, and not above it on average
+    (``suites/perf/test_pstar.py``).
     """
 
     def __init__(self, problem: Problem) -> None:

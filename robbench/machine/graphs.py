@@ -88,16 +88,14 @@ class GraphedLoop:
             return captured
         except RuntimeError as error:
             reason = _reason(error)
-        self._give_up(reason)  # not in the except block: the error still holds the tensors of the failed capture
-        return None
-
-    def _give_up(self, reason: str) -> None:
+        # Not in the except block, where the error still holds the tensors of the failed capture.
         self._capture = None
         self._graphs.clear()
         torch.cuda.empty_cache()
         note = f"the attack ran step by step, without CUDA graphs: {reason}"
         if note not in self._notes:
             self._notes.append(note)
+        return None
 
 
 def _reason(error: RuntimeError) -> str:

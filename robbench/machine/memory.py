@@ -26,10 +26,7 @@ _PERHAPS_NO_MEMORY = ("unable to find an engine", "valid cuDNN algorithm", "CUBL
 
 
 def attack_batch(model: nn.Module, images: Tensor) -> int:
-    """How many images to attack at once: the device's largest useful batch, or as many as fit into free memory.
-
-    ``images``: (N, C, H, W) floats, at least one, on the model's device.
-    """
+    """How many (N, C, H, W) float images to attack at once: the largest useful batch, or as many as fit into free memory."""
     largest = LARGEST_BATCH.get(images.device.type, 256)
     # Gradients and the attack's own tensors take about as much again as what is saved for the backward pass.
     needed = 3 * (_saved_bytes(model, images[:1]) + 8 * images[0].numel() * 4)
@@ -72,22 +69,16 @@ def free_bytes(device: torch.device) -> int:
 
 def ran_out(error: BaseException) -> str | None:
     """A short name for an error that says memory ran out, with its first line where that is not certain; None for others."""
-    message = str(error)
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+    message = str(error) if isinstance(error, RuntimeError) else ""
+    certain = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+    if certain or any(words in message for words in _NO_MEMORY):
         return "out of memory"
-    if isinstance(error, RuntimeError) and any(words in message for words in _NO_MEMORY):
-        return "out of memory"
-    if isinstance(error, RuntimeError) and any(words in message for words in _PERHAPS_NO_MEMORY):
-        return f"perhaps out of memory ({message.partition(chr(10))[0]})"
-    return None
+    perhaps = any(words in message for words in _PERHAPS_NO_MEMORY)
+    return f"perhaps out of memory ({message.partition(chr(10))[0]})" if perhaps else None
 
 
 def halved(size: int, error: Exception, device: torch.device) -> int:
-    """Half the batch after memory ran out; an error about anything else is raised again.
-
-    Raises:
-        RobbenchError: not even one image fits.
-    """
+    """Half the batch after memory ran out; a RobbenchError where that was one image, and any other error again."""
     reason = ran_out(error)
     if not reason:
         raise error
@@ -110,8 +101,9 @@ class Batches:
     size: int
     notes: list[str] = field(default_factory=list)
 
-    def over(self, images: int, device: torch.device, work: Callable[[slice], None], start: int = 0) -> None:
+    def over(self, images: int, device: torch.device, work: Callable[[slice], None]) -> None:
         """Call ``work`` for consecutive slices of the images; RobbenchError where not even one image fits."""
+        start = 0
         while start < images:
             end = min(start + self.size, images)
             try:

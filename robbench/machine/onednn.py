@@ -121,11 +121,6 @@ class FusedConvolution(nn.Module):
             output = F.max_pool2d(output, self.pool, self.pool)
         return F.relu(output, inplace=True)
 
-    def extra_repr(self) -> str:
-        """For ``print(network)``."""
-        outputs, channels, side, _ = self.weight.shape
-        return f"{channels}, {outputs}, kernel_size={side}, padding={self.padding}, pool={self.pool}"
-
     def _takes(self, images: Tensor) -> bool:
         right = images.ndim == 4 and images.dtype == self.weight.dtype == torch.float32 and images.device.type == "cpu"
         watched = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
@@ -137,9 +132,8 @@ class FusedConvolution(nn.Module):
             squares = self.begins and not (features.shape[-1] % _SIDE or features.shape[-2] % _SIDE)
             stride = _SIDE if squares else 1
             kernel = self._kernel(stride) if features.requires_grad else None
-            result: Tensor = _Convolution.apply(
-                features, self.weight, self.bias, self.padding, self.pool, kernel, stride
-            )
+            given = features, self.weight, self.bias, self.padding, self.pool
+            result: Tensor = _Convolution.apply(*given, kernel, stride)
             return result
         output = _convolve(features, self.weight, self.bias, self.padding)
         return F.max_pool2d(output, self.pool, self.pool) if self.pool > 1 else output
@@ -157,20 +151,19 @@ class FusedConvolution(nn.Module):
 def _convolve(features: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     """Convolution and ReLU in one, as torch's compiler calls it; the result has oneDNN's layout."""
     blocked = features if features.is_mkldnn else features.to_mkldnn()
-    operator = torch.ops.mkldnn._convolution_pointwise  # torch has no public name for it
+    operator = torch.ops.mkldnn._convolution_pointwise
     found: Tensor = operator(blocked, weight, bias, [padding] * 2, [1, 1], [1, 1], 1, "relu", [], "")
     return found
 
 
 @cache
 def _has_operator() -> bool:
-    """Whether torch has the operator, tried on one pixel, since it may change with any version."""
+    """Whether torch has the operator and means the same by it, as it has no public name."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    as_usual: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
-    pixel = torch.tensor([-1.0, 2.0], **as_usual).view(2, 1, 1, 1)
+    pixel = torch.tensor([-1.0, 2.0], dtype=torch.float32, device="cpu").view(2, 1, 1, 1)
     try:
-        found = _convolve(pixel, torch.full((1, 1, 1, 1), 3.0, **as_usual), None, 0)
+        found = _convolve(pixel, pixel.new_full((1, 1, 1, 1), 3.0), None, 0)
     except (AttributeError, RuntimeError, TypeError):
         return False
     return found.is_mkldnn and dense(found).flatten().tolist() == [0, 6]
@@ -190,7 +183,7 @@ class _Convolution(torch.autograd.Function):
         kernel: Tensor | None,
         stride: int,
     ) -> Tensor:
-        """The gradient towards the features will be a convolution of this stride with this kernel; None: not needed."""
+        """The gradient towards the features is a convolution of this stride with this kernel; None: not needed."""
         output = result = _convolve(features, weight, bias, padding)
         if pool > 1:
             with torch.enable_grad():  # else oneDNN would not keep which values were the largest

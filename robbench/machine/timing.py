@@ -14,17 +14,15 @@ import torch
 from robbench.record import Seconds
 
 _MEASURED = ("training", "estimation")
-"""Regions whose seconds are compared with a baseline (:attr:`robbench.record.Seconds.measured`)."""
-
-_WAITING = "waiting_for_core"
+"""Regions whose seconds are compared with a baseline."""
 
 _THREADS = Path("/proc/self/task")
 
 
 def waiting_for_core() -> dict[str, float]:
-    """Seconds that each thread of this process was ready to run but waited for a core, by the thread's number.
+    """Seconds that each thread of this process waited for a core, by its number; empty where the system does not count.
 
-    Linux counts them (second field of ``/proc/self/task/*/schedstat``); other systems do not, and the result is empty.
+    Linux does: second field of ``/proc/self/task/*/schedstat``.
     """
     found = {}
     for path in _THREADS.glob("*/schedstat"):
@@ -60,7 +58,7 @@ class Stopwatch:
         def so_far() -> dict[str, float]:
             seconds, after = clock(), waiting_for_core() if measured else {}
             waited = [total - before.get(thread, 0.0) for thread, total in after.items()]
-            return {name: seconds, _WAITING: max(waited, default=0.0)}  # of the thread that waited longest
+            return {name: seconds, "waiting_for_core": max(waited, default=0.0)}  # of the thread that waited longest
 
         return so_far
 

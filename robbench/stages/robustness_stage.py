@@ -66,10 +66,11 @@ def _parts(problem: Problem, estimate: Estimate) -> dict[str, Planned]:
 
     def audited(made: dict[str, Any]) -> AuditPart:
         assert audit is not None
-        return AuditPart(problem, audit, made["p*"], reference=estimate.search == "reference")
+        return AuditPart(problem, audit, made["p*"].outcome, reference=estimate.search == "reference")
 
     if estimate.final_test:
-        parts["fixed radii"] = Planned(lambda made: FixedRadii(problem, estimate.final_test, made["p*"]), "validation")
+        attacks = estimate.final_test
+        parts["fixed radii"] = Planned(lambda made: FixedRadii(problem, attacks, made["p*"].outcome), "validation")
     if audit is not None:
         parts["audit"] = Planned(audited, "validation")
     return parts

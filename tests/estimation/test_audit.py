@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import CUTS, Counting, Cramped, Through, linear_case
-from searches import Found, audit_of, problem_of, with_pstar
+from searches import audit_of, drive, problem_of
 from torch import nn
 
 from robbench.estimation.audit import AuditPart, next_of_another_class
@@ -45,6 +45,11 @@ def audited(model, images, labels, *, search="reference", attack=ATTACK, audit=A
     return looked(model, images, labels, found, audit, attack, search=search, **options)
 
 
+def with_pstar(found, grid_index):
+    """An outcome with another p*, the same for all images."""
+    return replace(found, pstar=torch.full_like(found.pstar, grid_index))
+
+
 def censored(found):
     """Whether no image was fooled."""
     return found.pstar.max() == found.pstar[found.pstar >= 0].min() == len(GRID)
@@ -66,12 +71,13 @@ def test_nothing_is_found_in_a_linear_model(search, seed):
     assert result.scanned >= 5
 
 
-def test_without_a_correct_image_there_is_nothing_to_look_at():
+@SEARCHES
+def test_without_a_correct_image_there_is_nothing_to_look_at(search):
     """And nothing to warn of."""
     model, images, labels, _ = linear_case(1)
-    result = audited(model, images, 1 - labels)
+    result = audited(model, images, 1 - labels, search=search, audit=replace(ALL, square_queries=1))
     assert (result.images, result.scanned, result.probes, result.warnings) == (0, 0, 0, [])
-    assert (result.forward, result.backward) == (0, 0)
+    assert (result.forward, result.backward, result.square) == (0, 0, None)
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------
@@ -121,7 +127,7 @@ def test_an_attack_that_loses_its_way_later_is_named():
     model, images, labels, _ = linear_case(5, count=30)
 
     def broken(pixels):
-        moved = bool((pixels.detach() - 0.5).abs().max() > 0.05)  # the images themselves lie within
+        moved = (pixels.detach() - 0.5).abs().max() > 0.05  # the images themselves lie within
         return rooted(pixels) if moved else pixels
 
     result = audited(Through(model, images=broken), images, labels)
@@ -139,11 +145,19 @@ def test_success_that_comes_and_goes_with_the_radius_is_found():
     assert any("not monotone" in warning for warning in result.warnings)
 
 
+@SEARCHES
+def test_only_the_references_pstar_is_a_success_of_the_scan(search):
+    """With p* too low by hand, larger radii that do not fool contradict it there, and say nothing beside another search."""
+    model, images, labels, _ = linear_case(7, count=40, low=0.0, high=1.0)
+    found = with_pstar(estimated(model, images, labels), 1)
+    assert bool(looked(model, images, labels, found, search=search).not_monotone) == (search == "reference")
+
+
 def test_a_search_that_missed_smaller_radii_is_found():
     """p* put too high by hand: the scan fools every image below it, and what it is held to more than the search did."""
     model, images, labels, _ = linear_case(7, count=40)
     found = estimated(model, images, labels)
-    result = looked(model, images, labels, with_pstar(found, [len(GRID)] * 40))
+    result = looked(model, images, labels, with_pstar(found, len(GRID)))
     assert result.below == result.scanned >= 5
     assert [warning.split(":")[0] for warning in result.warnings] == [
         "one step fools more images than the search with all its steps",
@@ -163,8 +177,6 @@ def test_a_network_with_one_answer_is_named():
     result = looked(constant, images, labels, found)
     assert result.one_class
     assert result.warnings[0].startswith("all images that the network gets right are of one class")
-    alike = labels == 0
-    assert not audited(model, images[alike], labels[alike]).one_class
 
 
 @SEARCHES
@@ -179,10 +191,7 @@ def test_a_network_that_draws_random_numbers_is_named(search):
 
     result = look(lambda pixels: pixels + 0.02 * torch.rand_like(pixels))
     assert result.images >= result.by_chance > result.images / 2
-    assert result.warnings[0] == (
-        f"the network gives {result.by_chance} of {result.images} images other logits the second time, in other company: "
-        "p* depends on chance, or on the batch"
-    )
+    assert result.warnings[0].endswith("p* depends on chance, or on the batch")
     drawn = 0.02 * torch.rand(images[:1].shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
     sound = look(lambda pixels: pixels + drawn)
     assert (sound.by_chance, sound.warnings) == (0, [])
@@ -206,9 +215,7 @@ def test_a_network_that_looks_at_the_other_images_of_its_batch_is_named(running,
             assert (result.by_chance, result.warnings) == (0, [])
         else:
             assert result.images >= result.by_chance > result.images / 2
-            assert result.warnings[0].startswith(
-                f"the network gives {result.by_chance} of {result.images} images other"
-            )
+            assert "images other logits" in result.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -262,10 +269,10 @@ def test_the_way_to_another_class_ends_at_the_ball_or_at_its_image():
     alike = labels == labels[0]
     assert audited(model, images[alike], labels[alike]).towards[-1].attack_alone == 0
     found, whole = estimated(model, images, labels), replace(ALL, images=30)
-    result = looked(model, images, labels, with_pstar(found, [len(GRID)] * 30), whole)
+    result = looked(model, images, labels, with_pstar(found, len(GRID)), whole)
     # All pixels lie within 0.1 of each other, so at 0.16 every image becomes its goal.
     assert result.towards == [Against(epsilon=0.16, images=30, both=0, attack_alone=30, search_alone=0)]
-    near = looked(model, images, labels, with_pstar(found, [1] * 30), whole).towards
+    near = looked(model, images, labels, with_pstar(found, 1), whole).towards
     assert [(against.epsilon, against.images, against.attack_alone) for against in near] == [(GRID[1], 30, 0)]
 
 
@@ -297,32 +304,23 @@ def test_passes_are_counted_and_stay_within_the_share(seed, batch_size, share):
 def test_batches_and_memory_change_nothing():
     """One batch, batches of seven, and a network that holds three images at most: the same counts, and a note."""
     model, images, labels, _ = linear_case(8, count=30)
-    found, roomy, tight = estimated(model, images, labels), [], []
-    whole = looked(model, images, labels, found, batch_size=1000, notes=roomy)
-    assert looked(model, images, labels, found, batch_size=7, notes=roomy) == whole
-    assert looked(Cramped(model, 3), images, labels, found, batch_size=12, notes=tight) == whole
-    assert roomy == []
-    assert tight == [f"out of memory: the audit went on with batches of {size} images" for size in (6, 3)]
+    found, notes = estimated(model, images, labels), []
+    whole = looked(model, images, labels, found, batch_size=1000)
+    assert looked(model, images, labels, found, batch_size=7) == whole
+    assert looked(Cramped(model, 3), images, labels, found, batch_size=12, notes=notes) == whole
+    assert notes == [f"out of memory: the audit went on with batches of {size} images" for size in (6, 3)]
 
 
 def test_a_step_is_one_check_and_an_interrupted_audit_begins_again():
     """Three checks without Square; a new part that is given the state of another one does all of them."""
     model, images, labels, _ = linear_case(9)
     model.train()
-    found = estimated(model, images, labels)
-    search = Found(found.pstar, found.forward, found.backward, 12)
-
-    def make():
-        return AuditPart(problem_of(model, images, labels, GRID, ATTACK), ALL, search, reference=True)
-
-    first, second = make(), make()
+    found, problem = estimated(model, images, labels), problem_of(model, images, labels, GRID, ATTACK)
+    first, second = (AuditPart(problem, ALL, found, reference=True) for _ in range(2))
     first.step()
     second.load_state_dict(first.state_dict())
-    for part in (first, second):
-        while not part.done:
-            part.step()
-        assert part.progress == (3, 3)
-    assert first.outcome == second.outcome
+    assert drive(first).outcome == drive(second).outcome
+    assert first.progress == second.progress == (3, 3)
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 

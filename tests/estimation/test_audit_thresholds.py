@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import given
-from hypothesis import strategies as st
 
-from robbench.estimation.masking import monotone, warnings
+from robbench.estimation.masking import warnings
 from robbench.record import Against, Audit
 
 CLEAN = Audit(
@@ -41,10 +39,3 @@ def test_five_scanned_images_can_show_something():
     """The fewest there are: four of five are a warning."""
     five = msgspec.structs.replace(CLEAN, scanned=5)
     assert [len(warnings(msgspec.structs.replace(five, below=count))) for count in (3, 4)] == [0, 1]
-
-
-@given(st.dictionaries(st.integers(0, 9), st.booleans()))
-def test_monotone_is_no_failure_above_a_success(success):
-    """Checked pair by pair."""
-    pairs = [(low, high) for low in success for high in success if low < high < 8]
-    assert monotone(success, 8) == all(success[high] or not success[low] for low, high in pairs)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import SHAPE, Counting, linear, linear_case, problem
+from networks import SHAPE, linear, linear_case, problem
 from searches import oracle
 from torch import nn
 
@@ -50,13 +50,7 @@ def published_pstar(model, image, label, grid, steps):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "count", "steps", "batch_size"),
-    [
-        (torch.float64, 200, 8, 64),
-        (torch.float64, 30, 40, 7),
-        (torch.float32, 100, 8, 33),
-        (torch.float32, 20, 40, None),
-    ],
+    ("dtype", "count", "steps", "batch_size"), [(torch.float64, 120, 8, 64), (torch.float32, 30, 40, 7)]
 )
 def test_the_search_returns_image_by_image_what_the_published_one_does(trained, dtype, count, steps, batch_size):
     """Binary search, one image at a time, written out above, finds the same p* for every one of the images."""
@@ -96,16 +90,6 @@ def test_a_grid_keeps_its_double_precision():
     images, labels = torch.full((1, *SHAPE), 0.5, dtype=torch.float64), torch.tensor([0])
     wide = PGD(steps=1, random_start=False, box=(-2.5, 2.5))
     assert estimate_pstar(model, images, labels, [0.0, 0.7, 1.0], wide).pstar.tolist() == [1]
-
-
-def test_a_constant_network_is_never_fooled_or_always_wrong():
-    """Images of the class it names are censored, the others wrong, and the wrong ones are never attacked."""
-    model = Counting(linear(torch.zeros(36, dtype=torch.float64), bias=1.0))
-    images, labels = torch.rand(6, *SHAPE, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 1])
-    found = estimate_pstar(model, images, labels, [0.0, 0.1, 0.2, 0.3], oracle(5))
-    assert found.pstar.tolist() == [4, MISCLASSIFIED, 4, MISCLASSIFIED, MISCLASSIFIED, MISCLASSIFIED]
-    # Two images, probed at 1, 2 and 3 with five steps and a confirmation each.
-    assert (found.forward, found.backward) == (6 + 2 * 3 * 6, 2 * 3 * 5)
 
 
 def test_a_step_is_the_radius_divided_before_it_is_rounded(monkeypatch):

@@ -3,71 +3,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from networks import linear_case
 
-from robbench.attacks import fgsm, is_counterexample
+from robbench.attacks import fgsm, is_counterexample, is_right
 from robbench.errors import RobbenchError
 from robbench.estimation.estimators import estimate_pstar, estimator
-from robbench.estimation.problem import Outcome, Problem
+from robbench.estimation.problem import Outcome
 from robbench.record import MISCLASSIFIED
-from robbench.spec import EpsilonGrid
+from robbench.spec import EpsilonGrid, Search
 
 
-@dataclass(frozen=True)
-class LinearScan:
-    """One step of the whole radius, at one grid value after the other."""
+class LinearScan(Search):
+    """One step along the gradient, so many radii long, at one grid value after the other."""
+
+    length: float = 1.0
 
 
 class Scan:
     """The estimator of a linear scan; a step is one radius."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.at = problem, 0
-        self.images, self.labels = problem.take(torch.arange(len(problem.images)))
-        right = problem.network(self.images).argmax(dim=1) == self.labels
-        self.pstar = torch.where(right, len(problem.grid), MISCLASSIFIED)
+    def __init__(self, search, problem):
+        self.search, self.problem = search, problem
+        self.given = problem.take(torch.arange(len(problem.images)))
+        self.pstar = torch.where(is_right(problem.network, *self.given, "test"), len(problem.grid), MISCLASSIFIED)
+        self.progress = 0, len(problem.grid)
 
     @property
     def done(self):
-        return self.at == len(self.problem.grid)
-
-    @property
-    def progress(self):
-        return self.at, len(self.problem.grid)
+        return self.progress[0] == self.progress[1]
 
     @property
     def outcome(self):
-        return Outcome(self.pstar, None, 0, 0, [], 0)
+        return Outcome(self.pstar)
 
     def step(self):
-        radius = torch.full(self.labels.shape, self.problem.grid[self.at])
-        adversarial = fgsm(self.problem.network, self.images, self.labels, radius)
-        fooled = is_counterexample(self.problem.network, adversarial, self.images, self.labels, radius)
-        self.pstar[fooled & (self.pstar == len(self.problem.grid))] = self.at
-        self.at += 1
+        (at, total), network = self.progress, self.problem.network
+        radius = self.problem.grid[at]
+        adversarial = fgsm(network, *self.given, self.search.length * radius)
+        self.pstar[is_counterexample(network, adversarial, *self.given, radius) & (self.pstar == total)] = at
+        self.progress = at + 1, total
 
     def state_dict(self):
-        return {"pstar": self.pstar, "at": self.at}
+        return {"pstar": self.pstar, "at": self.progress[0]}
 
     def load_state_dict(self, state):
-        self.pstar, self.at = state["pstar"], state["at"]
+        self.pstar, self.progress = state["pstar"], (state["at"], len(self.problem.grid))
 
 
-@estimator.register
-def _(search: LinearScan, problem: Problem) -> Scan:
-    return Scan(problem)
+estimator.register(LinearScan, Scan)
 
 
-def test_a_registered_search_gives_pstar():
+@pytest.mark.parametrize("length", [1.0, 0.5])
+def test_a_registered_search_gives_pstar(length):
     """A linear model's p* is its margin rounded up to the grid, by a search that this file alone knows."""
     model, images, labels, exact = linear_case(3)
     grid = EpsilonGrid(stop=0.16, step=0.005).values
-    found = estimate_pstar(model, images, labels, grid, attack=None, search=LinearScan())
-    assert found.pstar.tolist() == [sum(radius < value for radius in grid) for value in exact.tolist()]
+    found = estimate_pstar(model, images, labels, grid, attack=None, search=LinearScan(length=length))
+    assert found.pstar.tolist() == [sum(length * radius < value for radius in grid) for value in exact.tolist()]
 
 
 @pytest.mark.parametrize("search", ["slow", None, 3])

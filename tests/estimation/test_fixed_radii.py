@@ -4,38 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import Cramped
-from searches import Found, accuracies, drive, interrupted, problem_of
-from torch import nn
+from networks import Cramped, linear_case
+from searches import accuracies, drive, interrupted, problem_of
 
-from robbench.errors import RobbenchError
 from robbench.estimation.fixed_radii import FixedRadii
+from robbench.estimation.problem import Outcome
 from robbench.spec import PGD
 
-FGSM = PGD(epsilon=0.2, steps=1, random_start=False)
-
-
-def linear(weight):
-    """Two logits, w·x and 0, with batch norm's identity and dropout before them: eval mode matters."""
-    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(len(weight)), nn.Dropout(0.5), nn.Linear(len(weight), 2))
-    with torch.no_grad():
-        model[1].running_var.fill_(1 - model[1].eps)
-        model[3].weight.copy_(torch.stack([weight, torch.zeros_like(weight)]))
-        model[3].bias.zero_()
-    return model
+FGSM = PGD(epsilon=0.02, steps=1, random_start=False)
 
 
 def problem(count=40, seed=0):
-    """Images well inside [0, 1], a linear model, which images are right, and the smallest radius that turns each."""
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(16, generator=generator)
-    weight -= weight.mean()
-    images = 0.4 + 0.2 * torch.rand(count, 1, 4, 4, generator=generator)
-    score = images.flatten(1) @ weight
-    labels = (score < 0).long()
+    """A linear model, images, which of them are right, and the smallest radius that turns each."""
+    model, images, labels, turning = linear_case(seed, count)
     labels[::4] = 1 - labels[::4]
-    correct = torch.arange(count) % 4 != 0
-    return linear(weight), images, labels, correct, score.abs() / weight.abs().sum()
+    return model, images, labels, torch.arange(count) % 4 != 0, turning
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 7, 40])
@@ -70,19 +53,6 @@ def test_images_that_are_wrong_already_are_not_attacked():
     assert sum(seen) == 2 * 30
 
 
-def test_modes_come_back_and_autocast_stays_outside():
-    """A network in training mode is tested in eval mode, in float32 whatever surrounds the call."""
-    model, images, labels, correct, turning = problem()
-    model.train()
-    kinds = []
-    model[3].register_forward_hook(lambda module, inputs, output: kinds.append((output.dtype, model[2].training)))
-    with torch.autocast("cpu", torch.bfloat16):
-        (found,) = accuracies(model, images, labels, correct, [FGSM])
-    assert found.robust.correct == int((correct & (turning > 0.2)).sum())
-    assert set(kinds) == {(torch.float32, False)}
-    assert all(module.training for module in model.modules())
-
-
 def test_no_right_image_and_no_attack():
     """Nothing to attack is robust accuracy 0; no attack is no result."""
     model, images, labels, correct, _ = problem()
@@ -94,7 +64,7 @@ def test_no_right_image_and_no_attack():
 def part(model, images, labels, attacks, batch_size=20, **options):
     """Robust accuracy of images that are all right."""
     problem = problem_of(model, images, labels, **options)
-    return FixedRadii(problem, attacks, Found([0] * len(images), batch_size=batch_size))
+    return FixedRadii(problem, attacks, Outcome(torch.zeros_like(labels), batch_size=batch_size))
 
 
 def test_half_the_batch_where_memory_runs_out():
@@ -121,19 +91,3 @@ def test_an_interrupted_part_counts_no_image_twice(after):
     found = interrupted(lambda: part(model, images, labels, attacks, 15), after).outcome
     assert found == whole.outcome
     assert 0 < sum(accuracy.robust.correct for accuracy in found) < 80
-
-
-@pytest.mark.parametrize("state", [{"fooled": [1], "attacked": 2}, {"fooled": [50, 40], "attacked": 90}])
-def test_a_state_of_other_attacks_or_more_images_is_refused(state):
-    """Which would count what nobody attacked."""
-    model, images, labels, _, _ = problem()
-    with pytest.raises(ValueError, match="expected 2 attacks on at most 40 images"):
-        part(model, images, labels, [FGSM, FGSM]).load_state_dict(state)
-
-
-@pytest.mark.parametrize("attack", [PGD(steps=1, random_start=False), PGD(steps=1, epsilon=0.1)])
-def test_an_attack_without_a_radius_or_with_a_random_start_is_refused(attack):
-    """The radius is the attack's own, and batches would draw other random numbers."""
-    model, images, labels, _, _ = problem()
-    with pytest.raises(RobbenchError, match="attack: expected a radius, no random start"):
-        part(model, images, labels, [attack])

@@ -79,28 +79,18 @@ def test_a_trained_network_that_does_not_is_not_suspected(demonstration, context
     assert record.robustness.audit.scanned >= 5
 
 
-def test_the_audit_changes_no_figure_and_no_digest(demonstration, context):
+def test_the_audit_changes_no_figure(demonstration, context):
     """Its passes are not the search's; without it, a record says that it was not audited."""
     with_audit = record_of(demonstration, context, "plain")
     without = record_of(demonstration, context, "plain", audit=None)
     assert without.robustness.audit is None
     assert without.robustness == msgspec.structs.replace(with_audit.robustness, audit=None)
-    assert "audit" not in with_audit.spec["estimate"]
-    assert with_audit.digest != without.digest
 
 
-def test_square_without_its_library_is_refused_before_training(monkeypatch, tmp_path, demonstration):
-    """One sentence that says what to install."""
+def test_square_without_its_library_is_refused(monkeypatch):
+    """One sentence says what to install."""
     monkeypatch.setattr(robbench.estimation.audit, "find_spec", lambda name: None)
-    message = (
-        r"expected torchattacks to be installed for 50 queries of Square, got none; pip install --no-deps torchattacks"
-    )
-    with pytest.raises(RobbenchError, match=message):
+    with pytest.raises(RobbenchError, match=r"expected torchattacks .* 50 queries of Square, got none; pip install"):
         check_audit(AuditSpec(square_queries=50))
     check_audit(AuditSpec())
     check_audit(None)
-    context = RunContext(store=Store(tmp_path), data=tmp_path, device=torch.device("cpu"))
-    spec = demonstration.model("plain", demonstration.STANDARD)
-    with pytest.raises(RobbenchError, match=message):
-        run_stage(Task("robustness", spec, demonstration.estimate("reference", 50)), context)
-    assert not list(tmp_path.iterdir())

@@ -123,16 +123,10 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is_with_one_note():
     assert notes == ["earlier", told]
 
 
-def out_of_memory_and_what_follows():
-    """An error while another is handled, as where a capture that ran out of memory cannot be ended either."""
+def test_out_of_memory_in_a_capture_frees_all_graphs_and_goes_on_without():
+    """The graph of a smaller shape, captured before, is gone too, and with it the memory of its tensors."""
     error = RuntimeError("CUDA error: operation failed due to a previous error during capture")
     error.__context__ = torch.cuda.OutOfMemoryError("CUDA out of memory")
-    return error
-
-
-@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), out_of_memory_and_what_follows()])
-def test_out_of_memory_in_a_capture_frees_all_graphs_and_goes_on_without(error):
-    """The graph of a smaller shape, captured before, is gone too, and with it the memory of its tensors."""
     capture, notes = Captures(None, error), []
     loop = GraphedLoop(CPU, notes, capture)
     call_thrice(loop, 3)

@@ -61,11 +61,7 @@ def newer_onednn():
     torch.backends.mkldnn.conv.fp32_precision = "bf16"
 
 
-def default():
-    """Nothing is set."""
-
-
-@pytest.fixture(params=[default, older_medium, older_tf32, pytest.param(newer_onednn, marks=newer)])
+@pytest.fixture(params=[lambda: None, older_medium, older_tf32, pytest.param(newer_onednn, marks=newer)])
 def way(request):
     """The switches are set in one of the ways that users have."""
     request.param()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
+from robbench.data import Images
 from robbench.estimation.audit import AuditPart
 from robbench.estimation.estimators import estimate_pstar
 from robbench.estimation.fixed_radii import FixedRadii
-from robbench.estimation.problem import Outcome, Problem, TensorImages
+from robbench.estimation.problem import Outcome, Problem
 from robbench.estimation.shrinking_ball import ShrinkingBall
 from robbench.spec import PGD, EpsilonGrid
 
@@ -24,7 +23,7 @@ def oracle(steps, box=BOX):
 
 def problem_of(network, images, labels, grid=GRID, attack=None, **options):
     """These images as an estimator's problem."""
-    source, attack = TensorImages(images, labels), attack or oracle(2)
+    source, attack = Images(images, labels), attack or oracle(2)
     return Problem(network=network, images=source, device=images.device, grid=grid, attack=attack, **options)
 
 
@@ -74,28 +73,14 @@ def run_ball(network, images, labels, grid=GRID, *, box=BOX, size=64):
     return ball.pstar.tolist(), passes
 
 
-class Found:
-    """A search that is done, with the p* that it is given."""
-
-    def __init__(self, pstar, forward=0, backward=0, batch_size=0):
-        self.outcome = Outcome(torch.as_tensor(pstar), None, forward, backward, [], batch_size)
-        self.done = True
-
-
 def accuracies(network, images, labels, correct, attacks, batch_size=None, **options):
     """Robust accuracies at fixed radii, where it is known which images are right."""
     problem = problem_of(network, images, labels, **options)
-    search = Found(torch.where(correct, 0, -1), batch_size=batch_size or 0)
-    return drive(FixedRadii(problem, attacks, search)).outcome
+    found = Outcome(torch.where(correct, 0, -1), batch_size=batch_size or 0)
+    return drive(FixedRadii(problem, attacks, found)).outcome
 
 
 def audit_of(network, images, labels, found, attack, audit, grid, *, search="reference", notes=None):
     """The audit of what a search found, an outcome."""
     problem = problem_of(network, images, labels, grid, attack, notes=[] if notes is None else notes)
-    done = Found(found.pstar, found.forward, found.backward, found.batch_size)
-    return drive(AuditPart(problem, audit, done, reference=search == "reference")).outcome
-
-
-def with_pstar(found, pstar, **changes):
-    """An outcome with another p*."""
-    return replace(found, pstar=torch.as_tensor(pstar), **changes)
+    return drive(AuditPart(problem, audit, found, reference=search == "reference")).outcome
