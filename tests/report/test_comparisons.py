@@ -3,7 +3,7 @@
 from factories import GRID, both_records, make_facts
 
 from robbench.record import Record
-from robbench.report.robust_accuracy import comparison_epsilon, fixed_epsilons, robust_share
+from robbench.report.comparisons import comparison_epsilon, fixed_epsilons
 from robbench.report.rows import Row, group_records
 
 SCRATCH = make_facts("pgd", "emnist")
@@ -34,5 +34,5 @@ def test_robust_accuracy_is_read_at_the_training_radius() -> None:
 def test_robust_accuracy_is_over_all_images() -> None:
     """Two of five images outlast 0.2, one is wrong from the start; a radius off the grid has no figure."""
     model = row(both_records(SCRATCH, [1, 2, 3, 5, -1]))
-    assert robust_share(model, 0.2) == 0.4
-    assert robust_share(model, 0.15) is None
+    assert model.robust(0.2) == 0.4
+    assert model.robust(0.15) is None
