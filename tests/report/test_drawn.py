@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from factories import both_records, make_facts, make_group, transfer
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from robbench.report import ablation, dots, drawing, durations, tradeoff
 from robbench.report.labels import Label, place_labels
@@ -95,33 +96,30 @@ def test_networks_of_a_study_share_their_axes(drawn: Callable[..., Figure]) -> N
     assert [len(axes.patches) for axes in (first, second)] == [1, 1]
 
 
-def test_a_label_covers_no_line_between_seeds() -> None:
-    """A number above its point would lie on the error bar there."""
+def placed(points: dict[str, tuple[float, float]], error: float) -> dict[str, tuple[Bbox, dict[str, np.ndarray]]]:
+    """Where the labels of points with error bars are written, and where the points lie, in pixels."""
     with drawing.canvas(4.0, 4.0) as figure:
         axes = figure.subplots()
         axes.set(xlim=(0, 2), ylim=(0, 2))
-        axes.errorbar(1.0, 1.0, yerr=0.8, fmt="none")
-        place_labels(figure, axes, [Label(1.0, 1.0, "3", "#000000")])
-        (label,) = axes.texts
-        box = label.get_window_extent()
-        bar = axes.transData.transform((1.0, 1.0))[0]
-    assert not box.x0 < bar < box.x1
+        axes.plot(*zip(*points.values(), strict=True), "o-")
+        axes.errorbar(1.0, 1.0, xerr=error, yerr=error, fmt="none")
+        place_labels(figure, axes, [Label(*at, text, "#000000") for text, at in points.items()])
+        pixels = {text: axes.transData.transform(at) for text, at in points.items()}
+        return {text.get_text(): (text.get_window_extent(), pixels) for text in axes.texts if text.get_text()}
+
+
+def test_a_label_covers_no_line_between_seeds() -> None:
+    """A number above its point, or beside it, would lie on an error bar there."""
+    ((box, points),) = placed({"3": (1.0, 1.0)}, 0.8).values()
+    assert not box.x0 < points["3"][0] < box.x1
+    assert not box.y0 < points["3"][1] < box.y1
 
 
 def test_a_label_is_nearest_its_own_point() -> None:
     """Two points above each other: the lower one's number is not written beside the upper one's."""
-    with drawing.canvas(4.0, 4.0) as figure:
-        axes = figure.subplots()
-        axes.set(xlim=(0, 2), ylim=(0, 2))
-        points = {"2": (1.0, 1.05), "3": (1.0, 1.0)}
-        axes.plot(*zip(*points.values(), strict=True), "o-")
-        axes.errorbar(1.0, 1.0, xerr=0.5, yerr=0.5, fmt="none")
-        place_labels(figure, axes, [Label(*at, text, "#000000") for text, at in points.items()])
-        for label in axes.texts:
-            box = label.get_window_extent()
-            middle = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
-            gaps = {text: math.dist(axes.transData.transform(at), middle) for text, at in points.items()}
-            assert not label.get_text() or gaps[label.get_text()] <= min(gaps.values()) + 0.5
+    for text, (box, points) in placed({"2": (1.0, 1.05), "3": (1.0, 1.0)}, 0.5).items():
+        gaps = {name: math.dist(at, (box.get_points().mean(axis=0))) for name, at in points.items()}
+        assert gaps[text] <= min(gaps.values()) + 0.5
 
 
 def test_the_axis_of_seconds_holds_every_seed(drawn: Callable[..., Figure]) -> None:

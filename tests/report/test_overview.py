@@ -37,16 +37,3 @@ def test_several_architectures_name_themselves() -> None:
         *("cnn7, conventional retraining", "*published*"),
     ]
     assert frame.iloc[0, -1] == "0.2 (9)"
-
-
-def test_seeds_are_counted_that_have_the_drop_point() -> None:
-    """The medians over seeds fall most after k = 2; each seed by itself falls most elsewhere."""
-    seeds = [[1, 3, 3, 1], [4, 2, 1, 1], [2, 1, 0, 0]]
-    found = [
-        record
-        for seed, medians in enumerate(seeds)
-        for k, median in enumerate(medians, start=1)
-        for record in transfer(k, [median] * 9, seed=seed)
-    ]
-    frame = overview_table(group_records(found))
-    assert frame.loc[0, "drop point"] == "k = 2 (0.2 → 0.1); in 0 of 3 seeds"

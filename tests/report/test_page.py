@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from factories import both_records, make_facts, robustness_record, training_record, transfer
+from factories import SOUND, both_records, make_facts, robustness_record, training_record, transfer
 
 from robbench.gate.verdicts import Verdict
 from robbench.record import Audit, Record
@@ -10,18 +10,6 @@ from robbench.report.drawing import Picture
 from robbench.report.page import Pictures, headline, report_text
 from robbench.report.rows import group_records
 
-SOUND = Audit(
-    images=100,
-    zero_gradient=0,
-    not_finite=0,
-    one_step=[],
-    scanned=10,
-    probes=80,
-    not_monotone=1,
-    below=2,
-    forward=900,
-    backward=800,
-)
 MASKED = msgspec.structs.replace(SOUND, zero_gradient=100, warnings=["gradients are *zero*", "and so on"])
 
 

@@ -2,12 +2,13 @@
 
 import runpy
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from factories import make_facts
 
-from robbench.report.published import Published, published_row, published_rows
+from robbench.report.published import published_row, published_rows
 from robbench.spec import Study
 from robbench.spec.recipes import with_protocol
 
@@ -54,10 +55,10 @@ def studies():
     return [runpy.run_path(str(folder / f"test_{name}.py"))["STUDY"] for name in ("mnist_emnist", "cifar10_cifar100")]
 
 
-def published_models(study: Study) -> dict[str, Published]:
-    """Ids of the study's models that were published, each with its row."""
-    found = {}
-    for model in study.models():
+def models_of_rows(studies: Sequence[Study]) -> dict[tuple, list[tuple[str, str]]]:
+    """Suite and id of the models that stand for each published row."""
+    found = defaultdict(list)
+    for name, model in ((study.name, model) for study in studies for model in study.models()):
         transfer, source = model.transfer, model.source
         facts = make_facts(
             model.method,
@@ -71,16 +72,7 @@ def published_models(study: Study) -> dict[str, Published]:
             variant=model.variant,
         )
         if row := published_row(facts):
-            found[model.id] = row
-    return found
-
-
-def models_of_rows(studies):
-    """Suite and id of the models that stand for each published row."""
-    found = defaultdict(list)
-    for study in studies:
-        for name, row in published_models(study).items():
-            found[row.key].append((study.name, name))
+            found[row.key].append((name, model.id))
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from robbench.record import (
+    Audit,
     Counts,
     DataUsed,
     Environment,
@@ -32,6 +33,20 @@ ENVIRONMENT = Environment(
     torch="2",
     torchvision="0",
 )
+
+SOUND = Audit(
+    images=100,
+    zero_gradient=0,
+    not_finite=0,
+    one_step=[],
+    scanned=10,
+    probes=80,
+    not_monotone=1,
+    below=2,
+    forward=900,
+    backward=800,
+)
+"""What an audit found that has no warning."""
 
 
 def make_facts(method: str = "pgd", dataset: str = "mnist", k: int | None = None, **changes: Any) -> ModelFacts:
