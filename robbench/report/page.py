@@ -115,7 +115,7 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
         "overview": overview_table(groups),
         "pictures": pictures.get((suite,), ()),
         "several": any(len(group.seeds) > 1 for group in groups),
-        "published": _published(groups),
+        "published": any(row.published for group in groups for row in group.rows),
     }
 
 
@@ -129,7 +129,7 @@ def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
         "answer": next(iter(answers(group)), None),
         "seeds": len(group.seeds),
         "several": len(group.seeds) > 1,
-        "published": _published([group]),
+        "published": any(row.published for row in group.rows),
         "few": few_images(group),
         "busy": busy(group),
         "pictures": {picture.kind: picture for picture in pictures},
@@ -145,11 +145,6 @@ def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
         "fields": {field: [effect for effect in own if effect.moved] for field, own in fields},
         "ablation": {field: ablation_table(own) for field, own in fields},
     }
-
-
-def _published(groups: Sequence[Group]) -> bool:
-    """Whether a model stands beside a published one."""
-    return any(row.published for group in groups for row in group.rows)
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame | None:
