@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -25,13 +25,11 @@ from robbench.report.rows import Group, group_records, studies
 from robbench.report.tradeoff import draw_study_tradeoff, draw_tradeoff
 from robbench.store.files import check_writable, write_atomically
 
-SCHEMA = "robbench.bundle/1"
-
 
 class Bundle(Struct, frozen=True, kw_only=True):
     """Everything a report says, as data."""
 
-    schema: str = SCHEMA
+    schema: Literal["robbench.bundle/1"] = "robbench.bundle/1"
     title: str
     command: str
     """The command that made the records."""
@@ -40,10 +38,6 @@ class Bundle(Struct, frozen=True, kw_only=True):
     records: list[Record] = msgspec.field(default_factory=list)
     missing: list[str] = msgspec.field(default_factory=list)
     """Stages that the studies ask for and no record has: ``suite/case.stage``."""
-
-    def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise ValueError(f"expected schema {SCHEMA!r}, got {self.schema!r}")
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Path:
@@ -137,7 +131,7 @@ def read_bundle(path: Path) -> Bundle:
     """
     path = Path(path)
     file = path / "records.json" if path.is_dir() else path
-    expected = f"expected a bundle's folder or its records.json, of schema {SCHEMA!r}"
+    expected = "expected a bundle's folder or its records.json, of schema 'robbench.bundle/1'"
     try:
         return msgspec.json.decode(file.read_bytes(), type=Bundle)
     except OSError as error:

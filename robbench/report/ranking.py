@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from robbench.record import MISCLASSIFIED, Robustness
 from robbench.report.bootstrap import Resamples
@@ -52,18 +53,15 @@ def common_images(rows: Sequence[Row]) -> dict[str, Row]:
             same_data.setdefault(key, []).append((row, row.robustness))
     found = {}
     for peers in same_data.values():
-        common = set.intersection(*(_correct_images(each) for _, each in peers))
+        common = set.intersection(
+            *({*np.asarray(each.images)[np.asarray(each.pstar) != MISCLASSIFIED]} for _, each in peers)
+        )
         for row, each in peers:
             pairs = zip(each.images, each.pstar, strict=True)
             kept = [index if image in common else MISCLASSIFIED for image, index in pairs]
             result = msgspec.structs.replace(each, pstar=kept)
             found[row.case] = replace(row, tested=msgspec.structs.replace(row.record, result=result))
     return found
-
-
-def _correct_images(robustness: Robustness) -> set[int]:
-    pairs = zip(robustness.images, robustness.pstar, strict=True)
-    return {image for image, index in pairs if index != MISCLASSIFIED}
 
 
 def ranking_epsilon(group: Group) -> float | None:

@@ -96,15 +96,13 @@ class Row:
     @cached_property
     def resampled_medians(self) -> Resamples:
         """Median p* of every resampling of the test images."""
-        assert self.robustness is not None
-        return bootstrap.medians(self.facts.dataset, self.robustness)
+        return bootstrap.medians(self.facts.dataset, self.record.result)
 
     def resampled_shares(self, epsilon: float | None = None) -> Resamples:
         """Clean accuracy, or robust accuracy at ``epsilon``, of every resampling of the test images."""
-        assert self.robustness is not None
-        distances = [] if epsilon is None else [abs(value - epsilon) for value in self.robustness.grid]
+        distances = [] if epsilon is None else [abs(value - epsilon) for value in self.record.result.grid]
         above = distances.index(min(distances)) if distances else MISCLASSIFIED
-        return bootstrap.shares(self.facts.dataset, self.robustness, above)
+        return bootstrap.shares(self.facts.dataset, self.record.result, above)
 
     @property
     def seconds(self) -> float | None:

@@ -109,8 +109,7 @@ def _whole(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]
 def views_table(group: Group) -> pd.DataFrame | None:
     """Medians over correct and over common images and robust accuracy over all images; None without an estimate."""
     models = [model for model in models_of(group.rows) if model.tested]
-    grid = next((row.robustness.grid for model in models for row in model.tested if row.robustness), None)
-    if grid is None:
+    if not models:
         return None
     found = common_images(group.rows)
     common = [Model(tuple(found[row.case] for row in model.tested)) for model in models]
@@ -121,7 +120,7 @@ def views_table(group: Group) -> pd.DataFrame | None:
         _column("common images", common, lambda row: row.correct, _whole),
         _column("median p\\* of them", common, lambda row: row.median, _medians),
     ]
-    for epsilon in fixed_epsilons(grid):
+    for epsilon in fixed_epsilons(models[0].tested[0].record.result.grid):
         header = f"robust accuracy at ε = {epsilon:.4g}"
         columns.append(_column(header, models, methodcaller("robust", epsilon), _accuracies))
     return _table(models, [*columns, _column("censored", models, lambda row: row.censored_share, _accuracies)])
