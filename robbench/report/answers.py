@@ -79,7 +79,7 @@ class Answer:
     def robust_shares(self) -> list[float | None]:
         """Robust accuracy at ``epsilon`` of the best transfer and of the model from scratch."""
         pair = self.best, self.scratch
-        return [model.value(lambda row: row.robust(self.epsilon or 0.0)) if model else None for model in pair]
+        return [model.value(lambda row: row.robust(self.epsilon)) if model else None for model in pair]
 
 
 def answers(group: Group) -> tuple[Answer, ...]:

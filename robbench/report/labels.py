@@ -87,11 +87,8 @@ def _obstacles(line: Line2D) -> list[Bbox]:
 
 def _along(points: Any) -> list[Bbox]:
     """Small boxes along a path, in pixels."""
-    boxes: list[Bbox] = []
-    for start, stop in itertools.pairwise(points):
-        steps = max(2, int(np.hypot(*(stop - start)) / 8))
-        boxes += [Bbox.from_bounds(x - 2, y - 2, 4, 4) for x, y in np.linspace(start, stop, steps)]
-    return boxes
+    pairs = [(start, stop, max(2, int(np.hypot(*(stop - start)) / 8))) for start, stop in itertools.pairwise(points)]
+    return [Bbox.from_bounds(x - 2, y - 2, 4, 4) for pair in pairs for x, y in np.linspace(*pair)]
 
 
 def _nearer_another(box: Bbox, own: Any, points: Any) -> bool:

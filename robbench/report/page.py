@@ -68,8 +68,7 @@ def report_text(
 
 def headline(verdicts: Sequence[Verdict], lacking: int = 0) -> str:
     """The outcome in one line. A study of which stages were not compared (``lacking``) has not passed."""
-    marks = [verdict.mark for verdict in verdicts]
-    failed = any(verdict.fails for verdict in verdicts)
+    marks, failed = [verdict.mark for verdict in verdicts], any(verdict.fails for verdict in verdicts)
     template = _environment().get_template("headline.md.j2")
     return template.render(marks=marks, count=marks.count, failed=failed, lacking=lacking)
 
@@ -81,7 +80,6 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # the page is Markdown: names pass through the filter md
     )
     environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "SUSPECT": SUSPECT, "infinity": math.inf}
     environment.globals["CONFIDENCE"] = f"{CONFIDENCE:.0%}"

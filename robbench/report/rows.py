@@ -86,10 +86,10 @@ class Row:
         grid = self.robustness.grid if self.robustness else []
         return grid[1] - grid[0] if len(grid) > 1 else 0.0
 
-    def robust(self, epsilon: float) -> float | None:
+    def robust(self, epsilon: float | None) -> float | None:
         """Robust accuracy at ``epsilon``; None without an estimate or where the grid lacks it."""
         found = self.robustness
-        if found is None or not found.pstar or min(abs(value - epsilon) for value in found.grid) > 1e-9:
+        if found is None or epsilon is None or min(abs(value - epsilon) for value in found.grid) > 1e-9:
             return None
         return found.robust(epsilon).share
 
