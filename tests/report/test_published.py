@@ -30,11 +30,9 @@ def test_a_transfer_finds_its_row() -> None:
     "facts",
     [
         make_facts("pgd", "emnist47"),
-        make_facts("pgd", "glyphs47"),
         make_facts("transfer", "emnist", 5, source="glyphs10"),
         make_facts("transfer", "emnist", 5, kept="finetuned"),
         make_facts("transfer", "emnist", 5, source_method="standard"),
-        make_facts("transfer", "emnist", 5, source_method="checkpoint"),
         make_facts("transfer", "emnist", 5, head="mlp1"),
         make_facts("transfer", "emnist", 5, variant="split"),
         make_facts("checkpoint", "mnist"),
