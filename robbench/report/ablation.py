@@ -134,24 +134,20 @@ def _changed(found: Change | None, show: Callable[[float], str]) -> tuple[str, s
 
 def draw_ablation(group: Group) -> bytes:
     """Change of median p* per field and model, with its interval; past the grid's end, an arrowhead at the edge."""
-    found = [effect for effect in effects(group) if effect.median and not math.isnan(effect.median.value)]
+    found = [effect for effect in effects(group) if effect.median]
     heights: list[float] = []
     for at, effect in enumerate(found):
         gap = 1.5 if at and found[at - 1].field != effect.field else 1.0  # half a line more between fields
         heights.append(heights[-1] + gap if heights else 0.0)
     name = drawing.title(group, "one field as in the published code")
-    with drawing.canvas(9.0, 1.7 + 0.36 * (max(heights, default=0) + 1), name) as figure:
+    with drawing.canvas(9.0, 1.7 + 0.36 * (heights[-1] + 1), name) as figure:
         axes = figure.subplots()
         axes.axvline(0.0, color="#777777", linewidth=1.0)
         for height, effect in zip(heights, found, strict=True):
             _draw(axes, height, effect)
         axes.set_yticks(heights, [effect.varied.label for effect in found])
         _fields(axes, heights, found)
-        if heights:
-            axes.set_ylim(max(heights) + 0.6, -0.6)
-        else:
-            axes.text(0.5, 0.5, "no model to compare with", transform=axes.transAxes, ha="center")
-        axes.set_xlabel(f"change of median p* ({drawing.UNITS})")
+        axes.set(ylim=(heights[-1] + 0.6, -0.6), xlabel=f"change of median p* ({drawing.UNITS})")
         drawing.tidy(axes, grid="x")
         return drawing.png(figure)
 

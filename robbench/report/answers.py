@@ -8,16 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from robbench.report import comparisons
 from robbench.report.bootstrap import difference, over_seeds
-from robbench.report.comparisons import (
-    Change,
-    Ratio,
-    accuracy_change,
-    comparison_epsilon,
-    median_ratio,
-    robust_change,
-    speed_up,
-)
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, Spread, models_of
 
@@ -54,12 +46,12 @@ class Answer:
     """Conventionally trained on the target."""
     scratch: Model | None
     """Adversarially trained on the target."""
-    retention: Ratio | None
-    over_standard: Ratio | None
-    relative: Ratio | None
-    points: Change | None
+    retention: comparisons.Ratio | None
+    over_standard: comparisons.Ratio | None
+    relative: comparisons.Ratio | None
+    points: comparisons.Change | None
     """Clean accuracy of the best transfer less that of the model from scratch, as a share."""
-    robust_points: Change | None
+    robust_points: comparisons.Change | None
     """The same of robust accuracy at ``epsilon``."""
     drop: Drop | None
     """Of the medians over seeds."""
@@ -87,7 +79,7 @@ class Answer:
     def robust_shares(self) -> list[float | None]:
         """Robust accuracy at ``epsilon`` of the best transfer and of the model from scratch."""
         pair = self.best, self.scratch
-        return [model.value(lambda row: row.robust(self.epsilon or 0.0)) if model else None for model in pair]
+        return [model.value(lambda row: row.robust(self.epsilon)) if model else None for model in pair]
 
 
 def answers(group: Group) -> tuple[Answer, ...]:
@@ -103,7 +95,7 @@ def _answer(group: Group, line: str) -> Answer:
     scratch = scratch_model(group, target, "pgd")
     reference = scratch or source
     tested = best and best.right[0].robustness
-    epsilon = comparison_epsilon(tested.grid, reference.rows[0] if reference else None) if tested else None
+    epsilon = comparisons.comparison_epsilon(tested.grid, reference.rows[0] if reference else None) if tested else None
     seeds = sorted({row.facts.seed for row in rows})
     return Answer(
         line=line,
@@ -112,16 +104,16 @@ def _answer(group: Group, line: str) -> Answer:
         source=source,
         standard=standard,
         scratch=scratch,
-        retention=median_ratio(best, source),
-        over_standard=median_ratio(best, standard),
-        relative=median_ratio(best, scratch),
-        points=accuracy_change(best, scratch),
-        robust_points=robust_change(best, scratch, epsilon),
+        retention=comparisons.median_ratio(best, source),
+        over_standard=comparisons.median_ratio(best, standard),
+        relative=comparisons.median_ratio(best, scratch),
+        points=comparisons.accuracy_change(best, scratch),
+        robust_points=comparisons.robust_change(best, scratch, epsilon),
         drop=largest_drop(models),
         drops={seed: largest_drop(models_of([row for row in rows if row.facts.seed == seed])) for seed in seeds},
         epsilon=epsilon,
-        speed_up=speed_up(scratch, [best]),
-        speed_up_with_source=speed_up(scratch, [best, source]),
+        speed_up=comparisons.speed_up(scratch, [best]),
+        speed_up_with_source=comparisons.speed_up(scratch, [best, source]),
     )
 
 
@@ -140,9 +132,8 @@ def source_model(group: Group, transferred: Model) -> Model | None:
 
 def best_transfer(models: Sequence[Model]) -> Model | None:
     """The model with the highest median p* (censored is highest), then clean accuracy, then the smallest k."""
-    tested = [model for model in models if model.median is not None]
     return max(
-        tested,
+        (model for model in models if model.median is not None),
         key=lambda model: (model.median, model.value(lambda row: row.accuracy), -(model.facts.k or 0)),
         default=None,
     )

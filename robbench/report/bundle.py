@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from robbench.errors import RobbenchError
 from robbench.gate.verdicts import Verdict
 from robbench.record import UNREADABLE, Record, Struct
-from robbench.report.ablation import draw_ablation
+from robbench.report.ablation import draw_ablation, effects
 from robbench.report.answers import answers
 from robbench.report.distributions import draw_boxes, draw_ecdf
 from robbench.report.dots import draw_answers
@@ -25,13 +25,11 @@ from robbench.report.rows import Group, group_records, studies
 from robbench.report.tradeoff import draw_study_tradeoff, draw_tradeoff
 from robbench.store.files import check_writable, write_atomically
 
-SCHEMA = "robbench.bundle/1"
-
 
 class Bundle(Struct, frozen=True, kw_only=True):
     """Everything a report says, as data."""
 
-    schema: str = SCHEMA
+    schema: Literal["robbench.bundle/1"] = "robbench.bundle/1"
     title: str
     command: str
     """The command that made the records."""
@@ -40,10 +38,6 @@ class Bundle(Struct, frozen=True, kw_only=True):
     records: list[Record] = msgspec.field(default_factory=list)
     missing: list[str] = msgspec.field(default_factory=list)
     """Stages that the studies ask for and no record has: ``suite/case.stage``."""
-
-    def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise ValueError(f"expected schema {SCHEMA!r}, got {self.schema!r}")
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Path:
@@ -68,10 +62,8 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
 def render(bundle: Bundle) -> dict[str, bytes]:
     """The files of a bundle by their path within it."""
     groups = group_records(bundle.records)
-    pictures: dict[tuple[str, ...], list[Picture]] = {
-        **{(suite,): draw_study(found) for suite, found in studies(groups)},
-        **{(group.suite, group.architecture): draw(group) for group in groups},
-    }
+    pictures: dict[tuple[str, ...], list[Picture]] = {(suite,): draw_study(found) for suite, found in studies(groups)}
+    pictures |= {(group.suite, group.architecture): draw(group) for group in groups}
     said: dict[str, Any] = {name: getattr(bundle, name) for name in ("title", "command", "notes", "missing")}
     text = report_text(groups, pictures, verdicts=_in_order(bundle.verdicts), **said)
     return {
@@ -92,7 +84,7 @@ def draw(group: Group) -> list[Picture]:
         "ecdf": (right, draw_ecdf),
         "tradeoff": (right, draw_tradeoff),
         "seconds": (any(row.seconds for row in group.rows), draw_seconds),
-        "ablation": (any(row.robustness for row in group.variants), draw_ablation),
+        "ablation": (any(effect.median for effect in effects(group)), draw_ablation),
     }
     of = group.suite, group.architecture
     return [Picture(kind, file_name(*of, kind), make(group)) for kind, (there, make) in allowed.items() if there]
@@ -137,13 +129,11 @@ def read_bundle(path: Path) -> Bundle:
     """
     path = Path(path)
     file = path / "records.json" if path.is_dir() else path
-    expected = f"expected a bundle's folder or its records.json, of schema {SCHEMA!r}"
+    expected = "expected a bundle's folder or its records.json, of schema 'robbench.bundle/1'"
     try:
         return msgspec.json.decode(file.read_bytes(), type=Bundle)
-    except OSError as error:
-        raise RobbenchError(f"{str(file)!r} cannot be read ({error.strerror or error}); {expected}") from error
-    except UNREADABLE as error:
-        raise RobbenchError(f"{str(file)!r}: {expected}, as `robbench report` writes it: {error}") from error
+    except (OSError, *UNREADABLE) as error:
+        raise RobbenchError(f"{str(file)!r} cannot be read; {expected}: {error}") from error
 
 
 def merge(bundles: Sequence[Bundle]) -> Bundle:

@@ -106,8 +106,6 @@ def accuracy_change(above: Model | None, below: Model | None) -> Change | None:
 
 def robust_change(above: Model | None, below: Model | None, epsilon: float | None) -> Change | None:
     """Difference of robust accuracy at a radius that both models' grids have."""
-    if epsilon is None:
-        return None
     return change(above, below, lambda row: row.robust(epsilon), lambda row: row.resampled_shares(epsilon))
 
 

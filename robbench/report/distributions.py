@@ -28,10 +28,7 @@ _Panel = tuple[str | None, list[Model]]
 
 
 def percentiles(model: Model) -> tuple[float, ...]:
-    """The 12.5th, 25th, 50th, 75th and 87.5th percentile of p* over the correct images of all seeds; inf where censored.
-
-    Each is an image's own p* (no interpolation, which a censored value would not allow), the median excepted.
-    """
+    """The 12.5th, 25th, 50th, 75th and 87.5th percentile of p* over the correct images of all seeds; inf where censored."""
     values = _values(model)
     low, first, third, high = np.percentile(values, (12.5, 25.0, 75.0, 87.5), method="inverted_cdf")
     return tuple(map(float, (low, first, np.median(values), third, high)))
@@ -61,9 +58,8 @@ def draw_boxes(group: Group) -> bytes:
     end = max(model.grid_end for model in models)
     top = min(end, 1.1 * max(finite, default=end))
     width = max(5.0, 1.0 + max(sum(_width(panel) for panel in band) for band in bands.values()))
-    with drawing.canvas(
-        width, 6.2 * len(bands) + 0.2, drawing.title(group, "clean accuracy and p* per model")
-    ) as figure:
+    name = drawing.title(group, "clean accuracy and p* per model")
+    with drawing.canvas(width, 6.2 * len(bands) + 0.2, name) as figure:
         parts = np.atleast_1d(np.array(figure.subfigures(len(bands), 1)))
         for part, band in zip(parts, bands.values(), strict=True):
             _band(part, band, top)

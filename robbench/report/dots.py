@@ -124,4 +124,4 @@ def _interval(axes: Axes, k: float, ratio: Ratio, ink: str, top: float) -> None:
         drawing.arrow_to_edge(axes, (k, ratio.value), "top", ink)
     ends = drawing.error_bars(ratio.value, ratio.low, ratio.high if ratio.high <= top else ratio.value)
     marker, fill = {"=": ("o", ink), "<": ("v", "white"), ">": ("^", "white")}[ratio.relation]
-    axes.errorbar(k, ratio.value, yerr=ends, fmt=marker, capsize=3, color=ink, markerfacecolor=fill, markersize=6)
+    axes.errorbar(k, ratio.value, yerr=ends, fmt=marker, capsize=3, color=ink, markerfacecolor=fill)

@@ -22,7 +22,6 @@ from robbench.report.seeds import Model
 
 DPI = 150
 UNITS = "L∞, pixels in [0, 1]"
-"""Of p* and ε, as axes name them."""
 
 _METHODS = {"standard": "#6B6B6B", "pgd": "#D55E00", "checkpoint": "#E69F00"}
 _TRANSFERS = {

@@ -111,9 +111,8 @@ def _kinds(group: Group) -> list[tuple[str, list[Model]]]:
 def _kind(axes: Axes, height: float, name: str, models: Sequence[Model]) -> None:
     seconds, ink = [model.seconds or 0.0 for model in models], drawing.colour(models[0].rows[0])
     mean = statistics.mean(seconds)
-    axes.errorbar(
-        mean, height, xerr=drawing.error_bars(mean, min(seconds), max(seconds)), fmt="o", color=ink, markersize=6
-    )
+    ends = drawing.error_bars(mean, min(seconds), max(seconds))
+    axes.errorbar(mean, height, xerr=ends, fmt="o", color=ink, markersize=6)
     text = f"{name}: {show_seconds(mean)} s" + (f" (mean of {len(seconds)})" if len(seconds) > 1 else "")
     drawing.beside(axes, text, height, fontsize=8, color=ink)
     if theirs := [model.published.train_seconds for model in models if model.published]:

@@ -79,8 +79,7 @@ def _note(axes: Axes, label: Label, angle: int, far: int) -> Annotation:
 
 def _obstacles(line: Line2D) -> list[Bbox]:
     """Boxes over a line's markers, and small ones along its path."""
-    data = np.column_stack([np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)])
-    points = line.get_transform().transform(data)
+    points = line.get_transform().transform(np.asarray(line.get_xydata(), dtype=float))
     half = line.get_markersize() * DPI / 72 / 2
     boxes = [Bbox.from_bounds(x - half, y - half, 2 * half, 2 * half) for x, y in points]
     return boxes if line.get_linestyle() in ("None", "none", "", " ") else boxes + _along(points)
@@ -88,14 +87,11 @@ def _obstacles(line: Line2D) -> list[Bbox]:
 
 def _along(points: Any) -> list[Bbox]:
     """Small boxes along a path, in pixels."""
-    boxes: list[Bbox] = []
-    for start, stop in itertools.pairwise(points):
-        steps = max(2, int(np.hypot(*(stop - start)) / 8))
-        boxes += [Bbox.from_bounds(x - 2, y - 2, 4, 4) for x, y in np.linspace(start, stop, steps)]
-    return boxes
+    pairs = [(start, stop, max(2, int(np.hypot(*(stop - start)) / 8))) for start, stop in itertools.pairwise(points)]
+    return [Bbox.from_bounds(x - 2, y - 2, 4, 4) for pair in pairs for x, y in np.linspace(*pair)]
 
 
 def _nearer_another(box: Bbox, own: Any, points: Any) -> bool:
     """Whether a label's middle is nearer to another label's point than to its own."""
-    middle = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    middle = box.get_points().mean(axis=0)
     return bool(np.hypot(*(points - middle).T).min() < np.hypot(*(own - middle)) - 0.5)

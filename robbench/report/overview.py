@@ -16,9 +16,6 @@ from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, Spread
 from robbench.report.tables import spread_text
 
-_CERTAIN = 0.95
-"""Share of the resamplings that must have the same drop point."""
-
 _HEADERS = ["Transfer", "best", "clean accuracy", "median p\\*", "retention", "relative robustness", "speed-up"]
 _HEADERS += ["speed-up with source", "drop point"]
 
@@ -77,7 +74,7 @@ def _show_drop(drop: Drop | None, end: float) -> str:
     """``k = 5 (0.27 → 0.07)``: the k after which median p* falls most, and the medians there and at the next k."""
     if drop is None:
         return "none"
-    uncertain = ", uncertain" if drop.stability < _CERTAIN else ""
+    uncertain = ", uncertain" if drop.stability < 0.95 else ""
     return f"k = {drop.k} ({pstar(drop.before, end)} → {pstar(drop.after, end)}{uncertain})"
 
 

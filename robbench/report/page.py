@@ -68,8 +68,7 @@ def report_text(
 
 def headline(verdicts: Sequence[Verdict], lacking: int = 0) -> str:
     """The outcome in one line. A study of which stages were not compared (``lacking``) has not passed."""
-    marks = [verdict.mark for verdict in verdicts]
-    failed = any(verdict.fails for verdict in verdicts)
+    marks, failed = [verdict.mark for verdict in verdicts], any(verdict.fails for verdict in verdicts)
     template = _environment().get_template("headline.md.j2")
     return template.render(marks=marks, count=marks.count, failed=failed, lacking=lacking)
 
@@ -81,9 +80,9 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # the page is Markdown: names pass through the filter md
     )
-    environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "SUSPECT": SUSPECT, "CONFIDENCE": f"{CONFIDENCE:.0%}"}
+    environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "SUSPECT": SUSPECT, "infinity": math.inf}
+    environment.globals["CONFIDENCE"] = f"{CONFIDENCE:.0%}"
     plain = ("table", "many", "percent", "points", "pstar", "seconds", "times", "ranges")
     environment.filters |= {name: getattr(markdown, name) for name in plain}
     environment.filters |= {
@@ -114,7 +113,7 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
         "overview": overview_table(groups),
         "pictures": pictures.get((suite,), ()),
         "several": any(len(group.seeds) > 1 for group in groups),
-        "published": _published(groups),
+        "published": any(row.published for group in groups for row in group.rows),
     }
 
 
@@ -128,7 +127,7 @@ def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
         "answer": next(iter(answers(group)), None),
         "seeds": len(group.seeds),
         "several": len(group.seeds) > 1,
-        "published": _published([group]),
+        "published": any(row.published for row in group.rows),
         "few": few_images(group),
         "busy": busy(group),
         "pictures": {picture.kind: picture for picture in pictures},
@@ -144,11 +143,6 @@ def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
         "fields": {field: [effect for effect in own if effect.moved] for field, own in fields},
         "ablation": {field: ablation_table(own) for field, own in fields},
     }
-
-
-def _published(groups: Sequence[Group]) -> bool:
-    """Whether a model stands beside a published one."""
-    return any(row.published for group in groups for row in group.rows)
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame | None:

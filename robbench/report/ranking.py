@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import combinations
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from robbench.record import MISCLASSIFIED, Robustness
 from robbench.report.bootstrap import Resamples
@@ -28,9 +30,8 @@ class Swap:
     first: str
     second: str
     values: tuple[float, float]
-    """Of the first view, ``above`` and then ``below``."""
+    """Of the first view, ``above`` and then ``below``; the second view's are ``others``."""
     others: tuple[float, float]
-    """Of the second view."""
     size: float
     """Of the smaller difference in units of its interval's width: how sure the swap is."""
 
@@ -45,25 +46,20 @@ class _View(NamedTuple):
 
 def common_images(rows: Sequence[Row]) -> dict[str, Row]:
     """Every tested model by its case, as if wrong on the images that another on the same data and seed is wrong on."""
-    same_data: dict[tuple[str, str, int], list[tuple[Row, Robustness]]] = {}
+    same_data: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
         if row.robustness:
-            key = row.facts.dataset, row.record.data.sha256, row.facts.seed
-            same_data.setdefault(key, []).append((row, row.robustness))
+            same_data.setdefault((row.facts.dataset, row.record.data.sha256, row.facts.seed), []).append(row)
     found = {}
     for peers in same_data.values():
-        common = set.intersection(*(_correct_images(each) for _, each in peers))
-        for row, each in peers:
-            pairs = zip(each.images, each.pstar, strict=True)
-            kept = [index if image in common else MISCLASSIFIED for image, index in pairs]
+        results: list[Robustness] = [row.record.result for row in peers]
+        right = [np.asarray(each.images)[np.asarray(each.pstar) != MISCLASSIFIED] for each in results]
+        common = reduce(np.intersect1d, right)
+        for row, each in zip(peers, results, strict=True):
+            kept = np.where(np.isin(each.images, common), each.pstar, MISCLASSIFIED).tolist()
             result = msgspec.structs.replace(each, pstar=kept)
             found[row.case] = replace(row, tested=msgspec.structs.replace(row.record, result=result))
     return found
-
-
-def _correct_images(robustness: Robustness) -> set[int]:
-    pairs = zip(robustness.images, robustness.pstar, strict=True)
-    return {image for image, index in pairs if index != MISCLASSIFIED}
 
 
 def ranking_epsilon(group: Group) -> float | None:

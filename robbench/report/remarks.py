@@ -36,13 +36,11 @@ def busy(group: Group) -> dict[str, dict[str, float]]:
 
 def missing_models(missing: Sequence[str], suite: str) -> dict[str, list[str]]:
     """Models of a study with a missing stage (``suite/case.stage``), by architecture."""
-    found: dict[str, dict[str, None]] = {}
-    for name in missing:
-        study, _, stage = name.partition("/")
-        if study == suite:
-            case = stage.rpartition(".")[0]
-            found.setdefault(case.partition("-")[0], {})[case] = None
-    return {architecture: [*cases] for architecture, cases in found.items()}
+    found: dict[str, list[str]] = {}
+    stages = [name.removeprefix(f"{suite}/") for name in missing if name.startswith(f"{suite}/")]
+    for case in dict.fromkeys(stage.rpartition(".")[0] for stage in stages):
+        found.setdefault(case.partition("-")[0], []).append(case)
+    return found
 
 
 def data_table(records: Iterable[Record]) -> pd.DataFrame:
@@ -69,17 +67,14 @@ def environment_table(records: Sequence[Record]) -> pd.DataFrame:
     return frame.rename_axis("Property").reset_index()
 
 
-def estimates(groups: Sequence[Group]) -> list[dict[str, str]]:
-    """How p* was estimated, once per way."""
-    ways: list[dict[str, str]] = []
+def estimates(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
+    """How p* was estimated, once per way: images, grid, and search with its attack."""
+    ways: dict[tuple[str, str, str], None] = {}
     for row in (row for group in groups for row in group.all_rows):
         if found := row.robustness:
-            grid, settings = found.grid, sorted(found.attack.items())
-            shown = ", ".join(f"{name} {value}" for name, value in settings if name != "kind" and value is not None)
-            way = {
-                "images": f"{len(found.images):,} images of {row.record.data.name}",
-                "grid": f"{grid[0]:g} to {grid[-1]:g}, step {row.grid_step:.4g}",
-                "how": f"{found.search} search with {found.attack['kind']} ({shown})",
-            }
-            ways += [way] * (way not in ways)
-    return ways
+            settings = [f"{name} {value}" for name, value in sorted(found.attack.items()) if value is not None]
+            shown = ", ".join(text for text in settings if not text.startswith("kind "))
+            images = f"{len(found.images):,} images of {row.record.data.name}"
+            grid = f"{found.grid[0]:g} to {found.grid[-1]:g}, step {row.grid_step:.4g}"
+            ways[images, grid, f"{found.search} search with {found.attack['kind']} ({shown})"] = None
+    return [*ways]

@@ -86,25 +86,23 @@ class Row:
         grid = self.robustness.grid if self.robustness else []
         return grid[1] - grid[0] if len(grid) > 1 else 0.0
 
-    def robust(self, epsilon: float) -> float | None:
+    def robust(self, epsilon: float | None) -> float | None:
         """Robust accuracy at ``epsilon``; None without an estimate or where the grid lacks it."""
         found = self.robustness
-        if found is None or not found.pstar or min(abs(value - epsilon) for value in found.grid) > 1e-9:
+        if found is None or epsilon is None or min(abs(value - epsilon) for value in found.grid) > 1e-9:
             return None
         return found.robust(epsilon).share
 
     @cached_property
     def resampled_medians(self) -> Resamples:
         """Median p* of every resampling of the test images."""
-        assert self.robustness is not None
-        return bootstrap.medians(self.facts.dataset, self.robustness)
+        return bootstrap.medians(self.facts.dataset, self.record.result)
 
     def resampled_shares(self, epsilon: float | None = None) -> Resamples:
         """Clean accuracy, or robust accuracy at ``epsilon``, of every resampling of the test images."""
-        assert self.robustness is not None
-        distances = [] if epsilon is None else [abs(value - epsilon) for value in self.robustness.grid]
+        distances = [] if epsilon is None else [abs(value - epsilon) for value in self.record.result.grid]
         above = distances.index(min(distances)) if distances else MISCLASSIFIED
-        return bootstrap.shares(self.facts.dataset, self.robustness, above)
+        return bootstrap.shares(self.facts.dataset, self.record.result, above)
 
     @property
     def seconds(self) -> float | None:

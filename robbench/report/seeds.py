@@ -105,11 +105,6 @@ class Model:
         """Median over seeds of training seconds."""
         return self.value(lambda row: row.seconds)
 
-    @property
-    def busy(self) -> bool:
-        """Whether other work had the cores while a seed was trained."""
-        return any(row.trained.measured_busy for row in self.rows if row.trained)
-
     def spread(self, figure: Callable[[Row], float | None]) -> Spread | None:
         """A figure of its rows over seeds."""
         return spread(map(figure, self.rows))

@@ -10,19 +10,10 @@ from operator import methodcaller
 import pandas as pd
 
 from robbench.gate.verdicts import CONFIDENCE
+from robbench.report import markdown
 from robbench.report.bootstrap import interval, over_seeds
 from robbench.report.comparisons import fixed_epsilons
-from robbench.report.markdown import (
-    NOTHING,
-    escape,
-    percent,
-    points,
-    pstar,
-    pstar_digits,
-    seconds,
-    seconds_digits,
-    signed,
-)
+from robbench.report.markdown import NOTHING
 from robbench.report.published import Published
 from robbench.report.ranking import common_images
 from robbench.report.rows import Group, Row
@@ -51,7 +42,7 @@ def study_table(group: Group) -> pd.DataFrame:
 
 
 def _table(models: Sequence[Model], columns: Sequence[_Column]) -> pd.DataFrame:
-    names = [escape(model.label) + f" {SUSPECT}" * any(row.suspect for row in model.rows) for model in models]
+    names = [markdown.escape(model.label) + f" {SUSPECT}" * any(row.suspect for row in model.rows) for model in models]
     rows = zip(names, *(cells for _, cells in columns), strict=True)
     return pd.DataFrame([*rows], columns=["Model", *(header for header, _ in columns)], dtype=object)
 
@@ -72,14 +63,18 @@ def _beside(header: str, models: Sequence[Model], figure: _Figure, show: _Cells)
 
 
 def _median_change(ours: float, theirs: float) -> str:
-    return signed(ours - theirs, 4 if round((ours - theirs) * 1e4) % 10 else 3) if math.isfinite(ours) else NOTHING
+    return (
+        markdown.signed(ours - theirs, 4 if round((ours - theirs) * 1e4) % 10 else 3)
+        if math.isfinite(ours)
+        else NOTHING
+    )
 
 
 _COMPARED: dict[str, tuple[Callable[[Published], float], Callable[[float, float], str], str]] = {
-    "clean accuracy": (lambda row: row.accuracy, lambda ours, theirs: points(ours - theirs), "points"),
+    "clean accuracy": (lambda row: row.accuracy, lambda ours, theirs: markdown.points(ours - theirs), "points"),
     "median p\\*": (lambda row: row.median_pstar, _median_change, "difference"),
     "seconds in all": (lambda row: row.train_seconds, lambda ours, theirs: f"× {ours / theirs:.2g}", "factor"),
-    "epochs": (lambda row: row.epochs, lambda ours, theirs: signed(ours - theirs, 0), "difference"),
+    "epochs": (lambda row: row.epochs, lambda ours, theirs: markdown.signed(ours - theirs, 0), "difference"),
 }
 """By column: the published figure, how the difference is written, and the name of its column."""
 
@@ -93,18 +88,18 @@ def spread_text(found: Spread | None, show: Callable[[float], str]) -> str:
 
 
 def _accuracies(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]:
-    return [spread_text(each, percent) for each in found]
+    return [spread_text(each, markdown.percent) for each in found]
 
 
 def _medians(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]:
-    digits = pstar_digits(value for each in found if each for value in (each.value, each.low, each.high))
-    shows = [partial(pstar, grid_end=model.grid_end, digits=digits) for model in models]
+    digits = markdown.pstar_digits(value for each in found if each for value in (each.value, each.low, each.high))
+    shows = [partial(markdown.pstar, grid_end=model.grid_end, digits=digits) for model in models]
     return [spread_text(each, show) for each, show in zip(found, shows, strict=True)]
 
 
 def _seconds(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]:
-    digits = seconds_digits(each.value for each in found if each)
-    return [spread_text(each, partial(seconds, digits=digits)) for each in found]
+    digits = markdown.seconds_digits(each.value for each in found if each)
+    return [spread_text(each, partial(markdown.seconds, digits=digits)) for each in found]
 
 
 def _whole(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]:
@@ -114,8 +109,7 @@ def _whole(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]
 def views_table(group: Group) -> pd.DataFrame | None:
     """Medians over correct and over common images and robust accuracy over all images; None without an estimate."""
     models = [model for model in models_of(group.rows) if model.tested]
-    grid = next((row.robustness.grid for model in models for row in model.tested if row.robustness), None)
-    if grid is None:
+    if not models:
         return None
     found = common_images(group.rows)
     common = [Model(tuple(found[row.case] for row in model.tested)) for model in models]
@@ -126,7 +120,7 @@ def views_table(group: Group) -> pd.DataFrame | None:
         _column("common images", common, lambda row: row.correct, _whole),
         _column("median p\\* of them", common, lambda row: row.median, _medians),
     ]
-    for epsilon in fixed_epsilons(grid):
+    for epsilon in fixed_epsilons(models[0].tested[0].record.result.grid):
         header = f"robust accuracy at ε = {epsilon:.4g}"
         columns.append(_column(header, models, methodcaller("robust", epsilon), _accuracies))
     return _table(models, [*columns, _column("censored", models, lambda row: row.censored_share, _accuracies)])
@@ -135,8 +129,10 @@ def views_table(group: Group) -> pd.DataFrame | None:
 def _intervals(models: Sequence[Model]) -> list[str]:
     """The bootstrap intervals of the models' medians."""
     pairs = [interval(over_seeds([row.resampled_medians for row in model.right or model.tested])) for model in models]
-    digits = pstar_digits(end for pair in pairs for end in pair)
-    texts = [[pstar(end, model.grid_end, digits) for end in pair] for model, pair in zip(models, pairs, strict=True)]
+    digits = markdown.pstar_digits(end for pair in pairs for end in pair)
+    texts = [
+        [markdown.pstar(end, model.grid_end, digits) for end in pair] for model, pair in zip(models, pairs, strict=True)
+    ]
     return [low if low == NOTHING else f"{low} to {high}" for low, high in texts]
 
 

@@ -21,7 +21,7 @@ _NUMBERS = "numbers: k, the blocks retrained"
 def draw_tradeoff(group: Group) -> bytes:
     """Median p* over clean accuracy, transfers joined in order of k."""
     models, scratch = models_of(group.rows), models_of(group.of(None))
-    end = _end(models)
+    end = max((model.grid_end for model in models if model.tested), default=1.0)
     with drawing.canvas(9.0, 5.4, drawing.title(group, "median p* over clean accuracy")) as figure:
         axes = figure.subplots()
         for model in scratch:
@@ -50,7 +50,7 @@ def draw_study_tradeoff(groups: Sequence[Group]) -> bytes:
     groups = [group for group in groups if any(row.median is not None for row in group.rows if row.line)]
     models = [model for group in groups for model in models_of(group.rows) if model.line]
     across = 2 if len(groups) == 4 else min(3, len(groups))
-    end = _end(models)
+    end = max((model.grid_end for model in models if model.tested), default=1.0)
     name = drawing.study_title(groups, "median p* over clean accuracy of transferred models")
     with drawing.canvas(4.8 * across, 3.9 * -(-len(groups) // across) + 0.7, name) as figure:
         axes = drawing.panels(figure, len(groups), across)
@@ -83,10 +83,6 @@ def _legend(axes: Axes, models: Sequence[Model]) -> dict[str, Artist]:
         axes.plot([], [], "o--", color="#555555", fillstyle="none", linewidth=0.9, label="published transfers")
     handles, names = axes.get_legend_handles_labels()
     return dict(zip(names, handles, strict=True))
-
-
-def _end(models: Sequence[Model]) -> float:
-    return max((model.grid_end for model in models if model.tested), default=1.0)
 
 
 def _line(axes: Axes, models: Sequence[Model], line: str, end: float) -> list[Label]:

@@ -7,21 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from factories import both_records, make_facts, make_group
+from factories import both_records, make_facts, make_group, transfer
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
-from robbench.record import Record
-from robbench.report import changes, dots, durations, tradeoff
-from robbench.report.drawing import canvas
+from robbench.report import ablation, dots, drawing, durations, tradeoff
 from robbench.report.labels import Label, place_labels
 from robbench.report.rows import group_records
 
 SOURCE, SCRATCH = make_facts("pgd", "mnist"), make_facts("pgd", "emnist")
-
-
-def transfer(k: int, indices: list[int], seconds: float = 10.0, **changes: object) -> list[Record]:
-    """Both stages of one transferred model."""
-    return both_records(make_facts("transfer", "emnist", k, **changes), indices, seconds)
 
 
 @pytest.fixture
@@ -34,8 +28,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
         caught.append(figure)
         return b""
 
-    for module in (changes, dots, durations, tradeoff):
-        monkeypatch.setattr(module, "png", catch)
+    monkeypatch.setattr(drawing, "png", catch)
 
     def call(draw: Callable[..., bytes], *arguments: object) -> Figure:
         draw(*arguments)
@@ -78,9 +71,8 @@ def test_an_ablations_interval_past_the_grid_is_an_arrow(drawn: Callable[..., Fi
     """To the right where the variant may be past the grid's end, to the left where the base may be."""
     base, shaky = [2] * 40, [2] * 22 + [5] * 18
     for before, after, edge in ((base, shaky, 1.0), (shaky, base, 0.0)):
-        facts = make_facts("transfer", "emnist", 1, variant="box")
-        found = make_group(transfer(1, before), both_records(facts, after, case="cnn7-emnist-TL1-box"))
-        (axes,) = drawn(changes.draw_ablation, found).axes
+        found = make_group(transfer(1, before), transfer(1, after, variant="box"))
+        (axes,) = drawn(ablation.draw_ablation, found).axes
         assert [text.xy[0] for text in axes.texts if text.arrow_patch] == [edge]
 
 
@@ -98,40 +90,36 @@ def test_no_accuracy_past_its_limits_is_on_the_axis(drawn: Callable[..., Figure]
 
 def test_networks_of_a_study_share_their_axes(drawn: Callable[..., Figure]) -> None:
     """Equal heights are equal medians; a band for censored medians stands in every panel or in none."""
-    other = both_records(make_facts("transfer", "emnist", 1, architecture="cnn4"), [5] * 9)
-    groups = group_records([*transfer(1, [1] * 9), *other])
+    groups = group_records([*transfer(1, [1] * 9), *transfer(1, [5] * 9, architecture="cnn4")])
     first, second = drawn(tradeoff.draw_study_tradeoff, groups).axes
     assert (first.get_xlim(), first.get_ylim()) == (second.get_xlim(), second.get_ylim())
     assert [len(axes.patches) for axes in (first, second)] == [1, 1]
 
 
-def test_a_label_covers_no_line_between_seeds() -> None:
-    """A number above its point would lie on the error bar there."""
-    with canvas(4.0, 4.0) as figure:
+def placed(points: dict[str, tuple[float, float]], error: float) -> dict[str, tuple[Bbox, dict[str, np.ndarray]]]:
+    """Where the labels of points with error bars are written, and where the points lie, in pixels."""
+    with drawing.canvas(4.0, 4.0) as figure:
         axes = figure.subplots()
         axes.set(xlim=(0, 2), ylim=(0, 2))
-        axes.errorbar(1.0, 1.0, yerr=0.8, fmt="none")
-        place_labels(figure, axes, [Label(1.0, 1.0, "3", "#000000")])
-        (label,) = axes.texts
-        box = label.get_window_extent()
-        bar = axes.transData.transform((1.0, 1.0))[0]
-    assert not box.x0 < bar < box.x1
+        axes.plot(*zip(*points.values(), strict=True), "o-")
+        axes.errorbar(1.0, 1.0, xerr=error, yerr=error, fmt="none")
+        place_labels(figure, axes, [Label(*at, text, "#000000") for text, at in points.items()])
+        pixels = {text: axes.transData.transform(at) for text, at in points.items()}
+        return {text.get_text(): (text.get_window_extent(), pixels) for text in axes.texts if text.get_text()}
+
+
+def test_a_label_covers_no_line_between_seeds() -> None:
+    """A number above its point, or beside it, would lie on an error bar there."""
+    ((box, points),) = placed({"3": (1.0, 1.0)}, 0.8).values()
+    assert not box.x0 < points["3"][0] < box.x1
+    assert not box.y0 < points["3"][1] < box.y1
 
 
 def test_a_label_is_nearest_its_own_point() -> None:
     """Two points above each other: the lower one's number is not written beside the upper one's."""
-    with canvas(4.0, 4.0) as figure:
-        axes = figure.subplots()
-        axes.set(xlim=(0, 2), ylim=(0, 2))
-        points = {"2": (1.0, 1.05), "3": (1.0, 1.0)}
-        axes.plot(*zip(*points.values(), strict=True), "o-")
-        axes.errorbar(1.0, 1.0, xerr=0.5, yerr=0.5, fmt="none")
-        place_labels(figure, axes, [Label(*at, text, "#000000") for text, at in points.items()])
-        for label in axes.texts:
-            box = label.get_window_extent()
-            middle = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
-            gaps = {text: math.dist(axes.transData.transform(at), middle) for text, at in points.items()}
-            assert not label.get_text() or gaps[label.get_text()] <= min(gaps.values()) + 0.5
+    for text, (box, points) in placed({"2": (1.0, 1.05), "3": (1.0, 1.0)}, 0.5).items():
+        gaps = {name: math.dist(at, (box.get_points().mean(axis=0))) for name, at in points.items()}
+        assert gaps[text] <= min(gaps.values()) + 0.5
 
 
 def test_the_axis_of_seconds_holds_every_seed(drawn: Callable[..., Figure]) -> None:

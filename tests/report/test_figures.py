@@ -3,25 +3,27 @@
 import math
 
 import pytest
-from factories import both_records, make_facts, make_group, robustness_record, training_record
+from factories import both_records, make_facts, make_group, robustness_record, training_record, transfer
 
 from robbench.record import Record
-from robbench.report.boxes import draw_boxes, percentiles
+from robbench.report.bundle import draw, draw_study
+from robbench.report.distributions import draw_boxes, percentiles
 from robbench.report.drawing import colour, file_name
-from robbench.report.figures import draw, draw_study
 from robbench.report.rows import group_records
+from robbench.report.seeds import models_of
 
 MODELS = [
     *both_records(make_facts("pgd", "mnist"), [4, 5, 3, 4], 30.0),
     *both_records(make_facts("standard", "emnist"), [-1] * 4, 4.0),
-    *both_records(make_facts("transfer", "emnist", 1), [1, 2, 3, -1], 2.0),
-    *both_records(make_facts("transfer", "emnist", 2), [5, 5, 5, 5], 3.0),
+    *transfer(1, [1, 2, 3, -1], 2.0),
+    *transfer(2, [5, 5, 5, 5], 3.0),
 ]
 
 
 def test_five_pictures_that_never_change() -> None:
-    """The same records give the same PNG bytes, whatever their order."""
-    (first,), (again,) = group_records(MODELS), group_records(MODELS[::-1])
+    """The same records give the same PNG bytes, whatever their order; seeds share a picture."""
+    seeds = MODELS + transfer(1, [1, 4, 4, -1], seed=1)
+    (first,), (again,) = group_records(seeds), group_records(seeds[::-1])
     pictures = draw(first)
     assert [picture.name for picture in pictures] == [
         f"demo-cnn7-{k}.png" for k in ("answers", "pstar", "ecdf", "tradeoff", "seconds")
@@ -44,33 +46,24 @@ def test_what_the_records_lack_is_not_drawn(records: list[Record], kinds: list[s
     assert [picture.kind for picture in draw(make_group(*records))] == kinds
 
 
-def test_seeds_share_their_pictures() -> None:
-    """Two seeds make as many pictures as one."""
-    second = [*both_records(make_facts("transfer", "emnist", 1, seed=1), [1, 4, 4, -1], 2.0)]
-    (both,) = group_records(MODELS + second)
-    assert [picture.kind for picture in draw(both)] == ["answers", "pstar", "ecdf", "tradeoff", "seconds"]
-
-
 def test_a_box_holds_the_images_of_all_seeds() -> None:
     """Percentiles are p* of images, of both seeds together; those past the grid are inf, never its end."""
-    seeds = [robustness_record(make_facts(), indices).robustness for indices in ([0, 0, 1, 1, 2, -1], [2, 3, 4, 5, 5])]
-    assert percentiles(*seeds) == (0.0, 0.1, 0.2, 0.4, math.inf)
-    assert percentiles(robustness_record(make_facts(), [0, 1, 2, 3]).robustness)[2] == pytest.approx(0.15)
+    (seeds,) = models_of(make_group(transfer(1, [0, 0, 1, 1, 2, -1]), transfer(1, [2, 3, 4, 5, 5], seed=1)).rows)
+    assert percentiles(seeds) == (0.0, 0.1, 0.2, 0.4, math.inf)
+    (one,) = models_of(make_group(transfer(1, [0, 1, 2, 3])).rows)
+    assert percentiles(one)[2] == pytest.approx(0.15)
 
 
 def test_an_ablation_is_a_picture_of_its_own() -> None:
     """A variant adds that picture and stands in no other."""
-    varied = make_facts("transfer", "emnist", 1, variant="split")
-    records = [*MODELS, *both_records(varied, [1, 1, 3, -1], case="cnn7-emnist-TL1-split")]
-    (before,), (after,) = group_records(MODELS), group_records(records)
+    (before,), (after,) = group_records(MODELS), group_records(MODELS + transfer(1, [1, 1, 3, -1], variant="split"))
     assert draw(after)[-1].name == "demo-cnn7-ablation.png"
     assert draw_boxes(after) == draw_boxes(before)
 
 
 def test_a_study_of_two_architectures_has_pictures_of_both() -> None:
     """One alone has none."""
-    other = [*both_records(make_facts("transfer", "emnist", 1, architecture="cnn4"), [1, 2, 3, -1], 2.0)]
-    groups = group_records(MODELS + other)
+    groups = group_records(MODELS + transfer(1, [1, 2, 3, -1], architecture="cnn4"))
     assert [picture.name for picture in draw_study(groups)] == ["demo-study-tradeoff.png", "demo-study-seconds.png"]
     assert draw_study(groups[:1]) == []
 

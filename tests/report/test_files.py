@@ -4,28 +4,26 @@ import csv
 import gzip
 import io
 
-from factories import both_records, make_facts, make_group, training_record
+from factories import make_facts, make_group, training_record, transfer
 from msgspec.structs import replace
 
 from robbench.record import AttackAccuracy, Counts
 from robbench.report.files import pstar_csv_gz, results_csv
 
-TL1 = make_facts("transfer", "emnist", 1)
-
 
 def test_results_csv_has_every_figure_of_a_model() -> None:
     """One row per model, censored medians as inf, missing figures empty."""
-    data = results_csv([make_group(*both_records(TL1, [5, 5, -1]), training_record(make_facts("pgd")))])
-    scratch, transfer = csv.DictReader(io.StringIO(data.decode()))
-    assert (transfer["case"], transfer["k"], transfer["median_pstar"]) == ("cnn7-emnist-TL1", "1", "inf")
-    assert (transfer["clean_accuracy"], transfer["censored_images"]) == ("0.6666666667", "2")
-    assert (transfer["robust_accuracy_0.3"], transfer["published_median_pstar"]) == ("0.6666666667", "0.195")
+    data = results_csv([make_group(*transfer(1, [5, 5, -1]), training_record(make_facts("pgd")))])
+    scratch, found = csv.DictReader(io.StringIO(data.decode()))
+    assert (found["case"], found["k"], found["median_pstar"]) == ("cnn7-emnist-TL1", "1", "inf")
+    assert (found["clean_accuracy"], found["censored_images"]) == ("0.6666666667", "2")
+    assert (found["robust_accuracy_0.3"], found["published_median_pstar"]) == ("0.6666666667", "0.195")
     assert (scratch["case"], scratch["median_pstar"], scratch["training_seconds"]) == ("cnn7-mnist-pgd", "", "10")
 
 
 def test_pstar_csv_has_every_image() -> None:
     """Wrong and never-fooled images have a status and no value; the bytes hold no time."""
-    groups = [make_group(*both_records(TL1, [-1, 0, 3, 5]))]
+    groups = [make_group(*transfer(1, [-1, 0, 3, 5]))]
     data = pstar_csv_gz(groups)
     lines = list(csv.reader(io.StringIO(gzip.decompress(data).decode())))
     assert lines[0] == ["suite", "case", "image", "pstar", "status"]
@@ -40,9 +38,8 @@ def test_pstar_csv_has_every_image() -> None:
 
 def test_variants_and_the_final_test_have_columns() -> None:
     """A variant's row names its field; FGSM and PGD accuracies stand by attack and radius."""
-    varied = make_facts("transfer", "emnist", 1, variant="split")
     attack = AttackAccuracy(attack="fgsm", epsilon=0.1, steps=1, step_size=0.1, robust=Counts(correct=1, total=2))
-    records = both_records(TL1, [1, 2]) + both_records(varied, [1, 2], case="cnn7-emnist-TL1-split")
+    records = transfer(1, [1, 2]) + transfer(1, [1, 2], variant="split")
     tested = replace(records[3], result=replace(records[3].robustness, attacks=[attack]))
     plain, other = csv.DictReader(io.StringIO(results_csv([make_group(*records[:3], tested)]).decode()))
     assert (plain["variant"], other["variant"]) == ("", "split")

@@ -1,6 +1,6 @@
 """A study at a glance, ours and the published figures."""
 
-from factories import both_records, make_facts
+from factories import both_records, make_facts, transfer
 
 from robbench.record import Record
 from robbench.report.overview import overview_table
@@ -9,14 +9,12 @@ from robbench.report.rows import group_records
 
 def records(architecture: str = "cnn7") -> list[Record]:
     """Source 0.4, scratch 0.3, TL#1 0.2, TL#2 0.1."""
-    source = f"{architecture}-mnist-pgd"
-    models = [
-        (make_facts("pgd", "mnist", architecture=architecture), [4] * 9, 100.0),
-        (make_facts("pgd", "emnist", architecture=architecture), [3] * 9, 400.0),
-        (make_facts("transfer", "emnist", 1, architecture=architecture, source_case=source), [2] * 9, 10.0),
-        (make_facts("transfer", "emnist", 2, architecture=architecture, source_case=source), [1] * 9, 10.0),
+    return [
+        *both_records(make_facts("pgd", "mnist", architecture=architecture), [4] * 9, 100.0),
+        *both_records(make_facts("pgd", "emnist", architecture=architecture), [3] * 9, 400.0),
+        *transfer(1, [2] * 9, architecture=architecture),
+        *transfer(2, [1] * 9, architecture=architecture),
     ]
-    return [one for facts, indices, seconds in models for one in both_records(facts, indices, seconds)]
 
 
 def test_ours_and_the_published_line() -> None:
@@ -39,16 +37,3 @@ def test_several_architectures_name_themselves() -> None:
         *("cnn7, conventional retraining", "*published*"),
     ]
     assert frame.iloc[0, -1] == "0.2 (9)"
-
-
-def test_seeds_are_counted_that_have_the_drop_point() -> None:
-    """The medians over seeds fall most after k = 2; each seed by itself falls most elsewhere."""
-    seeds = [[1, 3, 3, 1], [4, 2, 1, 1], [2, 1, 0, 0]]
-    found = [
-        record
-        for seed, medians in enumerate(seeds)
-        for k, median in enumerate(medians, start=1)
-        for record in both_records(make_facts("transfer", "emnist", k, seed=seed), [median] * 9)
-    ]
-    frame = overview_table(group_records(found))
-    assert frame.loc[0, "drop point"] == "k = 2 (0.2 → 0.1); in 0 of 3 seeds"

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from factories import both_records, make_facts, robustness_record, training_record
+from factories import SOUND, both_records, make_facts, robustness_record, training_record, transfer
 
 from robbench.gate.verdicts import Verdict
 from robbench.record import Audit, Record
@@ -10,18 +10,6 @@ from robbench.report.drawing import Picture
 from robbench.report.page import Pictures, headline, report_text
 from robbench.report.rows import group_records
 
-SOUND = Audit(
-    images=100,
-    zero_gradient=0,
-    not_finite=0,
-    one_step=[],
-    scanned=10,
-    probes=80,
-    not_monotone=1,
-    below=2,
-    forward=900,
-    backward=800,
-)
 MASKED = msgspec.structs.replace(SOUND, zero_gradient=100, warnings=["gradients are *zero*", "and so on"])
 
 
@@ -44,16 +32,14 @@ def audited(record: Record, audit: Audit) -> Record:
 STUDY = [
     *both_records(make_facts("pgd", "mnist"), [4] * 9, 100.0),
     *both_records(make_facts("pgd", "emnist"), [3] * 9 + [-1], 400.0),
-    *both_records(make_facts("transfer", "emnist", 1), [2] * 8 + [-1] * 2, 10.0),
-    *both_records(make_facts("transfer", "emnist", 2), [1] * 10, 10.0),
+    *transfer(1, [2] * 8 + [-1] * 2),
+    *transfer(2, [1] * 10),
 ]
 AGAIN = [
     *both_records(make_facts("pgd", "mnist", seed=1), [4] * 9, 100.0),
     *both_records(make_facts("pgd", "emnist", seed=1), [3] * 9 + [-1], 200.0),
-    *both_records(
-        make_facts("transfer", "emnist", 1, seed=1, source_case="cnn7-mnist-pgd-seed1"), [1] * 8 + [-1] * 2, 10.0
-    ),
-    *both_records(make_facts("transfer", "emnist", 2, seed=1, source_case="cnn7-mnist-pgd-seed1"), [1] * 10, 10.0),
+    *transfer(1, [1] * 8 + [-1] * 2, seed=1),
+    *transfer(2, [1] * 10, seed=1),
 ]
 
 
@@ -134,11 +120,11 @@ def test_seeds_are_spread_out_in_the_answers() -> None:
         (STUDY[4:6], "Retention: n/a (not run: the source model)."),
         ([], "No model was run."),
         (
-            [*both_records(make_facts(), [5] * 5), *both_records(make_facts("transfer", "emnist", 1), [2] * 5)],
+            [*both_records(make_facts(), [5] * 5), *transfer(1, [2] * 5)],
             "Retention: **less than 50.0%** of the > 0.4 of PGD MNIST",
         ),
         (
-            [*both_records(make_facts(), [5] * 5), *both_records(make_facts("transfer", "emnist", 1), [5] * 5)],
+            [*both_records(make_facts(), [5] * 5), *transfer(1, [5] * 5)],
             "Retention: n/a (> 0.4 ÷ the > 0.4 of PGD MNIST has no value).",
         ),
     ],
@@ -199,8 +185,8 @@ def test_headline(marks: str, lacking: int, line: str) -> None:
 
 def test_a_ranking_that_depends_on_the_view_is_said() -> None:
     """TL#1 is right on few images and looks robust; the remark names the pair and both views."""
-    few = both_records(make_facts("transfer", "emnist", 1), [4] * 100 + [-1] * 900)
-    many = both_records(make_facts("transfer", "emnist", 2), [4] * 400 + [2] * 500 + [-1] * 100)
+    few = transfer(1, [4] * 100 + [-1] * 900)
+    many = transfer(2, [4] * 400 + [2] * 500 + [-1] * 100)
     assert (
         "- TL#1 lies above TL#2 over correct images (0.4 against 0.2) and below it by robust accuracy "
         "(10.0% against 40.0%)"
@@ -228,11 +214,8 @@ def test_a_suspect_model_is_named_at_the_top_and_marked_in_the_tables() -> None:
 def test_an_ablation_says_which_fields_move() -> None:
     """One sentence for the fields beyond noise, one for the others; a table per field."""
     base = [3] * 60 + [2] * 30 + [-1] * 10
-    records = both_records(make_facts("transfer", "emnist", 1), base)
-    for variant, indices in (("kept_statistics", [1] * 90 + [-1] * 10), ("box", base)):
-        facts = make_facts("transfer", "emnist", 1, variant=variant)
-        records += both_records(facts, indices, case=f"cnn7-emnist-TL1-{variant}")
-    report = text(records)
+    moved = transfer(1, [1] * 90 + [-1] * 10, variant="kept_statistics")
+    report = text([*transfer(1, base), *moved, *transfer(1, base, variant="box")])
     assert "**`kept_statistics` moves figures beyond noise**: TL#1 (median p\\* -0.2)." in report
     assert "Nothing beyond noise: `box`." in report
     assert "\n\n`box`:\n\n| Model" in report

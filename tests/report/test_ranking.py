@@ -1,38 +1,31 @@
 """Three views on models that misclassify different images, and pairs that change places between them."""
 
-from factories import both_records, make_facts, make_group
+from factories import both_records, make_facts, make_group, transfer
 
 from robbench.record import Record
-from robbench.report.ranking import COMMON, CORRECT, ROBUST, common_medians, ranking_epsilon, swaps
+from robbench.report.ranking import COMMON, CORRECT, ROBUST, common_images, ranking_epsilon, swaps
 
 SOURCE = make_facts("pgd", "mnist")
 
 
-def transfer(k: int, indices: list[int], seed: int = 0) -> list[Record]:
-    """Both stages of one transferred model."""
-    return both_records(make_facts("transfer", "emnist", k, seed=seed), indices)
+def common_medians(*records: list[Record]) -> dict[str, tuple[float | None, int | None]]:
+    """By case, median p* over the common images, and how many there are."""
+    return {case: (row.median, row.correct) for case, row in common_images(make_group(*records).rows).items()}
 
 
 def test_medians_over_common_images() -> None:
     """Only images 0, 1 and 2 are right for both EMNIST models; MNIST models have images of their own."""
-    rows = make_group(
+    medians = common_medians(
         transfer(1, [1, 2, 3, -1, 4]), transfer(2, [4, 4, 1, 1, -1]), both_records(SOURCE, [2, -1, -1, -1, -1])
-    ).rows
-    medians = common_medians(rows)
+    )
     assert medians == {"cnn7-emnist-TL1": (0.2, 3), "cnn7-emnist-TL2": (0.4, 3), "cnn7-mnist-pgd": (0.2, 1)}
-
-
-def test_no_common_image_no_median() -> None:
-    """Two models that are never right together have no median to share."""
-    medians = common_medians(make_group(transfer(1, [1, -1]), transfer(2, [-1, 1])).rows)
-    assert set(medians.values()) == {(None, 0)}
 
 
 def test_common_images_are_a_seeds_own() -> None:
     """A second seed that is wrong elsewhere takes nothing from the first."""
-    rows = make_group(transfer(1, [1, 2, 3]), transfer(2, [1, 2, 3]), transfer(1, [-1, -1, 3], seed=1)).rows
-    assert common_medians(rows)["cnn7-emnist-TL1"] == (0.2, 3)
-    assert common_medians(rows)["cnn7-emnist-TL1-seed1"] == (0.3, 1)
+    medians = common_medians(transfer(1, [1, 2, 3]), transfer(2, [1, 2, 3]), transfer(1, [-1, -1, 3], seed=1))
+    assert medians["cnn7-emnist-TL1"] == (0.2, 3)
+    assert medians["cnn7-emnist-TL1-seed1"] == (0.3, 1)
 
 
 def test_a_model_that_is_right_on_few_images_changes_places() -> None:

@@ -2,9 +2,8 @@
 
 import math
 
-from factories import both_records, make_facts, training_record
+from factories import make_group, transfer
 
-from robbench.report.rows import group_records
 from robbench.report.seeds import models_of, spread
 
 
@@ -29,10 +28,7 @@ def test_two_seeds_that_part_at_the_grids_end() -> None:
 
 def test_seeds_join_and_variants_stay_apart() -> None:
     """Two seeds of TL#1 are one model; its variant is another, and no row of the group."""
-    facts = [make_facts("transfer", "emnist", 1, seed=seed) for seed in (1, 0)]
-    records = [record for one in facts for record in both_records(one, [one.seed + 1] * 3)]
-    varied = make_facts("transfer", "emnist", 1, variant="split")
-    (group,) = group_records([*records, training_record(varied, case="cnn7-emnist-TL1-split")])
+    group = make_group(transfer(1, [2] * 3, seed=1), transfer(1, [1] * 3), transfer(1, [3] * 3, variant="split"))
     (model,) = models_of(group.rows)
     assert [row.facts.seed for row in model.rows] == [0, 1]
     assert model.spread(lambda row: row.median) == spread([0.1, 0.2])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from robbench.record import (
+    Audit,
     Counts,
     DataUsed,
     Environment,
@@ -33,12 +34,28 @@ ENVIRONMENT = Environment(
     torchvision="0",
 )
 
+SOUND = Audit(
+    images=100,
+    zero_gradient=0,
+    not_finite=0,
+    one_step=[],
+    scanned=10,
+    probes=80,
+    not_monotone=1,
+    below=2,
+    forward=900,
+    backward=800,
+)
+"""What an audit found that has no warning."""
+
 
 def make_facts(method: str = "pgd", dataset: str = "mnist", k: int | None = None, **changes: Any) -> ModelFacts:
-    """A cnn7; with ``k`` a transfer from the adversarially trained MNIST model."""
+    """A cnn7; with ``k`` a transfer from the adversarially trained MNIST model of its seed."""
     values: dict[str, Any] = {"architecture": "cnn7", "blocks": 7, "parameters": 312_202, "trainable": 312_202}
     if k is not None:
-        values |= {"source": "mnist", "source_method": "pgd", "source_case": "cnn7-mnist-pgd", "kept": "frozen"}
+        seed = f"-seed{changes['seed']}" if changes.get("seed") else ""
+        source = f"{changes.get('architecture', 'cnn7')}-mnist-pgd{seed}"
+        values |= {"source": "mnist", "source_method": "pgd", "source_case": source, "kept": "frozen"}
     return ModelFacts(**(values | {"method": method, "dataset": dataset, "k": k} | changes))
 
 
@@ -48,6 +65,7 @@ def case_name(facts: ModelFacts) -> str:
     parts += ["adversarial"] if facts.method == "transfer-adversarial" else []
     parts += [facts.head] if facts.head != "linear" else []
     parts += ["from-standard"] if facts.source_method == "standard" else []
+    parts += [facts.variant] if facts.variant else []
     return "-".join(parts + ([f"seed{facts.seed}"] if facts.seed else []))
 
 
@@ -108,6 +126,11 @@ def robustness_record(
 def both_records(facts: ModelFacts, indices: Sequence[int], seconds: float = 10.0, **changes: Any) -> list[Record]:
     """The two stages of one model."""
     return [training_record(facts, seconds, **changes), robustness_record(facts, indices, **changes)]
+
+
+def transfer(k: int, indices: Sequence[int], seconds: float = 10.0, **facts: Any) -> list[Record]:
+    """The two stages of a model transferred to EMNIST."""
+    return both_records(make_facts("transfer", "emnist", k, **facts), indices, seconds)
 
 
 def make_group(*records: Record | list[Record]) -> Group:

@@ -1,17 +1,10 @@
 """Radii of robust accuracies."""
 
-from factories import GRID, both_records, make_facts
+from factories import GRID, both_records, make_facts, make_group
 
-from robbench.record import Record
-from robbench.report.robust_accuracy import comparison_epsilon, fixed_epsilons, robust_share
-from robbench.report.rows import Row, group_records
+from robbench.report.comparisons import comparison_epsilon, fixed_epsilons
 
 SCRATCH = make_facts("pgd", "emnist")
-
-
-def row(records: list[Record]) -> Row:
-    """The records' only model."""
-    return group_records(records)[0].rows[0]
 
 
 def test_fixed_radii_follow_the_grid() -> None:
@@ -25,14 +18,14 @@ def test_fixed_radii_follow_the_grid() -> None:
 
 def test_robust_accuracy_is_read_at_the_training_radius() -> None:
     """The radius a model was trained with where its record says so, else the largest fixed one."""
-    assert comparison_epsilon(GRID, row(both_records(SCRATCH, [1]))) == 0.3
+    assert comparison_epsilon(GRID, make_group(both_records(SCRATCH, [1])).rows[0]) == 0.3
     weaker = both_records(SCRATCH, [1], spec={"model": {"recipe": {"attack": {"epsilon": 0.12}}}})
-    assert comparison_epsilon(GRID, row(weaker)) == 0.1
+    assert comparison_epsilon(GRID, make_group(weaker).rows[0]) == 0.1
     assert comparison_epsilon(GRID, None) == 0.3
 
 
 def test_robust_accuracy_is_over_all_images() -> None:
     """Two of five images outlast 0.2, one is wrong from the start; a radius off the grid has no figure."""
-    model = row(both_records(SCRATCH, [1, 2, 3, 5, -1]))
-    assert robust_share(model, 0.2) == 0.4
-    assert robust_share(model, 0.15) is None
+    (model,) = make_group(both_records(SCRATCH, [1, 2, 3, 5, -1])).rows
+    assert model.robust(0.2) == 0.4
+    assert model.robust(0.15) is None
