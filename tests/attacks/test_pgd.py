@@ -43,7 +43,6 @@ def random_images(count, seed, box=(0.0, 1.0)):
     return images * (box[1] - box[0]) + box[0], labels
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     radii=RADII,
     seed=SEEDS,
@@ -65,7 +64,6 @@ def test_no_radius_takes_an_image_out_of_its_ball_or_box(radii, seed, steps, ran
     assert not found.requires_grad
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0, 0.8), min_size=2, max_size=8), SEEDS, st.data())
 def test_a_batch_never_changes_an_images_result(radii, seed, data):
     """However the images are split into batches and ordered, each gets the same adversarial image."""
