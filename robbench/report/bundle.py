@@ -14,7 +14,7 @@ from robbench.gate.verdicts import Verdict
 from robbench.record import UNREADABLE, Record, Struct
 from robbench.report.ablation import draw_ablation, effects
 from robbench.report.answers import answers
-from robbench.report.distributions import draw_boxes, draw_ecdf
+from robbench.report.boxes_and_curves import draw_boxes, draw_ecdf
 from robbench.report.dots import draw_answers
 from robbench.report.drawing import Picture, file_name
 from robbench.report.durations import draw_seconds, draw_study_seconds

@@ -25,10 +25,11 @@ from robbench.machine.timing import Stopwatch
 from robbench.models.weights import infinite_by_design, not_finite
 from robbench.record import Counts, Epoch, Training
 from robbench.spec import Recipe
+from robbench.training.early_stopping import kept_epoch, stops
 from robbench.training.features import Learner, on_features
 from robbench.training.objectives import loss_function
 from robbench.training.optimisers import new_optimiser, restore, state_tensors
-from robbench.training.schedule import kept_epoch, learning_rate, ramp, stops
+from robbench.training.schedule import learning_rate, ramp
 from robbench.training.updates import VALIDATION_BATCH, attacked, device_of, update, validate
 
 DIVERGED = "a smaller learning rate or early stopping may help"

@@ -6,8 +6,8 @@ import pytest
 from factories import both_records, make_facts, make_group, robustness_record, training_record, transfer
 
 from robbench.record import Record
+from robbench.report.boxes_and_curves import draw_boxes, percentiles
 from robbench.report.bundle import draw, draw_study
-from robbench.report.distributions import draw_boxes, percentiles
 from robbench.report.drawing import colour, file_name
 from robbench.report.rows import group_records
 from robbench.report.seeds import models_of

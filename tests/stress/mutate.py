@@ -41,7 +41,7 @@ TESTS = {
     "training.loop": ["training"],
     "training.updates": ["training"],
     "training.optimisers": ["training"],
-    "training.schedule": ["training"],
+    "training.early_stopping": ["training"],
     "estimation.bisection": ["estimation"],
     "estimation.shrinking_ball": ["estimation"],
     "training.transfer": ["training"],

@@ -9,7 +9,7 @@ from loops import network, recipe, run, trainer
 
 from robbench.record import Counts, Epoch
 from robbench.spec import EarlyStopping
-from robbench.training.schedule import kept_epoch, stops
+from robbench.training.early_stopping import kept_epoch, stops
 
 
 def history_of(clean, robust=None, total=100):
