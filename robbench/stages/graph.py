@@ -92,12 +92,15 @@ def run_stage(task: Task, context: RunContext, *, suite: str = "") -> Record:
 
 
 def finished_records(tasks: Iterable[Task], context: RunContext) -> dict[Task, Record]:
-    """The records of the tasks that the store has, made from what the store has now of their needs."""
+    """The records of the tasks that the store has, made from what the store has now of their needs.
+
+    Images are loaded only for tasks that the store may have.
+    """
     from robbench.errors import RobbenchError
     from robbench.stages.work import finished_needs, key_of
 
     found = {}
-    for task in tasks:
+    for task in (task for task in tasks if context.store.knows(task.digest)):
         try:
             finished = context.store.finished(key_of(task, context, finished_needs(task, context)))
         except RobbenchError:  # a stage that it needs is missing, or its data are

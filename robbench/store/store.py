@@ -110,12 +110,17 @@ class Store:
             adversarials_sha256=self._write(key, "adversarials", kept),
         )
         folder = self._folder(key)
+        write_atomically(self.folder / "tasks" / record.digest, b"")
         write_atomically(folder / "stage.json", msgspec.json.format(msgspec.json.encode(stage), indent=1))
         named = {f"weights.{stage.weights_sha256}", f"adversarials.{stage.adversarials_sha256}"}
         for path in folder.glob("*.safetensors"):
             if path.stem not in named:
                 path.unlink(missing_ok=True)
         return stage
+
+    def knows(self, digest: str) -> bool:
+        """Whether any stage of a task's digest was ever finished here; its key may be another one now."""
+        return (self.folder / "tasks" / digest).exists()
 
     def weights(self, key: str) -> dict[str, Tensor]:
         """The weights of a finished training stage, on the CPU.

@@ -239,7 +239,7 @@ RECIPE = Recipe(optimiser="sgd", learning_rate=0.1, weight_decay=0, batch_size=8
 STUDY = Study(
     name="tiny",
     source=Dataset(name="glyphs10", train=50, test=60),
-    target="glyphs47",
+    target=Dataset(name="glyphs10", train=50, test=60),
     architectures=("net:linear",),
     standard=RECIPE,
     adversarial=replace(RECIPE, attack=PGD(epsilon=0.1, steps=1)),

@@ -59,6 +59,21 @@ def test_robustness(model, robbench):
     robbench.estimate(model)
 """
 
+WORKERS = """
+import sys
+import types
+
+stub = types.ModuleType("torch._dynamo")  # the first optimiser imports it for seconds, and none uses it
+stub.disable = lambda function, *rest, **options: function
+stub.graph_break = lambda: None
+sys.modules["torch._dynamo"] = stub
+
+import robbench.report.bundle
+
+robbench.report.bundle.draw = lambda group: []
+"""
+"""A conftest.py for runs in other processes, without what takes seconds."""
+
 CASES = (
     "net.mlp-glyphs10-standard",
     "net.mlp-glyphs47-standard",
@@ -79,6 +94,12 @@ def _fast(pytester, monkeypatch):
     # Without this, pytest-benchmark switches itself off in the runs within a run when the tests themselves are under xdist.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
+
+
+@pytest.fixture
+def quick_workers(pytester):
+    """Let workers of pytest-xdist leave out what takes seconds."""
+    pytester.makeconftest(WORKERS)
 
 
 @pytest.fixture

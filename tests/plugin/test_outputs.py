@@ -157,35 +157,19 @@ def test_junit_xml_carries_the_figures(one, pytester):
     assert "validation_accuracy" in properties[f"test_training[{ONE}]"]
 
 
-def test_workers_of_xdist_give_the_same(tiny, pytester, errors):
-    """The same table, records and verdicts as one process, each stage run anew, and a bundle from the controller."""
-    tiny("--robbench-update").assert_outcomes(passed=10)
-    # Of the networks just trained: an optimiser takes ten seconds to import, in each worker.
-    alone = tiny("-k", "test_robustness")
-    before = read_bundle(pytester.path / "reports" / "tiny")
-    pytester.makeconftest("import robbench.report.bundle\nrobbench.report.bundle.draw = lambda group: []")
-    result = pytester.runpytest_subprocess("-n", "2", "-k", "test_robustness")
-    result.assert_outcomes(passed=5)
-    after = read_bundle(pytester.path / "reports" / "tiny")
-    assert shown(result) == shown(alone)
-    assert [comparable(record) for record in after.records] == [comparable(record) for record in before.records]
-    assert [(v.case, v.figure, v.mark) for v in after.verdicts] == [(v.case, v.figure, v.mark) for v in before.verdicts]
-    errors(result)
-
-
-def test_workers_of_xdist_train_the_same_bits(tiny, pytester, errors):
-    """From empty stores: weights, histories and p* of a source and its transfer, whoever trained them."""
+def test_workers_of_xdist_do_what_one_process_does(tiny, pytester, errors, quick_workers):
+    """From empty stores: the same weights, records, verdicts and table, and one bundle from the controller."""
     part = ("-k", "glyphs10-pgd or TL1", "--robbench-update")
 
     def made(result, name):
-        result.assert_outcomes(passed=4, **({} if name == "many" else {"deselected": 6}))
-        records = read_bundle(pytester.path / "reports" / "tiny").records
         weights = {path.parent.name: path.name for path in (pytester.path / name).rglob("weights.*")}
-        return weights, [comparable(record) for record in records]
+        bundle = read_bundle(pytester.path / "reports" / "tiny")
+        verdicts = [(verdict.case, verdict.figure, verdict.mark) for verdict in bundle.verdicts]
+        return weights, [comparable(record) for record in bundle.records], verdicts, shown(result)
 
     alone = made(tiny(*part, "--robbench-store=alone"), "alone")
-    pytester.makeconftest("import robbench.report.bundle\nrobbench.report.bundle.draw = lambda group: []")
     many = pytester.runpytest_subprocess("-n", "2", *part, "--robbench-store=many")
+    many.assert_outcomes(passed=4)
     assert made(many, "many") == alone
     assert len(alone[0]) == 2
     errors(many)

@@ -33,8 +33,8 @@ def same(one, other):
 
 
 def names(store):
-    """The kinds of files in the store, without locks and checksums."""
-    files = (path for path in store.folder.rglob("*") if path.is_file() and path.name != "lock")
+    """The kinds of files of stages, without locks and checksums."""
+    files = (path for path in store.folder.rglob("*") if path.is_file() and path.name != "lock" and path.parent.name != "tasks")
     return sorted(f"{path.name.partition('.')[0]}{path.suffix}" for path in files)
 
 
