@@ -34,7 +34,11 @@ def same(one, other):
 
 def names(store):
     """The kinds of files of stages, without locks and checksums."""
-    files = (path for path in store.folder.rglob("*") if path.is_file() and path.name != "lock" and path.parent.name != "tasks")
+    files = (
+        path
+        for path in store.folder.rglob("*")
+        if path.is_file() and path.name != "lock" and path.parent.name != "tasks"
+    )
     return sorted(f"{path.name.partition('.')[0]}{path.suffix}" for path in files)
 
 
