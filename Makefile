@@ -4,6 +4,9 @@ BIN := .venv/bin
 PEERS := .venv-peers/bin
 ARGS ?=
 
+# On Linux: freed tensors' memory is kept for the next step, in large pages (docs/speed.md).
+suite full perf: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=1073741824
+
 .PHONY: suite test stress full perf lint format lock clean
 
 suite: .venv/ready  ## run every suite this machine can run; leaves report bundles under reports/

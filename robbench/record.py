@@ -340,6 +340,14 @@ class Record(Struct, frozen=True, kw_only=True):
         return self.result if isinstance(self.result, Robustness) else None
 
     @property
+    def figures(self) -> Figures:
+        """What the stage came to; of a kind that this process does not know, the plain values of its result."""
+        if isinstance(self.result, dict):
+            return {name: value for name, value in self.result.items() if isinstance(value, float | int | None)}
+        found: Figures = self.result.figures()
+        return found
+
+    @property
     def name(self) -> str:
         """``case.stage``: unique within a suite."""
         return f"{self.case}.{self.stage}"

@@ -1,6 +1,8 @@
-"""p*: the published binary search, the shrinking ball, attacks at fixed radii, and the audit of them.
+"""p*: the published binary search, the shrinking ball, attacks at fixed radii, and the audit of them."""
 
-What others use: :class:`robbench.estimation.problem.Problem`, and
-:func:`robbench.estimation.estimators.estimator` of it; :class:`robbench.estimation.fixed_radii.FixedRadii` and
-:class:`robbench.estimation.audit.AuditPart` after it.
-"""
+from robbench.estimation.audit import AuditPart
+from robbench.estimation.estimators import Estimator, estimate_pstar, estimator
+from robbench.estimation.fixed_radii import FixedRadii
+from robbench.estimation.problem import Outcome, Problem
+
+__all__ = ["AuditPart", "Estimator", "FixedRadii", "Outcome", "Problem", "estimate_pstar", "estimator"]

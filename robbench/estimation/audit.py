@@ -151,7 +151,7 @@ class AuditPart:
 
 
 def next_of_another_class(labels: Indices) -> Indices:
-    """For each of some images the position of the next one with another label; its own where there is none."""
+    """For each of some images the position of the next one with another label, or its own position if all labels are equal."""
     ends = labels != np.roll(labels, -1)  # of runs with one label; the first image follows the last one
     if not ends.any():
         return np.arange(len(labels))

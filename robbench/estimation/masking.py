@@ -23,8 +23,8 @@ def warnings(audit: Audit) -> list[str]:
     """A sentence for every sign of masked gradients of which there is more than in sound models."""
     looked, scanned, found = f"{audit.images} images", f"{audit.scanned} scanned images", []
     if audit.by_chance:
-        what = f"the network gives {audit.by_chance} of {looked} other logits the second time, in other company"
-        found.append(f"{what}: p* depends on chance, or on the batch")
+        what = f"{audit.by_chance} of {looked} get different logits when classified again in another batch"
+        found.append(f"{what}: p* depends on chance or on the batch")
     if audit.one_class:
         what = "all images that the network gets right are of one class"
         found.append(f"{what}: if it answers that class to everything, nothing fools it")

@@ -198,5 +198,5 @@ def _step(network: nn.Module, state: Tensors, constants: Tensors, radii: Tensor,
 def _settled(best: Tensor, age: Tensor, radii: Tensor) -> Tensor:
     """Which rows are settled: their ball holds or cannot shrink, or no counterexample was found."""
     searching = best == len(radii)
-    held = age > torch.where(searching, 2 * APPROACH, PATIENCE)
-    return held | (best == 0) | (~searching & (radii[(best - 1).clamp(min=0)] <= 0))
+    settled = age > torch.where(searching, 2 * APPROACH, PATIENCE)
+    return settled | (best == 0) | (~searching & (radii[(best - 1).clamp(min=0)] <= 0))

@@ -83,7 +83,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 
 def plain_verdict(suite: str, name: str, mark: Mark, message: str) -> Verdict:
-    """A verdict on a stage, ``case.stage``, that there are no two figures of."""
+    """A verdict on a whole stage, ``case.stage``, where there are no two figures to compare."""
     case, _, stage = name.rpartition(".")
     return Verdict(suite=suite, case=case, stage=stage, figure="result", mark=mark, message=message)
 

@@ -73,13 +73,13 @@ def search_work(estimate: Estimate, images: int) -> Work:
 
 
 def final_work(estimate: Estimate, images: int) -> Work:
-    """At most: every image right, attacked and judged."""
+    """Upper bound: assumes that every image is right and is attacked and judged."""
     attacks = estimate.final_test
     return Work(inference=images * len(attacks), attack=images * sum(attack.steps for attack in attacks))
 
 
 def audit_work(estimate: Estimate, images: int) -> Work:
-    """At most: every image right, all passes of the search, the number of radii that costs most, all Square's queries."""
+    """Upper bound: assumes that every image is right and that search and Square take all their passes."""
     audit = estimate.audit
     if audit is None:
         return Work()

@@ -50,7 +50,8 @@ class Results:
         """Say how to go on after Ctrl-C, SIGTERM or ``pytest.exit``."""
         if self._session.plans and excinfo.type in (KeyboardInterrupt, pytest.exit.Exception):
             self._interrupted = True
-            self._faults.append(f"interrupted; this goes on with what is left: {self._command()}")
+            again = self._command().replace(" --robbench-fresh", "")
+            self._faults.append(f"interrupted; this goes on with what is left: {again}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

@@ -83,7 +83,9 @@ class Settings:
             base = config.invocation_params.dir if given is not None else config.rootpath
             value: Any = given if given is not None else (ini or extra.get("default"))
             require(name not in _FOLDERS or bool(str(value)), f"--robbench-{name}", "a folder", value)
-            values[name] = base / str(value) if name in _FOLDERS else bool(value) if name in _FLAGS else value
+            values[name] = (
+                base / Path(str(value)).expanduser() if name in _FOLDERS else bool(value) if name in _FLAGS else value
+            )
         if values["quick"] and values["update"]:
             raise RobbenchError(
                 "--robbench-quick and --robbench-update: expected one of them; quick figures mean nothing"

@@ -82,7 +82,7 @@ class Robbench:
             "dataset": record.data.name,
             "device": record.environment.slug,
             "seconds": record.seconds.measured,
-            **record.result.figures(),
+            **record.figures,
         }
         self._benchmark.extra_info.update(figures)
         self._item.user_properties.extend((name, value) for name, value in figures.items() if value is not None)

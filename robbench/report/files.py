@@ -66,6 +66,7 @@ def _figures(row: Row, common: Row | None) -> dict[str, Any]:
         "estimation_seconds": row.tested and row.tested.seconds.estimation,
         "best_epoch": training and (training.best or None),
         "epochs": training and (len(training.epochs) or None),
+        **row.other_figures,
         "machine": row.record.environment.slug,
         "published_accuracy": theirs and theirs.accuracy,
         "published_median_pstar": theirs and theirs.median_pstar,

@@ -22,7 +22,7 @@ from robbench.report.overview import factors, overview_table
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
 from robbench.report.remarks import busy, data_table, environment_table, estimates, few_images, missing_models
 from robbench.report.rows import Group, dataset_label, studies
-from robbench.report.tables import SUSPECT, attack_table, spread_text, study_table, views_table
+from robbench.report.tables import SUSPECT, attack_table, other_table, spread_text, study_table, views_table
 
 Pictures = Mapping[tuple[str, ...], Sequence[Picture]]
 """The pictures of a study by (suite,), and of an architecture by (suite, architecture)."""
@@ -40,7 +40,7 @@ def report_text(
 ) -> str:
     """The whole of ``report.md``: a section per study, answers first."""
     rows = [row for group in groups for row in group.all_rows]
-    records = [record for row in rows for record in (row.trained, row.tested) if record]
+    records = [record for row in rows for record in (row.trained, row.tested, *row.others) if record]
     stages = {f"{record.suite}/{record.name}" for record in records} | set(missing)
     compared = {f"{verdict.suite}/{verdict.case}.{verdict.stage}" for verdict in verdicts}
     groups_of = dict(studies(groups))
@@ -140,6 +140,7 @@ def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
         "grid_end": max((row.robustness.grid[-1] for row in tested if row.robustness), default=0.0),
         "epsilon": ranking_epsilon(group),
         "final": attack_table(group),
+        "others": other_table(group),
         "fields": {field: [effect for effect in own if effect.moved] for field, own in fields},
         "ablation": {field: ablation_table(own) for field, own in fields},
     }

@@ -24,7 +24,7 @@ def few_images(group: Group) -> dict[str, int]:
 
 
 def busy(group: Group) -> dict[str, dict[str, float]]:
-    """By kind of stage, models measured while other work had the cores, with their largest share of time in line."""
+    """By kind of stage, models measured while other work had the cores, with their largest share of time waiting for a core."""
     found: dict[str, dict[str, float]] = {}
     for row in group.all_rows:
         for what, record in (("training", row.trained), ("p\\*", row.tested)):

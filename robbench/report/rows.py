@@ -26,13 +26,15 @@ def dataset_label(name: str) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One model of a study: either record may be missing."""
+    """One model of a study: any record may be missing, but not all."""
 
     suite: str
     case: str
     facts: ModelFacts
     trained: Record | None
     tested: Record | None
+    others: tuple[Record, ...] = ()
+    """Of kinds of stages that a project added."""
 
     @property
     def training(self) -> Training | None:
@@ -56,8 +58,13 @@ class Row:
 
     @property
     def record(self) -> Record:
-        """The robustness record, else the training record."""
-        return self.tested or self.trained  # type: ignore[return-value]
+        """The robustness record, else the training record, else another."""
+        return self.tested or self.trained or self.others[0]
+
+    @property
+    def other_figures(self) -> dict[str, float | int | bool | None]:
+        """The figures of the stages of other kinds, as ``kind: figure``."""
+        return {f"{record.stage}: {name}": value for record in self.others for name, value in record.figures.items()}
 
     @property
     def median(self) -> float | None:
@@ -187,9 +194,9 @@ def group_records(records: Iterable[Record]) -> tuple[Group, ...]:
         stages.setdefault((record.suite, record.case), {})[record.stage] = record
     groups: dict[tuple[str, str], list[Row]] = {}
     for (suite, case), stage in stages.items():
-        trained, tested = stage.get("training"), stage.get("robustness")
-        facts = (tested or trained).model  # type: ignore[union-attr]
-        groups.setdefault((suite, facts.architecture), []).append(Row(suite, case, facts, trained, tested))
+        facts = next(iter(stage.values())).model
+        row = Row(suite, case, facts, stage.pop("training", None), stage.pop("robustness", None), (*stage.values(),))
+        groups.setdefault((suite, facts.architecture), []).append(row)
     names = sorted(groups, key=lambda key: (key[0], [*ARCHITECTURES, key[1]].index(key[1]), key[1]))
     return tuple(_group(*name, groups[name]) for name in names)
 

@@ -136,6 +136,19 @@ def _intervals(models: Sequence[Model]) -> list[str]:
     return [low if low == NOTHING else f"{low} to {high}" for low, high in texts]
 
 
+def other_table(group: Group) -> pd.DataFrame | None:
+    """The figures of stages of other kinds, a line per model; None without any."""
+    found = {row.name: row.other_figures for row in group.all_rows if row.other_figures}
+    frame = pd.DataFrame.from_dict(found, orient="index", dtype=object).map(
+        lambda value: markdown.escape(f"{value:.4g}")
+    )
+    return (
+        frame.rename(columns=markdown.escape).rename(markdown.escape).rename_axis("Model").reset_index()
+        if found
+        else None
+    )
+
+
 def attack_table(group: Group) -> pd.DataFrame | None:
     """Robust accuracies of the final test under FGSM and PGD; None where no record has them."""
     models = [model for model in models_of(group.rows) if any(_attacks(row) for row in model.rows)]

@@ -13,6 +13,8 @@ from robbench.record import Record
 def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
     """One row per model: what was measured and the mark of each figure against its baseline."""
     by_name = {record.name: record for record in records}
+    others = [record for record in records if record.training is None and record.robustness is None]
+    more = list(dict.fromkeys((record.stage, name) for record in others for name in record.figures))
     rows = []
     for case in dict.fromkeys(record.case for record in records):
         training, robustness = by_name.get(f"{case}.training"), by_name.get(f"{case}.robustness")
@@ -26,11 +28,25 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
                 f"{training.seconds.measured:.1f}" if training else "",
                 f"{history.best}/{len(history.epochs)}" if history else "",
                 f"{robustness.seconds.measured:.1f}" if robustness else "",
+                *(_figure(by_name.get(f"{case}.{kind}"), name) for kind, name in more),
                 _marks(verdicts, case),
             )
         )
-    headers = ("model", "accuracy", "median p*", "training s", "kept epoch", "p* s", "against baseline")
-    return str(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 5, "left")))
+    measured = (
+        "accuracy",
+        "median p*",
+        "training s",
+        "kept epoch",
+        "p* s",
+        *(f"{kind}: {name}" for kind, name in more),
+    )
+    headers = ("model", *measured, "against baseline")
+    return str(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * len(measured), "left")))
+
+
+def _figure(record: Record | None, name: str) -> str:
+    value = record.figures.get(name) if record else None
+    return "" if value is None else f"{value:.4g}"
 
 
 def legend(verdicts: Sequence[Verdict]) -> str:
@@ -52,7 +68,7 @@ def busy(records: Sequence[Record]) -> str:
     """A line that names stages whose seconds are no measure, since other work had the cores; empty without any."""
     found = [f"{record.name} {record.waiting_for_core:.0%}" for record in records if record.measured_busy]
     more = f", and {len(found) - 4} more" if len(found) > 4 else ""
-    said = "seconds measured on a busy machine, share of the time in line for a core"
+    said = "the machine was busy: these stages waited for a core so much of their time that their seconds mean little"
     return f"{said}: {', '.join(found[:4])}{more}" if found else ""
 
 

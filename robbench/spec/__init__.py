@@ -8,7 +8,7 @@ from robbench.errors import RobbenchError
 from robbench.spec.base import Spec
 from robbench.spec.description import describe, differences, digest_of, read_spec
 from robbench.spec.estimate import Audit, EpsilonGrid, Estimate, Search
-from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer
+from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer, code_of
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
 from robbench.spec.study import Quick, Study, Transfers
 from robbench.spec.training import (
@@ -50,6 +50,7 @@ __all__ = [
     "Study",
     "Transfer",
     "Transfers",
+    "code_of",
     "describe",
     "differences",
     "digest_of",

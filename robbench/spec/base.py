@@ -83,9 +83,12 @@ class Spec:
 def _fault(kind: type[Spec], error: ValidationError) -> RobbenchError:
     """What is wrong with the first bad field, in one sentence."""
     faults = error.errors(include_url=False)
-    first = faults[0]
+    unasked = [each for each in faults if each["type"] == "unexpected_keyword_argument"]
+    first = [*unasked, *faults][0]
     if isinstance(own := first.get("ctx", {}).get("error"), RobbenchError):  # raised in __post_init__
         return own
+    if not first["loc"]:  # another ValueError of a child's __post_init__
+        return RobbenchError(f"{kind.__name__}: {first['msg']}")
     name, value = str(first["loc"][0]), first["input"]
     if first["type"] == "unexpected_keyword_argument":
         return unknown(f"field of {kind.__name__}", name, [each.name for each in fields(kind)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import field
+import sys
+from collections.abc import Iterator
+from dataclasses import field, fields
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,10 +21,10 @@ from robbench.spec.description import describe, digest_of
 from robbench.spec.training import Dataset, Recipe
 
 TRAINING_VERSION = 1
-"""Raised when the training code changes what a spec means."""
+"""Raised when the training code changes what comes out of a spec; models trained before are then trained again."""
 
 ESTIMATION_VERSION = 1
-"""Raised when the estimation code changes what a spec means."""
+"""Raised when the estimation code changes what comes out of a spec; p* is then estimated again."""
 
 Head = Literal["linear", "mlp1", "mlp2", "mlp3"]
 Kept = Literal["frozen", "finetuned"]
@@ -77,6 +79,9 @@ class Model(Spec):
     recipe: Recipe | None = None
     transfer: Transfer | None = None
     source: Model | None = None
+    """Where the kept blocks come from."""
+    teacher: Model | None = None
+    """What an objective of one's own imitates."""
     checkpoint: Checkpoint | None = None
     seed: Count = 0
     variant: str | None = field(default=None, metadata=UNDESCRIBED)
@@ -86,10 +91,13 @@ class Model(Spec):
         names = block_names(self.architecture)
         transfer, source = self.transfer, self.source
         if self.checkpoint is not None:
-            alone = self.recipe is None and transfer is None and source is None
-            require(alone, "Model checkpoint", "no recipe, transfer or source beside it", self.checkpoint)
+            alone = self.recipe is None and transfer is None and not self.parents()
+            require(alone, "Model checkpoint", "no recipe, transfer, source or teacher beside it", self.checkpoint)
             return
-        require(self.recipe is not None, "Model recipe", "a Recipe (or a Checkpoint)", self.recipe)
+        if self.recipe is None:
+            raise RobbenchError("Model recipe: expected a Recipe (or a Checkpoint), got None")
+        for role in self.recipe.objective.parents:
+            require(role in self.parents(), f"Model {role}", "the model that the recipe's objective needs", None)
         require((transfer is None) == (source is None), "Model transfer", "transfer and source together", transfer)
         if transfer is not None and source is not None:
             same = source.architecture == self.architecture
@@ -98,8 +106,9 @@ class Model(Spec):
             require(known, "Transfer k", f"1…{len(names or ())} for {self.architecture}", transfer.k)
 
     def parents(self) -> dict[str, Model]:
-        """The models that must be trained before, by their role: ``source`` gives the kept blocks."""
-        return {} if self.source is None else {"source": self.source}
+        """The models that must be trained before, by their role."""
+        roles = {"source": self.source, "teacher": self.teacher}
+        return {role: model for role, model in roles.items() if model is not None}
 
     @property
     def method(self) -> str:
@@ -134,19 +143,40 @@ class Model(Spec):
     @cached_property
     def digest(self) -> str:
         """SHA-256 over exactly the fields that the trained weights depend on."""
-        code = _code(self.architecture)
+        code = code_of(self)
         return digest_of({"version": TRAINING_VERSION, "model": describe(self), **({"code": code} if code else {})})
 
 
-def _code(architecture: str) -> str | None:
-    """What identifies code that is not robbench's: timm's version, a module's SHA-256."""
-    if architecture.startswith("timm:"):
+def code_of(*values: Any) -> list[str]:
+    """What identifies the code behind specs and functions that is not robbench's: SHA-256 of modules, timm's version."""
+    modules = {module for value in values for module in _modules(value)}
+    return sorted(filter(None, map(_identified, modules)))
+
+
+def _modules(value: Any) -> Iterator[str]:
+    """Modules of the classes, functions and networks in a value, robbench's left out."""
+    if isinstance(value, Spec) or callable(value):
+        module = type(value).__module__ if isinstance(value, Spec) else value.__module__
+        if module.partition(".")[0] != "robbench":
+            yield module
+    if isinstance(value, Model) and (own := own_module(value.architecture)):
+        yield own
+    if isinstance(value, Model) and value.architecture.startswith("timm:"):
+        yield "timm"
+    parts = [getattr(value, each.name) for each in fields(value)] if isinstance(value, Spec) else value
+    if isinstance(parts, list | tuple):
+        for part in parts:
+            yield from _modules(part)
+
+
+def _identified(module: str) -> str | None:
+    """None for what cannot be found: building the network says what is wrong."""
+    if module == "timm":
         return f"timm {version('timm')}"
-    module = own_module(architecture)
-    if module is None:
-        return None
     try:
-        found = find_spec(module)
-        return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest() if found and found.origin else None
+        loaded = sys.modules.get(module)
+        found = None if loaded else find_spec(module)
+        path = loaded.__file__ if loaded else found and found.origin
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
     except Exception:  # find_spec imports the module's package
-        return None  # building the network says what is wrong
+        return None

@@ -62,7 +62,7 @@ def run_graph(tasks: Collection[Task], context: RunContext, executor: Executor |
     again.
 
     Raises:
-        RobbenchError: as of :func:`robbench.stages.work.run_task`; other tasks that are running end first.
+        RobbenchError: as of :func:`robbench.stages.work.run_task`; tasks that other processes run go on there.
     """
     from robbench.stages.checks import check
     from robbench.stages.work import run_task

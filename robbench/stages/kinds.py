@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 class StageKind:
     """What the rest of robbench must know of a kind of stage.
 
-    Verdicts come from :func:`robbench.gate.judge`, which dispatches on ``result``.
+    Verdicts come from :func:`robbench.gate.verdicts.judge`, which dispatches on the result.
     """
 
     name: str
     result: type[Struct]
     """What comes out. Its method ``figures()`` gives the numbers for reports and JUnit files."""
-    specs: Callable[[Study], Iterable[Any]]
-    """What a study asks of every model beyond the model itself: one stage for each."""
+    specs: Callable[[Study], Sequence[Any]]
+    """What a study asks of every model beyond the model itself, as the only entry; empty: it asks for no such stage."""
     needs: Callable[[Model], Mapping[str, tuple[str, Model]]]
     """Kind and model of the stages that must be finished before, by role."""
     run: Callable[[Work], Made]

@@ -15,6 +15,7 @@ from robbench.models import Network, build, load_weights, place
 from robbench.models.network import sizes
 from robbench.spec import Checkpoint, Model
 from robbench.stages.context import RunContext
+from robbench.store import Finished
 from robbench.training.transfer import Transferred, transfer
 
 
@@ -51,15 +52,15 @@ def transferred_network(model: Model, data: Data, source: Network | None) -> Tra
     )
 
 
-def load_network(model: Model, context: RunContext, key: str) -> Network:
-    """A trained model from the store, on the device, in eval mode.
+def load_network(model: Model, context: RunContext, trained: Finished) -> Network:
+    """The model of a finished training stage, on the device, in eval mode.
 
     Raises:
-        RobbenchError: it is not in the store, or damaged.
+        RobbenchError: its weights are not in the store, or damaged.
     """
     data = context.images(model.dataset)
     network = transferred_network(model, data, None).network if model.transfer else build_network(model, data)
-    load_weights(network, context.store.weights(key), f"store, {model.id}")
+    load_weights(network, context.store.weights(trained), f"store, {model.id}")
     return place(network, context.device).eval()
 
 

@@ -60,7 +60,7 @@ def drive(parts: Mapping[str, Planned], work: Work, *, save_every: float) -> dic
     Raises:
         RobbenchError: the saved state is damaged.
     """
-    saved, saved_at = _saved(work), time.monotonic()
+    saved, saved_at = _saved(work, parts), time.monotonic()
     made: dict[str, Any] = {}
     for name, planned in parts.items():
         part = made[name] = planned.make(made)
@@ -81,9 +81,10 @@ def drive(parts: Mapping[str, Planned], work: Work, *, save_every: float) -> dic
     return made
 
 
-def _saved(work: Work) -> dict[str, Any]:
+def _saved(work: Work, parts: Mapping[str, Planned]) -> dict[str, Any]:
+    """The saved state of the parts; none where it is that of others, as of a search that keeps no counterexamples."""
     state = work.context.store.load_state(work.key)
-    if state is None:
+    if state is None or not state.keys() <= {*parts, "seconds"}:
         return {}
     try:
         work.stopwatch.add(msgspec.convert(state.pop("seconds"), Seconds))

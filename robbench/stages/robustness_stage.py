@@ -35,8 +35,9 @@ def estimate_model(work: Work) -> Made:
         attack=estimate.attack,
         keep_adversarials=work.context.keep_adversarials,
     )
-    parts = drive(_parts(problem, estimate), work, save_every=SAVE_SECONDS)
-    search = parts["p*"].outcome
+    name = "p* and counterexamples" if problem.keep_adversarials else "p*"
+    parts = drive(_parts(problem, estimate, name), work, save_every=SAVE_SECONDS)
+    search = parts[name].outcome
     result = Robustness(
         grid=list(estimate.grid.values),
         attack=describe(estimate.attack),
@@ -59,18 +60,18 @@ def estimate_model(work: Work) -> Made:
     )
 
 
-def _parts(problem: Problem, estimate: Estimate) -> dict[str, Planned]:
+def _parts(problem: Problem, estimate: Estimate, search: str) -> dict[str, Planned]:
     """The search, and what follows it on the same images."""
-    parts = {"p*": Planned(lambda made: estimator(estimate.search, problem), "estimation")}
+    parts = {search: Planned(lambda made: estimator(estimate.search, problem), "estimation")}
     audit = estimate.audit
 
     def audited(made: dict[str, Any]) -> AuditPart:
         assert audit is not None
-        return AuditPart(problem, audit, made["p*"].outcome, reference=estimate.search == "reference")
+        return AuditPart(problem, audit, made[search].outcome, reference=estimate.search == "reference")
 
     if estimate.final_test:
         attacks = estimate.final_test
-        parts["fixed radii"] = Planned(lambda made: FixedRadii(problem, attacks, made["p*"].outcome), "validation")
+        parts["fixed radii"] = Planned(lambda made: FixedRadii(problem, attacks, made[search].outcome), "validation")
     if audit is not None:
         parts["audit"] = Planned(audited, "validation")
     return parts

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from robbench.spec import ESTIMATION_VERSION, TRAINING_VERSION, Model, describe, digest_of
+from robbench.spec import ESTIMATION_VERSION, TRAINING_VERSION, Model, code_of, describe, digest_of
 from robbench.stages.kinds import KINDS
 
 
@@ -38,15 +38,10 @@ class Task:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the specification: equal for tasks that ask for the same."""
+        """SHA-256 of the specification, and of the code behind it that is not robbench's."""
+        code = code_of(self.spec, KINDS[self.kind].run)
+        named = {"kind": self.kind, "model": self.model.digest, **({"code": code} if code else {})}
         if self.spec is None:
-            return digest_of({"kind": self.kind, "version": TRAINING_VERSION, "model": self.model.digest})
-        return digest_of(
-            {
-                "kind": self.kind,
-                "version": ESTIMATION_VERSION,
-                "model": self.model.digest,
-                "test": self.model.dataset.test,
-                "spec": describe(self.spec),
-            }
-        )
+            return digest_of({**named, "version": TRAINING_VERSION})
+        test = self.model.dataset.test
+        return digest_of({**named, "version": ESTIMATION_VERSION, "test": test, "spec": describe(self.spec)})

@@ -26,9 +26,6 @@ from robbench.stages.networks import load_network
 from robbench.stages.task import Task
 from robbench.store import Finished, Need
 
-MEANING = 1
-"""Raised when the code of a stage changes what comes out: stages made before are then not reused."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
@@ -68,7 +65,7 @@ class Work:
 
     def network(self, role: str) -> Network:
         """The trained network of a stage that this one needs, on the device, in eval mode."""
-        return load_network(self.task.needs[role].model, self.context, self.needs[role].record.key)
+        return load_network(self.task.needs[role].model, self.context, self.needs[role])
 
 
 def key_of(task: Task, context: RunContext, needs: Mapping[str, Finished]) -> str:
@@ -79,7 +76,6 @@ def key_of(task: Task, context: RunContext, needs: Mapping[str, Finished]) -> st
     """
     return digest_of(
         {
-            "meaning": MEANING,
             "task": task.digest,
             "images": context.images(task.model.dataset).fingerprint,
             "needs": {role: finished.weights_sha256 for role, finished in needs.items()},

@@ -122,16 +122,19 @@ class Store:
         """Whether any stage of a task's digest was ever finished here; its key may be another one now."""
         return (self.folder / "tasks" / digest).exists()
 
-    def weights(self, key: str) -> dict[str, Tensor]:
+    def weights(self, trained: Finished) -> dict[str, Tensor]:
         """The weights of a finished training stage, on the CPU.
 
         Raises:
-            RobbenchError: there are none, or the file is damaged.
+            RobbenchError: the stage made none, they were replaced meanwhile, or the file is damaged.
         """
-        stage = self.finished(key)
-        if stage is None or stage.weights_sha256 is None:
-            raise RobbenchError(f"store {str(self.folder)!r}: expected a trained model of key {key[:12]}…, got none")
-        return self._read(key, "weights", stage.weights_sha256)
+        key, checksum = trained.record.key, trained.weights_sha256
+        if checksum is None:
+            raise RobbenchError(f"{trained.record.name}: expected a stage that made weights, this one made none")
+        now = self.finished(key)
+        if now is not None and now.weights_sha256 != checksum:
+            raise RobbenchError(f"{trained.record.name}: another run made its weights again meanwhile; run again")
+        return self._read(key, "weights", checksum)
 
     def adversarials(self, key: str) -> Tensor | None:
         """The counterexamples of a finished stage, as :meth:`finish` got them; None where they were not kept.

@@ -65,7 +65,7 @@ def on_features(
 
 
 def frozen_part(network: nn.Module, frozen: Collection[nn.Module]) -> tuple[nn.Module, nn.Module] | None:
-    """The layers before the first one that learns, normalisation included, and the others; None if no weight is before."""
+    """The network split before its first layer that learns; None if no layer before it has weights."""
     if not isinstance(network, Network) or not isinstance(network.body, nn.Sequential):
         return None
     body, known = network.body, set(frozen)

@@ -40,6 +40,11 @@ def verify(bundle: Path, context: RunContext, code: Collection[str] = ()) -> Ite
 def _check(record: Record, context: RunContext, code: Collection[str]) -> Iterator[Finding]:
     """Findings on one record; a RobbenchError says what ends the check."""
     finished = _stored(record, context.store)
+    if record.training is None and record.robustness is None:
+        yield Finding(
+            mark="unproven", message=f"as in the store; only its own code can check a stage of kind {record.stage!r}"
+        )
+        return
     model, estimate = _specs(record)
     module = own_module(model.architecture)
     if module is not None and module not in code:
@@ -61,15 +66,15 @@ def _check(record: Record, context: RunContext, code: Collection[str]) -> Iterat
     yield from prove(record.robustness, network, data, adversarials, box=estimate.attack.box, device=context.device)
 
 
-def _trained(finished: Finished, store: Store) -> str:
-    """The key of the training stage whose weights a record is about: its own, or the one that it needed."""
+def _trained(finished: Finished, store: Store) -> Finished:
+    """The training stage whose weights a record is about: its own, or the one that it needed."""
     if "model" not in finished.needs:
-        return finished.record.key
+        return finished
     need = finished.needs["model"]
     trained = store.finished(need.key)
     if trained is None or trained.weights_sha256 != need.weights_sha256:
         raise RobbenchError("weights: expected those that p* was estimated on in the store, got others or none")
-    return need.key
+    return trained
 
 
 def _stored(record: Record, store: Store) -> Finished:

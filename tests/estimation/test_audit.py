@@ -191,7 +191,7 @@ def test_a_network_that_draws_random_numbers_is_named(search):
 
     result = look(lambda pixels: pixels + 0.02 * torch.rand_like(pixels))
     assert result.images >= result.by_chance > result.images / 2
-    assert result.warnings[0].endswith("p* depends on chance, or on the batch")
+    assert result.warnings[0].endswith("p* depends on chance or on the batch")
     drawn = 0.02 * torch.rand(images[:1].shape, generator=torch.Generator().manual_seed(0), dtype=images.dtype)
     sound = look(lambda pixels: pixels + drawn)
     assert (sound.by_chance, sound.warnings) == (0, [])
@@ -215,7 +215,7 @@ def test_a_network_that_looks_at_the_other_images_of_its_batch_is_named(running,
             assert (result.by_chance, result.warnings) == (0, [])
         else:
             assert result.images >= result.by_chance > result.images / 2
-            assert "images other logits" in result.warnings[0]
+            assert "images get different logits" in result.warnings[0]
 
 
 @pytest.mark.parametrize(

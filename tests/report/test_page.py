@@ -148,7 +148,7 @@ def test_a_factor_of_seconds_on_a_busy_machine_is_no_result(busy: str, factors: 
     ]
     report = text(records)
     assert report.count("which is no measure, since the machine was busy with other work.") == factors
-    assert "**Measured on a busy machine** (share of the time in line for a core; training: " in report
+    assert "**Measured on a busy machine** (share of the time waiting for a core; training: " in report
     assert "busy" not in text(STUDY)
 
 

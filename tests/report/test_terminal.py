@@ -82,13 +82,13 @@ def test_a_model_whose_gradients_look_masked_has_a_line_below_the_table():
 
 
 def test_stages_that_were_measured_on_a_busy_machine_are_named():
-    """Four of them, with the share of the time in line; none where the machine was free."""
+    """Four of them, with the share of the time waiting; none where the machine was free."""
     records = [
         replace(training_record(make_facts("transfer", "emnist", k)), seconds=Seconds(training=8, waiting_for_core=k))
         for k in range(7)
     ]
     assert busy(records[:1]) == ""
-    said = "seconds measured on a busy machine, share of the time in line for a core: "
+    said = "the machine was busy: these stages waited for a core so much of their time that their seconds mean little: "
     assert busy(records[:2]) == f"{said}cnn7-emnist-TL1.training 12%"
     assert busy(records).startswith(f"{said}cnn7-emnist-TL1.training 12%, cnn7-emnist-TL2.training 25%, ")
     assert busy(records).endswith("cnn7-emnist-TL4.training 50%, and 2 more")

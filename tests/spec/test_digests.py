@@ -1,5 +1,7 @@
 """What a digest depends on, and what it does not."""
 
+import importlib
+import sys
 from dataclasses import fields, replace
 
 import pytest
@@ -25,6 +27,7 @@ from robbench.spec import (
     Study,
     Transfer,
     Transfers,
+    code_of,
     describe,
     differences,
     digest_of,
@@ -45,7 +48,7 @@ CHANGES = [
     (
         SOURCE,
         {"architecture": "cnn4", "dataset": Dataset(name="emnist"), "recipe": STANDARD, "seed": 1}
-        | {"transfer": ..., "source": ..., "checkpoint": ..., "variant": ...},
+        | {"transfer": ..., "source": ..., "teacher": TARGET, "checkpoint": ..., "variant": ...},
     ),
     (
         Dataset(name="cifar10", test=5),
@@ -129,6 +132,21 @@ def test_digests_ignore_order_and_kind_of_number(values, random):
 
     assert digest_of(values) == digest_of(shuffled(values))
     assert differences(values, shuffled(values)) == []
+
+
+def test_the_digest_follows_the_code_of_an_own_objective(tmp_path, monkeypatch):
+    """Another file that defines it is another objective; a sound spec of robbench's has no code."""
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = set()
+    for weight in (1, 2):
+        (tmp_path / "own_loss.py").write_text(
+            f"from robbench import Objective\n\nclass Own(Objective):\n    weight: int = 1\n\nSCALE = {weight}\n"
+        )
+        monkeypatch.delitem(sys.modules, "own_loss", raising=False)
+        objective = importlib.import_module("own_loss").Own()
+        digests.add(replace(SOURCE, recipe=replace(RECIPE, objective=objective)).digest)
+    assert len(digests) == 2
+    assert code_of(SOURCE, ESTIMATE) == []
 
 
 def test_the_digest_follows_the_code_of_an_own_network(tmp_path, monkeypatch):

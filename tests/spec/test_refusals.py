@@ -60,6 +60,7 @@ CHOICES = [
         lambda: PGD(stepz=1, steps=1),
         "unknown field of PGD 'stepz'; expected one of box, epsilon, random_start, step_size, steps (did you mean 'steps'",
     ),
+    (lambda: PGD(step=3), "unknown field of PGD 'step'; expected one of "),
     (lambda: PGD(epsilon=0.1), "PGD steps: expected a value, got none"),
 ]
 
@@ -83,7 +84,10 @@ BETWEEN_FIELDS = [
     ),
     (lambda: replace(ESTIMATE, final_test=2 * FINAL_TEST), "Estimate final_test: expected each attack once"),
     (lambda: Model(architecture="cnn7", dataset=MNIST), "Model recipe: expected a Recipe (or a Checkpoint), got None"),
-    (lambda: replace(TARGET, checkpoint=OWN), "Model checkpoint: expected no recipe, transfer or source beside it"),
+    (
+        lambda: replace(TARGET, checkpoint=OWN),
+        "Model checkpoint: expected no recipe, transfer, source or teacher beside it",
+    ),
     (lambda: replace(TARGET, source=None), "Model transfer: expected transfer and source together, got Transfer(k=3"),
     (
         lambda: replace(TARGET, architecture="cnn4"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -12,10 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stages import ESTIMATE, FOOLING, comparable, estimate, source, target, train, write_images
 
+import robbench.spec.model
 import robbench.stages.work
-from robbench.spec import PGD, Dataset, EpsilonGrid, Model, OneCycle, Recipe, Study, Transfers
+from robbench.errors import RobbenchError
+from robbench.spec import PGD, Dataset, EpsilonGrid, Model, Objective, OneCycle, Recipe, Study, Transfers
 from robbench.stages import InProcess, Task, run_graph, tasks_of
 from robbench.stages.graph import finished_records, with_needs
+from robbench.training import loss_function
+
+RECIPE = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0.0, batch_size=16, epochs=1, schedule=OneCycle())
 
 
 def test_every_stage_is_made_once_after_what_it_needs(new_run, made):
@@ -58,13 +64,41 @@ def test_changed_images_of_a_source_give_all_that_follows_another_key(new_run, m
     assert before.key != after.key
 
 
+class Likeness(Objective):
+    """The distance from a teacher's logits."""
+
+    parents: ClassVar = ("teacher",)
+
+
+@loss_function.register
+def _(objective: Likeness, student, parents):
+    def loss(clean, attacked, labels):
+        logits = student(clean)
+        return (logits - parents["teacher"](clean).detach()).square().mean(), logits
+
+    return loss
+
+
+def test_a_teacher_is_trained_before_its_student(new_run, made):
+    """The graph makes it, the student's loss gets it, and a model without it is refused."""
+    recipe = replace(RECIPE, objective=Likeness())
+    student = Model(architecture="own_networks:narrow", dataset=Dataset(name="near"), recipe=recipe, teacher=source())
+    record = train(student, new_run())
+    assert made == ["training", "training"]
+    assert record.training.epochs[0].loss > 0
+    with pytest.raises(RobbenchError, match="Model teacher: expected the model that the recipe's objective needs"):
+        replace(student, teacher=None)
+
+
 def test_other_weights_of_a_source_give_all_that_follows_another_key(new_run, made, monkeypatch):
     """A source that came out otherwise under its own key, as on a GPU, leaves nothing that was made from the old one."""
     context = new_run()
     estimate(target(), context)
     record = train(source(), context)
     context.store.finish(
-        record.key, record, {name: value + 1 for name, value in context.store.weights(record.key).items()}
+        record.key,
+        record,
+        {name: value + 1 for name, value in context.store.weights(context.store.finished(record.key)).items()},
     )
     made.clear()
     estimate(target(), new_run())
@@ -82,7 +116,7 @@ def test_what_may_change_the_bits_gives_another_key(new_run, made, monkeypatch, 
     elif what == "torch":
         monkeypatch.setattr(torch, "__version__", "1.0")
     else:
-        monkeypatch.setattr(robbench.stages.work, "MEANING", 2)
+        monkeypatch.setattr(robbench.spec.model, "TRAINING_VERSION", 2)
     train(source(), new_run())
     assert made == ["training"] * 2
 
@@ -105,7 +139,6 @@ def test_a_store_that_vanishes_is_made_again(new_run):
     assert comparable(estimate(source(), context)) == comparable(expected)
 
 
-RECIPE = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0.0, batch_size=16, epochs=1, schedule=OneCycle())
 STUDY = Study(
     name="demo",
     source="near",

@@ -52,7 +52,7 @@ def test_the_stored_model_is_the_one_that_was_judged(new_run):
     """The network read back has the recorded validation accuracy, and is right on the images that have a p*."""
     context, model = new_run(), source()
     trained, robustness = train(model, context), estimate(model, context).robustness
-    network = load_network(model, context, trained.key)
+    network = load_network(model, context, context.store.finished(trained.key))
     data = load_data(model.dataset, context.data, download=False)
     _, validation = training_parts(model.dataset, data, context.device)
     assert validate(network, RECIPE, validation, seed=0)[0] == trained.training.validation
@@ -73,7 +73,9 @@ def test_the_stored_model_is_the_one_that_was_judged(new_run):
 def test_kept_blocks_stay_the_sources_unless_the_transfer_says_otherwise(new_run, changes, moved):
     """Frozen: bit by bit the source's; fine-tuned: moved a little; with the thesis's statistics: those drift."""
     context, model = new_run(), target(1, **changes)
-    before, after = (context.store.weights(train(m, context).key) for m in (model.source, model))
+    before, after = (
+        context.store.weights(context.store.finished(train(m, context).key)) for m in (model.source, model)
+    )
     for name in ("0.weight", "1.weight", "1.running_mean"):
         assert torch.equal(before[name], after[name]) != (name in moved or (name == "1.weight" and "0.weight" in moved))
     torch.testing.assert_close(before["0.weight"], after["0.weight"], rtol=0, atol=0.01)
@@ -97,12 +99,15 @@ def test_a_checkpoint_is_a_source_without_training(new_run, tmp_path):
     context = new_run()
     record, trained = train(target(1, of=mine), context), train(mine, context)
     assert (record.model.source_method, trained.model.method) == ("checkpoint", "checkpoint")
-    before, after = context.store.weights(trained.key), context.store.weights(record.key)
+    before, after = (
+        context.store.weights(context.store.finished(trained.key)),
+        context.store.weights(context.store.finished(record.key)),
+    )
     assert torch.equal(before["4.weight"], after["4.weight"])
     assert trained.training.epochs == []
     assert (trained.training.best, trained.training.forward, trained.training.backward) == (0, 12, 0)
     _, validation = training_parts(mine.dataset, load_data(mine.dataset, context.data, download=False), context.device)
-    network = load_network(mine, context, trained.key)
+    network = load_network(mine, context, context.store.finished(trained.key))
     assert trained.training.validation == validate(network, RECIPE, validation, seed=0)[0]
 
 
@@ -152,7 +157,7 @@ def test_keeping_counterexamples_changes_no_result(new_run, search):
     distance = (kept - test.images.float() / 255).abs().flatten(1).amax(1)
     assert (distance <= torch.tensor([record.robustness.grid[index] for _, index in found]) + 1e-6).all()
     with torch.no_grad():
-        network = load_network(source(), context, train(source(), context).key)
+        network = load_network(source(), context, context.store.finished(train(source(), context).key))
         assert (network(kept).argmax(1) != test.labels).all()
 
 

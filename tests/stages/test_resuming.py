@@ -55,7 +55,7 @@ def test_a_training_killed_anywhere_ends_as_if_it_had_not_been(new_run, recipe, 
     expected = train(model, whole)
     second, record = killed_and_resumed(new_run, "training", call, lambda context: train(model, context))
     assert comparable(record) == comparable(expected)
-    one, other = (context.store.weights(record.key) for context in (whole, second))
+    one, other = (context.store.weights(context.store.finished(record.key)) for context in (whole, second))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert second.store.load_state(record.key) is None
 
@@ -108,6 +108,17 @@ def test_kept_counterexamples_survive_a_kill(new_run, often, search):
     kept = second.store.adversarials(record.key)
     assert len(kept) > 2
     assert torch.equal(kept, whole.store.adversarials(record.key))
+
+
+def test_a_search_that_kept_no_counterexamples_begins_again_for_a_run_that_keeps_them(new_run, often):
+    """Its state has none; p* is the same."""
+    expected = estimate(source(), new_run("whole"), FOOLING)
+    with pytest.raises(Killed):
+        estimate(source(), new_run(show=killer("p*", 3)), FOOLING)
+    second = new_run(keep_adversarials=True)
+    record = estimate(source(), second, FOOLING)
+    assert comparable(record) == comparable(expected)
+    assert len(second.store.adversarials(record.key)) > 2
 
 
 def test_an_audit_that_was_killed_searches_no_more(new_run, often, monkeypatch):

@@ -53,7 +53,7 @@ def test_a_finished_stage_comes_back_as_it_was(store):
     store.finish(KEY, training_record(make_facts()), tensors())
     for again in (store, Store(store.folder)):
         assert again.finished(KEY).record == training_record(make_facts(), key=KEY)
-        assert same(again.weights(KEY), tensors())
+        assert same(again.weights(again.finished(KEY)), tensors())
     assert store.finished(OTHER) is None
 
 
@@ -65,10 +65,10 @@ def test_counterexamples_come_back_as_they_were(store):
         store.finish(KEY, record, adversarials=kept)
         assert torch.equal(store.adversarials(KEY), kept)
         assert names(store) == ["adversarials.safetensors", "stage.json"]
-    store.finish(KEY, record)
+    finished = store.finish(KEY, record)
     assert store.adversarials(KEY) is None
-    with pytest.raises(RobbenchError, match="expected a trained model of key abababababab…, got none"):
-        store.weights(KEY)
+    with pytest.raises(RobbenchError, match="expected a stage that made weights, this one made none"):
+        store.weights(finished)
 
 
 def test_a_stage_is_finished_only_after_finish(store):
@@ -82,11 +82,13 @@ def test_a_stage_is_finished_only_after_finish(store):
 
 def test_a_stage_made_again_replaces_the_first(store):
     """Record and weights together, and nothing is left of the old ones."""
-    store.finish(KEY, training_record(make_facts()), tensors())
+    first = store.finish(KEY, training_record(make_facts()), tensors())
     new = {"conv1.weight": torch.ones(2)}
     store.finish(KEY, training_record(make_facts(), epochs=5), new)
     assert len(store.finished(KEY).record.training.epochs) == 5
-    assert same(store.weights(KEY), new)
+    assert same(store.weights(store.finished(KEY)), new)
+    with pytest.raises(RobbenchError, match="another run made its weights again meanwhile; run again"):
+        store.weights(first)
     assert names(store) == ["stage.json", "weights.safetensors"]
 
 
@@ -106,7 +108,7 @@ def test_a_stage_that_is_made_again_stands_until_the_new_one_is_whole(store, mon
     with pytest.raises(RobbenchError, match=f"{file}.*cannot be written: No space left on device"):
         store.finish(KEY, training_record(make_facts(), epochs=5), {"conv1.weight": torch.ones(2)})
     assert len(store.finished(KEY).record.training.epochs) == 3
-    assert same(store.weights(KEY), tensors())
+    assert same(store.weights(store.finished(KEY)), tensors())
     assert store.load_state(KEY) == {"epoch": 3}
 
 
@@ -146,14 +148,14 @@ DAMAGE = {
 @pytest.mark.parametrize("kind", ["weights", "adversarials"])
 def test_damaged_tensors_name_their_file(store, kind, damage):
     """What is read is what was written, or one error that says what to remove."""
-    store.finish(KEY, training_record(make_facts()), tensors(), adversarials=torch.ones(2, 1, 2, 2))
+    finished = store.finish(KEY, training_record(make_facts()), tensors(), adversarials=torch.ones(2, 1, 2, 2))
     (path,) = store.folder.rglob(f"{kind}.*")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(RobbenchError, match=rf"{kind}\..* is damaged .*; remove the folder .*{KEY} and run again"):
-        getattr(store, kind)(KEY)
+        store.weights(finished) if kind == "weights" else store.adversarials(KEY)
     path.unlink()
     with pytest.raises(RobbenchError, match=rf"{kind}\..* is damaged"):
-        getattr(store, kind)(KEY)
+        store.weights(finished) if kind == "weights" else store.adversarials(KEY)
 
 
 @pytest.mark.parametrize("damage", [DAMAGE["cut"], DAMAGE["empty"], DAMAGE["pickle"], lambda data: b'{"record": 1}'])

@@ -73,7 +73,7 @@ def study(folder: Path) -> dict[str, object]:
     weights = [
         {
             name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
-            for name, tensor in store.weights(record.key).items()
+            for name, tensor in store.weights(store.finished(record.key)).items()
         }
         for record in trained
     ]
