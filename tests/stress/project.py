@@ -30,6 +30,7 @@ import robbench
 from robbench.data import load
 from robbench.data.prepared import write_npz
 from robbench.report import read_bundle
+from robbench.spec import Dataset
 
 ROOT = Path(robbench.__file__).resolve().parents[1]
 
@@ -154,7 +155,7 @@ def write(
         text = SUITE.format(search=search, epochs=epochs, steps=steps, attacked=attacked, network=network)
         (folder / f"test_{search}.py").write_text(text)
     for name, drawn in (("digits", "glyphs10"), ("letters", "glyphs47")):  # on disk: drawing takes seconds in every run
-        data = load(drawn, folder=folder, train=images, test=attacked)
+        data = load(Dataset(name=drawn, train=images, test=attacked), folder)
         write_npz(folder / ".robbench" / "data" / f"{name}.npz", replace(data, name=name))
     return folder
 
