@@ -271,7 +271,7 @@ def check(module: str, chosen: list[Mutation], judged: dict[tuple[str, ...], str
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        for name in ("robbench", "tests"):
+        for name in ("robbench", "suites", "tests"):
             shutil.copytree(ROOT / name, scratch / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("conftest.py", "pyproject.toml"):
             shutil.copy(ROOT / name, scratch / name)
