@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 
 TESTS = {
-    "gate.verdicts": ["gate"],
+    "gate.verdicts": ["gate/test_verdicts.py"],
     "store.store": ["store"],
     "stages.resumable": ["stages"],
     "attacks.pgd": ["attacks"],
