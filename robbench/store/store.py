@@ -38,7 +38,7 @@ class Finished(Struct, frozen=True, kw_only=True):
     """A finished stage: its record, what it was made from, and the checksums of the tensors beside it."""
 
     record: Record
-    needs: dict[str, Need] = msgspec.field(default_factory=dict)
+    needs: dict[str, Need]
     """By role."""
     weights_sha256: str | None = None
     """None: the stage made no weights."""

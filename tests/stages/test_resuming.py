@@ -121,7 +121,7 @@ def test_a_search_that_kept_no_counterexamples_begins_again_for_a_run_that_keeps
     assert len(second.store.adversarials(record.key)) > 2
 
 
-def test_an_audit_that_was_killed_searches_no_more(new_run, often, monkeypatch):
+def test_an_audit_that_was_killed_searches_no_more(new_run, monkeypatch):
     """However short the search was: only the audit begins again."""
     with pytest.raises(Killed):
         estimate(source(), new_run(show=killer("audit", 1)), TESTED)
