@@ -50,8 +50,7 @@ class Results:
         """Say how to go on after Ctrl-C, SIGTERM or ``pytest.exit``."""
         if self._session.plans and excinfo.type in (KeyboardInterrupt, pytest.exit.Exception):
             self._interrupted = True
-            again = self._command().replace(" --robbench-fresh", "")
-            self._faults.append(f"interrupted; this goes on with what is left: {again}")
+            self._faults.append(f"interrupted; this goes on with what is left: {self._going_on()}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -64,6 +63,10 @@ class Results:
         for name in sorted(with_result):
             try:
                 self._bundles.append(self._write(self._session.plans[name]))
+            except KeyboardInterrupt:
+                self._faults.append(f"interrupted while reports were written; this writes them: {self._going_on()}")
+                session.exitstatus = pytest.ExitCode.INTERRUPTED
+                return
             except RobbenchError as error:
                 self._faults.append(f"no report of study {name!r}: {error}")
                 if session.exitstatus == pytest.ExitCode.OK:
@@ -159,6 +162,10 @@ class Results:
             record = found[case, stage]
             records.append(as_case(record, suite=study, case=case, source_case=source or None, variant=variant or None))
         return records, missing
+
+    def _going_on(self) -> str:
+        """The command that takes from the store what this run finished."""
+        return self._command().replace(" --robbench-fresh", "")
 
     def _command(self) -> str:
         return shlex.join(["pytest", *map(str, self._session.config.invocation_params.args)])

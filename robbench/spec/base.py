@@ -93,7 +93,7 @@ def _fault(kind: type[Spec], error: ValidationError) -> RobbenchError:
     if first["type"] == "unexpected_keyword_argument":
         return unknown(f"field of {kind.__name__}", name, [each.name for each in fields(kind)])
     if first["type"] == "missing":
-        return RobbenchError(f"{kind.__name__} {name}: expected a value, got none")
+        return RobbenchError(f"{kind.__name__} {name}: expected a value, none was given")
     if first["type"] == "literal_error" and isinstance(value, str):
         return unknown(name, value, re.findall(r"'([^']*)'", first["ctx"]["expected"]))
     said = [each["msg"].removeprefix("Input should be ") for each in faults if each["loc"][0] == name]

@@ -73,3 +73,21 @@ def test_a_run_without_a_suite_dies_of_sigterm_as_always(pytester):
     pytester.makeini("[pytest]\naddopts = -p no:cacheprovider")
     pytester.makepyfile("import os\nimport signal\n\n\ndef test_it():\n    os.kill(os.getpid(), signal.SIGTERM)\n")
     assert run(pytester.path)[0] == -signal.SIGTERM
+
+
+def test_an_interruption_while_the_report_is_written_says_how_to_get_it(pytester, write_suite):
+    """No traceback; the same command writes it from what is in the store."""
+    write_suite()
+    pytester.makeini("[pytest]\naddopts = -p no:cacheprovider")
+    kill = "import os\nimport signal\n\nimport robbench.report.bundle\n\n\ndef draw(group):\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+    pytester.makeconftest(f"{kill}\n\nrobbench.report.bundle.draw = draw\n")
+    status, text = run(pytester.path, "-k", "standard and training")
+    assert status == pytest.ExitCode.INTERRUPTED
+    assert "Traceback" not in text
+    said = (
+        "interrupted while reports were written; this writes them: pytest --robbench-update -k 'standard and training'"
+    )
+    assert said in text.splitlines()
+    (pytester.path / "conftest.py").unlink()
+    status, text = run(pytester.path, "-k", "standard and training")
+    assert (status, "2 of 2 stages were taken from the store" in text) == (0, True)

@@ -61,7 +61,7 @@ CHOICES = [
         "unknown field of PGD 'stepz'; expected one of box, epsilon, random_start, step_size, steps (did you mean 'steps'",
     ),
     (lambda: PGD(step=3), "unknown field of PGD 'step'; expected one of "),
-    (lambda: PGD(epsilon=0.1), "PGD steps: expected a value, got none"),
+    (lambda: PGD(epsilon=0.1), "PGD steps: expected a value, none was given"),
 ]
 
 BETWEEN_FIELDS = [

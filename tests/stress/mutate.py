@@ -36,7 +36,7 @@ EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 TESTS = {
     "gate.verdicts": ["gate/test_verdicts.py"],
     "store.store": ["store"],
-    "stages.resumable": ["stages"],
+    "stages.resumable": ["stages/test_resuming.py"],
     "attacks.pgd": ["attacks"],
     "training.loop": ["training"],
     "training.updates": ["training"],
