@@ -187,8 +187,9 @@ def test_a_training_that_cannot_be_written_leaves_nothing_half(new_run, monkeypa
     assert comparable(train(source(), new_run("full"))) == comparable(expected)
 
 
-def test_damaged_state_says_what_to_remove(new_run):
-    """A state of other weights is none of this network's."""
+@pytest.mark.parametrize("weights", [{"0.weight": torch.zeros(2)}, None], ids=["other", "none"])
+def test_damaged_state_says_what_to_remove(new_run, weights):
+    """A state of other weights, or of none, is none of this network's."""
     model = source(epochs=3)
     first = new_run(show=killer("training", 8))
     with pytest.raises(BaseException):  # noqa: B017, PT011 - Killed is no Exception
@@ -196,7 +197,8 @@ def test_damaged_state_says_what_to_remove(new_run):
     (path,) = first.store.folder.rglob("state.safetensors")
     key = path.parent.name
     state = first.store.load_state(key)
-    state["training"]["weights"] = {"0.weight": torch.zeros(2)}
+    del state["training"]["weights"]
+    state["training"] |= {"weights": weights} if weights else {}
     first.store.save_state(key, state)
     with pytest.raises(
         RobbenchError, match=rf"state\.safetensors is damaged .*; remove the folder .*{key} and run again"

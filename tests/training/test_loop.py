@@ -216,6 +216,21 @@ def test_an_image_that_only_the_attack_puts_right_is_not_robust(monkeypatch):
     assert (clean.correct, robust.correct) == (50, 20)
 
 
+def test_validation_attacks_from_random_starts_of_its_seed(monkeypatch):
+    """The same starts for the same seed, whatever the global generators do."""
+    starts = []
+
+    def noted(model, attack, precision, images, *rest, noise, **more):
+        starts.append(noise)
+        return images
+
+    monkeypatch.setattr(robbench.training.updates, "attacked", noted)
+    for seed in (0, 0, 1):
+        validate(network(), recipe(attack=ADVERSARY), problem(20), seed=seed)
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
 def test_bf16_computes_in_bf16_and_stays_close_to_float32():
     """Forward passes are bfloat16 in updates and attacks, parameters stay float32, and the losses differ by little."""
     losses = {}
