@@ -140,6 +140,14 @@ def test_the_generator_alone_decides_the_random_start():
     assert far.min() < 0.1
 
 
+def test_given_noise_is_the_random_start():
+    """None at all begins at the images, as without a random start."""
+    images, labels = random_images(4, 0)
+    model = small_cnn()
+    given = pgd(model, images, labels, 0.1, steps=2, step_size=0.01, noise=torch.zeros_like(images))
+    assert torch.equal(given, pgd(model, images, labels, 0.1, steps=2, step_size=0.01, random_start=False))
+
+
 def test_a_random_start_fills_the_ball_evenly():
     """Of many grey pixels, starts have mean 0 and the uniform distribution's deviation ε ÷ √3."""
     grey = torch.full((1000, *SHAPE), 0.5)
