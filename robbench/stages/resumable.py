@@ -33,7 +33,7 @@ class Part(Protocol):
         """All that is needed to go on from here: nested dicts of CPU tensors and JSON values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; a ValueError, KeyError or TypeError where it does not fit."""
+        """Go on from a state; a ValueError or KeyError where it does not fit."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def drive(parts: Mapping[str, Planned], work: Work, *, save_every: float) -> dic
         if name in saved:
             try:
                 part.load_state_dict(saved[name])
-            except (ValueError, KeyError, TypeError, msgspec.MsgspecError) as error:
+            except (ValueError, KeyError, msgspec.MsgspecError) as error:
                 path = work.context.store.state_path(work.key)
                 raise damaged(path, f"{type(error).__name__}: {error}") from error
         last = name == [*parts][-1]

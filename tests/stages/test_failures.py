@@ -187,9 +187,9 @@ def test_a_training_that_cannot_be_written_leaves_nothing_half(new_run, monkeypa
     assert comparable(train(source(), new_run("full"))) == comparable(expected)
 
 
-@pytest.mark.parametrize("weights", [{"0.weight": torch.zeros(2)}, None], ids=["other", "none"])
-def test_damaged_state_says_what_to_remove(new_run, weights):
-    """A state of other weights, or of none, is none of this network's."""
+@pytest.mark.parametrize("damage", ["other weights", "no weights", "no seconds"])
+def test_damaged_state_says_what_to_remove(new_run, damage):
+    """A state that is none of this network's, or lacks what every state has."""
     model = source(epochs=3)
     first = new_run(show=killer("training", 8))
     with pytest.raises(BaseException):  # noqa: B017, PT011 - Killed is no Exception
@@ -197,8 +197,13 @@ def test_damaged_state_says_what_to_remove(new_run, weights):
     (path,) = first.store.folder.rglob("state.safetensors")
     key = path.parent.name
     state = first.store.load_state(key)
-    del state["training"]["weights"]
-    state["training"] |= {"weights": weights} if weights else {}
+    match damage:
+        case "other weights":
+            state["training"]["weights"] = {"0.weight": torch.zeros(2)}
+        case "no weights":
+            del state["training"]["weights"]
+        case "no seconds":
+            del state["seconds"]
     first.store.save_state(key, state)
     with pytest.raises(
         RobbenchError, match=rf"state\.safetensors is damaged .*; remove the folder .*{key} and run again"

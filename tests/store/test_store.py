@@ -160,7 +160,7 @@ def test_damaged_tensors_name_their_file(store, kind, damage):
 
 @pytest.mark.parametrize("damage", [DAMAGE["cut"], DAMAGE["empty"], DAMAGE["pickle"], lambda data: b'{"record": 1}'])
 def test_a_damaged_stage_or_state_names_its_file(store, damage):
-    """Cut short, empty, no JSON, or JSON of another layout."""
+    """Cut short, empty, no JSON, or JSON of another layout; or a folder where the file should be."""
     store.finish(KEY, training_record(make_facts()), tensors())
     store.save_state(OTHER, {"weights": tensors()})
     for path, read in (
@@ -168,6 +168,10 @@ def test_a_damaged_stage_or_state_names_its_file(store, damage):
         (store.state_path(OTHER), store.load_state),
     ):
         path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(RobbenchError, match=rf"{path.name} is damaged"):
+            read(KEY if path.name == "stage.json" else OTHER)
+        path.unlink()
+        path.mkdir()
         with pytest.raises(RobbenchError, match=rf"{path.name} is damaged"):
             read(KEY if path.name == "stage.json" else OTHER)
 

@@ -16,6 +16,7 @@ from torch import nn
 from robbench.errors import RobbenchError
 from robbench.record import Counts
 from robbench.spec import PGD, OneCycle
+from robbench.training.optimisers import fused
 from robbench.training.updates import attacked
 
 
@@ -187,3 +188,8 @@ def test_a_weight_that_is_not_finite_is_an_error_of_its_epoch(name):
     with pytest.raises(RobbenchError, match=r"^training diverged: \S+ is not finite after epoch 2; a smaller"):
         run(model, recipe(), on_update=spoil, saved=saved)
     assert len(saved) == 1
+
+
+def test_on_a_cpu_torch_chooses_the_optimisers_kernels():
+    """Neither fused kernels nor others are asked for."""
+    assert fused(nn.Linear(2, 2)) is None
