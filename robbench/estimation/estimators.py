@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import singledispatch
+from collections.abc import Callable, Sequence
+from functools import partial, singledispatch
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -12,10 +12,13 @@ from robbench.data import Images, check_pixels
 from robbench.errors import RobbenchError
 from robbench.estimation.bisection import Bisection
 from robbench.estimation.problem import Outcome, Problem
-from robbench.estimation.shrinking_ball import ShrinkingBall
+from robbench.estimation.shrinking_ball import EFFORTS, ShrinkingBall
 from robbench.spec import PGD
 
-BUILT_IN: dict[str, type[Bisection]] = {"reference": Bisection, "fast": ShrinkingBall}
+BUILT_IN: dict[str, Callable[[Problem], Bisection]] = {
+    "reference": Bisection,
+    **{name: partial(ShrinkingBall, effort=effort) for name, effort in EFFORTS.items()},
+}
 
 
 class Estimator(Protocol):

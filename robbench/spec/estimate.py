@@ -54,7 +54,7 @@ class Estimate(Spec):
     attack: PGD
     images: PositiveInt = 10_000
     """At most this many test images (a seeded choice)."""
-    search: Literal["reference", "fast"] | Search = "reference"
+    search: Literal["reference", "fast", "thorough"] | Search = "reference"
     """The published binary search; a shrinking ball, which is faster; or one's own."""
     seed: Count = 0
     final_test: tuple[PGD, ...] = ()
