@@ -63,7 +63,7 @@ class Seconds(Struct, frozen=True, kw_only=True):
     estimation: Duration = 0.0
     """The p* search and its confirmation."""
     warm_up: Duration = 0.0
-    """Discarded runs before the clock starts."""
+    """Discarded runs before the clock starts, and captures of a training's CUDA graphs."""
     io: Duration = 0.0
     """Reading data and writing checkpoints."""
     waiting_for_core: Duration = 0.0

@@ -37,17 +37,24 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._seconds = Counter[str]()
-        self._running: dict[str, Callable[[], dict[str, float]]] = {}
+        self._running: tuple[str, Callable[[], dict[str, float]]] | None = None
 
     @contextmanager
     def region(self, name: str) -> Iterator[None]:
-        """Time a block, on a GPU up to its last kernel; ``name`` is one of :class:`robbench.record.Seconds`."""
-        self._running[name] = so_far = self._start(name)
+        """Time a block, on a GPU up to its last kernel; ``name`` is one of :class:`robbench.record.Seconds`.
+
+        A region within another one stops the other's clock.
+        """
+        outer = self._running
+        if outer is not None:
+            self._seconds.update(outer[1]())
+        so_far = self._start(name)
+        self._running = name, so_far
         try:
             yield
             self._seconds.update(so_far())
         finally:
-            del self._running[name]
+            self._running = None if outer is None else (outer[0], self._start(outer[0]))
 
     def _start(self, name: str) -> Callable[[], dict[str, float]]:
         """Start a region; returns a function that tells the seconds since then, by field."""
@@ -86,8 +93,8 @@ class Stopwatch:
 
     @property
     def seconds(self) -> Seconds:
-        """What was measured so far, in the running regions as well."""
+        """What was measured so far, in the running region as well."""
         found = self._seconds.copy()
-        for so_far in self._running.values():
-            found.update(so_far())
+        if self._running is not None:
+            found.update(self._running[1]())
         return Seconds(**{name: round(found[name], 6) for name in Seconds.__struct_fields__})

@@ -79,15 +79,16 @@ class Session:
 
     @cached_property
     def device(self) -> torch.device:
-        """What stages run on; workers of pytest-xdist take the CUDA devices in turn.
+        """What stages run on; each worker of pytest-xdist takes a CUDA device of its own.
 
         Raises:
-            RobbenchError: there is no such device.
+            RobbenchError: there is no such device, or there are more workers than CUDA devices.
         """
         from robbench.machine.environment import choose_device
 
-        worker = re.search(r"\d+$", getattr(self.config, "workerinput", {}).get("workerid", ""))
-        return choose_device(self.settings.device, int(worker[0]) if worker else 0)
+        given = getattr(self.config, "workerinput", {})
+        worker = re.search(r"\d+$", given.get("workerid", ""))
+        return choose_device(self.settings.device, int(worker[0]) if worker else 0, given.get("workercount", 1))
 
     def study(self, declared: Study) -> Study:
         """The study as this run's options want it, remembered by its name.
