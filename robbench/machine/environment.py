@@ -37,8 +37,8 @@ def choose_device(name: str, worker: int = 0, workers: int = 1) -> torch.device:
     count = torch.cuda.device_count()
     if workers > count:
         raise RobbenchError(
-            f"device: expected at most one worker of pytest-xdist for each CUDA device, got {workers} for {count}, which "
-            f"would not fit together or make seconds that compare; use -n {count} or --robbench-device cpu"
+            f"device: expected at most one worker of pytest-xdist for each CUDA device, got {workers} for {count}; seconds "
+            f"of workers that share a device do not compare; use -n {count} or --robbench-device cpu"
         )
     device = torch.device("cuda", worker % count)  # a worker that replaces one that died has a new number
     torch.cuda.set_device(device)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
+from captures import Captures
 from loops import ADVERSARY, finish, network, parameters, problem, recipe, same, trainer
 
 import robbench.machine.graphs
 import robbench.training.loop
 import robbench.training.optimisers
 from robbench.machine.graphs import GraphedLoop, repeat
+from robbench.machine.timing import Stopwatch
 from robbench.training.updates import attacked
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -113,6 +116,24 @@ def test_every_pass_of_training_may_use_tensor_cores(monkeypatch):
     assert passes == [1] * len(passes)
     assert len(passes) == 4 * (ADVERSARY.steps + 1) + ADVERSARY.steps + 2
     assert not allowed
+
+
+def test_captures_count_as_warm_up():
+    """In training and in validation, with the check of the first replay; each update runs as without a graph."""
+    spec, stopwatch, slow = recipe(epochs=2, attack=CAPTURED), Stopwatch(torch.device("cpu")), Captures()
+    models = [network(dropout=0.0, bias=False) for _ in range(2)]
+    made, plain = on("cpu", models[0], spec, stopwatch=stopwatch), on("cpu", models[1], spec)
+
+    def capture(*given):
+        time.sleep(1.0)
+        return slow(*given)
+
+    made._loop._capture = capture
+    epochs = finish(made).epochs
+    finish(plain)
+    assert (slow.captured, slow.replayed > 2 * CAPTURED.steps) == (2, True)
+    assert sum(epoch.seconds + epoch.validation_seconds for epoch in epochs) < 1 < 2 < stopwatch.seconds.warm_up
+    assert same(parameters(models[0]), parameters(models[1]))
 
 
 @DEVICES
