@@ -142,28 +142,26 @@ def test_a_step_that_changes_nothing_or_makes_nan_can_be_replayed():
         assert len(loop._graphs) == 1
 
 
-def linear(layer):
+def linear(layer, sign=1):
     """A step of a layer's."""
-    return lambda state, constants: (layer(state[0]) + constants[0],)
+    if sign == 1:
+        return lambda state, constants: (layer(state[0]) + constants[0],)
+    return lambda state, constants: (layer(state[0]) - constants[0],)
 
 
 LAYERS = [nn.Linear(5, 5), nn.Linear(5, 5)]
 SWITCHED = {
-    "step": (linear(LAYERS[0]), lambda state, constants: (LAYERS[0](state[0]) - constants[0],), nullcontext),
-    "network": (linear(LAYERS[0]), linear(LAYERS[1]), nullcontext),
-    "autocast": (linear(LAYERS[0]), linear(LAYERS[0]), lambda: torch.autocast("cpu", torch.bfloat16)),
-    "precision": (
-        linear(LAYERS[0]),
-        linear(LAYERS[0]),
-        lambda: tensor_cores(torch.get_float32_matmul_precision() == "highest"),
-    ),
+    "step": (linear(LAYERS[0], -1), nullcontext),
+    "network": (linear(LAYERS[1]), nullcontext),
+    "autocast": (linear(LAYERS[0]), lambda: torch.autocast("cpu", torch.bfloat16)),
+    "precision": (linear(LAYERS[0]), lambda: tensor_cores(torch.get_float32_matmul_precision() == "highest")),
 }
 
 
 @pytest.mark.parametrize("what", SWITCHED)
 def test_a_graph_is_not_replayed_for_calls_of_another_kind(what):
     """The shapes are the same, but a graph holds the kernels that were captured."""
-    one, other, context = SWITCHED[what]
+    one, (other, context) = linear(LAYERS[0]), SWITCHED[what]
     capture, given = Captures(), ((torch.ones(5, 5),), (torch.ones(5, 5),))
     loop = GraphedLoop(CPU, None, capture)
     with torch.no_grad():
