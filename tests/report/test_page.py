@@ -71,6 +71,7 @@ def test_a_report_from_top_to_bottom() -> None:
         "(Measured on cpu-2core.)",
         "**Fewer than 30 correct images**: PGD MNIST: 9, PGD EMNIST: 9, TL#1: 8, TL#2: 10.",
         "Every kind of transfer at its best k:",
+        "Published medians are shown one grid step above their printed values: printed is the highest ε at which",
         "### cnn7, model by model",
         "Models misclassify different images, so robustness is shown three ways:",
         "No two models change places between the three views",
