@@ -149,8 +149,9 @@ def test_quick_shrinks_sizes_and_nothing_else():
 
 def test_a_second_estimate_is_a_stage_of_the_models_that_its_patterns_name():
     """In every seed, right after the study's own, and smaller at the quick scale."""
-    fast = replace(ESTIMATE, search="fast")
-    study = make_study(also=(Also(estimate=fast, models=("*-pgd", "*-TL1")),), seeds=(0, 1), quick=Quick(images=16))
+    own, fast = replace(ESTIMATE, search="reference"), replace(ESTIMATE, search="fast")
+    also = (Also(estimate=fast, models=("*-pgd", "*-TL1")),)
+    study = make_study(estimate=own, also=also, seeds=(0, 1), quick=Quick(images=16))
     tasks = [task for task in tasks_of(study) if task.kind == "robustness"]
     again = [f"cnn7-{name}{seed}" for seed in ("", "-seed1") for name in ("mnist-pgd", "emnist-pgd", "emnist-TL1")]
     assert [task.name for task in tasks if task.spec == fast] == [f"{name}.robustness-fast" for name in again]
@@ -161,8 +162,9 @@ def test_a_second_estimate_is_a_stage_of_the_models_that_its_patterns_name():
 
 def test_a_second_estimate_is_the_same_work_whoever_asks_for_it():
     """Its key in the store is that of another study's own estimate by this search."""
-    fast = replace(ESTIMATE, search="fast")
-    (second,) = [task for task in tasks_of(make_study(also=(Also(estimate=fast, models=("*-mnist-standard",)),))) if task.label]
+    own, fast = replace(ESTIMATE, search="reference"), replace(ESTIMATE, search="fast")
+    study = make_study(estimate=own, also=(Also(estimate=fast, models=("*-mnist-standard",)),))
+    (second,) = [task for task in tasks_of(study) if task.label]
     assert second.digest == Task("robustness", second.model, fast).digest
 
 
