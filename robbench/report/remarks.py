@@ -71,10 +71,11 @@ def estimates(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
     """How p* was estimated, once per way: images, grid, and search with its attack."""
     ways: dict[tuple[str, str, str], None] = {}
     for row in (row for group in groups for row in group.all_rows):
-        if found := row.robustness:
+        for found in (record.robustness for record in row.records if record.robustness):
             settings = [f"{name} {value}" for name, value in sorted(found.attack.items()) if value is not None]
             shown = ", ".join(text for text in settings if not text.startswith("kind "))
             images = f"{len(found.images):,} images of {row.record.data.name}"
-            grid = f"{found.grid[0]:g} to {found.grid[-1]:g}, step {row.grid_step:.4g}"
+            step = found.grid[1] - found.grid[0] if len(found.grid) > 1 else 0.0
+            grid = f"{found.grid[0]:g} to {found.grid[-1]:g}, step {step:.4g}"
             ways[images, grid, f"{found.search} search with {found.attack['kind']} ({shown})"] = None
     return [*ways]

@@ -33,6 +33,8 @@ class Row:
     facts: ModelFacts
     trained: Record | None
     tested: Record | None
+    also: tuple[Record, ...] = ()
+    """Estimates of p* by other searches than the study's own."""
     others: tuple[Record, ...] = ()
     """Of kinds of stages that a project added."""
 
@@ -59,7 +61,12 @@ class Row:
     @property
     def record(self) -> Record:
         """The robustness record, else the training record, else another."""
-        return self.tested or self.trained or self.others[0]
+        return self.tested or self.trained or (*self.also, *self.others)[0]
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All there are."""
+        return tuple(record for record in (self.trained, self.tested, *self.also, *self.others) if record)
 
     @property
     def other_figures(self) -> dict[str, float | int | bool | None]:
@@ -188,14 +195,17 @@ def studies(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
 
 
 def group_records(records: Iterable[Record]) -> tuple[Group, ...]:
-    """Records by suite and architecture, the two stages of a case joined."""
+    """Records by suite and architecture, the stages of a case joined."""
     stages: dict[tuple[str, str], dict[str, Record]] = {}
     for record in records:
         stages.setdefault((record.suite, record.case), {})[record.stage] = record
     groups: dict[tuple[str, str], list[Row]] = {}
     for (suite, case), stage in stages.items():
         facts = next(iter(stage.values())).model
-        row = Row(suite, case, facts, stage.pop("training", None), stage.pop("robustness", None), (*stage.values(),))
+        trained, tested = stage.pop("training", None), stage.pop("robustness", None)
+        also = tuple(record for record in stage.values() if record.robustness)
+        others = tuple(record for record in stage.values() if not record.robustness)
+        row = Row(suite, case, facts, trained, tested, also, others)
         groups.setdefault((suite, facts.architecture), []).append(row)
     names = sorted(groups, key=lambda key: (key[0], [*ARCHITECTURES, key[1]].index(key[1]), key[1]))
     return tuple(_group(*name, groups[name]) for name in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -35,6 +36,27 @@ class Transfers(Spec):
     """Which source model the blocks come from."""
 
 
+class Also(Spec):
+    """A second estimate of some models, beside the study's own.
+
+    It is a stage of the same kind under a second name (``robustness-reference``), so it has its own test item, baseline
+    and columns, while its key in the store is that of any estimate. ``StageKind.specs`` says which stages a model has.
+    """
+
+    estimate: Estimate
+    """By another search than the study's own."""
+    models: Annotated[tuple[str, ...], Field(min_length=1), Expected("a tuple of at least one pattern")] = ("*",)
+    """Shell patterns of the ids that ``robbench plan`` lists, without seed: ``*-pgd`` are the adversarially trained."""
+
+    def asks(self, model: Model) -> bool:
+        """Whether this model is to be estimated a second time."""
+        return any(_named(model, pattern) for pattern in self.models)
+
+
+def _named(model: Model, pattern: str) -> bool:
+    return fnmatchcase(model.id.removesuffix(f"-seed{model.seed}"), pattern)
+
+
 class Quick(Spec):
     """The size a study shrinks to under ``--robbench-quick``: every stage runs, no figure means anything."""
 
@@ -56,6 +78,8 @@ class Study(Spec):
     adversarial: Recipe | Mapping[str, Recipe]
     transfers: tuple[Transfers, ...]
     estimate: Estimate
+    also: tuple[Also, ...] = ()
+    """Second estimates of some models, which reports hold beside the first."""
     source_checkpoint: Checkpoint | None = None
     """Weights of the adversarially trained source model, instead of training it."""
     seeds: Annotated[tuple[Count, ...], Field(min_length=1), Expected("a tuple of integers ≥ 0")] = (0,)
@@ -86,7 +110,13 @@ class Study(Spec):
         require(self.protocol == "sound" or thesis, "Study protocol", how, self.protocol)
         one = self.source_checkpoint is None or len(self.architectures) == 1
         require(one, "Study source_checkpoint", "one architecture beside it", self.architectures)
-        names = [model.id for model in self.models()]
+        searches = [each.search_name for each in (self.estimate, *(each.estimate for each in self.also))]
+        require(len(set(searches)) == len(searches), "Study also", "another search than its own, each once", searches)
+        models = self.models()
+        for pattern in (pattern for each in self.also for pattern in each.models):
+            found = any(_named(model, pattern) for model in models)
+            require(found, "Also models", "patterns of the study's models ('*-pgd', '*-TL3')", pattern)
+        names = [model.id for model in models]
         twice = sorted({name for name in names if names.count(name) > 1})
         require(not twice, f"study {self.name!r}", "every model declared once", ", ".join(twice))
 

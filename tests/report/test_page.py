@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from factories import SOUND, both_records, make_facts, robustness_record, training_record, transfer
+from factories import SOUND, again, both_records, make_facts, robustness_record, training_record, transfer
 
 from robbench.gate.verdicts import Verdict
 from robbench.record import Audit, Record
@@ -71,6 +71,7 @@ def test_a_report_from_top_to_bottom() -> None:
         "(Measured on cpu-2core.)",
         "**Fewer than 30 correct images**: PGD MNIST: 9, PGD EMNIST: 9, TL#1: 8, TL#2: 10.",
         "Every kind of transfer at its best k:",
+        "Published medians are shown one grid step above their printed values: printed is the highest ε at which",
         "### cnn7, model by model",
         "Models misclassify different images, so robustness is shown three ways:",
         "No two models change places between the three views",
@@ -209,6 +210,17 @@ def test_a_suspect_model_is_named_at_the_top_and_marked_in_the_tables() -> None:
     ) in report
     assert "1 model: nothing found." in text([sound])
     assert "udit" not in text(STUDY)
+
+
+def test_the_report_shows_both_and_warns() -> None:
+    """A table, a remark with both medians, and how the second was estimated; nothing of it without a second search."""
+    source = STUDY[1]
+    report = text([*STUDY, again(source, "fast", [3] * 9)])
+    assert "**Two searches differ by more than 10%** in median p\\*: PGD MNIST (0.4; fast 0.3)." in report
+    assert "Median p\\* by two searches, on the same images (⚠: they differ by more than 10%):" in report
+    assert "fast search with PGD (steps 40)" in report
+    assert "Two searches" not in text([*STUDY, again(source, "fast", [4] * 9)])
+    assert "two searches" not in text(STUDY)
 
 
 def test_an_ablation_says_which_fields_move() -> None:
