@@ -81,7 +81,7 @@ class Study(Spec):
         for architecture in (name for row in self.transfers for name in row.architectures or ()):
             if architecture not in self.architectures:
                 raise unknown("architecture of a transfer", architecture, self.architectures)
-        thesis = all(row.kept == "finetuned" or row.kept_statistics == "train" for row in self.transfers)
+        thesis = all(row.kept != "frozen" or row.kept_statistics == "train" for row in self.transfers)
         how = "'sound' in a declaration (--robbench-protocol thesis changes it)"
         require(self.protocol == "sound" or thesis, "Study protocol", how, self.protocol)
         one = self.source_checkpoint is None or len(self.architectures) == 1
