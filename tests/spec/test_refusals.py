@@ -78,10 +78,6 @@ BETWEEN_FIELDS = [
     ),
     (lambda: replace(ESTIMATE, attack=PGD(steps=1)), "Estimate attack random_start: expected False"),
     (lambda: replace(ESTIMATE, final_test=(ESTIMATE.attack,)), "Estimate final_test epsilon: expected a radius, got N"),
-    (
-        lambda: replace(ESTIMATE, final_test=(PGD(steps=1, epsilon=0.1),)),
-        "Estimate final_test random_start: expected False",
-    ),
     (lambda: replace(ESTIMATE, final_test=2 * FINAL_TEST), "Estimate final_test: expected each attack once"),
     (lambda: Model(architecture="cnn7", dataset=MNIST), "Model recipe: expected a Recipe (or a Checkpoint), got None"),
     (
