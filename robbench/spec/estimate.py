@@ -58,7 +58,10 @@ class Estimate(Spec):
     """The published binary search; a shrinking ball, which is faster; or one's own."""
     seed: Count = 0
     final_test: tuple[PGD, ...] = ()
-    """Attacks at fixed radii on the same images; one step of the whole radius is FGSM. A random start is each image's own."""
+    """Attacks at fixed radii on the same images; one step of the whole radius is FGSM.
+
+    A random start is drawn for each image by its number, so that its batch changes nothing.
+    """
     audit: Audit | None = Audit()
     """None: it is not looked at whether gradients are masked."""
 

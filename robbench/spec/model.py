@@ -36,7 +36,7 @@ class Transfer(Spec):
     k: PositiveInt
     head: Head = "linear"
     kept: Kept = "frozen"
-    """frozen, finetuned at a lower rate, or warm: the whole network is retrained at one rate from the source's weights."""
+    """frozen, finetuned at a lower rate, or warm: retrained like the others, but from the source's weights."""
     kept_scale: Share = 0.01
     """Learning-rate factor of fine-tuned kept blocks; 0.001 in the study's code."""
     kept_statistics: Literal["eval", "train"] = "eval"

@@ -43,8 +43,8 @@ EFFECTS: dict[ProtocolField, str] = {
     "kept_epoch": "the epoch of the best clean validation accuracy is kept, in adversarial training too",
     "kept_scale": "fine-tuned kept blocks learn at 0.001 of the rate",
     "epochs": "adversarial retraining of MNIST and EMNIST ends after 20 epochs",
-    "oracle_box": "the search's attack may leave the valid pixels where the network normalises its input: to [−0.13, 1.11]",
-    "grid": "the grid ends one step before its end, if that is a whole number of steps",
+    "oracle_box": "the search may leave the valid pixels where networks normalise their input, up to [−0.13, 1.11]",
+    "grid": "the grid leaves out its end, as numpy's arange does",
     "random_start": "PGD at fixed radii starts at random",
 }
 """What the thesis's value of each field does."""
@@ -55,7 +55,7 @@ _ORACLE_BOX = (-0.13, 1.11)
 """About ±2.5 in normalised space: of CIFAR-10's red, −0.126 to 1.109; of other channels, −0.25 to 1.18 at most."""
 
 _MNIST = frozenset({"mnist", "emnist"})
-"""The published scripts of these make one split, freeze what is kept, and end adversarial retraining after 20 epochs."""
+"""Their published scripts make one split, freeze what is kept, and end adversarial retraining after 20 epochs."""
 
 
 def thesis_recipe(recipe: Recipe, fields: Collection[ProtocolField]) -> Recipe:
@@ -95,7 +95,7 @@ def froze_nothing(kept: str, recipe: Recipe, target: Dataset) -> bool:
 
 
 def thesis_retraining(recipe: Recipe, target: Dataset, fields: Collection[ProtocolField], *, warm: bool) -> Recipe:
-    """The recipe of a transfer with the thesis's batch of a ``warm`` one, and the epochs of adversarial ones of MNIST."""
+    """The recipe of a transfer with the thesis's batch, if ``warm``, and epochs, if of MNIST or EMNIST."""
     if warm:
         recipe = replace(recipe, batch_size=min(recipe.batch_size, 128))
     if "epochs" in fields and recipe.adversarial and target.name in _MNIST:
@@ -104,7 +104,7 @@ def thesis_retraining(recipe: Recipe, target: Dataset, fields: Collection[Protoc
 
 
 def thesis_estimate(estimate: Estimate, fields: Collection[ProtocolField], *, normalised: bool) -> Estimate:
-    """The estimate with the thesis's values of these fields; ``normalised`` says whether networks normalise their input."""
+    """The estimate with the thesis's values of these fields; ``normalised``: networks normalise their input."""
     if "oracle_box" in fields and normalised:
         estimate = replace(estimate, attack=replace(estimate.attack, box=_ORACLE_BOX))
     if "grid" in fields:

@@ -36,7 +36,7 @@ MNIST_PGD = replace(MNIST_STANDARD, attack=MNIST_ADVERSARY, early_stopping=Early
 """Table A.2: adversarial training."""
 
 MNIST_RETRAINING_PGD = replace(MNIST_PGD, epochs=30)
-"""Table A.3: transfer by adversarial retraining; table B.4 ran 20 epochs (:data:`robbench.spec.EFFECTS`, ``epochs``)."""
+"""Table A.3: transfer by adversarial retraining; table B.4 ran 20 epochs (``EFFECTS``, ``epochs``)."""
 
 CIFAR_STANDARD = Recipe(
     optimiser="sgd",
@@ -90,7 +90,7 @@ MNIST_ESTIMATE = Estimate(grid=EpsilonGrid(stop=0.8, step=0.005), attack=ADA_VER
 """Table A.8, and the final testing; the published searches ended at 0.795 (``EFFECTS``, ``grid``)."""
 
 CIFAR_ESTIMATE = Estimate(grid=EpsilonGrid(stop=28 / 256, step=0.001), attack=ADA_VERONA, final_test=CIFAR_FINAL_TEST)
-"""Table A.9, and the final testing; the grid ends at 0.109, as the published one did, and not at section 5.4's 0.110."""
+"""Table A.9, and the final testing; the grid ends at 0.109, as the published one did, not at section 5.4's 0.110."""
 
 
 def with_protocol(study: Study, protocol: Protocol) -> Study:

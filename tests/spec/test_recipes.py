@@ -185,7 +185,7 @@ def test_a_thesis_study_cannot_be_relabelled_sound():
     ],
 )
 def test_each_departure_of_the_published_code_is_a_field_of_its_own(study, field, name, change):
-    """Switched on alone, it changes that and nothing else of a model or of the estimate; the whole protocol does, too."""
+    """Switched on alone, it changes that and nothing else of models or estimate; the whole protocol does, too."""
     alone = study.with_thesis((field,))
     assert changed_fields(study, alone) == named(change)
     for other in (alone, with_protocol(study, "thesis")):
