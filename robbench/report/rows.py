@@ -16,6 +16,7 @@ from robbench.spec.catalogue import ARCHITECTURES
 _DATASETS = {"mnist": "MNIST", "emnist": "EMNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 _METHODS = ("standard", "pgd", "checkpoint", "transfer", "transfer-adversarial")
 _SCRATCH = {"standard": "Standard", "pgd": "PGD", "checkpoint": "Checkpoint"}
+_KEPT = {"frozen": "", "finetuned": ", kept blocks fine-tuned", "warm": ", whole network"}
 CONVENTIONAL = "conventional retraining"
 
 
@@ -139,7 +140,7 @@ class Row:
     @property
     def _particulars(self) -> str:
         head = f", {self.facts.head.upper()} head" if self.facts.head != "linear" else ""
-        kept = ", kept blocks fine-tuned" if self.facts.kept == "finetuned" else ""
+        kept = _KEPT[self.facts.kept or "frozen"]
         return head + kept + (", from a standard source" if self.facts.source_method == "standard" else "")
 
     @property
@@ -217,7 +218,8 @@ def _group(suite: str, architecture: str, rows: Sequence[Row]) -> Group:
     def key(row: Row) -> tuple[object, ...]:
         facts = row.facts
         method = [*_METHODS, facts.method].index(facts.method)
-        particulars = (facts.source_method == "standard", facts.kept == "finetuned", facts.head != "linear", facts.head)
+        kept = [*_KEPT].index(facts.kept or "frozen")
+        particulars = (facts.source_method == "standard", kept, facts.head != "linear", facts.head)
         where = (facts.dataset not in sources, facts.dataset)
         return (method, *particulars, *where, facts.k or 0, facts.variant or "", facts.seed, row.case)
 

@@ -53,6 +53,14 @@ def test_the_three_questions() -> None:
     assert {name: getattr(answer, name).value for name in figures} == pytest.approx(figures)
 
 
+def test_a_warm_started_network_is_a_kind_of_transfer_of_its_own() -> None:
+    """Beside the frozen one of the same k, under another name, each at its best k."""
+    warm = [transfer(k, [k + 1] * 10, kept="warm") for k in (1, 2)]
+    group = make_group(transfer(1, [3] * 10), *warm)
+    found = {answer.line: (answer.best.label, answer.best.median) for answer in answers(group)}
+    assert found == {CONVENTIONAL: ("TL#1", 0.3), f"{CONVENTIONAL}, whole network": ("TL#2, whole network", 0.3)}
+
+
 def test_equal_medians_are_told_apart_by_accuracy() -> None:
     """Of two equally robust models the more accurate is the best, of two equal ones that with the smaller k."""
     rows = make_group(transfer(1, [2, 2, -1]), transfer(2, [2, 2, 2]), transfer(3, [2, 2, 2])).rows

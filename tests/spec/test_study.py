@@ -50,6 +50,7 @@ ALL = replace(TL2, recipe=RECIPE, source=CONVENTIONAL, transfer=UNUSUAL, variant
         (replace(SOURCE, seed=1), "cnn7-mnist-pgd-seed1"),
         (TL2, "resnet34-cifar100-TL2"),
         (replace(TL2, recipe=RECIPE), "resnet34-cifar100-TL2-adversarial"),
+        (replace(TL2, recipe=RECIPE, transfer=Transfer(k=2, kept="warm")), "resnet34-cifar100-TL2-adversarial-warm"),
         (ALL, "resnet34-cifar100-TL7-adversarial-mlp1-finetuned-from-standard-split-seed2"),
         (replace(SOURCE, recipe=None, checkpoint=Checkpoint(path="w.safetensors")), "cnn7-mnist-checkpoint"),
         (replace(SOURCE, architecture="timm:hf_hub/vit"), "hf_hub_vit-mnist-pgd"),

@@ -82,6 +82,22 @@ def test_kept_blocks_stay_the_sources_unless_the_transfer_says_otherwise(new_run
     assert after["8.weight"].shape == (4, 24)
 
 
+def test_warm_retraining_goes_on_from_the_sources_weights(new_run):
+    """What is not reset learns at the full rate from the source's values; batch-norm statistics are the target's."""
+    context, moved = new_run(), {}
+    for rate in (1e-4, 0.05):
+        model = target(1, recipe=replace(RECIPE, learning_rate=rate, weight_decay=0.0), kept="warm")
+        record = train(model, context)
+        before, after = (
+            context.store.weights(context.store.finished(train(m, context).key)) for m in (model.source, model)
+        )
+        moved[rate] = {name: float((after[name] - before[name]).abs().max()) for name in before if name[0] != "8"}
+    assert record.model.trainable == record.model.parameters
+    for name in ("0.weight", "1.weight", "1.bias", "4.weight", "4.bias"):
+        assert 0 < moved[1e-4][name] < 1e-4 < 1e-3 < moved[0.05][name]
+    assert moved[1e-4]["1.running_mean"] > 1e-3
+
+
 def test_one_of_the_studys_networks_on_drawn_characters(new_run, made):
     """cnn7 from ten digits to 47 characters: sizes as in the study, one training each."""
     digits, characters = (Dataset(name=name, train=90, test=12) for name in ("glyphs10", "glyphs47"))

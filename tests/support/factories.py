@@ -66,6 +66,7 @@ def case_name(facts: ModelFacts) -> str:
     parts = [facts.architecture, facts.dataset, f"TL{facts.k}" if facts.k else facts.method]
     parts += ["adversarial"] if facts.method == "transfer-adversarial" else []
     parts += [facts.head] if facts.head != "linear" else []
+    parts += [facts.kept] if facts.kept not in (None, "frozen") else []
     parts += ["from-standard"] if facts.source_method == "standard" else []
     parts += [facts.variant] if facts.variant else []
     return "-".join(parts + ([f"seed{facts.seed}"] if facts.seed else []))
