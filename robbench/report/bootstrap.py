@@ -10,8 +10,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.gate.verdicts import CONFIDENCE, RESAMPLES
 from robbench.record import MISCLASSIFIED, Robustness
+
+CONFIDENCE = 0.99
+"""Of every interval in a report."""
+
+RESAMPLES = 2_000
 
 Resamples = NDArray[np.float64]
 """(RESAMPLES,) values of a figure, one per resampling."""

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from robbench.gate.verdicts import CONFIDENCE
 from robbench.report import drawing
 from robbench.report.answers import Answer, answers, source_model
+from robbench.report.bootstrap import CONFIDENCE
 from robbench.report.comparisons import Ratio, median_ratio, speed_up
 from robbench.report.rows import Group
 from robbench.report.seeds import Spread

@@ -13,10 +13,11 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from robbench.gate.verdicts import CONFIDENCE, MARKS, Verdict
+from robbench.gate.verdicts import MARKS, Verdict
 from robbench.report import markdown
 from robbench.report.ablation import FEW, ablation_table, effects, median_change
 from robbench.report.answers import answers
+from robbench.report.bootstrap import CONFIDENCE
 from robbench.report.drawing import Picture
 from robbench.report.overview import factors, overview_table
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps

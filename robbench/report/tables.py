@@ -9,9 +9,8 @@ from operator import methodcaller
 
 import pandas as pd
 
-from robbench.gate.verdicts import CONFIDENCE
 from robbench.report import markdown
-from robbench.report.bootstrap import interval, over_seeds
+from robbench.report.bootstrap import CONFIDENCE, interval, over_seeds
 from robbench.report.comparisons import fixed_epsilons
 from robbench.report.markdown import NOTHING
 from robbench.report.published import Published

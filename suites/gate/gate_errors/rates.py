@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gate_errors.runs import Failing, Run, failing
 
-from robbench.gate.verdicts import Tolerances, compare
+from robbench.gate.verdicts import FALSE_ALARMS, Tolerances, compare
 from robbench.record import Record
 
 PSTAR = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
@@ -122,7 +122,7 @@ def slower(found: Iterable[tuple[Run, Run]], factor: float) -> tuple[Rate, Rate]
             verdict
             for name, baseline in old.baselines.items()
             if name in new.records
-            for verdict in compare(new.records[name], baseline, gate)
+            for verdict in compare(new.records[name], baseline, gate, FALSE_ALARMS)
             if verdict.figure == "seconds" and verdict.mark != "x"
         ]
         for verdict in verdicts:

@@ -12,7 +12,7 @@ import msgspec
 
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import Baseline, baseline_of
-from robbench.gate.verdicts import Tolerances, compare
+from robbench.gate.verdicts import Tolerances, compare, levels
 from robbench.record import Record
 from robbench.report import read_bundle
 from robbench.spec import digest_of
@@ -81,11 +81,12 @@ def _without_seed(spec: Any) -> Any:
 
 
 def failing(records: Mapping[str, Record], baselines: Mapping[str, Baseline], tolerances: Tolerances) -> Failing:
-    """Case and figure of every verdict that fails, of the stages that both have."""
+    """Case and figure of every verdict that fails, of the stages that both have; tested as the figures of one study."""
+    level = levels(records.values())
     return {
         (verdict.case, verdict.figure)
         for name in records.keys() & baselines.keys()
-        for verdict in compare(records[name], baselines[name], tolerances)
+        for verdict in compare(records[name], baselines[name], tolerances, level[records[name].suite])
         if verdict.fails
     }
 
