@@ -37,7 +37,9 @@ def draw_answers(group: Group) -> bytes:
     ]
     ks = sorted({point.k for _, _, panels in lines for point in panels[0]})
     top = 1.08 * max([1.0, *(_reach(points) for _, _, panels in lines for points in panels[:2])])
-    name = drawing.title(group, f"the three questions, {CONFIDENCE:.0%} intervals over images")
+    name = drawing.title(
+        group, f"the three questions, {CONFIDENCE:.0%} intervals over {'seeds and ' * (len(group.seeds) > 1)}images"
+    )
     with drawing.canvas(13.2, 4.4, name) as figure:
         panels = figure.subplots(1, 3)
         for number, (_, ink, found) in enumerate(lines):
