@@ -33,6 +33,16 @@ class Rate:
         """Hits ÷ all; NaN of none."""
         return self.hits / self.of if self.of else math.nan
 
+    @property
+    def exact(self) -> str:
+        """The rate with its exact 95 % interval (Clopper & Pearson 1934): for independent trials, as distinct pairs are."""
+        from scipy.stats import binomtest
+
+        if not self.of:
+            return str(self)
+        ends = binomtest(self.hits, self.of).proportion_ci(0.95, method="exact")
+        return f"{self.share:.1%} ({self.hits:,} of {self.of:,}: {ends.low:.0%} to {ends.high:.0%})"
+
     def __str__(self) -> str:
         return f"{self.share:.1%} ({self.hits:,} of {self.of:,})" if self.of else "–"
 
