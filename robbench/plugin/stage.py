@@ -9,11 +9,11 @@ import pytest
 
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import Baseline, baseline_path, read_baseline, write_baseline
-from robbench.gate.verdicts import Mark, Tolerances, Verdict, compare
+from robbench.gate.verdicts import Mark, Tolerances, Verdict, compare, level_of
 from robbench.plugin.session import OUTCOME, SESSION, marked
 from robbench.record import Record
 from robbench.spec import Model, Study
-from robbench.stages import Task, run_stage, task_of
+from robbench.stages import Task, run_stage, task_of, tasks_of
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -88,9 +88,9 @@ class Robbench:
         }
         self._benchmark.extra_info.update(figures)
         self._item.user_properties.extend((name, value) for name, value in figures.items() if value is not None)
-        return record, self._judged(record, baseline)
+        return record, self._judged(study, record, baseline)
 
-    def _judged(self, record: Record, baseline: Baseline | None) -> list[Verdict]:
+    def _judged(self, study: Study, record: Record, baseline: Baseline | None) -> list[Verdict]:
         settings = self._session.settings
         if settings.quick:
             return [_verdict(record, "quick", "quick scale")]
@@ -99,7 +99,8 @@ class Robbench:
         if baseline is None:
             path = baseline_path(settings.baselines, record.suite, record.case, record.stage)
             return [_verdict(record, "missing", f"no baseline at {path}; write it with --robbench-update")]
-        return compare(record, baseline, Tolerances.of(self._item.get_closest_marker("suite").kwargs))
+        tolerances = Tolerances.of(self._item.get_closest_marker("suite").kwargs)
+        return compare(record, baseline, tolerances, level_of(task.kind for task in tasks_of(study)))
 
 
 def _verdict(record: Record, mark: Mark, message: str) -> Verdict:

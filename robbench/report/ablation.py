@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from robbench.gate.verdicts import CONFIDENCE
 from robbench.record import ModelFacts
 from robbench.report import drawing
+from robbench.report.bootstrap import CONFIDENCE
 from robbench.report.comparisons import Change, accuracy_change, change, robust_change, speed_up
 from robbench.report.markdown import NOTHING, escape, percent, points, pstar, pstar_digits, seconds, signed
 from robbench.report.ranking import ranking_epsilon

@@ -13,14 +13,23 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from robbench.gate.verdicts import CONFIDENCE, MARKS, Verdict
+from robbench.gate.verdicts import MARKS, Verdict
 from robbench.report import markdown
 from robbench.report.ablation import FEW, ablation_table, effects, median_change
 from robbench.report.answers import answers
+from robbench.report.bootstrap import CONFIDENCE
 from robbench.report.drawing import Picture
 from robbench.report.overview import factors, overview_table
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
-from robbench.report.remarks import busy, data_table, environment_table, estimates, few_images, missing_models
+from robbench.report.remarks import (
+    busy,
+    data_table,
+    environment_table,
+    estimates,
+    few_images,
+    fewest_tested,
+    missing_models,
+)
 from robbench.report.rows import Group, dataset_label, studies
 from robbench.report.searches import LIMIT, pairs, searches_table
 from robbench.report.tables import SUSPECT, attack_table, other_table, spread_text, study_table, views_table
@@ -114,6 +123,7 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
         "architectures": [_architecture(group, pictures.get((suite, group.architecture), ())) for group in groups],
         "overview": overview_table(groups),
         "pictures": pictures.get((suite,), ()),
+        "tested": fewest_tested(groups),
         "several": any(len(group.seeds) > 1 for group in groups),
         "published": any(row.published for group in groups for row in group.rows),
     }

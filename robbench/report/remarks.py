@@ -13,6 +13,9 @@ from robbench.report.markdown import NOTHING, escape
 from robbench.report.rows import Group
 from robbench.report.seeds import models_of
 
+ENOUGH = 1_000
+"""Test images from which an accuracy is sure to two digits: its standard error is at most 1.6 points."""
+
 
 def few_images(group: Group) -> dict[str, int]:
     """Correct images of the models that have fewer than FEW in a seed: their medians say little."""
@@ -21,6 +24,13 @@ def few_images(group: Group) -> dict[str, int]:
         for model in models_of(group.all_rows)
     }
     return {name: count for name, count in counts.items() if count < FEW}
+
+
+def fewest_tested(groups: Sequence[Group]) -> int | None:
+    """The least number of test images of a model, where that is fewer than ENOUGH."""
+    rows = (row for group in groups for row in group.all_rows)
+    count = min((len(row.robustness.images) for row in rows if row.robustness), default=ENOUGH)
+    return count if count < ENOUGH else None
 
 
 def busy(group: Group) -> dict[str, dict[str, float]]:

@@ -109,9 +109,19 @@ class Row:
         return found.robust(epsilon).share
 
     @cached_property
+    def images_drawn(self) -> int:
+        """A number that tells the test images of one draw from those of another."""
+        return hash(tuple(self.record.result.images))
+
+    @cached_property
     def resampled_medians(self) -> Resamples:
         """Median p* of every resampling of the test images."""
         return bootstrap.medians(self.facts.dataset, self.record.result)
+
+    @cached_property
+    def resampled_accuracy(self) -> Resamples:
+        """Clean accuracy of every resampling of the test images."""
+        return self.resampled_shares()
 
     def resampled_shares(self, epsilon: float | None = None) -> Resamples:
         """Clean accuracy, or robust accuracy at ``epsilon``, of every resampling of the test images."""

@@ -53,7 +53,7 @@ class Estimate(Spec):
     grid: EpsilonGrid
     attack: PGD
     images: PositiveInt = 10_000
-    """At most this many test images (a seeded choice)."""
+    """At most this many test images, drawn at random: others for every seed of the study, the same for its models."""
     search: Literal["reference", "fast"] | Search = "reference"
     """The published binary search; a shrinking ball, which is faster; or one's own."""
     seed: Count = 0

@@ -52,4 +52,5 @@ class Task:
         if self.spec is None:
             return digest_of({**named, "version": TRAINING_VERSION})
         test = self.model.dataset.test
-        return digest_of({**named, "version": ESTIMATION_VERSION, "test": test, "spec": describe(self.spec)})
+        sample = {"sample": self.model.seed} if self.model.seed else {}  # the seed that test images are drawn by, too
+        return digest_of({**named, "version": ESTIMATION_VERSION, "test": test, "spec": describe(self.spec), **sample})

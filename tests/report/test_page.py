@@ -57,8 +57,10 @@ def test_a_report_from_top_to_bottom() -> None:
         "**Passed so far: 1 figure compared; 8 stages of the study not compared.**",
         "## demo: MNIST → EMNIST",
         "- cnn4: 1 model (cnn4-a)",
+        "Tested on 9 images a model and seed, at the fewest: too few to settle a second digit;",
         "#### cnn7: MNIST → EMNIST",
         "TL#1 is the most robust of 2 transferred models (k = 1–2): median p\\* **0.2** at 80.0% clean accuracy.",
+        "The best k is the same in 100% of the bootstrap resamplings; the intervals of its figures choose it anew in each.",
         "Retention: **50.0%** of the 0.4 of PGD MNIST (99% interval 50.0% to 50.0%).",
         "n/a (not run: the conventionally trained target model).",
         "Median p\\* falls most after k = 1: 0.2 at k = 1, 0.1 at k = 2 (the drop point; the same in 100% of the "

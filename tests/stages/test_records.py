@@ -48,6 +48,14 @@ def test_records_name_model_data_and_source(new_run):
     assert (tested.seconds.estimation > 0, tested.seconds.training) == (True, 0)
 
 
+def test_models_of_one_seed_are_tested_on_the_same_images_and_of_another_on_others(new_run):
+    """So that models can be held to each other image by image, and seeds differ in their images, too."""
+    context, peer = new_run(), replace(source(), recipe=RECIPE)
+    models = [source(), peer, replace(source(), seed=1), replace(peer, seed=1)]
+    drawn = [estimate(model, context).robustness.images for model in models]
+    assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
+
+
 def test_the_stored_model_is_the_one_that_was_judged(new_run):
     """The network read back has the recorded validation accuracy, and is right on the images that have a p*."""
     context, model = new_run(), source()
