@@ -108,7 +108,7 @@ def levels(records: Iterable[Record]) -> dict[str, float]:
     """The level of every suite that has records among these."""
     stages: dict[str, list[str]] = {}
     for record in records:
-        stages.setdefault(record.suite, []).append(record.stage)
+        stages.setdefault(record.suite, []).append(record.kind)
     return {suite: level_of(kinds) for suite, kinds in stages.items()}
 
 
