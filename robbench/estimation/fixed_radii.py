@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from robbench.attacks import is_counterexample, pgd
+import torch
+from torch import Tensor
+
+from robbench.attacks import is_counterexample, pgd, start_noise
 from robbench.estimation.batching import Batching
 from robbench.estimation.problem import Outcome, Problem
 from robbench.record import MISCLASSIFIED, AttackAccuracy, Counts
@@ -17,7 +20,7 @@ class FixedRadii:
 
     Args:
         problem: the network and the images; its grid and its attack play no part.
-        attacks: with a radius, and without a random start, so that the batch size changes nothing.
+        attacks: with a radius; a random start follows the image's number, so that the batch size changes nothing.
         found: by the search on the same images; says which are classified correctly.
     """
 
@@ -66,12 +69,28 @@ class FixedRadii:
         assert attack.epsilon is not None
         batch = self._right[start : start + self._batching.size]
         originals, labels = self._problem.take(batch)
-        steps, size, box = attack.steps, attack.step_size, attack.box
-        start_from = network, originals, labels, attack.epsilon
-        found = pgd(*start_from, steps=steps, step_size=size, random_start=False, box=box, loop=self._batching.loop)
+        box = attack.box
+        found = pgd(
+            network,
+            originals,
+            labels,
+            attack.epsilon,
+            steps=attack.steps,
+            step_size=attack.step_size,
+            random_start=attack.random_start,
+            box=box,
+            noise=_noise(batch, originals) if attack.random_start else None,
+            loop=self._batching.loop,
+        )
         fooled = is_counterexample(network, found, originals, labels, attack.epsilon, box=box)
         self._fooled[number] += int(fooled.sum())
         self._attacked += len(batch)
+
+
+def _noise(index: Tensor, originals: Tensor) -> Tensor:
+    """Where in its ball each image starts, in radii: drawn on the CPU, for each image by its number."""
+    like, generators = originals[:1].cpu(), (torch.Generator().manual_seed(number) for number in index.tolist())
+    return torch.cat([start_noise(like, generator) for generator in generators]).to(originals)
 
 
 def _accuracy(attack: PGD, robust: Counts) -> AttackAccuracy:

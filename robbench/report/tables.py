@@ -9,9 +9,8 @@ from operator import methodcaller
 
 import pandas as pd
 
-from robbench.gate.verdicts import CONFIDENCE
 from robbench.report import markdown
-from robbench.report.bootstrap import interval, over_seeds
+from robbench.report.bootstrap import CONFIDENCE, interval
 from robbench.report.comparisons import fixed_epsilons
 from robbench.report.markdown import NOTHING
 from robbench.report.published import Published
@@ -128,7 +127,7 @@ def views_table(group: Group) -> pd.DataFrame | None:
 
 def _intervals(models: Sequence[Model]) -> list[str]:
     """The bootstrap intervals of the models' medians."""
-    pairs = [interval(over_seeds([row.resampled_medians for row in model.right or model.tested])) for model in models]
+    pairs = [interval(model.resampled_medians) for model in models]
     digits = markdown.pstar_digits(end for pair in pairs for end in pair)
     texts = [
         [markdown.pstar(end, model.grid_end, digits) for end in pair] for model, pair in zip(models, pairs, strict=True)

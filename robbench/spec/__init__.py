@@ -10,7 +10,7 @@ from robbench.spec.description import describe, differences, digest_of, read_spe
 from robbench.spec.estimate import Audit, EpsilonGrid, Estimate, Search
 from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer, code_of
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
-from robbench.spec.study import Quick, Study, Transfers
+from robbench.spec.study import Also, Quick, Study, Transfers
 from robbench.spec.training import (
     PGD,
     CrossEntropy,
@@ -29,6 +29,7 @@ __all__ = [
     "PGD",
     "PROTOCOL_FIELDS",
     "TRAINING_VERSION",
+    "Also",
     "Audit",
     "Checkpoint",
     "CrossEntropy",

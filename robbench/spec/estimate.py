@@ -53,12 +53,15 @@ class Estimate(Spec):
     grid: EpsilonGrid
     attack: PGD
     images: PositiveInt = 10_000
-    """At most this many test images (a seeded choice)."""
-    search: Literal["reference", "fast", "thorough"] | Search = "reference"
-    """The published binary search; a shrinking ball, which is faster; or one's own."""
+    """At most this many test images, drawn at random: others for every seed of the study, the same for its models."""
+    search: Literal["reference", "fast", "thorough"] | Search = "fast"
+    """A shrinking ball, also with more starts (thorough); the published binary search (reference); or one's own."""
     seed: Count = 0
     final_test: tuple[PGD, ...] = ()
-    """Attacks at fixed radii on the same images; one step of the whole radius is FGSM."""
+    """Attacks at fixed radii on the same images; one step of the whole radius is FGSM.
+
+    A random start is drawn for each image by its number, so that its batch changes nothing.
+    """
     audit: Audit | None = Audit()
     """None: it is not looked at whether gradients are masked."""
 
@@ -69,7 +72,6 @@ class Estimate(Spec):
         require(not attack.random_start, "Estimate attack random_start", on_image_alone, True)
         for fixed in self.final_test:
             require(fixed.epsilon is not None, "Estimate final_test epsilon", "a radius", fixed.epsilon)
-            require(not fixed.random_start, "Estimate final_test random_start", on_image_alone, True)
         distinct = len(set(self.final_test)) == len(self.final_test)
         require(distinct, "Estimate final_test", "each attack once", self.final_test)
 

@@ -25,7 +25,7 @@ def estimate_model(work: Work) -> Made:
     estimate: Estimate = work.task.spec
     with work.stopwatch.region("io"):
         network = work.network("model")
-        chosen = choose_images(len(work.data.test), estimate.images, estimate.seed)
+        chosen = choose_images(len(work.data.test), estimate.images, estimate.seed, work.task.model.seed)
         test = work.data.test.take(torch.tensor(chosen))
     problem = Problem(
         network=network,

@@ -11,6 +11,7 @@ from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, SOURCE, STANDARD, TARGET
 
 from robbench.spec import (
     PGD,
+    Also,
     Audit,
     Checkpoint,
     CrossEntropy,
@@ -92,7 +93,15 @@ def test_a_digest_changes_with_every_field(start, values):
 def test_every_kind_of_spec_is_covered():
     """All that a model or an estimate consists of; a checkpoint counts by its content, bases are empty."""
     ours = {kind for kind in KINDS.values() if kind.__module__.startswith("robbench.")}
-    assert ours - {type(start) for start, _ in CHANGES} == {Checkpoint, Objective, Search, Quick, Transfers, Study}
+    assert ours - {type(start) for start, _ in CHANGES} == {
+        Checkpoint,
+        Objective,
+        Search,
+        Quick,
+        Transfers,
+        Also,
+        Study,
+    }
 
 
 def test_a_models_digest_reaches_down_to_its_sources_attack():
