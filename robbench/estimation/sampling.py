@@ -12,6 +12,9 @@ FEWEST = 5
 SCAN_STEPS = 10
 """Most steps of the scan's attack after another search than the reference, which does not use the estimate's number."""
 
+APGD_STEPS, APGD_TARGETS = 20, 3
+"""Of APGD-T: steps towards each wrong class, and how many of these it goes for."""
+
 QUARTILES = (0.25, 0.5, 0.75)
 """Shares of the images whose p* gives the radii of the single steps."""
 
@@ -42,6 +45,11 @@ def image_passes(radii: int) -> int:
 def probe_passes(steps: int) -> int:
     """Passes of one attack of the scan: its steps, the gradient at its end, and the judgement."""
     return 2 * steps + 3
+
+
+def apgd_images(audit: Audit, looked_at: int) -> int:
+    """At most how many of those APGD-T attacks, whatever it costs."""
+    return min(looked_at, audit.apgd_images)
 
 
 def scan_steps(reference: bool, steps: int) -> int:
