@@ -109,7 +109,7 @@ def _checkpoints(steps: int) -> set[int]:
     shares = [0.0, 0.22]
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    return {math.ceil(share * steps) for share in shares}
+    return {math.ceil(round(share * steps, 6)) for share in shares}
 
 
 def _targeted_ratio(logits: Tensor, labels: Tensor, target: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from robbench.errors import RobbenchError
 from robbench.estimation.checks import Checks, Flags, Indices
 from robbench.estimation.masking import warnings
 from robbench.estimation.problem import Outcome, Problem
-from robbench.estimation.sampling import FEWEST, QUARTILES, apgd_images, looked_at, scan_steps, scanned
+from robbench.estimation.sampling import FEWEST, QUARTILES, looked_at, scan_steps, scanned
 from robbench.record import MISCLASSIFIED, Against, Audit
 
 
@@ -98,11 +98,11 @@ class AuditPart:
         self._epsilons = [grid[at] for at in self._radii]
         passes, self._steps = found.forward + found.backward, scan_steps(self._reference, self._problem.attack.steps)
         count = looked_at(audit, len(correct), passes, len(self._radii))
-        self._sample = np.random.default_rng(audit.seed).permutation(correct)[:count]
+        drawn = np.random.default_rng(audit.seed).permutation(correct)
+        self._sample = drawn[:count]
         self._scanned = scanned(audit, count, passes, len(self._radii), self._steps)
-        below = self._pstar[self._sample] - 1  # the last of the grid where nothing was found
-        attackable = (below >= 0) & (np.array(grid)[below] > 0)
-        self._apgd = self._sample[attackable][: apgd_images(audit, count)]
+        below = self._pstar[drawn] - 1  # the last of the grid where nothing was found
+        self._apgd = drawn[(below >= 0) & (np.array(grid)[below] > 0)][: audit.apgd_images]
         pairs = [
             (image, at)
             for image in self._sample[: self._scanned].tolist()

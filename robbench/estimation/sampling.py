@@ -47,11 +47,6 @@ def probe_passes(steps: int) -> int:
     return 2 * steps + 3
 
 
-def apgd_images(audit: Audit, looked_at: int) -> int:
-    """At most how many of those APGD-T attacks, whatever it costs."""
-    return min(looked_at, audit.apgd_images)
-
-
 def scan_steps(reference: bool, steps: int) -> int:
     """Steps of the scan's attack: those of the estimate's attack, or fewer where the search was not the reference."""
     return steps if reference else min(steps, SCAN_STEPS)

@@ -10,7 +10,6 @@ from robbench.estimation.sampling import (
     APGD_TARGETS,
     FEWEST,
     QUARTILES,
-    apgd_images,
     image_passes,
     looked_at,
     probe_passes,
@@ -102,7 +101,7 @@ def audit_work(estimate: Estimate, images: int) -> Work:
     judged = max((image_passes(radii) - 2) * count for radii, count in enumerate(looked))  # the others give gradients
     square = looked[1] * (audit.square_queries + 3) if audit.square_queries else 0
     # It ranks the classes, looks at its last iterates, and is judged.
-    apgd = Work(inference=2 + APGD_TARGETS, attack=APGD_TARGETS * APGD_STEPS) * apgd_images(audit, looked[0])
+    apgd = Work(inference=2 + APGD_TARGETS, attack=APGD_TARGETS * APGD_STEPS) * min(images, audit.apgd_images)
     return apgd + Work(inference=judged + probes + square, attack=looked[0] + probes * (steps + 1))
 
 
