@@ -219,6 +219,10 @@ class Audit(Struct, frozen=True, kw_only=True):
     """Scanned images that the attack fooled at some radius, and not at some larger one."""
     below: int
     """Scanned images that it fooled at a radius below their p*."""
+    apgd_images: int = 0
+    """Images that APGD-T attacked one grid step below their p*."""
+    apgd_fooled: int = 0
+    """Those of them that it fooled: a smaller p* was to be found."""
     square: Against | None = None
     """Square, without gradients, at the median p*."""
     square_queries: int = 0

@@ -1,11 +1,13 @@
-"""FGSM, PGD, and the check that a counterexample is one."""
+"""FGSM, PGD, Auto-PGD, and the check that a counterexample is one."""
 
+from robbench.attacks.apgd import apgd_t
 from robbench.attacks.counterexamples import BALL_TOLERANCE, is_counterexample, is_right
 from robbench.attacks.modes import evaluating, without_parameter_gradients
 from robbench.attacks.pgd import fgsm, gradient_of, pgd, start_noise
 
 __all__ = [
     "BALL_TOLERANCE",
+    "apgd_t",
     "evaluating",
     "fgsm",
     "gradient_of",

@@ -12,6 +12,9 @@ FEWEST = 5
 SCAN_STEPS = 10
 """Most steps of the scan's attack after another search than the reference, which does not use the estimate's number."""
 
+APGD_STEPS, APGD_TARGETS = 20, 3
+"""Of APGD-T: steps towards each wrong class, and how many of these it goes for."""
+
 QUARTILES = (0.25, 0.5, 0.75)
 """Shares of the images whose p* gives the radii of the single steps."""
 

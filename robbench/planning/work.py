@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from robbench.estimation.sampling import FEWEST, QUARTILES, image_passes, looked_at, probe_passes, scan_steps
+from robbench.estimation.sampling import (
+    APGD_STEPS,
+    APGD_TARGETS,
+    FEWEST,
+    QUARTILES,
+    image_passes,
+    looked_at,
+    probe_passes,
+    scan_steps,
+)
 from robbench.spec import Estimate, Model, Recipe
 from robbench.spec.catalogue import block_names
 
@@ -79,7 +88,7 @@ def final_work(estimate: Estimate, images: int) -> Work:
 
 
 def audit_work(estimate: Estimate, images: int) -> Work:
-    """Upper bound: assumes that every image is right and that search and Square take all their passes."""
+    """Upper bound: assumes that every image is right and that search, APGD-T and Square take all their passes."""
     audit = estimate.audit
     if audit is None:
         return Work()
@@ -91,7 +100,9 @@ def audit_work(estimate: Estimate, images: int) -> Work:
     probes = audit.radii * min(looked[0], max(FEWEST, affordable))
     judged = max((image_passes(radii) - 2) * count for radii, count in enumerate(looked))  # the others give gradients
     square = looked[1] * (audit.square_queries + 3) if audit.square_queries else 0
-    return Work(inference=judged + probes + square, attack=looked[0] + probes * (steps + 1))
+    # It ranks the classes, looks at its last iterates, and is judged.
+    apgd = Work(inference=2 + APGD_TARGETS, attack=APGD_TARGETS * APGD_STEPS) * min(images, audit.apgd_images)
+    return apgd + Work(inference=judged + probes + square, attack=looked[0] + probes * (steps + 1))
 
 
 def retrained_share(model: Model) -> float:

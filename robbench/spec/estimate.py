@@ -35,9 +35,11 @@ class Audit(Spec):
     images: PositiveInt = 100
     """At most this many are looked at."""
     share: Share = 0.1
-    """Of the search's passes that the audit may take, without Square."""
+    """Of the search's passes that the audit may take, without APGD-T and Square."""
     radii: Annotated[int, Field(ge=2), Expected("an integer ≥ 2 (one below p*, one above)")] = 8
     """At most this many for each scanned image, half of them below its p*."""
+    apgd_images: Count = 50
+    """At most this many are attacked by APGD-T one grid step below their p*. 0: none."""
     square_queries: Count = 0
     """Of Square, an attack without gradients, for each image; needs torchattacks. 0: it is not run."""
     seed: Count = 0

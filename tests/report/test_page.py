@@ -211,6 +211,10 @@ def test_a_suspect_model_is_named_at_the_top_and_marked_in_the_tables() -> None:
         "monotone in ε; not Square, which was not asked for. Not audited: 1."
     ) in report
     assert "1 model: nothing found." in text([sound])
+    attacked = msgspec.structs.replace(SOUND, apgd_images=1_000, apgd_fooled=40)
+    assert "monotone in ε; APGD-T one grid step below p\\*, which fools 40 of 1,000 images; not Square" in text(
+        [audited(STUDY[1], attacked)]
+    )
     assert "udit" not in text(STUDY)
 
 

@@ -75,7 +75,7 @@ CHANGES = [
         {"grid": EpsilonGrid(stop=0.3, step=0.1), "attack": PGD(steps=3, random_start=False), "images": 1, "seed": 1}
         | {"search": OtherSearch(), "final_test": FINAL_TEST, "audit": None},
     ),
-    (Audit(), {"images": 7, "share": 0.2, "radii": 4, "square_queries": 10, "seed": 1}),
+    (Audit(), {"images": 7, "share": 0.2, "radii": 4, "apgd_images": 10, "square_queries": 10, "seed": 1}),
     (EpsilonGrid(stop=0.2, step=0.1), {"stop": 0.3, "step": 0.05}),
 ]
 """A spec of every kind, and another value for each of its fields; ``...`` where another test says what it does."""
