@@ -171,7 +171,9 @@ class ShrinkingBall(Bisection):
     def _begin_anew(self, rows: Rows, ended: Tensor) -> Tensor:
         """Begin the next start of the rows that have one left, in the ball one place below the best; the others."""
         at = rows.at(ended)
-        again = (at.best < len(self.radii)) & (at.start + 1 < len(self._patience)) & ~_smallest(at.best, self._device_radii)
+        again = (
+            (at.best < len(self.radii)) & (at.start + 1 < len(self._patience)) & ~_smallest(at.best, self._device_radii)
+        )
         again = again.cpu()
         if again.any():
             at, where = at.at(again.nonzero().flatten()), ended[again].to(rows.best.device)
@@ -268,11 +270,11 @@ def _signs(images: Tensor, start: Tensor) -> Tensor:
     place = torch.arange(1, flat.shape[1] + 1, device=images.device)
     seed = (flat.view(torch.int32).long() * (2 * place + 1)).sum(1) + start
     bits = _mixed(_mixed(seed).view(-1, 1) + place * -7046029254386353131)
-    return torch.where(bits < 0, -1.0, 1.0).to(images.dtype).view(images.shape)
+    return (2 * (bits & 1) - 1).to(images.dtype).view(images.shape)
 
 
 def _mixed(bits: Tensor) -> Tensor:
-    """int64 whose bits are mixed."""
+    """(…) int64 whose low bits depend on all bits; the sign bit, which a shift repeats, is no good one."""
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         bits = (bits ^ (bits >> shift)) * factor
     return bits ^ (bits >> 31)

@@ -18,8 +18,8 @@ from robbench.estimation.sampling import (
 from robbench.spec import Estimate, Model, Recipe
 from robbench.spec.catalogue import block_names
 
-FAST_STEPS = 90
-"""Passes for an image that ``fast`` takes on an adversarially trained network, twice those on another."""
+SEARCH_STEPS = {"fast": 100, "thorough": 180}
+"""Steps for an image that a search takes on an adversarially trained network, about the most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def training_work(recipe: Recipe, training: int, validation: int) -> Work:
 def search_work(estimate: Estimate, images: int) -> Work:
     """At most: every image right, and every bracket halved to the end. Other searches have no useful bound."""
     if estimate.search != "reference":
-        return Work(inference=2 * images, attack=images * FAST_STEPS)
+        return Work(inference=2 * images, attack=images * SEARCH_STEPS.get(estimate.search_name, 100))
     probes = math.ceil(math.log2(len(estimate.grid.values) + 1))
     return Work(inference=images * (1 + probes), attack=images * probes * estimate.attack.steps)
 

@@ -85,7 +85,12 @@ def test_bound(model, perf):
     trained = run_stage(Task("training", model), perf.context)
     count = 250 if model.architecture == "cnn7" else 100
     test = perf.context.images(model.dataset).test.take(torch.arange(count)).to(perf.device)
-    network, grid, found, passed = load_network(model, perf.context, perf.context.store.finished(trained.key)), STUDY.estimate.grid.values, {}, {}
+    network, grid, found, passed = (
+        load_network(model, perf.context, perf.context.store.finished(trained.key)),
+        STUDY.estimate.grid.values,
+        {},
+        {},
+    )
 
     def search(name, count=None):
         images, labels = test.images[:count], test.labels[:count]

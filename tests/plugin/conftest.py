@@ -44,7 +44,7 @@ STUDY = Study(
     standard=STANDARD,
     adversarial=ADVERSARIAL,
     transfers=(Transfers(recipe=STANDARD, k=(1,)),),
-    estimate=Estimate(grid=EpsilonGrid(stop=1.0, step=0.05), attack=PGD(steps=2, random_start=False), search="reference", images=60),
+    estimate=Estimate(grid=EpsilonGrid(stop=1.0, step=0.05), attack=PGD(steps=2, random_start=False), images=60),
     quick=Quick(train=30, test=10, images=8),
 )
 

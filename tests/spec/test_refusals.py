@@ -57,7 +57,10 @@ TYPES_AND_RANGES = [
 
 CHOICES = [
     (lambda: recipe(optimiser="adm"), "unknown optimiser 'adm'; expected one of adam, sgd (did you mean 'adam'?)"),
-    (lambda: replace(ESTIMATE, search="fats"), "unknown search 'fats'; expected one of fast, reference (did you mean"),
+    (
+        lambda: replace(ESTIMATE, search="fats"),
+        "unknown search 'fats'; expected one of fast, reference, thorough (did you",
+    ),
     (
         lambda: PGD(stepz=1, steps=1),
         "unknown field of PGD 'stepz'; expected one of box, epsilon, random_start, step_size, steps (did you mean 'steps'",
