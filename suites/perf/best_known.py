@@ -13,29 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from robbench.attacks import BALL_TOLERANCE, is_counterexample
-from robbench.record import MISCLASSIFIED
+from suites.perf.plain import Counted
 
 Attack = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """(network, (B, C, H, W) images, (B,) labels, (B,) radii) -> (B, C, H, W) adversarial images."""
-
-
-class Counted(nn.Module):
-    """A network that counts the images that pass it forward and backward."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network, self.forwards, self.backwards = network, 0, 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of (N, C, H, W) images."""
-        self.forwards += len(images)
-        logits: Tensor = self.network(images)
-        if logits.requires_grad:
-            logits.register_hook(self._backward)
-        return logits
-
-    def _backward(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
 
 
 def at_true_distance(
@@ -104,22 +85,24 @@ def descended(
     return best
 
 
-def searched(network: nn.Module, attack: Attack, images: Tensor, labels: Tensor, grid: Sequence[float]) -> Tensor:
-    """(N,) grid indices of p* by a binary search over the grid with one attack; ``MISCLASSIFIED`` where it is that."""
-    radii = torch.tensor(grid)
-    with torch.no_grad():
-        right = network(images).argmax(1) == labels
-    first, last = torch.ones(len(images), dtype=torch.int64), torch.full((len(images),), len(grid) - 1)
-    best = torch.where(right, len(grid), MISCLASSIFIED)
-    while len(rows := (right & (first <= last)).nonzero().flatten()):
-        middle = (first[rows] + last[rows]) // 2
-        within = radii[middle].to(images)
-        adversarial = attack(network, images[rows], labels[rows], within)
-        ball = within.view(-1, 1, 1, 1)
-        adversarial = adversarial.clamp(images[rows] - ball, images[rows] + ball).clamp(0, 1)
-        found = at_true_distance(network, adversarial, images[rows], labels[rows], grid)
-        success = found <= middle
-        best[rows[success]] = torch.minimum(found, best[rows])[success]
-        last[rows[success]] = found[success] - 1
-        first[rows[~success]] = middle[~success] + 1
-    return best
+def with_attacks(
+    network: nn.Module, images: Tensor, labels: Tensor, grid: Sequence[float]
+) -> dict[str, tuple[Tensor, int, int]]:
+    """Of every attack in turn: (N,) grid indices, and passes forward and backward. Images are classified correctly."""
+    found = {}
+
+    def count(name: str, attack: Callable[[Counted], Tensor]) -> Tensor:
+        counted = Counted(network)
+        index = attack(counted)
+        found[name] = index, counted.forwards, counted.backwards
+        return index
+
+    def minimal(counted: Counted) -> Tensor:
+        return at_true_distance(network, fmn(counted, images, labels), images, labels, grid)
+
+    best = count("FMN", minimal)
+    for name, attack in (("APGD-CE", apgd_ce), ("APGD-T", apgd_t), ("Square", square), ("APGD-T again", apgd_t)):
+        best = count(
+            name, lambda counted, attack=attack, best=best: descended(counted, attack, images, labels, best, grid)
+        )
+    return found
