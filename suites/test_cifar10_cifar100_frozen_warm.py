@@ -15,26 +15,27 @@ from robbench import PGD, Dataset, OneCycle, Recipe, Study, Transfers, recipes
 
 STANDARD = Recipe(
     optimiser="sgd",
-    learning_rate=0.05,
+    learning_rate=0.1,
     weight_decay=5e-4,
-    batch_size=64,
-    epochs=12,
+    batch_size=128,
+    epochs=8,
     schedule=OneCycle(),
     precision="bf16",
     kept_epoch="last",
 )
 ADVERSARIAL = replace(STANDARD, epochs=12, attack=PGD(epsilon=4 / 255, step_size=5 / 255, steps=1), ramp_epochs=2)
-RETRAINING = replace(ADVERSARIAL, epochs=8, ramp_epochs=1)
+SMALLER = dict(batch_size=64, learning_rate=0.05)  # more steps, since the target has few images
+RETRAINING = replace(ADVERSARIAL, epochs=8, ramp_epochs=1, **SMALLER)
 
 STUDY = Study(
     name="cifar10-cifar100-frozen-warm",
-    source=Dataset(name="cifar10", train=15_000, validation=0.05),
+    source=Dataset(name="cifar10", train=20_000, validation=0.05),
     target=Dataset(name="cifar100", validation=0.05),
     architectures=("wrn10_2",),
     standard=STANDARD,
     adversarial=ADVERSARIAL,
     transfers=(
-        Transfers(recipe=STANDARD),
+        Transfers(recipe=replace(STANDARD, epochs=12, **SMALLER)),
         Transfers(recipe=RETRAINING, k=(1, 2, 3)),
         Transfers(recipe=RETRAINING, k=(1, 2, 3), kept="warm"),
     ),
