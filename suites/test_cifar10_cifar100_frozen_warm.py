@@ -24,7 +24,7 @@ STANDARD = Recipe(
     kept_epoch="last",
 )
 ADVERSARIAL = replace(STANDARD, epochs=12, attack=PGD(epsilon=4 / 255, step_size=5 / 255, steps=1), ramp_epochs=2)
-SMALLER = dict(batch_size=64, learning_rate=0.05)  # more steps, since the target has few images
+SMALLER = {"batch_size": 64, "learning_rate": 0.05}  # more steps, since the target has few images
 RETRAINING = replace(ADVERSARIAL, epochs=8, ramp_epochs=1, **SMALLER)
 
 STUDY = Study(
