@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         CrossEntropy,
         Dataset,
         EarlyStopping,
+        Ensemble,
         EpsilonGrid,
         Estimate,
         Model,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         Study,
         Transfer,
         Transfers,
+        attack,
         recipes,
     )
 
@@ -38,6 +40,7 @@ __all__ = [
     "CrossEntropy",
     "Dataset",
     "EarlyStopping",
+    "Ensemble",
     "EpsilonGrid",
     "Estimate",
     "Model",
@@ -52,6 +55,7 @@ __all__ = [
     "Study",
     "Transfer",
     "Transfers",
+    "attack",
     "recipes",
 ]
 

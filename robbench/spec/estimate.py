@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import field
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from robbench.errors import require
-from robbench.spec.base import Count, Expected, PositiveInt, Radius, Share, Spec
+from robbench.errors import RobbenchError, require
+from robbench.spec.base import UNUSUAL, Count, Expected, PositiveInt, Radius, Share, Spec
+from robbench.spec.searches import ATTACKS, Attack, BuiltIn, Norm, Search, parts, search_name
 from robbench.spec.training import PGD
 
 
@@ -43,10 +45,6 @@ class Audit(Spec):
     seed: Count = 0
 
 
-class Search(Spec):
-    """Base of one's own searches for p*: a child holds the settings, ``robbench.estimation.estimator`` the code."""
-
-
 class Estimate(Spec):
     """How robustness is measured."""
 
@@ -54,13 +52,15 @@ class Estimate(Spec):
     attack: PGD
     images: PositiveInt = 10_000
     """At most this many test images (a seeded choice)."""
-    search: Literal["reference", "fast"] | Search = "reference"
-    """The published binary search; a shrinking ball, which is faster; or one's own."""
+    search: BuiltIn | Search = "reference"
+    """The published binary search; a shrinking ball, which is faster; another library's attack; or one's own."""
     seed: Count = 0
-    final_test: tuple[PGD, ...] = ()
+    final_test: tuple[PGD | Attack, ...] = ()
     """Attacks at fixed radii on the same images; one step of the whole radius is FGSM."""
     audit: Audit | None = Audit()
     """None: it is not looked at whether gradients are masked."""
+    norm: Norm = field(default="linf", metadata=UNUSUAL)
+    """Of the perturbations. In L2 only other libraries' attacks and one's own search, and there is no audit."""
 
     def __post_init__(self) -> None:
         attack, on_image_alone = self.attack, "False (the result must depend on the image alone, not on its batch)"
@@ -69,11 +69,25 @@ class Estimate(Spec):
         require(not attack.random_start, "Estimate attack random_start", on_image_alone, True)
         for fixed in self.final_test:
             require(fixed.epsilon is not None, "Estimate final_test epsilon", "a radius", fixed.epsilon)
-            require(not fixed.random_start, "Estimate final_test random_start", on_image_alone, True)
+            random = isinstance(fixed, PGD) and fixed.random_start
+            require(not random, "Estimate final_test random_start", on_image_alone, True)
         distinct = len(set(self.final_test)) == len(self.final_test)
         require(distinct, "Estimate final_test", "each attack once", self.final_test)
+        searches = [*parts(self.search)]
+        for search in searches:
+            radius = search.epsilon if isinstance(search, Attack) else None
+            require(radius is None, "Estimate search epsilon", "none (the grid gives it)", radius)
+        for each in (*searches, *self.final_test):
+            if isinstance(each, Attack) and each.name in ATTACKS:
+                norms = ATTACKS[each.name].norms
+                require(self.norm in norms, "Estimate norm", f"{' or '.join(norms)} with {each.name}", self.norm)
+            elif self.norm == "l2" and isinstance(each, str | PGD):
+                other = "an attack of another library (docs/attacks.md) for norm l2"
+                raise RobbenchError(f"Estimate: expected {other}, got {each!r}, which knows linf alone")
+        audited = self.norm == "l2" and self.audit is not None
+        require(not audited, "Estimate audit", "None with norm l2 (the audit attacks in linf)", self.audit)
 
     @property
     def search_name(self) -> str:
-        """Name of the search in records and tables: of one's own, the class in lower case."""
-        return self.search if isinstance(self.search, str) else type(self.search).__name__.lower()
+        """Name of the search in records and tables."""
+        return search_name(self.search)

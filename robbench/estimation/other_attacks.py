@@ -1,0 +1,240 @@
+"""p* by an attack of another library or by one's own function, and by several searches together."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from robbench.attacks import counted, without_parameter_gradients
+from robbench.errors import RobbenchError, require, unknown
+from robbench.estimation.bisection import Bisection
+from robbench.estimation.problem import Outcome, Problem
+from robbench.record import MISCLASSIFIED
+from robbench.spec import Attack
+from robbench.spec.searches import ATTACKS, LIBRARIES, Norm
+
+if TYPE_CHECKING:
+    from robbench.estimation.estimators import Estimator
+
+_INSTALL = "in a checkout: uv pip install 'robbench[attacks]'; anywhere else as docs/attacks.md says"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackFunction:
+    """An attack that is called in one way, wherever it comes from."""
+
+    call: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+    name: str
+    minimal: bool
+    one_radius: bool
+    seed: int
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
+        """(B, C, H, W) adversarial images; ``epsilon`` are (B,) radii, of a minimal attack the largest that matters."""
+        devices = [images.device] if images.device.type == "cuda" else []
+        with without_parameter_gradients(network), torch.random.fork_rng(devices=devices), torch.enable_grad():
+            torch.manual_seed(self.seed)
+            with _DrawnAlike():
+                found = self.call(network, images.clone(), labels.clone(), epsilon.to(images))
+        good = isinstance(found, Tensor) and found.shape == images.shape
+        require(good, self.name, f"images of shape {tuple(images.shape)}", getattr(found, "shape", found))
+        return found.detach().to(images)
+
+
+def attack_function(attack: Attack, norm: Norm) -> AttackFunction:
+    """The function of a declared attack.
+
+    Raises:
+        RobbenchError: the library is not installed, there is no such function, or it takes no such option.
+    """
+    known = ATTACKS.get(attack.name)
+    module, _, name = attack.name.partition(":")
+    if known is not None:
+        module, name = {"adv_lib": "adv_lib.attacks"}.get(module, module), known.function
+    function = _imported(attack.name, module, name)
+    takes = inspect.signature(function).parameters
+    options = {**known.options, **dict(attack.options)} if known else dict(attack.options)
+    if not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
+        for option in options.keys() - takes.keys():
+            raise unknown(f"option of {attack.name}", option, takes)
+    if known is None:
+        minimal = "epsilon" not in takes
+        call = _own(function, options, minimal)
+    else:
+        minimal = known.minimal
+        make = _adversarial_library if attack.module == "adv_lib" else _torchattacks
+        call = make(function, options, norm, {*takes})
+    return AttackFunction(
+        call=call,
+        name=attack.name,
+        minimal=minimal,
+        one_radius=known is not None and known.one_radius,
+        seed=attack.seed,
+    )
+
+
+def _imported(name: str, module: str, function: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries' own imports
+            return getattr(import_module(module), function)
+    except Exception as error:
+        library = LIBRARIES.get(module.partition(".")[0])
+        if library is not None:
+            message = f"attack {name!r}: expected {library} to be installed, got {error!r}; {_INSTALL}"
+            raise RobbenchError(message) from error
+        raise RobbenchError(f"attack {name!r}: tried `from {module} import {function}`, got {error!r}") from error
+
+
+def _own(function: Any, options: Mapping[str, Any], minimal: bool) -> Callable[..., Tensor]:
+    def call(network: nn.Module, images: Tensor, labels: Tensor, epsilon: Tensor) -> Any:
+        radius = {} if minimal else {"epsilon": epsilon}
+        return function(network, images, labels, **radius, **options)
+
+    return call
+
+
+def _adversarial_library(
+    function: Any, options: Mapping[str, Any], norm: Norm, takes: set[str]
+) -> Callable[..., Tensor]:
+    """Functions ``f(model, inputs, labels, eps=…, norm=…)``."""
+    order = {"norm": {"linf": math.inf, "l2": 2}[norm]} if "norm" in takes else {}
+
+    def call(network: nn.Module, images: Tensor, labels: Tensor, epsilon: Tensor) -> Any:
+        radius = {"eps": epsilon} if "eps" in takes else {}
+        return function(network, images, labels, **radius, **order, **options)
+
+    return call
+
+
+def _torchattacks(function: Any, options: Mapping[str, Any], norm: Norm, takes: set[str]) -> Callable[..., Tensor]:
+    """Classes ``Attack(model, eps=…, norm=…)(images, labels)`` with one radius for all images."""
+    order = {"linf": "Linf", "l2": "L2"}[norm]
+
+    def call(network: nn.Module, images: Tensor, labels: Tensor, epsilon: Tensor) -> Any:
+        seed = torch.initial_seed()  # it seeds torch itself
+        attack = function(network, norm=order, eps=epsilon.max().item(), seed=seed, **options)
+        attack.set_device(images.device)
+        return attack(images, labels)
+
+    return call
+
+
+class _DrawnAlike(TorchFunctionMode):
+    """Random numbers for a batch of images are drawn for one image and given to all.
+
+    So an image's result is what it would be if the attack saw this image alone with this seed, whatever its batch.
+    """
+
+    _new = {torch.rand: torch.rand_like, torch.randn: torch.randn_like}
+    _like = {torch.rand_like, torch.randn_like}
+    _in_place = {torch.Tensor.uniform_, torch.Tensor.normal_}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func in self._new and "generator" not in given:
+            batch, draw = torch.empty(*args, **given), self._new[func]
+            if batch.ndim == 4:
+                return batch.copy_(draw(batch[:1]))
+        if func in self._like and args[0].ndim == 4:
+            return func(args[0][:1], *args[1:], **given).expand(args[0].shape).clone()
+        if func in self._in_place and args[0].ndim == 4:
+            tensor, *rest = args
+            with torch.no_grad():
+                func(tensor[:1], *rest, **given)
+                return tensor.copy_(tensor[:1].clone())
+        return func(*args, **given)
+
+
+class ByAttack(Bisection):
+    """Find p* of every image by another library's attack, or by one's own function.
+
+    A minimal attack is called once for each image. An attack within a radius is called at the middle of each image's
+    bracket, as by the published search. Either way p* is the smallest grid radius that holds a counterexample at its true
+    distance, once it is confirmed. Passes are counted where they happen, in the network.
+    """
+
+    def __init__(self, problem: Problem, attack: Attack) -> None:
+        super().__init__(problem)
+        self.first.fill_(int(problem.grid[0] <= 0))  # at ε = 0 nothing is attacked
+        self._attack = attack_function(attack, problem.norm)
+
+    def _probe(self) -> None:
+        """Attack the next undecided images, and close or halve their brackets."""
+        problem, attack, batch = self.problem, self._attack, self.undecided
+        middle = self.last[batch] if attack.minimal else (self.first[batch] + self.last[batch]) // 2
+        if attack.one_radius:
+            batch, middle = batch[middle == middle[0]], middle[middle == middle[0]]
+        batch, middle = batch[: self.batching.size], middle[: self.batching.size]
+        originals, labels = problem.take(batch)
+        with counted(problem.network) as passes:
+            adversarial = attack(problem.network, originals, labels, self.radii[middle])
+            index = problem.grid_index(adversarial, originals).minimum(middle)
+            success = problem.fooled(adversarial, originals, labels, self.radii[index].to(problem.device))
+        self.forward += passes.forward
+        self.backward += passes.backward
+        fooled = success.cpu()
+        self.settle(batch[fooled], index[fooled], adversarial[success])
+        self.first[batch] = torch.where(fooled & ~torch.tensor(attack.minimal), self.first[batch], middle + 1)
+
+
+class Together:
+    """Several searches of one problem, one after the other: p* of every image is the smallest that any of them found."""
+
+    def __init__(self, problem: Problem, searches: Mapping[str, Estimator]) -> None:
+        self._problem, self._searches = problem, searches
+
+    @property
+    def done(self) -> bool:
+        """Whether every search is done."""
+        return all(search.done for search in self._searches.values())
+
+    @property
+    def progress(self) -> tuple[float, float]:
+        """Images whose p* is found, and all of them, over all searches."""
+        done, total = zip(*(search.progress for search in self._searches.values()), strict=True)
+        return sum(done), sum(total)
+
+    def step(self) -> None:
+        """Take a step of the first search that is not done."""
+        next(search for search in self._searches.values() if not search.done).step()
+
+    @property
+    def outcome(self) -> Outcome:
+        """The smallest p* of every image with its counterexample, who found it, and the passes of all."""
+        outcomes = {name: search.outcome for name, search in self._searches.items()}
+        pstar, best = torch.stack([each.pstar for each in outcomes.values()]).min(dim=0)
+        found = (pstar > MISCLASSIFIED) & (pstar < len(self._problem.grid))
+        adversarials = None
+        kept = [each.adversarials for each in outcomes.values() if each.adversarials is not None]
+        if len(kept) == len(outcomes):
+            adversarials = torch.stack(kept)[best, torch.arange(len(best))]
+        return Outcome(
+            pstar,
+            adversarials,
+            sum(each.forward for each in outcomes.values()),
+            sum(each.backward for each in outcomes.values()),
+            self._problem.notes,
+            min(each.batch_size for each in outcomes.values()),
+            {name: int((found & (best == at)).sum()) for at, name in enumerate(outcomes)},
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of all searches, by name."""
+        return {name: search.state_dict() for name, search in self._searches.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of the same searches."""
+        for name, search in self._searches.items():
+            search.load_state_dict(state[name])
