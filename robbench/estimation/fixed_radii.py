@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from robbench.attacks import is_counterexample, pgd
 from robbench.estimation.batching import Batching
+from robbench.estimation.other_attacks import attack_function
 from robbench.estimation.problem import Outcome, Problem
 from robbench.record import MISCLASSIFIED, AttackAccuracy, Counts
-from robbench.spec import PGD
+from robbench.spec import PGD, Attack
 
 
 class FixedRadii:
@@ -17,12 +21,13 @@ class FixedRadii:
 
     Args:
         problem: the network and the images; its grid and its attack play no part.
-        attacks: with a radius, and without a random start, so that the batch size changes nothing.
+        attacks: with a radius; PGD without a random start, so that the batch size changes nothing.
         found: by the search on the same images; says which are classified correctly.
     """
 
-    def __init__(self, problem: Problem, attacks: Sequence[PGD], found: Outcome) -> None:
+    def __init__(self, problem: Problem, attacks: Sequence[PGD | Attack], found: Outcome) -> None:
         self._problem, self._attacks = problem, attacks
+        self._others = {each: attack_function(each, problem.norm) for each in attacks if isinstance(each, Attack)}
         self._batching = Batching(problem, "robust accuracy at fixed radii", found.batch_size)
         self._right = (found.pstar != MISCLASSIFIED).nonzero().flatten()
         self._fooled = [0] * len(attacks)
@@ -62,20 +67,27 @@ class FixedRadii:
 
     def _attack(self) -> None:
         number, start = divmod(self._attacked, len(self._right))
-        attack, network = self._attacks[number], self._problem.network
-        assert attack.epsilon is not None
         batch = self._right[start : start + self._batching.size]
-        originals, labels = self._problem.take(batch)
-        steps, size, box = attack.steps, attack.step_size, attack.box
-        start_from = network, originals, labels, attack.epsilon
-        found = pgd(*start_from, steps=steps, step_size=size, random_start=False, box=box, loop=self._batching.loop)
-        fooled = is_counterexample(network, found, originals, labels, attack.epsilon, box=box)
-        self._fooled[number] += int(fooled.sum())
+        self._fooled[number] += int(self._fools(self._attacks[number], *self._problem.take(batch)).sum())
         self._attacked += len(batch)
 
+    def _fools(self, attack: PGD | Attack, originals: Tensor, labels: Tensor) -> Tensor:
+        problem, epsilon = self._problem, attack.epsilon
+        assert epsilon is not None
+        if isinstance(attack, Attack):
+            radii = torch.full(labels.shape, epsilon, dtype=torch.float64, device=labels.device)
+            found = self._others[attack](problem.network, originals, labels, radii)
+            return problem.fooled(found, originals, labels, epsilon)
+        steps, size, box = attack.steps, attack.step_size, attack.box
+        start = problem.network, originals, labels, epsilon
+        found = pgd(*start, steps=steps, step_size=size, random_start=False, box=box, loop=self._batching.loop)
+        return is_counterexample(problem.network, found, originals, labels, epsilon, box=box)
 
-def _accuracy(attack: PGD, robust: Counts) -> AttackAccuracy:
+
+def _accuracy(attack: PGD | Attack, robust: Counts) -> AttackAccuracy:
     assert attack.epsilon is not None
+    if isinstance(attack, Attack):
+        return AttackAccuracy(attack=attack.label, epsilon=attack.epsilon, robust=robust)
     step = attack.step_size or attack.epsilon / attack.steps
-    kind: Literal["fgsm", "pgd"] = "fgsm" if attack.steps == 1 and step >= attack.epsilon else "pgd"
+    kind = "fgsm" if attack.steps == 1 and step >= attack.epsilon else "pgd"
     return AttackAccuracy(attack=kind, epsilon=attack.epsilon, steps=attack.steps, step_size=step, robust=robust)

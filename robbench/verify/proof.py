@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robbench.attacks import BALL_TOLERANCE
+from robbench.attacks import BALL_TOLERANCE, distance
 from robbench.data import Data, pixels
 from robbench.errors import RobbenchError
 from robbench.machine.memory import Batches, attack_batch
