@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from robbench.errors import RobbenchError
     from robbench.spec import (
         PGD,
+        Also,
         Audit,
         Checkpoint,
         CrossEntropy,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PGD",
+    "Also",
     "Audit",
     "Checkpoint",
     "CrossEntropy",

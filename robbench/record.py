@@ -63,7 +63,7 @@ class Seconds(Struct, frozen=True, kw_only=True):
     estimation: Duration = 0.0
     """The p* search and its confirmation."""
     warm_up: Duration = 0.0
-    """Discarded runs before the clock starts."""
+    """Discarded runs before the clock starts, and captures of a training's CUDA graphs."""
     io: Duration = 0.0
     """Reading data and writing checkpoints."""
     waiting_for_core: Duration = 0.0
@@ -221,6 +221,10 @@ class Audit(Struct, frozen=True, kw_only=True):
     """Scanned images that the attack fooled at some radius, and not at some larger one."""
     below: int
     """Scanned images that it fooled at a radius below their p*."""
+    apgd_images: int = 0
+    """Images that APGD-T attacked one grid step below their p*."""
+    apgd_fooled: int = 0
+    """Those of them that it fooled: a smaller p* was to be found."""
     square: Against | None = None
     """Square, without gradients, at the median p*."""
     square_queries: int = 0
@@ -324,16 +328,21 @@ class Record(Struct, frozen=True, kw_only=True):
     created: str
     """UTC, ISO 8601."""
     result: Any
-    """Of the type that ``RESULTS`` has for the stage; plain values where it has none."""
+    """Of the type that ``RESULTS`` has for the stage's kind; plain values where it has none."""
     notes: list[str] = []
     """Warnings a reader must know."""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ValueError(f"expected schema {SCHEMA!r}, got {self.schema!r}")
-        kind = RESULTS.get(self.stage)
+        kind = RESULTS.get(self.kind)
         if kind is not None and not isinstance(self.result, kind):
             msgspec.structs.force_setattr(self, "result", msgspec.convert(self.result, kind))
+
+    @property
+    def kind(self) -> str:
+        """Kind of the stage: ``robustness`` of ``robustness-reference``, a model's second stage of that kind."""
+        return self.stage if self.stage in RESULTS else self.stage.partition("-")[0]
 
     @property
     def training(self) -> Training | None:
@@ -367,12 +376,6 @@ class Record(Struct, frozen=True, kw_only=True):
     def measured_busy(self) -> bool:
         """Whether other work had the cores so long that the seconds (one at least) do not measure the stage."""
         return self.waiting_for_core > BUSY and self.seconds.measured >= 1
-
-
-def as_case(record: Record, *, suite: str, case: str, source_case: str | None, variant: str | None) -> Record:
-    """A record that another study may have stored, under the names of the study that asks for it."""
-    facts = msgspec.structs.replace(record.model, source_case=source_case, variant=variant)
-    return msgspec.structs.replace(record, suite=suite, case=case, model=facts)
 
 
 def median_pstar(indices: Iterable[int], grid: list[float]) -> float | None:

@@ -133,7 +133,7 @@ def line(record: Record) -> str:
     ratio = (found.audit.forward + found.audit.backward) / (found.forward + found.backward)
     return (
         f"{name:28} {found.search:9}  accuracy {found.clean.share:.0%}  median p* {shown:6}  "
-        f"audit {ratio:.1%} of the search's passes: {said}"
+        f"audit {ratio:.1%} of the search's passes, APGD-T {found.audit.apgd_fooled} of {found.audit.apgd_images}: {said}"
     )
 
 

@@ -1,7 +1,8 @@
 """Robustness transfer from CIFAR-10 to CIFAR-100: tables B.5–B.9 and figures 6.3–6.5, 6.7–6.9, B.4–B.10 of the thesis.
 
 Beside them, without a table: kept blocks that are fine-tuned at a hundredth of the rate (section 2.5), and, as a control,
-transfers from a source that was never trained adversarially.
+transfers from a source that was never trained adversarially. Adversarial retraining freezes what is kept; the published
+one retrained the whole network, as this study does under ``--robbench-protocol thesis``.
 """
 
 import pytest

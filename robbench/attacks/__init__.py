@@ -1,5 +1,6 @@
-"""FGSM, PGD, and the check that a counterexample is one."""
+"""FGSM, PGD, Auto-PGD, and the check that a counterexample is one."""
 
+from robbench.attacks.apgd import apgd_t
 from robbench.attacks.counterexamples import BALL_TOLERANCE, distance, is_counterexample, is_right
 from robbench.attacks.modes import evaluating, without_parameter_gradients
 from robbench.attacks.passes import Passes, counted
@@ -8,6 +9,7 @@ from robbench.attacks.pgd import fgsm, gradient_of, pgd, start_noise
 __all__ = [
     "BALL_TOLERANCE",
     "Passes",
+    "apgd_t",
     "counted",
     "distance",
     "evaluating",

@@ -71,8 +71,8 @@ def pgd(
     """
     require(steps >= 1, "steps", "an integer ≥ 1", steps)
     require(labels.shape == images.shape[:1], "labels", f"shape {tuple(images.shape[:1])}", tuple(labels.shape))
-    radius = _per_image("epsilon", epsilon, images)
-    step = radius / steps if step_size is None else _per_image("step_size", step_size, images)
+    radius = per_image("epsilon", epsilon, images)
+    step = radius / steps if step_size is None else per_image("step_size", step_size, images)
     lower = (images - radius).clamp_(min=box[0])
     upper = (images + radius).clamp_(max=box[1])
     adversarial = images.detach()
@@ -99,7 +99,7 @@ def start_noise(images: Tensor, generator: torch.Generator | None) -> Tensor:
     return noise.mul_(2).sub_(1)
 
 
-def _per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
+def per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
     """A number, or one per image, as (1, 1, 1, 1) or (N, 1, 1, 1) in the images' dtype and on their device."""
     if isinstance(value, Tensor):
         require(value.shape in ((), images.shape[:1]), name, f"one number or {len(images)}", tuple(value.shape))

@@ -11,7 +11,7 @@ from pathlib import Path
 from robbench.cli.options import Commands, add_data, path
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import read_baseline
-from robbench.gate.verdicts import Tolerances, Verdict, compare, plain_verdict
+from robbench.gate.verdicts import Tolerances, Verdict, compare, levels, plain_verdict
 
 TOLERANCES = {
     "pstar": "share of the median p*",
@@ -99,13 +99,13 @@ def _to_baselines(options: argparse.Namespace, tolerances: Tolerances) -> list[V
         raise RobbenchError(f"compare: expected a bundle with records, {bundle} has none")
     if not folder.is_dir():
         raise RobbenchError(f"compare: expected a folder of baselines, {folder} is none; see --baselines")
-    verdicts = []
+    verdicts, level = [], levels(records)
     for record in records:
         baseline = read_baseline(folder, record.suite, record.case, record.stage)
         if baseline is None:
             verdicts.append(plain_verdict(record.suite, record.name, "missing", f"no baseline in {folder}"))
         else:
-            verdicts += compare(record, baseline, tolerances)
+            verdicts += compare(record, baseline, tolerances, level[record.suite])
     measured = {(record.suite, record.name) for record in records}
     return verdicts + [
         plain_verdict(suite, file.stem, "error", f"has a baseline, but no record in {bundle}")

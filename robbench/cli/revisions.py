@@ -21,7 +21,7 @@ import msgspec
 
 from robbench.errors import RobbenchError, require
 from robbench.gate.baselines import baseline_of, figures_of
-from robbench.gate.verdicts import Tolerances, Verdict, compare, plain_verdict
+from robbench.gate.verdicts import Tolerances, Verdict, compare, levels, plain_verdict
 from robbench.record import Record
 from robbench.report import read_bundle
 from robbench.report.terminal import busy
@@ -105,13 +105,14 @@ def judge(base: Mapping[str, Record], head: Mapping[str, Record], tolerances: To
 
     Seconds are compared wherever the specification is the same, even if the digest is not: the code may have changed.
     """
-    verdicts = []
+    verdicts, level = [], levels(head.values())
     for name, record in head.items():
         if name not in base:
             verdicts.append(plain_verdict(record.suite, record.name, "new", "base has no such stage"))
             continue
         digest = record.digest if base[name].spec == record.spec else base[name].digest
-        verdicts += compare(record, msgspec.structs.replace(baseline_of(base[name]), digest=digest), tolerances)
+        baseline = msgspec.structs.replace(baseline_of(base[name]), digest=digest)
+        verdicts += compare(record, baseline, tolerances, level[record.suite])
     lost = [record for name, record in base.items() if name not in head]
     return verdicts + [plain_verdict(old.suite, old.name, "error", "head has no such stage") for old in lost]
 

@@ -3,6 +3,7 @@
 The attack cannot be trusted where gradients are zero or not finite, where the network draws random numbers or looks at the
 other images of its batch, or where something else fools the network within p*: a single step, another radius, a way to an
 image of another class (as in Brendel et al. 2018), or Square (Andriushchenko et al. 2020). The last two need no gradient.
+Nor can it be where it is too weak: where APGD-T (Croce and Hein 2020) fools most images one grid step below their p*.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class AuditPart:
     @property
     def progress(self) -> tuple[float, float]:
         """Checks done, and all of them."""
-        return len(self._found), 4 if self._audit.square_queries else 3
+        return len(self._found), 5 if self._audit.square_queries else 4
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: an interrupted audit begins again."""
@@ -75,6 +76,8 @@ class AuditPart:
                 found = checks.towards(sample, others, self._epsilons)
             case 2:
                 found = checks.scan(self._image, [grid[at] for at in self._at], self._steps)
+            case 3:
+                found = checks.apgd(self._apgd, [grid[at - 1] for at in self._pstar[self._apgd]])
             case _ if self._median in self._radii:
                 found = checks.square(sample, grid[self._median], self._audit.square_queries, self._audit.seed)
             case _:
@@ -95,8 +98,11 @@ class AuditPart:
         self._epsilons = [grid[at] for at in self._radii]
         passes, self._steps = found.forward + found.backward, scan_steps(self._reference, self._problem.attack.steps)
         count = looked_at(audit, len(correct), passes, len(self._radii))
-        self._sample = np.random.default_rng(audit.seed).permutation(correct)[:count]
+        drawn = np.random.default_rng(audit.seed).permutation(correct)
+        self._sample = drawn[:count]
         self._scanned = scanned(audit, count, passes, len(self._radii), self._steps)
+        below = self._pstar[drawn] - 1  # the last of the grid where nothing was found
+        self._apgd = drawn[(below >= 0) & (np.array(grid)[below] > 0)][: audit.apgd_images]
         pairs = [
             (image, at)
             for image in self._sample[: self._scanned].tolist()
@@ -107,7 +113,7 @@ class AuditPart:
     @property
     def outcome(self) -> Audit:
         """The counts of all checks, and the warnings that follow."""
-        one_step, towards, scan, *square = self._found
+        one_step, towards, scan, apgd, *square = self._found
         pstar, image, at, (hit, finite) = self._pstar, self._image, self._at, scan.T
         right, labels = self._labels[self._correct], self._labels
         # Of each image the smallest radius that fools it, and the largest that does not.
@@ -128,6 +134,8 @@ class AuditPart:
             probes=len(image),
             not_monotone=int((success < failure).sum()),
             below=len({*image[hit & (at < pstar[image])]}),
+            apgd_images=len(self._apgd),
+            apgd_fooled=int(apgd.sum()),
             square=next(iter(self._against([self._median], square[0])), None) if square else None,
             square_queries=self._audit.square_queries,
             forward=self._checks.forward,

@@ -10,7 +10,7 @@ import torch
 from robbench.attacks import evaluating
 from robbench.estimation.problem import Problem
 from robbench.machine.graphs import GraphedLoop
-from robbench.machine.memory import attack_batch, halved
+from robbench.machine.memory import attack_batch, halved, release
 from robbench.machine.precision import full_precision
 
 Result = TypeVar("Result")
@@ -45,4 +45,5 @@ class Batching:
                 except (RuntimeError, MemoryError) as error:
                     self.size = halved(self.size, error, problem.device)
                 self.renew_loop()
+                release(problem.device)
                 problem.note([f"out of memory: {self._what} went on with batches of {self.size} images"])

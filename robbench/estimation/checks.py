@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robbench.attacks import gradient_of, without_parameter_gradients
+from robbench.attacks import apgd_t, counted, gradient_of, without_parameter_gradients
 from robbench.estimation.batching import Batching
 from robbench.estimation.masking import BLOCKED
 from robbench.estimation.problem import Problem
+from robbench.estimation.sampling import APGD_STEPS, APGD_TARGETS
 
 ROUNDING = 1e-3
 """Share of an image's largest logit by which its logits may differ the second time."""
@@ -71,6 +72,20 @@ class Checks:
             return [self._fooled(adversarial, originals, labels, epsilon), finite]
 
         return self._batched(look, chosen, 2)
+
+    def apgd(self, chosen: Indices, radii: Sequence[float]) -> Flags:
+        """(N, 1): fooled by APGD-T at each image's own radius."""
+
+        def look(originals: Tensor, labels: Tensor, part: slice) -> list[Tensor]:
+            epsilon = torch.tensor(radii[part], dtype=torch.float64, device=labels.device)
+            start, box = (self._problem.network, originals, labels, epsilon), self._problem.attack.box
+            with counted(self._problem.network) as passes:
+                adversarial = apgd_t(*start, steps=APGD_STEPS, targets=APGD_TARGETS, box=box)
+            self.forward += passes.forward
+            self.backward += passes.backward
+            return [self._fooled(adversarial, originals, labels, epsilon)]
+
+        return self._batched(look, chosen, 1)
 
     def square(self, chosen: Indices, radius: float, queries: int, seed: int) -> Flags:
         """(N, 1): fooled by Square, whose passes are not counted."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import singledispatch
+from collections.abc import Callable, Sequence
+from functools import partial, singledispatch
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from robbench.data import Images, check_pixels
-from robbench.errors import RobbenchError
+from robbench.errors import RobbenchError, require
 from robbench.estimation.bisection import Bisection
 from robbench.estimation.other_attacks import ByAttack, Together
 from robbench.estimation.problem import Outcome, Problem
-from robbench.estimation.shrinking_ball import ShrinkingBall
+from robbench.estimation.shrinking_ball import EFFORTS, ShrinkingBall
 from robbench.spec import PGD, Attack, Ensemble
 from robbench.spec.searches import search_name
 
-BUILT_IN: dict[str, type[Bisection]] = {"reference": Bisection, "fast": ShrinkingBall}
+BUILT_IN: dict[str, Callable[[Problem], Bisection]] = {
+    "reference": Bisection,
+    **{name: partial(ShrinkingBall, effort=effort) for name, effort in EFFORTS.items()},
+}
 
 
 class Estimator(Protocol):
@@ -48,8 +51,7 @@ def estimator(search: object, problem: Problem) -> Estimator:
     """
     if not isinstance(search, str) or search not in BUILT_IN:
         raise RobbenchError(f"search: expected one of {', '.join(BUILT_IN)}, or a registered spec, got {search!r}")
-    if problem.norm != "linf":
-        raise RobbenchError(f"search: expected another library's attack for norm {problem.norm}, got {search!r}")
+    require(search != "reference" or problem.norm == "linf", "search", f"another one for norm {problem.norm}", search)
     return BUILT_IN[search](problem)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robbench.attacks import is_counterexample, pgd
+from robbench.attacks import is_counterexample, pgd, start_noise
 from robbench.estimation.batching import Batching
 from robbench.estimation.other_attacks import attack_function
 from robbench.estimation.problem import Outcome, Problem
@@ -21,7 +21,7 @@ class FixedRadii:
 
     Args:
         problem: the network and the images; its grid and its attack play no part.
-        attacks: with a radius; PGD without a random start, so that the batch size changes nothing.
+        attacks: with a radius; a random start follows the image's number, so that the batch size changes nothing.
         found: by the search on the same images; says which are classified correctly.
     """
 
@@ -68,20 +68,35 @@ class FixedRadii:
     def _attack(self) -> None:
         number, start = divmod(self._attacked, len(self._right))
         batch = self._right[start : start + self._batching.size]
-        self._fooled[number] += int(self._fools(self._attacks[number], *self._problem.take(batch)).sum())
+        self._fooled[number] += int(self._fools(self._attacks[number], batch).sum())
         self._attacked += len(batch)
 
-    def _fools(self, attack: PGD | Attack, originals: Tensor, labels: Tensor) -> Tensor:
-        problem, epsilon = self._problem, attack.epsilon
+    def _fools(self, attack: PGD | Attack, batch: Tensor) -> Tensor:
+        epsilon, network, (originals, labels) = attack.epsilon, self._problem.network, self._problem.take(batch)
         assert epsilon is not None
         if isinstance(attack, Attack):
-            radii = torch.full(labels.shape, epsilon, dtype=torch.float64, device=labels.device)
-            found = self._others[attack](problem.network, originals, labels, radii)
-            return problem.fooled(found, originals, labels, epsilon)
-        steps, size, box = attack.steps, attack.step_size, attack.box
-        start = problem.network, originals, labels, epsilon
-        found = pgd(*start, steps=steps, step_size=size, random_start=False, box=box, loop=self._batching.loop)
-        return is_counterexample(problem.network, found, originals, labels, epsilon, box=box)
+            radii = torch.full(labels.shape, epsilon, device=labels.device)
+            found = self._others[attack](network, originals, labels, radii)
+            return self._problem.fooled(found, originals, labels, epsilon)
+        found = pgd(
+            network,
+            originals,
+            labels,
+            epsilon,
+            steps=attack.steps,
+            step_size=attack.step_size,
+            random_start=attack.random_start,
+            box=attack.box,
+            noise=_noise(batch, originals) if attack.random_start else None,
+            loop=self._batching.loop,
+        )
+        return is_counterexample(network, found, originals, labels, epsilon, box=attack.box)
+
+
+def _noise(index: Tensor, originals: Tensor) -> Tensor:
+    """Where in its ball each image starts, in radii: drawn on the CPU, for each image by its number."""
+    like, generators = originals[:1].cpu(), (torch.Generator().manual_seed(number) for number in index.tolist())
+    return torch.cat([start_noise(like, generator) for generator in generators]).to(originals)
 
 
 def _accuracy(attack: PGD | Attack, robust: Counts) -> AttackAccuracy:

@@ -15,6 +15,9 @@ TOLERATED_ZERO = 0.01
 TOLERATED_SCAN = 0.05
 """Share of scanned images that may contradict the search."""
 
+TOLERATED_APGD = 0.5
+"""Share of images that a stronger attack may fool one grid step below p*: of more, the median p* is too large as well."""
+
 BLOCKED = 0.9
 """Share of an image's pixels that must have a gradient of exactly zero for the image to have none."""
 
@@ -42,6 +45,9 @@ def warnings(audit: Audit) -> list[str]:
     if _more_than(TOLERATED_SCAN, audit.below, audit.scanned):
         what = f"a linear scan disagrees with the search on {audit.below} of {scanned}"
         found.append(f"{what}: the same attack fools the network at a radius below p*")
+    if _more_than(TOLERATED_APGD, audit.apgd_fooled, audit.apgd_images):
+        what = f"fools {audit.apgd_fooled} of {audit.apgd_images} images one grid step below their p*"
+        found.append(f"a stronger attack (APGD-T) {what}: the search is too weak for this network")
     square = f"an attack without gradients (Square, {audit.square_queries:,} queries) fools more images than the search"
     return found + _beaten(square, [] if audit.square is None else [audit.square])
 

@@ -6,6 +6,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -19,35 +20,31 @@ from robbench.errors import RobbenchError, require, unknown
 from robbench.estimation.bisection import Bisection
 from robbench.estimation.problem import Outcome, Problem
 from robbench.record import MISCLASSIFIED
-from robbench.spec import Attack
-from robbench.spec.searches import ATTACKS, LIBRARIES, Norm
+from robbench.spec import Attack, Estimate
+from robbench.spec.searches import ATTACKS, LIBRARIES, Norm, parts
 
 if TYPE_CHECKING:
     from robbench.estimation.estimators import Estimator
-
-_INSTALL = "in a checkout: uv pip install 'robbench[attacks]'; anywhere else as docs/attacks.md says"
-
 
 @dataclass(frozen=True, kw_only=True)
 class AttackFunction:
     """An attack that is called in one way, wherever it comes from."""
 
     call: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
-    name: str
+    attack: Attack
     minimal: bool
-    one_radius: bool
-    seed: int
+    """Whether it looks for the nearest counterexample, whatever the radius."""
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
-        """(B, C, H, W) adversarial images; ``epsilon`` are (B,) radii, of a minimal attack the largest that matters."""
+        """(B, C, H, W) adversarial images in [0, 1] of images at (B,) radii."""
         devices = [images.device] if images.device.type == "cuda" else []
-        with without_parameter_gradients(network), torch.random.fork_rng(devices=devices), torch.enable_grad():
-            torch.manual_seed(self.seed)
-            with _DrawnAlike():
-                found = self.call(network, images.clone(), labels.clone(), epsilon.to(images))
+        drawn = _DrawnAlike() if self.attack.name in ATTACKS else nullcontext()
+        with without_parameter_gradients(network), torch.random.fork_rng(devices=devices), torch.enable_grad(), drawn:
+            torch.manual_seed(self.attack.seed)
+            found = self.call(network, images.clone(), labels.clone(), epsilon.to(images))
         good = isinstance(found, Tensor) and found.shape == images.shape
-        require(good, self.name, f"images of shape {tuple(images.shape)}", getattr(found, "shape", found))
-        return found.detach().to(images)
+        require(good, self.attack.name, f"images of shape {tuple(images.shape)}", getattr(found, "shape", found))
+        return found.detach().to(images).clamp(0, 1)  # x + (1 − x) may be rounded to more than 1
 
 
 def attack_function(attack: Attack, norm: Norm) -> AttackFunction:
@@ -56,30 +53,29 @@ def attack_function(attack: Attack, norm: Norm) -> AttackFunction:
     Raises:
         RobbenchError: the library is not installed, there is no such function, or it takes no such option.
     """
-    known = ATTACKS.get(attack.name)
-    module, _, name = attack.name.partition(":")
+    known, (module, _, name) = ATTACKS.get(attack.name), attack.name.partition(":")
     if known is not None:
         module, name = {"adv_lib": "adv_lib.attacks"}.get(module, module), known.function
     function = _imported(attack.name, module, name)
     takes = inspect.signature(function).parameters
-    options = {**known.options, **dict(attack.options)} if known else dict(attack.options)
+    options = {**(known.options if known else {}), **dict(attack.options)}
     if not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
         for option in options.keys() - takes.keys():
             raise unknown(f"option of {attack.name}", option, takes)
-    if known is None:
-        minimal = "epsilon" not in takes
-        call = _own(function, options, minimal)
-    else:
-        minimal = known.minimal
-        make = _adversarial_library if attack.module == "adv_lib" else _torchattacks
-        call = make(function, options, norm, {*takes})
-    return AttackFunction(
-        call=call,
-        name=attack.name,
-        minimal=minimal,
-        one_radius=known is not None and known.one_radius,
-        seed=attack.seed,
-    )
+    if attack.module == "torchattacks":
+        return AttackFunction(call=_torchattacks(function, options, norm), attack=attack, minimal=False)
+    if known is not None and "norm" in takes:
+        options["norm"] = {"linf": math.inf, "l2": 2}[norm]
+    radius = "eps" if known else "epsilon"
+    minimal = known.minimal if known else radius not in takes
+    return AttackFunction(call=_function(function, options, None if minimal else radius), attack=attack, minimal=minimal)
+
+
+def check_attacks(estimate: Estimate) -> None:
+    """Raise a RobbenchError where a search or a final test needs an attack that :func:`attack_function` refuses."""
+    for each in (*parts(estimate.search), *estimate.final_test):
+        if isinstance(each, Attack):
+            attack_function(each, estimate.norm)
 
 
 def _imported(name: str, module: str, function: str) -> Any:
@@ -87,36 +83,24 @@ def _imported(name: str, module: str, function: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries' own imports
             return getattr(import_module(module), function)
-    except Exception as error:
+    except Exception as error:  # the module is the user's code
         library = LIBRARIES.get(module.partition(".")[0])
-        if library is not None:
-            message = f"attack {name!r}: expected {library} to be installed, got {error!r}; {_INSTALL}"
-            raise RobbenchError(message) from error
-        raise RobbenchError(f"attack {name!r}: tried `from {module} import {function}`, got {error!r}") from error
+        if library is None:
+            raise RobbenchError(f"attack {name!r}: tried `from {module} import {function}`, got {error!r}") from error
+        message = f"attack {name!r}: expected {library} to be installed, got {error!r}; docs/attacks.md says how"
+        raise RobbenchError(message) from error
 
 
-def _own(function: Any, options: Mapping[str, Any], minimal: bool) -> Callable[..., Tensor]:
+def _function(function: Any, options: Mapping[str, Any], radius: str | None) -> Callable[..., Tensor]:
+    """Functions ``f(model, images, labels, <radius>=…, …)``; without a radius they look for the nearest counterexample."""
+
     def call(network: nn.Module, images: Tensor, labels: Tensor, epsilon: Tensor) -> Any:
-        radius = {} if minimal else {"epsilon": epsilon}
-        return function(network, images, labels, **radius, **options)
+        return function(network, images, labels, **({radius: epsilon} if radius else {}), **options)
 
     return call
 
 
-def _adversarial_library(
-    function: Any, options: Mapping[str, Any], norm: Norm, takes: set[str]
-) -> Callable[..., Tensor]:
-    """Functions ``f(model, inputs, labels, eps=…, norm=…)``."""
-    order = {"norm": {"linf": math.inf, "l2": 2}[norm]} if "norm" in takes else {}
-
-    def call(network: nn.Module, images: Tensor, labels: Tensor, epsilon: Tensor) -> Any:
-        radius = {"eps": epsilon} if "eps" in takes else {}
-        return function(network, images, labels, **radius, **order, **options)
-
-    return call
-
-
-def _torchattacks(function: Any, options: Mapping[str, Any], norm: Norm, takes: set[str]) -> Callable[..., Tensor]:
+def _torchattacks(function: Any, options: Mapping[str, Any], norm: Norm) -> Callable[..., Tensor]:
     """Classes ``Attack(model, eps=…, norm=…)(images, labels)`` with one radius for all images."""
     order = {"linf": "Linf", "l2": "L2"}[norm]
 
@@ -174,7 +158,7 @@ class ByAttack(Bisection):
         """Attack the next undecided images, and close or halve their brackets."""
         problem, attack, batch = self.problem, self._attack, self.undecided
         middle = self.last[batch] if attack.minimal else (self.first[batch] + self.last[batch]) // 2
-        if attack.one_radius:
+        if attack.attack.module == "torchattacks":  # one radius for all images
             batch, middle = batch[middle == middle[0]], middle[middle == middle[0]]
         batch, middle = batch[: self.batching.size], middle[: self.batching.size]
         originals, labels = problem.take(batch)
@@ -214,7 +198,8 @@ class Together:
     def outcome(self) -> Outcome:
         """The smallest p* of every image with its counterexample, who found it, and the passes of all."""
         outcomes = {name: search.outcome for name, search in self._searches.items()}
-        pstar, best = torch.stack([each.pstar for each in outcomes.values()]).min(dim=0)
+        found_each = torch.stack([each.pstar for each in outcomes.values()])
+        pstar, best = found_each.amin(dim=0), found_each.argmin(dim=0)
         found = (pstar > MISCLASSIFIED) & (pstar < len(self._problem.grid))
         adversarials = None
         kept = [each.adversarials for each in outcomes.values() if each.adversarials is not None]

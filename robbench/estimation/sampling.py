@@ -12,15 +12,22 @@ FEWEST = 5
 SCAN_STEPS = 10
 """Most steps of the scan's attack after another search than the reference, which does not use the estimate's number."""
 
+APGD_STEPS, APGD_TARGETS = 20, 3
+"""Of APGD-T: steps towards each wrong class, and how many of these it goes for."""
+
 QUARTILES = (0.25, 0.5, 0.75)
 """Shares of the images whose p* gives the radii of the single steps."""
 
 
-def choose_images(total: int, count: int, seed: int) -> list[int]:
-    """Ascending indices of at most ``count`` of ``total`` images, a seeded choice, the same for every model."""
+def choose_images(total: int, count: int, seed: int, model_seed: int = 0) -> list[int]:
+    """Ascending indices of at most ``count`` of ``total`` images, drawn at random, the same for all models of one seed.
+
+    Another seed of the models draws other images, so that what seeds disagree on holds the noise of the images, too.
+    Seed 0 draws by ``seed`` alone: numpy fills the words of a seed up with zeros.
+    """
     if count >= total:
         return list(range(total))
-    return sorted(np.random.default_rng(seed).permutation(total)[:count].tolist())
+    return sorted(np.random.default_rng((seed, model_seed)).permutation(total)[:count].tolist())
 
 
 def looked_at(audit: Audit, correct: int, passes: int, radii: int) -> int:

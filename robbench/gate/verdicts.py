@@ -1,8 +1,15 @@
-"""A record against its baseline: a change counts when it exceeds the tolerance and is significant; only losses fail."""
+"""A record against its baseline: a change counts when it exceeds the tolerance and is significant; only losses fail.
+
+A study fails when any of its figures does, so each figure is tested at :data:`FALSE_ALARMS` ÷ the number of the study's
+figures (Bonferroni; Dunn 1961). That holds however the figures depend on each other, and an item's verdict needs no
+other item: Holm's step-down (1979), which finds a little more, would need all p-values before the first verdict. The
+number is that of the whole study, whatever part of it runs, so that an item run again alone gets the same verdict.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import singledispatch
 from typing import Any, Literal
@@ -11,11 +18,15 @@ import numpy as np
 
 from robbench.errors import require, unknown
 from robbench.gate.baselines import Baseline
-from robbench.gate.paired import CONFIDENCE as CONFIDENCE
-from robbench.gate.paired import RESAMPLES as RESAMPLES
-from robbench.gate.paired import mcnemar, median_change_interval
+from robbench.gate.paired import mcnemar, sign_test
 from robbench.record import MISCLASSIFIED, Counts, Record, Robustness, Struct, Training, median_pstar
 from robbench.spec import differences
+
+FALSE_ALARMS = 0.05
+"""Share of runs of a study in which any figure may be significant by the chance of which images were drawn."""
+
+FIGURES = {"training": 1, "robustness": 2}
+"""Figures of a stage that are tested; of a kind that a project adds, one."""
 
 Mark = Literal["=", "+", "-", "~", "x", "missing", "error", "new", "quick"]
 
@@ -88,19 +99,32 @@ def plain_verdict(suite: str, name: str, mark: Mark, message: str) -> Verdict:
     return Verdict(suite=suite, case=case, stage=stage, figure="result", mark=mark, message=message)
 
 
-def compare(record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
-    """Verdicts on every figure that a record and its baseline share."""
-    return [*judge(record.result, record, baseline, tolerances), _seconds(record, baseline, tolerances)]
+def level_of(stages: Iterable[str]) -> float:
+    """The p-value below which a figure is significant, of a study with stages of these kinds."""
+    return FALSE_ALARMS / max(1, sum(FIGURES.get(kind, 1) for kind in stages))
+
+
+def levels(records: Iterable[Record]) -> dict[str, float]:
+    """The level of every suite that has records among these."""
+    stages: dict[str, list[str]] = {}
+    for record in records:
+        stages.setdefault(record.suite, []).append(record.kind)
+    return {suite: level_of(kinds) for suite, kinds in stages.items()}
+
+
+def compare(record: Record, baseline: Baseline, tolerances: Tolerances, level: float) -> list[Verdict]:
+    """Verdicts on every figure that a record and its baseline share, tested at the level of :func:`level_of`."""
+    return [*judge(record.result, record, baseline, tolerances, level), _seconds(record, baseline, tolerances)]
 
 
 @singledispatch
-def judge(result: Any, record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
+def judge(result: Any, record: Record, baseline: Baseline, tolerances: Tolerances, level: float) -> list[Verdict]:
     """Verdicts on a result, without its seconds; another kind of stage registers its own."""
     return []
 
 
 @judge.register
-def _(result: Training, record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
+def _(result: Training, record: Record, baseline: Baseline, tolerances: Tolerances, level: float) -> list[Verdict]:
     figure = "validation accuracy"
     if why := _other_images(record, baseline):
         return [_incomparable(record, figure, why)]
@@ -110,11 +134,11 @@ def _(result: Training, record: Record, baseline: Baseline, tolerances: Toleranc
     from scipy.stats import fisher_exact  # here, since it takes a second to import
 
     p = float(fisher_exact([[old.correct, old.total - old.correct], [new.correct, new.total - new.correct]])[1])
-    return [_accuracy(record, figure, old, new, p, tolerances, baseline)]
+    return [_accuracy(record, figure, old, new, p, tolerances, level, baseline)]
 
 
 @judge.register
-def _(result: Robustness, record: Record, baseline: Baseline, tolerances: Tolerances) -> list[Verdict]:
+def _(result: Robustness, record: Record, baseline: Baseline, tolerances: Tolerances, level: float) -> list[Verdict]:
     changes = differences(baseline.spec.get("estimate"), record.spec.get("estimate"))
     why = _other_images(record, baseline)
     if not why and (changes or baseline.grid != result.grid or len(baseline.pstar or ()) != len(result.pstar)):
@@ -123,8 +147,8 @@ def _(result: Robustness, record: Record, baseline: Baseline, tolerances: Tolera
         return [_incomparable(record, "median p*", why, result.median)]
     old, new = np.asarray(baseline.pstar), np.asarray(result.pstar)
     return [
-        _accuracy(record, "accuracy", baseline.accuracy, result.clean, mcnemar(old, new), tolerances, baseline),
-        _median(record, result, baseline, tolerances),
+        _accuracy(record, "accuracy", baseline.accuracy, result.clean, mcnemar(old, new), tolerances, level, baseline),
+        _median(record, result, baseline, tolerances, level),
     ]
 
 
@@ -146,19 +170,26 @@ def _verdict(record: Record, figure: str, mark: Mark, old: float | None, new: fl
 
 
 def _accuracy(
-    record: Record, figure: str, old: Counts, new: Counts, p: float, tolerances: Tolerances, baseline: Baseline
+    record: Record,
+    figure: str,
+    old: Counts,
+    new: Counts,
+    p: float,
+    tolerances: Tolerances,
+    level: float,
+    baseline: Baseline,
 ) -> Verdict:
     """The verdict on a change of accuracy with this p-value."""
     change = new.share - old.share
-    mark = _mark(change, abs(change) > tolerances.accuracy + 1e-12, p < 1 - CONFIDENCE)
+    mark = _mark(change, abs(change) > tolerances.accuracy + 1e-12, p < level)
     message = (
         f"{figure} {old.share:.1%} → {new.share:.1%} ({change * 100:+.1f} points of {new.total:,} images, "
-        f"p = {p:.2g}; tolerance {tolerances.accuracy * 100:g} points){_because(record, baseline)}"
+        f"{_tested(p, level)}; tolerance {tolerances.accuracy * 100:g} points){_because(record, baseline)}"
     )
     return _verdict(record, figure, mark, old.share, new.share, message)
 
 
-def _median(record: Record, result: Robustness, baseline: Baseline, tolerances: Tolerances) -> Verdict:
+def _median(record: Record, result: Robustness, baseline: Baseline, tolerances: Tolerances, level: float) -> Verdict:
     """The verdict on the median p* of the images that both sides were estimated on."""
     grid, new = result.grid, result.median
     old = median_pstar([index for index in baseline.pstar or () if index != MISCLASSIFIED], grid)
@@ -167,17 +198,21 @@ def _median(record: Record, result: Robustness, baseline: Baseline, tolerances: 
         mark: Mark = "=" if old == new else "+" if old is None else "-"
         message = f"{shown}: no image is classified correctly{_because(record, baseline)}"
         return _verdict(record, "median p*", mark, old, new, message)
-    low, high = median_change_interval(np.asarray(baseline.pstar), np.asarray(result.pstar))
+    p, rose, fell = sign_test(np.asarray(baseline.pstar), np.asarray(result.pstar))
     step = grid[1] - grid[0] if len(grid) > 1 else 0.0
     change = 0.0 if old == new else new - old
     limit = max(tolerances.pstar * old, step) if math.isfinite(old) else 0.0
-    mark = _mark(change, abs(change) > limit + 1e-12, not low <= 0 <= high)
+    mark = _mark(change, abs(change) > limit + 1e-12, p < level and (rose > fell) == (change > 0))
     relative = f", {change / old:+.0%}" if math.isfinite(change) and old else ""
     message = (
-        f"{shown}{relative} (99 % bootstrap interval of the change {low * step:+.3g} to {high * step:+.3g}; "
+        f"{shown}{relative} (p* rose on {rose:,} images and fell on {fell:,}, {_tested(p, level)}; "
         f"tolerance {tolerances.pstar:.0%} and one grid step of {step:g}){_because(record, baseline)}"
     )
     return _verdict(record, "median p*", mark, old, new, message)
+
+
+def _tested(p: float, level: float) -> str:
+    return f"p = {p:.2g}, significant below {level:.2g}"
 
 
 def _mark(change: float, beyond: bool, significant: bool) -> Mark:

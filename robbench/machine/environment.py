@@ -21,11 +21,11 @@ from robbench.record import Environment
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def choose_device(name: str, worker: int = 0) -> torch.device:
-    """The device of ``--robbench-device``; ``auto`` is CUDA if there is a CUDA device, in turn for each worker.
+def choose_device(name: str, worker: int = 0, workers: int = 1) -> torch.device:
+    """The device of ``--robbench-device``; ``auto`` is CUDA if there is a CUDA device, one for each worker.
 
     Raises:
-        RobbenchError: the name is unknown, or there is no CUDA device for ``cuda``.
+        RobbenchError: the name is unknown, there is no CUDA device for ``cuda``, or there are fewer than workers.
     """
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
@@ -34,7 +34,13 @@ def choose_device(name: str, worker: int = 0) -> torch.device:
         raise RobbenchError("device: expected a CUDA device for --robbench-device cuda, this machine has none")
     if not available or name == "cpu":
         return torch.device("cpu")
-    device = torch.device("cuda", worker % torch.cuda.device_count())
+    count = torch.cuda.device_count()
+    if workers > count:
+        raise RobbenchError(
+            f"device: expected at most one worker of pytest-xdist for each CUDA device, got {workers} for {count}; seconds "
+            f"of workers that share a device do not compare; use -n {count} or --robbench-device cpu"
+        )
+    device = torch.device("cuda", worker % count)  # a worker that replaces one that died has a new number
     torch.cuda.set_device(device)
     return device
 

@@ -87,9 +87,13 @@ def halved(size: int, error: Exception, device: torch.device) -> int:
             f"{reason}: not even one image at a time fits on {device.type}; free memory there, or use another "
             "device (--robbench-device)"
         ) from error
+    return size // 2
+
+
+def release(device: torch.device) -> None:
+    """Give memory that torch caches back to the device; after an except block, whose error holds the tensors that failed."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return size // 2
 
 
 @dataclass
@@ -110,11 +114,13 @@ class Batches:
                 work(slice(start, end))
             except (RuntimeError, MemoryError) as error:
                 self.size = halved(end - start, error, device)
-                note = f"out of memory: {self.what} went on with batches of {self.size} images"
-                if note not in self.notes:
-                    self.notes.append(note)
+            else:
+                start = end
                 continue
-            start = end
+            release(device)
+            note = f"out of memory: {self.what} went on with batches of {self.size} images"
+            if note not in self.notes:
+                self.notes.append(note)
 
 
 @contextmanager

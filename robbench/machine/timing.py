@@ -37,17 +37,28 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._seconds = Counter[str]()
-        self._running: dict[str, Callable[[], dict[str, float]]] = {}
+        self._running: tuple[str, Callable[[], dict[str, float]]] | None = None
 
     @contextmanager
     def region(self, name: str) -> Iterator[None]:
-        """Time a block, on a GPU up to its last kernel; ``name`` is one of :class:`robbench.record.Seconds`."""
-        self._running[name] = so_far = self._start(name)
+        """Time a block, on a GPU up to its last kernel; ``name`` is one of :class:`robbench.record.Seconds`.
+
+        A region within another one stops the other's clock. Where one ends in an error, what it timed last is not counted.
+        """
+        outer, self._seconds = self._running, self._so_far()
+        self._running = name, self._start(name)
         try:
             yield
-            self._seconds.update(so_far())
+            self._seconds = self._so_far()
         finally:
-            del self._running[name]
+            self._running = None if outer is None else (outer[0], self._start(outer[0]))
+
+    def _so_far(self) -> Counter[str]:
+        """What was measured so far, in the running region as well."""
+        found = self._seconds.copy()
+        if self._running is not None:
+            found.update(self._running[1]())
+        return found
 
     def _start(self, name: str) -> Callable[[], dict[str, float]]:
         """Start a region; returns a function that tells the seconds since then, by field."""
@@ -86,8 +97,6 @@ class Stopwatch:
 
     @property
     def seconds(self) -> Seconds:
-        """What was measured so far, in the running regions as well."""
-        found = self._seconds.copy()
-        for so_far in self._running.values():
-            found.update(so_far())
+        """What was measured so far, in the running region as well."""
+        found = self._so_far()
         return Seconds(**{name: round(found[name], 6) for name in Seconds.__struct_fields__})

@@ -55,7 +55,7 @@ def of_item(stages: tuple[PlannedStage, ...], study: Study, item: str) -> tuple[
     name = item.partition("[")[2].removesuffix("]")
     if not name:
         return stages
-    wanted = [task for task in tasks_of(study) if task.model.id == name]
+    wanted = [task for task in tasks_of(study) if name in (task.model.id, f"{task.model.id}-{task.label}")]
     if not wanted:
         raise unknown("model of the suite", name, [model.id for model in study.models()])
     needed = {task.name for task in with_needs(wanted)}
@@ -79,7 +79,7 @@ def _robustness(task: Task, found: Sizes) -> PlannedStage:
     images = min(estimate.images, taken(model.dataset, model.dataset.test, found.test))
     return PlannedStage(
         model=model,
-        stage="robustness",
+        stage=task.stage,
         work=search_work(estimate, images) + final_work(estimate, images) + audit_work(estimate, images),
         bound=True,
         network=(model.architecture, found.shape, "float32"),
@@ -87,7 +87,7 @@ def _robustness(task: Task, found: Sizes) -> PlannedStage:
 
 
 def _nothing(task: Task, found: Sizes) -> PlannedStage:
-    return PlannedStage(model=task.model, stage=task.kind, work=Work(), bound=False, network=None)
+    return PlannedStage(model=task.model, stage=task.stage, work=Work(), bound=False, network=None)
 
 
 def lines(stages: Sequence[PlannedStage], speeds: Mapping[NetworkKey, Speed], done: Set[str]) -> list[str]:

@@ -67,7 +67,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give every test of a suite that takes ``model`` the models of its study."""
+    """Give every test of a suite that takes ``model`` the models of its study; with ``search``, its second estimates."""
     declared = marked(metafunc.definition)
     if declared is None or "model" not in metafunc.fixturenames:
         return
@@ -80,7 +80,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         find_code_in(metafunc.config.invocation_params.dir)
         study = session.study(declared)
         if not _parametrises_models(metafunc.definition):
-            metafunc.parametrize("model", study.models(), ids=str)
+            models = study.models()
+            if study.also and "search" in metafunc.fixturenames:
+                pairs = [
+                    (model, each.estimate.search_name) for each in study.also for model in filter(each.asks, models)
+                ]
+                metafunc.parametrize("model, search", pairs, ids=[f"{model}-{search}" for model, search in pairs])
+            else:
+                metafunc.parametrize("model", models, ids=str)
         elif session.settings.changes_studies:
             raise RobbenchError(
                 "the test parametrises its models itself, so options that change a study (quick, dataset, seeds, protocol) "

@@ -145,7 +145,7 @@ class Results:
         """The records of a study's stages in their order, and the names of those without one."""
         import msgspec
 
-        from robbench.record import Record, as_case
+        from robbench.record import Record
 
         study = plan["study"]
         texts = [outcome["record"] for outcome in self._outcomes.values() if "record" in outcome]
@@ -154,13 +154,12 @@ class Results:
         ran = [msgspec.json.decode(text, type=Record) for text in texts]
         found |= {(record.case, record.stage): record for record in ran if record.suite == study}
         records, missing = [], []
-        for case, stage, source, variant in plan["stages"]:
+        for case, stage in plan["stages"]:
             failed = "fault" in self._outcomes.get(f"{study}/{case}.{stage}", {})
             if (case, stage) not in found or failed:
                 missing.append(f"{study}/{case}.{stage}")
-                continue
-            record = found[case, stage]
-            records.append(as_case(record, suite=study, case=case, source_case=source or None, variant=variant or None))
+            else:
+                records.append(found[case, stage])
         return records, missing
 
     def _going_on(self) -> str:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from robbench.spec import Model, Study
-    from robbench.stages import Task
     from robbench.stages.context import RunContext
 
 
@@ -79,15 +78,16 @@ class Session:
 
     @cached_property
     def device(self) -> torch.device:
-        """What stages run on; workers of pytest-xdist take the CUDA devices in turn.
+        """What stages run on; each worker of pytest-xdist takes a CUDA device of its own.
 
         Raises:
-            RobbenchError: there is no such device.
+            RobbenchError: there is no such device, or there are more workers than CUDA devices.
         """
         from robbench.machine.environment import choose_device
 
-        worker = re.search(r"\d+$", getattr(self.config, "workerinput", {}).get("workerid", ""))
-        return choose_device(self.settings.device, int(worker[0]) if worker else 0)
+        given = getattr(self.config, "workerinput", {})
+        worker = re.search(r"\d+$", given.get("workerid", ""))
+        return choose_device(self.settings.device, int(worker[0]) if worker else 0, given.get("workercount", 1))
 
     def study(self, declared: Study) -> Study:
         """The study as this run's options want it, remembered by its name.
@@ -109,22 +109,6 @@ class Session:
             raise RobbenchError(f"study {study.name!r}: expected one study of this name, got two that differ")
         return study
 
-    def task(self, study: Study, kind: str, model: Model) -> Task:
-        """The stage of a kind that a study asks of a model.
-
-        Raises:
-            RobbenchError: there is no such kind, or the study asks for none.
-        """
-        from robbench.errors import unknown
-        from robbench.stages import KINDS, Task
-
-        if kind not in KINDS:
-            raise unknown("kind of stage", kind, KINDS)
-        specs = [*KINDS[kind].specs(study)]
-        if not specs:
-            raise RobbenchError(f"study {study.name!r} asks for no stage of kind {kind!r}")
-        return Task(kind, model, specs[0])
-
     def preflight(self, study: str, model: str) -> None:
         """Check all selected models of a study before the first of its stages runs; those without fault go on.
 
@@ -143,6 +127,7 @@ class Session:
 
     def _faults(self, study: str) -> dict[str, str]:
         from robbench.estimation.audit import check_audit
+        from robbench.estimation.other_attacks import check_attacks
         from robbench.stages.checks import check
         from robbench.store.files import check_writable
 
@@ -150,7 +135,9 @@ class Session:
         try:
             for folder in (settings.report, *([settings.baselines] if settings.update else [])):
                 check_writable(folder)
-            check_audit(self.studies[study].estimate.audit)
+            for estimate in (self.studies[study].estimate, *(each.estimate for each in self.studies[study].also)):
+                check_audit(estimate.audit)
+                check_attacks(estimate)
             context = self.context
         except RobbenchError as error:
             return {"": str(error)}
@@ -171,10 +158,7 @@ class Session:
 
         if study.name in self.plans:
             return {}
-        stages = [
-            (task.model.id, task.kind, task.model.source.id if task.model.source else "", task.model.variant or "")
-            for task in tasks_of(study)
-        ]
+        stages = [(task.model.id, task.stage) for task in tasks_of(study)]
         plan = {"study": study.name, "protocol": study.protocol, "notes": list(study.notes()), "stages": stages}
         self.plans[study.name] = plan
         return plan
@@ -189,7 +173,7 @@ class Session:
         found = {}
         for name in self.plans.keys() & self.studies.keys():
             try:
-                records = finished_records(tasks_of(self.studies[name]), self.context).values()
+                records = finished_records(tasks_of(self.studies[name]), self.context, suite=name).values()
             except RobbenchError:
                 continue
             found[name] = [msgspec.json.encode(record).decode() for record in records]

@@ -9,11 +9,11 @@ import pytest
 
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import Baseline, baseline_path, read_baseline, write_baseline
-from robbench.gate.verdicts import Mark, Tolerances, Verdict, compare
+from robbench.gate.verdicts import Mark, Tolerances, Verdict, compare, level_of
 from robbench.plugin.session import OUTCOME, SESSION, marked
 from robbench.record import Record
 from robbench.spec import Model, Study
-from robbench.stages import Task, run_stage
+from robbench.stages import Task, run_stage, task_of, tasks_of
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -31,20 +31,22 @@ class Robbench:
         """Train, transfer or load a model; fails the test on a regression of validation accuracy or seconds."""
         return self.stage("training", model)
 
-    def estimate(self, model: Model) -> Record:
-        """Estimate p* of a model; fails the test on a regression of accuracy, median p* or seconds."""
-        return self.stage("robustness", model)
+    def estimate(self, model: Model, search: str | None = None) -> Record:
+        """Estimate p* of a model; fails the test on a regression of accuracy, median p* or seconds.
 
-    def stage(self, kind: str, model: Model) -> Record:
-        """Run the stage of a kind that the study asks of a model, after the stages that it needs."""
+        ``search`` names one of the study's second estimates (:class:`robbench.Also`).
+        """
+        return self.stage(f"robustness-{search}" if search else "robustness", model)
+
+    def stage(self, name: str, model: Model) -> Record:
+        """Run the stage of this name that the study asks of a model, after the stages that it needs."""
         declared = marked(self._item)
         if declared is None:
             pytest.fail("the robbench fixture: expected a test marked with pytest.mark.suite(study)", pytrace=False)
         study = self._session.study(declared)
-        outcome = self._item.stash[OUTCOME] = {"stage": f"{study.name}/{model.id}.{kind}"}
+        outcome = self._item.stash[OUTCOME] = {"stage": f"{study.name}/{model.id}.{name}"}
         try:
-            task = self._session.task(study, kind, model)
-            record, verdicts = self._measured(study, task)
+            record, verdicts = self._measured(study, task_of(study, name, model))
         except RobbenchError as error:
             outcome["fault"] = str(error)
         finally:
@@ -67,7 +69,7 @@ class Robbench:
             nonlocal baseline
             self._session.preflight(study.name, model.id)
             if not settings.quick:  # even where it is renewed: a file that is not ours is not written over
-                baseline = read_baseline(settings.baselines, study.name, model.id, task.kind)
+                baseline = read_baseline(settings.baselines, study.name, model.id, task.stage)
             context = self._session.context
             record = run_stage(task, context, suite=study.name)
             if record.key not in context.made:
@@ -86,9 +88,9 @@ class Robbench:
         }
         self._benchmark.extra_info.update(figures)
         self._item.user_properties.extend((name, value) for name, value in figures.items() if value is not None)
-        return record, self._judged(record, baseline)
+        return record, self._judged(study, record, baseline)
 
-    def _judged(self, record: Record, baseline: Baseline | None) -> list[Verdict]:
+    def _judged(self, study: Study, record: Record, baseline: Baseline | None) -> list[Verdict]:
         settings = self._session.settings
         if settings.quick:
             return [_verdict(record, "quick", "quick scale")]
@@ -97,7 +99,8 @@ class Robbench:
         if baseline is None:
             path = baseline_path(settings.baselines, record.suite, record.case, record.stage)
             return [_verdict(record, "missing", f"no baseline at {path}; write it with --robbench-update")]
-        return compare(record, baseline, Tolerances.of(self._item.get_closest_marker("suite").kwargs))
+        tolerances = Tolerances.of(self._item.get_closest_marker("suite").kwargs)
+        return compare(record, baseline, tolerances, level_of(task.kind for task in tasks_of(study)))
 
 
 def _verdict(record: Record, mark: Mark, message: str) -> Verdict:

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from robbench.gate.verdicts import CONFIDENCE
 from robbench.record import ModelFacts
 from robbench.report import drawing
+from robbench.report.bootstrap import CONFIDENCE
 from robbench.report.comparisons import Change, accuracy_change, change, robust_change, speed_up
 from robbench.report.markdown import NOTHING, escape, percent, points, pstar, pstar_digits, seconds, signed
 from robbench.report.ranking import ranking_epsilon
@@ -83,7 +83,8 @@ def _effect(varied: Model, base: Model | None, epsilon: float | None) -> Effect:
 
 def _key(facts: ModelFacts) -> tuple[object, ...]:
     """What a variant shares with its base: all but the seed, the variant, and the variants of its source."""
-    return facts.dataset, facts.method, facts.source, facts.source_method, facts.k, facts.head, facts.kept
+    kept = "frozen" if facts.variant == "kept" else facts.kept
+    return facts.dataset, facts.method, facts.source, facts.source_method, facts.k, facts.head, kept
 
 
 def ablation_table(found: Sequence[Effect]) -> pd.DataFrame:

@@ -9,9 +9,9 @@ from itertools import pairwise
 import numpy as np
 
 from robbench.report import comparisons
-from robbench.report.bootstrap import difference, over_seeds
+from robbench.report.bootstrap import difference
 from robbench.report.rows import Group
-from robbench.report.seeds import Model, Spread, models_of
+from robbench.report.seeds import Model, Spread, models_of, resampled
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Drop:
     before: float
     after: float
     stability: float = 1.0
-    """Share of the bootstrap resamplings of the images whose largest fall is the same."""
+    """Share of the bootstrap resamplings whose largest fall is the same."""
 
 
 def largest_fall(medians: Sequence[tuple[int, float]]) -> Drop | None:
@@ -41,6 +41,8 @@ class Answer:
     """Every k of the line, tested or not."""
     best: Model | None
     """Highest median p*, then highest clean accuracy; None where no median could be taken."""
+    stability: float
+    """Share of the bootstrap resamplings in which the same k is the best; all intervals here choose it anew in each."""
     source: Model | None
     standard: Model | None
     """Conventionally trained on the target."""
@@ -90,7 +92,8 @@ def answers(group: Group) -> tuple[Answer, ...]:
 def _answer(group: Group, line: str) -> Answer:
     rows = group.of(line)
     models, target = models_of(rows), rows[0].facts.dataset
-    best = best_transfer(models)
+    choice = best_transfer(models)
+    best = choice.model if choice else None
     source, standard = source_model(group, best or models[0]), scratch_model(group, target, "standard")
     scratch = scratch_model(group, target, "pgd")
     reference = scratch or source
@@ -101,14 +104,15 @@ def _answer(group: Group, line: str) -> Answer:
         line=line,
         models=models,
         best=best,
+        stability=choice.stability if choice else 1.0,
         source=source,
         standard=standard,
         scratch=scratch,
-        retention=comparisons.median_ratio(best, source),
-        over_standard=comparisons.median_ratio(best, standard),
-        relative=comparisons.median_ratio(best, scratch),
-        points=comparisons.accuracy_change(best, scratch),
-        robust_points=comparisons.robust_change(best, scratch, epsilon),
+        retention=comparisons.median_ratio(choice, source),
+        over_standard=comparisons.median_ratio(choice, standard),
+        relative=comparisons.median_ratio(choice, scratch),
+        points=comparisons.accuracy_change(choice, scratch),
+        robust_points=comparisons.robust_change(choice, scratch, epsilon),
         drop=largest_drop(models),
         drops={seed: largest_drop(models_of([row for row in rows if row.facts.seed == seed])) for seed in seeds},
         epsilon=epsilon,
@@ -130,13 +134,23 @@ def source_model(group: Group, transferred: Model) -> Model | None:
     return Model(found) if found else None
 
 
-def best_transfer(models: Sequence[Model]) -> Model | None:
-    """The model with the highest median p* (censored is highest), then clean accuracy, then the smallest k."""
-    return max(
-        (model for model in models if model.median is not None),
-        key=lambda model: (model.median, model.value(lambda row: row.accuracy), -(model.facts.k or 0)),
-        default=None,
-    )
+def best_transfer(models: Sequence[Model]) -> comparisons.Best | None:
+    """The model with the highest median p* (censored is highest), then clean accuracy, then the smallest k.
+
+    Chosen by the same rule in every resampling.
+    """
+    tested = tuple(model for model in models if model.median is not None)
+    tested = tuple(sorted(tested, key=lambda model: model.facts.k or 0))  # of equals, max and argmax take the first
+    if not tested:
+        return None
+    best = max(tested, key=lambda model: (model.median, model.value(lambda row: row.accuracy)))
+    medians = np.nan_to_num(np.stack([model.resampled_medians for model in tested]), nan=-1.0, posinf=np.inf)
+    highest = medians == medians.max(axis=0)
+    accuracies = np.zeros_like(medians)
+    for index in np.flatnonzero((highest & (highest.sum(axis=0) > 1)).any(axis=1)):  # of the tied alone
+        rows = tested[index].tested
+        accuracies[index] = resampled(rows, [row.resampled_accuracy for row in rows])
+    return comparisons.Best(best, tested, np.where(highest, accuracies, -1.0).argmax(axis=0))
 
 
 def largest_drop(models: Sequence[Model]) -> Drop | None:
@@ -145,7 +159,7 @@ def largest_drop(models: Sequence[Model]) -> Drop | None:
     found = largest_fall([(model.facts.k or 0, model.median or 0.0) for model in tested])
     if found is None:
         return None
-    samples = np.stack([over_seeds([row.resampled_medians for row in model.right]) for model in tested])
+    samples = np.stack([model.resampled_medians for model in tested])
     # Between two censored medians nothing is known to fall; a fall from a censored one is the largest there is.
     drops = np.nan_to_num(np.stack([difference(a, b) for a, b in pairwise(samples)]), nan=0.0)
     at = [model.facts.k for model in tested].index(found.k)

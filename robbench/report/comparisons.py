@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from robbench.report.bootstrap import Resamples, difference, interval, over_seeds
+from robbench.report.bootstrap import Resamples, difference, interval
 from robbench.report.rows import Row
-from robbench.report.seeds import Model, Spread, spread
+from robbench.report.seeds import Model, Spread, resampled, spread
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Change:
 
     value: float
     low: float
-    """Of the bootstrap interval over images, drawn alike for both."""
+    """Of the bootstrap interval over seeds and images, drawn alike for both."""
     high: float
     seeds: Spread
 
@@ -31,7 +32,7 @@ class Change:
         return abs(self.value) / width if math.isfinite(width) and width > 0 else math.inf
 
     def beyond_noise(self, step: float) -> bool:
-        """Whether it is larger than a step, its interval over images leaves out 0, and every seed agrees on the sign."""
+        """Whether it is larger than a step, its interval leaves out 0, and every seed agrees on the sign."""
         same_sign = self.seeds.low > 0 or self.seeds.high < 0
         return same_sign and bool(self.low > 0 or self.high < 0) and abs(self.value) > step + 1e-12
 
@@ -41,6 +42,37 @@ class Ratio(Change):
     """A ratio of two medians; a bound where one of them is censored."""
 
     relation: Literal["=", "<", ">"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best of several models, and which of them is the best in every resampling."""
+
+    model: Model
+    models: tuple[Model, ...]
+    chosen: NDArray[np.intp]
+    """(RESAMPLES,) indices into ``models``."""
+
+    @property
+    def stability(self) -> float:
+        """Share of the resamplings that choose the same model."""
+        return float(np.mean(self.chosen == self.models.index(self.model)))
+
+    def resampled(self, figure: Callable[[Model], Resamples]) -> Resamples:
+        """A figure of the model that is the best in each resampling: an interval that repeats the choice."""
+        found = np.empty(len(self.chosen))
+        for index in np.unique(self.chosen):
+            here = self.chosen == index
+            found[here] = figure(self.models[index])[here]
+        return found
+
+
+def _resampled(model: Model | Best, figure: Callable[[Model], Resamples]) -> Resamples:
+    return model.resampled(figure) if isinstance(model, Best) else figure(model)
+
+
+def _model(model: Model | Best | None) -> Model | None:
+    return model.model if isinstance(model, Best) else model
 
 
 def _partner(model: Model, seed: int) -> Row | None:
@@ -55,56 +87,79 @@ def _pairs(above: Model | None, below: Model | None) -> list[tuple[Row, Row]]:
     return [(row, other) for row in above.rows if (other := _partner(below, row.facts.seed)) is not None]
 
 
-def median_ratio(numerator: Model | None, denominator: Model | None) -> Ratio | None:
+def median_ratio(numerator: Model | Best | None, denominator: Model | None) -> Ratio | None:
     """Median p* of one model ÷ that of another: a bound where one is censored, None where both are or either lacks one."""
-    ratios = [ratio for above, below in _pairs(numerator, denominator) if (ratio := _ratio(above, below))]
-    relations = {relation for _, relation, _, _ in ratios} - {"="}
-    seeds = spread(value for value, _, _, _ in ratios)
-    if seeds is None or len(relations) > 1:
+    ratios = [ratio for above, below in _pairs(_model(numerator), denominator) if (ratio := _ratio(above, below))]
+    relations = {relation for _, relation in ratios} - {"="}
+    seeds = spread(value for value, _ in ratios)
+    if numerator is None or seeds is None or len(relations) > 1:
         return None
-    low, _ = interval(over_seeds([least for _, _, least, _ in ratios]))
-    _, high = interval(over_seeds([most for _, _, _, most in ratios]))
+    low, _ = interval(_resampled(numerator, lambda model: _ratios(model, denominator, _least)))
+    _, high = interval(_resampled(numerator, lambda model: _ratios(model, denominator, _most)))
     relation: Any = relations.pop() if relations else "="
     return Ratio(seeds.value, low, high, seeds, relation)
 
 
-def _ratio(numerator: Row, denominator: Row) -> tuple[float, str, Resamples, Resamples] | None:
-    """Value, relation, and per resampling what the ratio is at least and at most."""
+def _ratios(numerator: Model, denominator: Model | None, end: Callable[[Row, Row], Resamples]) -> Resamples:
+    pairs = [pair for pair in _pairs(numerator, denominator) if all(row.median is not None for row in pair)]
+    return resampled([above for above, _ in pairs], [end(above, below) for above, below in pairs])
+
+
+def _ratio(numerator: Row, denominator: Row) -> tuple[float, str] | None:
+    """Value and relation."""
     above, below = numerator.robustness, denominator.robustness
     if not above or not below or above.median is None or not below.median or above.median == below.median == math.inf:
         return None
     relation = "<" if math.isinf(below.median) else ">" if math.isinf(above.median) else "="
     value = min(above.median, above.grid[-1]) / min(below.median, below.grid[-1])
-    top, bottom = numerator.resampled_medians, denominator.resampled_medians
+    return value, relation
+
+
+def _least(numerator: Row, denominator: Row) -> Resamples:
+    """What the ratio of medians is at least in every resampling."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        least = np.nan_to_num(np.minimum(top, above.grid[-1]) / bottom, nan=0.0, posinf=math.inf)
-        most = np.nan_to_num(top / np.minimum(bottom, below.grid[-1]), nan=math.inf, posinf=math.inf)
-    return value, relation, least, most
+        least = np.minimum(numerator.resampled_medians, numerator.record.result.grid[-1])
+        return np.asarray(np.nan_to_num(least / denominator.resampled_medians, nan=0.0, posinf=math.inf))
+
+
+def _most(numerator: Row, denominator: Row) -> Resamples:
+    """What the ratio of medians is at most in every resampling."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        least = np.minimum(denominator.resampled_medians, denominator.record.result.grid[-1])
+        return np.asarray(np.nan_to_num(numerator.resampled_medians / least, nan=math.inf, posinf=math.inf))
 
 
 def change(
-    above: Model | None,
+    above: Model | Best | None,
     below: Model | None,
     figure: Callable[[Row], float | None],
-    resampled: Callable[[Row], Resamples],
+    samples: Callable[[Row], Resamples],
 ) -> Change | None:
     """A figure of one model less that of another; None where either lacks it in every seed."""
-    values, samples = [], []
-    for a, b in _pairs(above, below):
-        ours, theirs = (figure(row) if row.robustness and row.robustness.pstar else None for row in (a, b))
-        if ours is not None and theirs is not None:
-            values.append(0.0 if ours == theirs else ours - theirs)
-            samples.append(difference(resampled(a), resampled(b)))
-    seeds = spread(values)
-    return Change(seeds.value, *interval(over_seeds(samples)), seeds) if seeds else None
+
+    def pairs(model: Model | None) -> list[tuple[Row, Row, float]]:
+        """Both rows, and the difference of their figures."""
+        found = []
+        for pair in _pairs(model, below):
+            ours, theirs = (figure(row) if row.robustness and row.robustness.pstar else None for row in pair)
+            if ours is not None and theirs is not None:
+                found.append((*pair, 0.0 if ours == theirs else ours - theirs))
+        return found
+
+    def differences(model: Model) -> Resamples:
+        found = pairs(model)
+        return resampled([a for a, _, _ in found], [difference(samples(a), samples(b)) for a, b, _ in found])
+
+    seeds = spread(value for _, _, value in pairs(_model(above)))
+    return Change(seeds.value, *interval(_resampled(above, differences)), seeds) if above and seeds else None
 
 
-def accuracy_change(above: Model | None, below: Model | None) -> Change | None:
+def accuracy_change(above: Model | Best | None, below: Model | None) -> Change | None:
     """Difference of clean accuracy."""
-    return change(above, below, lambda row: row.accuracy, Row.resampled_shares)
+    return change(above, below, lambda row: row.accuracy, lambda row: row.resampled_accuracy)
 
 
-def robust_change(above: Model | None, below: Model | None, epsilon: float | None) -> Change | None:
+def robust_change(above: Model | Best | None, below: Model | None, epsilon: float | None) -> Change | None:
     """Difference of robust accuracy at a radius that both models' grids have."""
     return change(above, below, lambda row: row.robust(epsilon), lambda row: row.resampled_shares(epsilon))
 

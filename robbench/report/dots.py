@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from robbench.gate.verdicts import CONFIDENCE
 from robbench.report import drawing
 from robbench.report.answers import Answer, answers, source_model
+from robbench.report.bootstrap import CONFIDENCE
 from robbench.report.comparisons import Ratio, median_ratio, speed_up
 from robbench.report.rows import Group
 from robbench.report.seeds import Spread
@@ -37,7 +37,9 @@ def draw_answers(group: Group) -> bytes:
     ]
     ks = sorted({point.k for _, _, panels in lines for point in panels[0]})
     top = 1.08 * max([1.0, *(_reach(points) for _, _, panels in lines for points in panels[:2])])
-    name = drawing.title(group, f"the three questions, {CONFIDENCE:.0%} intervals over images")
+    name = drawing.title(
+        group, f"the three questions, {CONFIDENCE:.0%} intervals over {'seeds and ' * (len(group.seeds) > 1)}images"
+    )
     with drawing.canvas(13.2, 4.4, name) as figure:
         panels = figure.subplots(1, 3)
         for number, (_, ink, found) in enumerate(lines):

@@ -31,7 +31,8 @@ _TRANSFERS = {
     ("transfer", "mlp2"): "#56B4E9",
     ("transfer", "mlp3"): "#332288",
 }
-_FINETUNED, _FROM_STANDARD, _OTHER = "#A6761D", "#999933", "#882255"
+_KEPT = {"finetuned": "#A6761D", "warm": "#117733"}
+_FROM_STANDARD, _OTHER = "#999933", "#882255"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def colour(row: Row) -> str:
         return _METHODS.get(facts.method, _OTHER)
     if facts.source_method == "standard":
         return _FROM_STANDARD
-    return _FINETUNED if facts.kept == "finetuned" else _TRANSFERS.get((facts.method, facts.head), _OTHER)
+    return _KEPT.get(facts.kept or "") or _TRANSFERS.get((facts.method, facts.head), _OTHER)
 
 
 def is_source(group: Group, model: Model) -> bool:

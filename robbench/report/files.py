@@ -53,6 +53,7 @@ def _figures(row: Row, common: Row | None) -> dict[str, Any]:
         "correct_images": robustness and robustness.clean.correct,
         "clean_accuracy": row.accuracy,
         "median_pstar": row.median,
+        **{f"median_pstar_{each.result.search}": each.result.median for each in row.also},
         "median_pstar_common": common and common.median,
         "common_images": common and common.correct,
         "censored_images": robustness and robustness.censored,
@@ -76,16 +77,16 @@ def _figures(row: Row, common: Row | None) -> dict[str, Any]:
 
 
 def pstar_csv_gz(groups: Sequence[Group]) -> bytes:
-    """One row per model and test image: p* where found, and ``wrong``, ``found`` or ``censored``; gzip."""
-    frames = [pd.DataFrame(columns=["suite", "case", "image", "pstar", "status"])]
+    """One row per model, search and test image: p* where found, and ``wrong``, ``found`` or ``censored``; gzip."""
+    frames = [pd.DataFrame(columns=["suite", "case", "search", "image", "pstar", "status"])]
     for row in (row for group in groups for row in group.all_rows):
-        if row.robustness:
-            index, grid = np.asarray(row.robustness.pstar, dtype=int), row.robustness.grid
+        for found in (record.robustness for record in row.records if record.robustness):
+            index, grid = np.asarray(found.pstar, dtype=int), found.grid
             assert MISCLASSIFIED == -1  # as an index, the last
             shown = np.asarray([*(f"{value:.10g}" for value in grid), "", ""], dtype=object)
             status = np.asarray([*["found"] * len(grid), "censored", "wrong"], dtype=object)
-            figures = {"image": row.robustness.images, "pstar": shown[index], "status": status[index]}
-            frames.append(pd.DataFrame({"suite": row.suite, "case": row.case, **figures}))
+            figures = {"image": found.images, "pstar": shown[index], "status": status[index]}
+            frames.append(pd.DataFrame({"suite": row.suite, "case": row.case, "search": found.search, **figures}))
     return gzip.compress(_csv(pd.concat(frames)), compresslevel=6, mtime=0)
 
 

@@ -13,15 +13,25 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from robbench.gate.verdicts import CONFIDENCE, MARKS, Verdict
+from robbench.gate.verdicts import MARKS, Verdict
 from robbench.report import markdown
 from robbench.report.ablation import FEW, ablation_table, effects, median_change
 from robbench.report.answers import answers
+from robbench.report.bootstrap import CONFIDENCE
 from robbench.report.drawing import Picture
 from robbench.report.overview import factors, overview_table
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
-from robbench.report.remarks import busy, data_table, environment_table, estimates, few_images, missing_models
+from robbench.report.remarks import (
+    busy,
+    data_table,
+    environment_table,
+    estimates,
+    few_images,
+    fewest_tested,
+    missing_models,
+)
 from robbench.report.rows import Group, dataset_label, studies
+from robbench.report.searches import LIMIT, pairs, searches_table
 from robbench.report.tables import SUSPECT, attack_table, other_table, spread_text, study_table, views_table
 
 Pictures = Mapping[tuple[str, ...], Sequence[Picture]]
@@ -40,7 +50,7 @@ def report_text(
 ) -> str:
     """The whole of ``report.md``: a section per study, answers first."""
     rows = [row for group in groups for row in group.all_rows]
-    records = [record for row in rows for record in (row.trained, row.tested, *row.others) if record]
+    records = [record for row in rows for record in row.records]
     stages = {f"{record.suite}/{record.name}" for record in records} | set(missing)
     compared = {f"{verdict.suite}/{verdict.case}.{verdict.stage}" for verdict in verdicts}
     groups_of = dict(studies(groups))
@@ -82,6 +92,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "SUSPECT": SUSPECT, "infinity": math.inf}
+    environment.globals["APART"] = f"{LIMIT - 1:.0%}"
     environment.globals["CONFIDENCE"] = f"{CONFIDENCE:.0%}"
     plain = ("table", "many", "percent", "points", "pstar", "seconds", "times", "ranges")
     environment.filters |= {name: getattr(markdown, name) for name in plain}
@@ -112,6 +123,7 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
         "architectures": [_architecture(group, pictures.get((suite, group.architecture), ())) for group in groups],
         "overview": overview_table(groups),
         "pictures": pictures.get((suite,), ()),
+        "tested": fewest_tested(groups),
         "several": any(len(group.seeds) > 1 for group in groups),
         "published": any(row.published for group in groups for row in group.rows),
     }
@@ -130,12 +142,14 @@ def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
         "published": any(row.published for row in group.rows),
         "few": few_images(group),
         "busy": busy(group),
+        "apart": [pair for pair in pairs(group) if pair.differs],
         "pictures": {picture.kind: picture for picture in pictures},
         "table": study_table(group) if group.rows else None,
         "tested": tested,
         "audits": [row.robustness.audit for row in tested if row.robustness and row.robustness.audit],
         "suspects": list(dict.fromkeys(row.name for row in tested if row.suspect)),
         "views": views_table(group),
+        "searches": searches_table(group),
         "swaps": swaps(group),
         "grid_end": max((row.robustness.grid[-1] for row in tested if row.robustness), default=0.0),
         "epsilon": ranking_epsilon(group),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -13,6 +14,9 @@ from robbench.report.markdown import NOTHING, escape
 from robbench.report.rows import Group
 from robbench.report.seeds import models_of
 
+ENOUGH = 1_000
+"""Test images from which an accuracy is sure to two digits: its standard error is at most 1.6 points."""
+
 
 def few_images(group: Group) -> dict[str, int]:
     """Correct images of the models that have fewer than FEW in a seed: their medians say little."""
@@ -21,6 +25,13 @@ def few_images(group: Group) -> dict[str, int]:
         for model in models_of(group.all_rows)
     }
     return {name: count for name, count in counts.items() if count < FEW}
+
+
+def fewest_tested(groups: Sequence[Group]) -> int | None:
+    """The least number of test images of a model, where that is fewer than ENOUGH."""
+    rows = (row for group in groups for row in group.all_rows)
+    count = min((len(row.robustness.images) for row in rows if row.robustness), default=ENOUGH)
+    return count if count < ENOUGH else None
 
 
 def busy(group: Group) -> dict[str, dict[str, float]]:
@@ -68,13 +79,21 @@ def environment_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def estimates(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
-    """How p* was estimated, once per way: images, grid, and search with its attack."""
-    ways: dict[tuple[str, str, str], None] = {}
+    """How p* was estimated, once per way: images, grid, and search with its attack; in an ensemble, who found p*."""
+    ways: dict[tuple[str, str, str], Counter[str]] = {}
     for row in (row for group in groups for row in group.all_rows):
-        if found := row.robustness:
+        for found in (record.robustness for record in row.records if record.robustness):
             settings = [f"{name} {value}" for name, value in sorted(found.attack.items()) if value is not None]
             shown = ", ".join(text for text in settings if not text.startswith("kind "))
             images = f"{len(found.images):,} images of {row.record.data.name}"
-            grid = f"{found.grid[0]:g} to {found.grid[-1]:g}, step {row.grid_step:.4g}"
-            ways[images, grid, f"{found.search} search with {found.attack['kind']} ({shown})"] = None
-    return [*ways]
+            step = found.grid[1] - found.grid[0] if len(found.grid) > 1 else 0.0
+            grid = f"{found.grid[0]:g} to {found.grid[-1]:g}, step {step:.4g}"
+            grid += "" if found.norm == "linf" else f", in {found.norm.upper()}"
+            attack = "" if found.attack["kind"] == "Attack" else f" with {found.attack['kind']} ({shown})"
+            ways.setdefault((images, grid, f"{found.search} search{attack}"), Counter()).update(found.found_by)
+    return [(images, grid, how + _finders(found)) for (images, grid, how), found in ways.items()]
+
+
+def _finders(found: Counter[str]) -> str:
+    """``; p* found by fast 1,203, adv_lib:fmn 88``."""
+    return f"; p* found by {', '.join(f'{name} {count:,}' for name, count in found.items())}" if found else ""

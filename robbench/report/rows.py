@@ -16,6 +16,7 @@ from robbench.spec.catalogue import ARCHITECTURES
 _DATASETS = {"mnist": "MNIST", "emnist": "EMNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 _METHODS = ("standard", "pgd", "checkpoint", "transfer", "transfer-adversarial")
 _SCRATCH = {"standard": "Standard", "pgd": "PGD", "checkpoint": "Checkpoint"}
+_KEPT = {"frozen": "", "finetuned": ", kept blocks fine-tuned", "warm": ", whole network"}
 CONVENTIONAL = "conventional retraining"
 
 
@@ -33,6 +34,8 @@ class Row:
     facts: ModelFacts
     trained: Record | None
     tested: Record | None
+    also: tuple[Record, ...] = ()
+    """Estimates of p* by other searches than the study's own."""
     others: tuple[Record, ...] = ()
     """Of kinds of stages that a project added."""
 
@@ -59,7 +62,12 @@ class Row:
     @property
     def record(self) -> Record:
         """The robustness record, else the training record, else another."""
-        return self.tested or self.trained or self.others[0]
+        return self.tested or self.trained or (*self.also, *self.others)[0]
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All there are."""
+        return tuple(record for record in (self.trained, self.tested, *self.also, *self.others) if record)
 
     @property
     def other_figures(self) -> dict[str, float | int | bool | None]:
@@ -101,9 +109,19 @@ class Row:
         return found.robust(epsilon).share
 
     @cached_property
+    def images_drawn(self) -> int:
+        """A number that tells the test images of one draw from those of another."""
+        return hash(tuple(self.record.result.images))
+
+    @cached_property
     def resampled_medians(self) -> Resamples:
         """Median p* of every resampling of the test images."""
         return bootstrap.medians(self.facts.dataset, self.record.result)
+
+    @cached_property
+    def resampled_accuracy(self) -> Resamples:
+        """Clean accuracy of every resampling of the test images."""
+        return self.resampled_shares()
 
     def resampled_shares(self, epsilon: float | None = None) -> Resamples:
         """Clean accuracy, or robust accuracy at ``epsilon``, of every resampling of the test images."""
@@ -132,7 +150,7 @@ class Row:
     @property
     def _particulars(self) -> str:
         head = f", {self.facts.head.upper()} head" if self.facts.head != "linear" else ""
-        kept = ", kept blocks fine-tuned" if self.facts.kept == "finetuned" else ""
+        kept = _KEPT[self.facts.kept or "frozen"]
         return head + kept + (", from a standard source" if self.facts.source_method == "standard" else "")
 
     @property
@@ -188,14 +206,17 @@ def studies(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
 
 
 def group_records(records: Iterable[Record]) -> tuple[Group, ...]:
-    """Records by suite and architecture, the two stages of a case joined."""
+    """Records by suite and architecture, the stages of a case joined."""
     stages: dict[tuple[str, str], dict[str, Record]] = {}
     for record in records:
         stages.setdefault((record.suite, record.case), {})[record.stage] = record
     groups: dict[tuple[str, str], list[Row]] = {}
     for (suite, case), stage in stages.items():
         facts = next(iter(stage.values())).model
-        row = Row(suite, case, facts, stage.pop("training", None), stage.pop("robustness", None), (*stage.values(),))
+        trained, tested = stage.pop("training", None), stage.pop("robustness", None)
+        also = tuple(record for record in stage.values() if record.robustness)
+        others = tuple(record for record in stage.values() if not record.robustness)
+        row = Row(suite, case, facts, trained, tested, also, others)
         groups.setdefault((suite, facts.architecture), []).append(row)
     names = sorted(groups, key=lambda key: (key[0], [*ARCHITECTURES, key[1]].index(key[1]), key[1]))
     return tuple(_group(*name, groups[name]) for name in names)
@@ -207,7 +228,8 @@ def _group(suite: str, architecture: str, rows: Sequence[Row]) -> Group:
     def key(row: Row) -> tuple[object, ...]:
         facts = row.facts
         method = [*_METHODS, facts.method].index(facts.method)
-        particulars = (facts.source_method == "standard", facts.kept == "finetuned", facts.head != "linear", facts.head)
+        kept = [*_KEPT].index(facts.kept or "frozen")
+        particulars = (facts.source_method == "standard", kept, facts.head != "linear", facts.head)
         where = (facts.dataset not in sources, facts.dataset)
         return (method, *particulars, *where, facts.k or 0, facts.variant or "", facts.seed, row.case)
 

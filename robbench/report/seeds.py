@@ -6,8 +6,12 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from robbench.record import ModelFacts
+from robbench.report.bootstrap import RESAMPLES, Resamples, over_seeds
 from robbench.report.published import Published
 from robbench.report.rows import Row
 
@@ -42,6 +46,13 @@ def spread(values: Iterable[float | None]) -> Spread | None:
         return None
     value = statistics.median(found)  # halfway between -inf and inf there is none: take the lower
     return Spread(statistics.median_low(found) if math.isnan(value) else value, tuple(found))
+
+
+def resampled(rows: Sequence[Row], samples: Sequence[Resamples]) -> Resamples:
+    """A figure over seeds in every resampling, from its resamplings in each seed's row; NaN of none."""
+    if not rows:
+        return np.full(RESAMPLES, math.nan)
+    return over_seeds(samples, anew=len({row.images_drawn for row in rows}) == len(rows))
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,11 @@ class Model:
     def median(self) -> float | None:
         """Median over seeds of median p*."""
         return self.medians.value if self.medians else None
+
+    @cached_property
+    def resampled_medians(self) -> Resamples:
+        """Its median over seeds in every resampling of seeds and images."""
+        return resampled(self.right, [row.resampled_medians for row in self.right])
 
     @property
     def accuracies(self) -> Spread | None:

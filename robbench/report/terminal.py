@@ -13,8 +13,8 @@ from robbench.record import Record
 def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
     """One row per model: what was measured and the mark of each figure against its baseline."""
     by_name = {record.name: record for record in records}
-    others = [record for record in records if record.training is None and record.robustness is None]
-    more = list(dict.fromkeys((record.stage, name) for record in others for name in record.figures))
+    others = [record for record in records if record.stage not in ("training", "robustness")]
+    more = list(dict.fromkeys((record.stage, name) for record in others for name in _shown(record)))
     rows = []
     for case in dict.fromkeys(record.case for record in records):
         training, robustness = by_name.get(f"{case}.training"), by_name.get(f"{case}.robustness")
@@ -44,7 +44,14 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
     return str(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * len(measured), "left")))
 
 
+def _shown(record: Record) -> list[str]:
+    """Figures with a column: of a second estimate its median."""
+    return ["median p*"] if record.robustness else [*record.figures]
+
+
 def _figure(record: Record | None, name: str) -> str:
+    if record and record.robustness:
+        return show_pstar(record.robustness.median)
     value = record.figures.get(name) if record else None
     return "" if value is None else f"{value:.4g}"
 
@@ -58,7 +65,7 @@ def legend(verdicts: Sequence[Verdict]) -> str:
 def warnings(records: Sequence[Record]) -> list[str]:
     """A line for every model whose p* cannot be trusted: what its audit found."""
     return [
-        f"{record.case}: p* cannot be trusted: {'; '.join(record.robustness.audit.warnings)}"
+        f"{record.case}{record.stage.removeprefix(record.kind)}: p* cannot be trusted: {'; '.join(record.robustness.audit.warnings)}"
         for record in records
         if record.robustness and record.robustness.audit and record.robustness.audit.warnings
     ]
@@ -79,7 +86,11 @@ def _marks(verdicts: Sequence[Verdict], case: str) -> str:
     own.sort(key=lambda verdict: order.index(verdict.mark))
     if {verdict.mark for verdict in own} == {"="}:
         return "= all"
-    return " · ".join(dict.fromkeys(f"{verdict.figure} {verdict.mark}" for verdict in own))
+    return " · ".join(dict.fromkeys(f"{_of(verdict)} {verdict.mark}" for verdict in own))
+
+
+def _of(verdict: Verdict) -> str:
+    return verdict.figure if verdict.stage in ("training", "robustness") else f"{verdict.stage}: {verdict.figure}"
 
 
 def progress_line(what: str, done: float, total: float, seconds: float) -> str:

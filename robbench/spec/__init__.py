@@ -11,7 +11,7 @@ from robbench.spec.estimate import Audit, EpsilonGrid, Estimate
 from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer, code_of
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
 from robbench.spec.searches import Attack, Ensemble, Search, attack
-from robbench.spec.study import Quick, Study, Transfers
+from robbench.spec.study import Also, Quick, Study, Transfers
 from robbench.spec.training import (
     PGD,
     CrossEntropy,
@@ -30,6 +30,7 @@ __all__ = [
     "PGD",
     "PROTOCOL_FIELDS",
     "TRAINING_VERSION",
+    "Also",
     "Attack",
     "Audit",
     "Checkpoint",

@@ -75,7 +75,8 @@ def shrink(study: Study) -> Study:
     """The study at its quick scale: sizes shrink, while radii, optimisers and models stay."""
     quick = study.quick
     small = study.with_recipes(lambda recipe: _recipe(recipe, quick)).with_datasets(lambda data: _dataset(data, quick))
-    return replace(small, name=f"{study.name}-quick", estimate=_estimate(study.estimate, quick))
+    also = tuple(replace(each, estimate=_estimate(each.estimate, quick)) for each in study.also)
+    return replace(small, name=f"{study.name}-quick", estimate=_estimate(study.estimate, quick), also=also)
 
 
 def _attack(attack: PGD, quick: Quick) -> PGD:

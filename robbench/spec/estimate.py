@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from robbench.errors import RobbenchError, require
+from robbench.errors import require
 from robbench.spec.base import UNUSUAL, Count, Expected, PositiveInt, Radius, Share, Spec
 from robbench.spec.searches import ATTACKS, Attack, BuiltIn, Norm, Search, parts, search_name
 from robbench.spec.training import PGD
@@ -37,9 +37,11 @@ class Audit(Spec):
     images: PositiveInt = 100
     """At most this many are looked at."""
     share: Share = 0.1
-    """Of the search's passes that the audit may take, without Square."""
+    """Of the search's passes that the audit may take, without APGD-T and Square."""
     radii: Annotated[int, Field(ge=2), Expected("an integer ≥ 2 (one below p*, one above)")] = 8
     """At most this many for each scanned image, half of them below its p*."""
+    apgd_images: Count = 50
+    """At most this many are attacked by APGD-T one grid step below their p*. 0: none."""
     square_queries: Count = 0
     """Of Square, an attack without gradients, for each image; needs torchattacks. 0: it is not run."""
     seed: Count = 0
@@ -51,16 +53,20 @@ class Estimate(Spec):
     grid: EpsilonGrid
     attack: PGD
     images: PositiveInt = 10_000
-    """At most this many test images (a seeded choice)."""
-    search: BuiltIn | Search = "reference"
-    """The published binary search; a shrinking ball, which is faster; another library's attack; or one's own."""
+    """At most this many test images, drawn at random: others for every seed of the study, the same for its models."""
+    search: BuiltIn | Search = "fast"
+    """A shrinking ball, also with more starts (thorough); the published binary search (reference); another library's
+    attack or one's own function (:func:`attack`); several together (:class:`Ensemble`); or one's own class."""
     seed: Count = 0
     final_test: tuple[PGD | Attack, ...] = ()
-    """Attacks at fixed radii on the same images; one step of the whole radius is FGSM."""
+    """Attacks at fixed radii on the same images; one step of the whole radius is FGSM.
+
+    A random start is drawn for each image by its number, so that its batch changes nothing.
+    """
     audit: Audit | None = Audit()
     """None: it is not looked at whether gradients are masked."""
     norm: Norm = field(default="linf", metadata=UNUSUAL)
-    """Of the perturbations. In L2 only other libraries' attacks and one's own search, and there is no audit."""
+    """Of the perturbations. In L2 there is no ``reference`` search, no PGD in the final test, and no audit."""
 
     def __post_init__(self) -> None:
         attack, on_image_alone = self.attack, "False (the result must depend on the image alone, not on its batch)"
@@ -69,8 +75,6 @@ class Estimate(Spec):
         require(not attack.random_start, "Estimate attack random_start", on_image_alone, True)
         for fixed in self.final_test:
             require(fixed.epsilon is not None, "Estimate final_test epsilon", "a radius", fixed.epsilon)
-            random = isinstance(fixed, PGD) and fixed.random_start
-            require(not random, "Estimate final_test random_start", on_image_alone, True)
         distinct = len(set(self.final_test)) == len(self.final_test)
         require(distinct, "Estimate final_test", "each attack once", self.final_test)
         searches = [*parts(self.search)]
@@ -81,9 +85,9 @@ class Estimate(Spec):
             if isinstance(each, Attack) and each.name in ATTACKS:
                 norms = ATTACKS[each.name].norms
                 require(self.norm in norms, "Estimate norm", f"{' or '.join(norms)} with {each.name}", self.norm)
-            elif self.norm == "l2" and isinstance(each, str | PGD):
-                other = "an attack of another library (docs/attacks.md) for norm l2"
-                raise RobbenchError(f"Estimate: expected {other}, got {each!r}, which knows linf alone")
+            elif self.norm == "l2":
+                require(each != "reference", "Estimate search", "another one with norm l2 (it is published in linf)", each)
+                require(not isinstance(each, PGD), "Estimate final_test", "other attacks with norm l2", each)
         audited = self.norm == "l2" and self.audit is not None
         require(not audited, "Estimate audit", "None with norm l2 (the audit attacks in linf)", self.audit)
 

@@ -28,7 +28,7 @@ ESTIMATION_VERSION = 1
 """Raised when the estimation code changes what comes out of a spec; p* is then estimated again."""
 
 Head = Literal["linear", "mlp1", "mlp2", "mlp3"]
-Kept = Literal["frozen", "finetuned"]
+Kept = Literal["frozen", "finetuned", "warm"]
 
 
 class Transfer(Spec):
@@ -37,10 +37,18 @@ class Transfer(Spec):
     k: PositiveInt
     head: Head = "linear"
     kept: Kept = "frozen"
+    """frozen, finetuned at a lower rate, or warm: retrained like the others, but from the source's weights."""
     kept_scale: Share = 0.01
     """Learning-rate factor of fine-tuned kept blocks; 0.001 in the study's code."""
     kept_statistics: Literal["eval", "train"] = "eval"
     """Mode of the frozen blocks; 'train' lets their batch-norm statistics drift (thesis)."""
+
+    def __post_init__(self) -> None:
+        both = self.kept_scale, self.kept_statistics
+        unset = self.kept != "warm" or both == (Transfer.kept_scale, Transfer.kept_statistics)
+        require(
+            unset, "Transfer kept_scale and kept_statistics", "neither beside kept='warm', which keeps nothing", both
+        )
 
 
 class Checkpoint(Spec):
@@ -130,7 +138,7 @@ class Model(Spec):
             unusual = {
                 "adversarial": self.method == "transfer-adversarial",
                 self.transfer.head: self.transfer.head != "linear",
-                "finetuned": self.transfer.kept == "finetuned",
+                self.transfer.kept: self.transfer.kept != "frozen",
                 "from-standard": self.source.method == "standard",
             }
             parts += [f"TL{self.transfer.k}", *(word for word, said in unusual.items() if said)]

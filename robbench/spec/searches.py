@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -28,11 +28,9 @@ class Known:
     """Whether it looks for the nearest counterexample, or for one within a given radius."""
     steps: str
     """The option that says how long it goes on."""
-    options: Mapping[str, Option] = field(default_factory=dict)
+    options: Mapping[str, Option]
     """Given to it unless the study says otherwise."""
     norms: tuple[Norm, ...] = ("linf", "l2")
-    one_radius: bool = False
-    """Whether all images of a batch must have the same radius."""
 
 
 ATTACKS = {
@@ -45,10 +43,7 @@ ATTACKS = {
     ),
     "adv_lib:fab": Known(function="fab", minimal=True, steps="n_iter", options={"n_iter": 100}),
     "adv_lib:fmn": Known(function="fmn", minimal=True, steps="steps", options={"steps": 100}),
-    "torchattacks:fab": Known(function="FAB", minimal=True, steps="steps", options={"steps": 100}),
-    "torchattacks:square": Known(
-        function="Square", minimal=False, steps="n_queries", options={"n_queries": 5000}, one_radius=True
-    ),
+    "torchattacks:square": Known(function="Square", minimal=False, steps="n_queries", options={"n_queries": 5000}),
 }
 """Attacks of adversarial-library and torchattacks that need no code of one's own."""
 
@@ -109,7 +104,7 @@ def attack(name: str, *, epsilon: float | None = None, seed: int = 0, **options:
             ``function(network, images, labels, **options)`` where it looks for the nearest counterexamples, and as
             ``function(network, images, labels, epsilon, **options)`` where it looks for some within the radius of each
             image. Images are (B, C, H, W) floats in [0, 1], labels (B,) int64, ``epsilon`` (B,) floats in pixel units; it
-            returns (B, C, H, W) images.
+            returns (B, C, H, W) images in [0, 1]. What it finds for an image must not depend on the others.
         epsilon: radius in pixel units, in a final test only.
         seed: of the random numbers that it draws.
         options: what else it is called with.
@@ -120,7 +115,7 @@ def attack(name: str, *, epsilon: float | None = None, seed: int = 0, **options:
     return Attack(name=name, epsilon=epsilon, seed=seed, options=tuple(sorted(options.items())))
 
 
-BuiltIn = Literal["reference", "fast"]
+BuiltIn = Literal["reference", "fast", "thorough"]
 
 
 class Ensemble(Search):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -13,7 +14,17 @@ from robbench.spec.base import Count, Expected, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names
 from robbench.spec.estimate import Estimate
 from robbench.spec.model import Checkpoint, Head, Kept, Model, Transfer
-from robbench.spec.protocol import EFFECTS, Protocol, ProtocolField, thesis_dataset, thesis_kept, thesis_recipe
+from robbench.spec.protocol import (
+    EFFECTS,
+    Protocol,
+    ProtocolField,
+    froze_nothing,
+    thesis_dataset,
+    thesis_estimate,
+    thesis_kept,
+    thesis_recipe,
+    thesis_retraining,
+)
 from robbench.spec.training import Dataset, Recipe
 
 _PARAMETERLESS = frozenset({"avg_pool"})
@@ -33,6 +44,27 @@ class Transfers(Spec):
     kept_statistics: Literal["eval", "train"] = "eval"
     source: Literal["adversarial", "standard"] = "adversarial"
     """Which source model the blocks come from."""
+
+
+class Also(Spec):
+    """A second estimate of some models, beside the study's own.
+
+    It is a stage of the same kind under a second name (``robustness-reference``), so it has its own test item, baseline
+    and columns, while its key in the store is that of any estimate. ``StageKind.specs`` says which stages a model has.
+    """
+
+    estimate: Estimate
+    """By another search than the study's own."""
+    models: Annotated[tuple[str, ...], Field(min_length=1), Expected("a tuple of at least one pattern")] = ("*",)
+    """Shell patterns of the ids that ``robbench plan`` lists, without seed: ``*-pgd`` are the adversarially trained."""
+
+    def asks(self, model: Model) -> bool:
+        """Whether this model is to be estimated a second time."""
+        return any(_named(model, pattern) for pattern in self.models)
+
+
+def _named(model: Model, pattern: str) -> bool:
+    return fnmatchcase(model.id.removesuffix(f"-seed{model.seed}"), pattern)
 
 
 class Quick(Spec):
@@ -56,6 +88,8 @@ class Study(Spec):
     adversarial: Recipe | Mapping[str, Recipe]
     transfers: tuple[Transfers, ...]
     estimate: Estimate
+    also: tuple[Also, ...] = ()
+    """Second estimates of some models, which reports hold beside the first."""
     source_checkpoint: Checkpoint | None = None
     """Weights of the adversarially trained source model, instead of training it."""
     seeds: Annotated[tuple[Count, ...], Field(min_length=1), Expected("a tuple of integers ≥ 0")] = (0,)
@@ -81,12 +115,18 @@ class Study(Spec):
         for architecture in (name for row in self.transfers for name in row.architectures or ()):
             if architecture not in self.architectures:
                 raise unknown("architecture of a transfer", architecture, self.architectures)
-        thesis = all(row.kept == "finetuned" or row.kept_statistics == "train" for row in self.transfers)
+        thesis = all(row.kept != "frozen" or row.kept_statistics == "train" for row in self.transfers)
         how = "'sound' in a declaration (--robbench-protocol thesis changes it)"
         require(self.protocol == "sound" or thesis, "Study protocol", how, self.protocol)
         one = self.source_checkpoint is None or len(self.architectures) == 1
         require(one, "Study source_checkpoint", "one architecture beside it", self.architectures)
-        names = [model.id for model in self.models()]
+        searches = [each.search_name for each in (self.estimate, *(each.estimate for each in self.also))]
+        require(len(set(searches)) == len(searches), "Study also", "another search than its own, each once", searches)
+        models = self.models()
+        for pattern in (pattern for each in self.also for pattern in each.models):
+            found = any(_named(model, pattern) for model in models)
+            require(found, "Also models", "patterns of the study's models ('*-pgd', '*-TL3')", pattern)
+        names = [model.id for model in models]
         twice = sorted({name for name in names if names.count(name) > 1})
         require(not twice, f"study {self.name!r}", "every model declared once", ", ".join(twice))
 
@@ -109,6 +149,12 @@ class Study(Spec):
                 "cnn3: its convolution is frozen and reset like any block; the published code did neither, so its "
                 "TL rows stand beside other models"
             )
+        target = self.datasets[1]
+        if target.name == "cifar100" and any(_froze_nothing(row, target) for row in self.transfers):
+            notes.append(
+                "adversarial retraining freezes what is kept; the published code retrained the whole network "
+                "(`kept='warm'`), so that these TL rows stand beside no published ones"
+            )
         for architecture in self.architectures if self.protocol == "sound" else ():
             for k, block in enumerate(reversed(block_names(architecture) or ()), 1):
                 if block in _PARAMETERLESS:
@@ -124,14 +170,9 @@ class Study(Spec):
 
     def with_recipes(self, change: Callable[[Recipe], Recipe]) -> Study:
         """The study with ``change(recipe)`` in place of every recipe."""
-
-        def each(recipe: Recipe | Mapping[str, Recipe]) -> Recipe | Mapping[str, Recipe]:
-            if isinstance(recipe, Recipe):
-                return change(recipe)
-            return {name: change(value) for name, value in recipe.items()}
-
-        rows = tuple(replace(row, recipe=each(row.recipe)) for row in self.transfers)
-        return replace(self, standard=each(self.standard), adversarial=each(self.adversarial), transfers=rows)
+        rows = tuple(replace(row, recipe=_each(row.recipe, change)) for row in self.transfers)
+        standard, adversarial = _each(self.standard, change), _each(self.adversarial, change)
+        return replace(self, standard=standard, adversarial=adversarial, transfers=rows)
 
     def with_datasets(self, change: Callable[[Dataset], Dataset]) -> Study:
         """The study with ``change(dataset)`` in place of source and target."""
@@ -139,12 +180,36 @@ class Study(Spec):
         return replace(self, source=change(source), target=change(target))
 
     def with_thesis(self, names: Collection[ProtocolField]) -> Study:
-        """The study with the thesis's values of these fields, and all others as declared."""
+        """The study with the thesis's values of these fields, and all others as declared.
+
+        A study that declares warm transfers itself keeps its frozen ones frozen.
+        """
+        if any(row.kept == "warm" for row in self.transfers):
+            names = set(names) - {"kept"}
         changed = self.with_recipes(lambda recipe: thesis_recipe(recipe, names)).with_datasets(
             lambda dataset: thesis_dataset(dataset, names)
         )
-        rows = tuple(replace(row, **thesis_kept(row.kept, names)) for row in changed.transfers)
-        return replace(changed, transfers=rows)
+        rows = tuple(_thesis_row(row, changed.datasets[1], names) for row in changed.transfers)
+        normalised = any(dataset.mean for dataset in self.datasets)
+        estimate = thesis_estimate(self.estimate, names, normalised=normalised)
+        return replace(changed, transfers=rows, estimate=estimate)
+
+
+def _each(recipe: Recipe | Mapping[str, Recipe], change: Callable[[Recipe], Recipe]) -> Recipe | Mapping[str, Recipe]:
+    if isinstance(recipe, Recipe):
+        return change(recipe)
+    return {name: change(value) for name, value in recipe.items()}
+
+
+def _froze_nothing(row: Transfers, target: Dataset) -> bool:
+    recipes = [row.recipe] if isinstance(row.recipe, Recipe) else row.recipe.values()
+    return all(froze_nothing(row.kept, recipe, target) for recipe in recipes)
+
+
+def _thesis_row(row: Transfers, target: Dataset, names: Collection[ProtocolField]) -> Transfers:
+    warm = "kept" in names and _froze_nothing(row, target)
+    recipe = _each(row.recipe, lambda recipe: thesis_retraining(recipe, target, names, warm=warm))
+    return replace(row, recipe=recipe, **({"kept": "warm"} if warm else thesis_kept(row.kept, names)))
 
 
 def _declared(study: Study) -> Iterator[Model]:

@@ -6,9 +6,12 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from robbench.record import Record, as_case
-from robbench.spec import Study
-from robbench.stages.kinds import KINDS
+import msgspec
+
+from robbench.errors import RobbenchError, unknown
+from robbench.record import Record
+from robbench.spec import Model, Study
+from robbench.stages.kinds import KINDS, StageKind
 from robbench.stages.task import Task
 
 if TYPE_CHECKING:
@@ -41,9 +44,19 @@ class InProcess:
 def tasks_of(study: Study) -> tuple[Task, ...]:
     """Every stage of a study, all of one kind before the next kind, each after the stages that it needs."""
     models = study.models()
-    return tuple(
-        Task(kind.name, model, spec) for kind in KINDS.values() for spec in kind.specs(study) for model in models
-    )
+    return tuple(task for kind in KINDS.values() for model in models for task in _tasks(kind, study, model))
+
+
+def task_of(study: Study, stage: str, model: Model) -> Task:
+    """The stage of this name that a study asks of a model; a RobbenchError if it asks for none."""
+    asked = {task.stage: task for kind in KINDS.values() for task in _tasks(kind, study, model)}
+    if stage not in asked:
+        raise unknown(f"stage of {model.id} in study {study.name!r}", stage, asked)
+    return asked[stage]
+
+
+def _tasks(kind: StageKind, study: Study, model: Model) -> list[Task]:
+    return [Task(kind.name, model, spec, label) for label, spec in kind.specs(study, model).items()]
 
 
 def with_needs(tasks: Iterable[Task]) -> tuple[Task, ...]:
@@ -85,18 +98,21 @@ def run_graph(tasks: Collection[Task], context: RunContext, executor: Executor |
 
 def run_stage(task: Task, context: RunContext, *, suite: str = "") -> Record:
     """The record of one stage under the names of a suite, after the stages that it needs, in this process."""
+    return _named(run_graph([task], context)[task], task, suite)
+
+
+def _named(record: Record, task: Task, suite: str) -> Record:
+    """A record that another study may have stored, under the names of the study that asks for it."""
     model, source = task.model, task.model.source
-    record = run_graph([task], context)[task]
-    source_case = source.id if source else None
-    return as_case(record, suite=suite, case=model.id, source_case=source_case, variant=model.variant)
+    facts = msgspec.structs.replace(record.model, source_case=source.id if source else None, variant=model.variant)
+    return msgspec.structs.replace(record, suite=suite, case=model.id, stage=task.stage, model=facts)
 
 
-def finished_records(tasks: Iterable[Task], context: RunContext) -> dict[Task, Record]:
-    """The records of the tasks that the store has, made from what the store has now of their needs.
+def finished_records(tasks: Iterable[Task], context: RunContext, *, suite: str = "") -> dict[Task, Record]:
+    """The records of the tasks that the store has, made from what the store has now of their needs, as of this suite.
 
     Images are loaded only for tasks that the store may have.
     """
-    from robbench.errors import RobbenchError
     from robbench.stages.work import finished_needs, key_of
 
     found = {}
@@ -106,5 +122,5 @@ def finished_records(tasks: Iterable[Task], context: RunContext) -> dict[Task, R
         except RobbenchError:  # a stage that it needs is missing, or its data are
             continue
         if finished is not None:
-            found[task] = finished.record
+            found[task] = _named(finished.record, task, suite)
     return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from robbench.record import RESULTS, Robustness, Struct, Training
-from robbench.spec import Model, Study
+from robbench.spec import Estimate, Model, Study
 
 if TYPE_CHECKING:
     from robbench.stages.work import Made, Work
@@ -23,8 +23,11 @@ class StageKind:
     name: str
     result: type[Struct]
     """What comes out. Its method ``figures()`` gives the numbers for reports and JUnit files."""
-    specs: Callable[[Study], Sequence[Any]]
-    """What a study asks of every model beyond the model itself, as the only entry; empty: it asks for no such stage."""
+    specs: Callable[[Study, Model], Mapping[str, Any]]
+    """What a study asks of a model beyond the model itself, by label; nothing: it asks for no such stage.
+
+    The stage without a label (``""``) has the kind's name, another the label behind it: ``robustness-reference``.
+    """
     needs: Callable[[Model], Mapping[str, tuple[str, Model]]]
     """Kind and model of the stages that must be finished before, by role."""
     run: Callable[[Work], Made]
@@ -45,6 +48,11 @@ def _estimate(work: Work) -> Made:
     return estimate_model(work)
 
 
+def _estimates(study: Study, model: Model) -> dict[str, Estimate]:
+    also = [each.estimate for each in study.also if each.asks(model)]
+    return {"": study.estimate} | {each.search_name: each for each in also}
+
+
 KINDS: dict[str, StageKind] = {}
 
 
@@ -58,7 +66,7 @@ add_kind(
     StageKind(
         name="training",
         result=Training,
-        specs=lambda study: (None,),
+        specs=lambda study, model: {"": None},
         needs=lambda model: {role: ("training", parent) for role, parent in model.parents().items()},
         run=_train,
     )
@@ -67,7 +75,7 @@ add_kind(
     StageKind(
         name="robustness",
         result=Robustness,
-        specs=lambda study: (study.estimate,),
+        specs=_estimates,
         needs=lambda model: {"model": ("training", model)},
         run=_estimate,
         spec_name="estimate",

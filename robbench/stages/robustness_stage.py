@@ -13,6 +13,7 @@ from robbench.estimation.problem import Problem
 from robbench.estimation.sampling import choose_images
 from robbench.record import MISCLASSIFIED, Robustness
 from robbench.spec import Attack, Estimate, describe
+from robbench.spec.searches import parts as searches_of
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
 
@@ -25,7 +26,7 @@ def estimate_model(work: Work) -> Made:
     estimate: Estimate = work.task.spec
     with work.stopwatch.region("io"):
         network = work.network("model")
-        chosen = choose_images(len(work.data.test), estimate.images, estimate.seed)
+        chosen = choose_images(len(work.data.test), estimate.images, estimate.seed, work.task.model.seed)
         test = work.data.test.take(torch.tensor(chosen))
     problem = Problem(
         network=network,
@@ -39,9 +40,10 @@ def estimate_model(work: Work) -> Made:
     name = "p* and counterexamples" if problem.keep_adversarials else "p*"
     parts = drive(_parts(problem, estimate, name), work, save_every=SAVE_SECONDS)
     search = parts[name].outcome
+    others = all(isinstance(each, Attack) for each in searches_of(estimate.search))
     result = Robustness(
         grid=list(estimate.grid.values),
-        attack=describe(estimate.search if isinstance(estimate.search, Attack) else estimate.attack),
+        attack=describe(estimate.search if others else estimate.attack),
         search=estimate.search_name,
         images=chosen,
         pstar=search.pstar.tolist(),

@@ -20,10 +20,18 @@ class Task:
     spec: Any = None
     """What the stage is asked beyond its model: an Estimate for p*, nothing for training."""
 
+    label: str = ""
+    """Tells a model's stages of one kind apart; changes no result."""
+
+    @property
+    def stage(self) -> str:
+        """Its name in records and baselines: ``robustness``, ``robustness-reference``."""
+        return f"{self.kind}-{self.label}" if self.label else self.kind
+
     @property
     def name(self) -> str:
         """``case.stage``: unique within a study."""
-        return f"{self.model.id}.{self.kind}"
+        return f"{self.model.id}.{self.stage}"
 
     @property
     def needs(self) -> dict[str, Task]:
@@ -44,4 +52,5 @@ class Task:
         if self.spec is None:
             return digest_of({**named, "version": TRAINING_VERSION})
         test = self.model.dataset.test
-        return digest_of({**named, "version": ESTIMATION_VERSION, "test": test, "spec": describe(self.spec)})
+        sample = {"sample": self.model.seed} if self.model.seed else {}  # the seed that test images are drawn by, too
+        return digest_of({**named, "version": ESTIMATION_VERSION, "test": test, "spec": describe(self.spec), **sample})

@@ -68,10 +68,11 @@ def _prepared(work: Work) -> _Ready:
             read_checkpoint(network, model.checkpoint)
         return _Ready(place(network, device))
     transferred = transferred_network(model, work.data, work.network("source"))
-    frozen = model.transfer.kept == "frozen" and model.transfer.kept_statistics == "eval"
+    kept = model.transfer.kept
+    frozen = kept == "frozen" and model.transfer.kept_statistics == "eval"
     return _Ready(
         place(transferred.network, device),
-        parameter_groups(transferred, model.transfer.kept_scale),
+        None if kept == "warm" else parameter_groups(transferred, model.transfer.kept_scale),
         transferred.kept if frozen else (),
     )
 

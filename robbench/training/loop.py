@@ -86,7 +86,7 @@ class Trainer:
         self._infinite = infinite_by_design(network)
         self.notes: list[str] = []
         """What the record should say of this training: that memory ran out, or that graphs were given up."""
-        self._loop = GraphedLoop(self._device, self.notes)
+        self._loop = GraphedLoop(self._device, self.notes, capturing=partial(stopwatch.region, "warm_up"))
         self._judging = Batches("validation", VALIDATION_BATCH, self.notes)
         self._learner: Learner | None = None
         self._history: list[Epoch] = []
@@ -264,10 +264,7 @@ def train(
 
 
 def _warm_up(learner: Learner, recipe: Recipe, frozen: tuple[nn.Module, ...], parents: Mapping[str, nn.Module]) -> None:
-    """A discarded update on a copy, so that set-up costs of kernels and allocator are not counted as training.
-
-    On a GPU the attack runs twice, because its second call is captured as a graph.
-    """
+    """A discarded update on a copy, so that set-up costs of kernels and allocator are not counted as training."""
     network, twins = copy.deepcopy((learner.network, frozen))
     first = torch.arange(min(recipe.batch_size, len(learner.training)), device=learner.training.labels.device)
     taken = learner.training.take(first)
@@ -275,9 +272,7 @@ def _warm_up(learner: Learner, recipe: Recipe, frozen: tuple[nn.Module, ...], pa
     with generators_at(0, clean.device):
         images = clean
         if recipe.attack is not None:
-            loop = GraphedLoop(clean.device)
-            for _ in range(2 if clean.is_cuda else 1):
-                images = attacked(network, recipe.attack, recipe.precision, clean, labels, None, loop=loop)
+            images = attacked(network, recipe.attack, recipe.precision, clean, labels, None)
         loss = loss_function(recipe.objective, network, parents)
         update(network, recipe, new_optimiser(network, recipe, None), (clean, images, labels), frozen=twins, loss=loss)
 

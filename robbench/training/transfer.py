@@ -47,8 +47,8 @@ def transfer(
     """A copy of ``source`` for the target: a new head, the last ``k`` blocks as a new network has them, the others kept.
 
     The head is one of :data:`robbench.models.HEADS`, and one of the k blocks. What belongs to no block (a wide ResNet's
-    last batch norm) is kept. ``frozen`` clears ``requires_grad`` of what is kept, ``finetuned`` sets it. ``mean`` and
-    ``std`` are the target's input normalisation.
+    last batch norm) is kept. ``frozen`` clears ``requires_grad`` of what is kept, ``finetuned`` and ``warm`` set it.
+    ``mean`` and ``std`` are the target's input normalisation.
 
     Raises:
         RobbenchError: there is no such ``head``, or ``k`` is not from 1 to the number of blocks.
@@ -67,7 +67,7 @@ def transfer(
     # The head comes from a build: an architecture's own linear layer may be normalised, with other tensors.
     put_head(network, fresh.body.get_submodule(fresh.head).to(like.device, like.dtype), classes)
     network.normalise = Normalise(mean, std).to(like.device)
-    network.requires_grad_(kept == "finetuned")
+    network.requires_grad_(kept != "frozen")
     for old, new in zip(blocks(network)[-k:], blocks(fresh)[-k:], strict=True):
         for module, values in zip(old.modules, new.modules, strict=True):
             module.load_state_dict(values.state_dict())

@@ -93,7 +93,7 @@ def _found(record: Record) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(record)
     for epoch in values["result"].get("epochs", []):
         del epoch["seconds"], epoch["validation_seconds"]
-    return {name: values[name] for name in ("stage", "digest", "spec", "data", "result")}
+    return {"kind": record.kind} | {name: values[name] for name in ("digest", "spec", "data", "result")}
 
 
 def _specs(record: Record) -> tuple[Model, Estimate | None]:
@@ -107,7 +107,7 @@ def _specs(record: Record) -> tuple[Model, Estimate | None]:
 
 def _check_digest(record: Record, model: Model, estimate: Estimate | None) -> None:
     """Raise a RobbenchError unless this robbench, and the network's code, would make the stage as it was made."""
-    digest = Task(record.stage, model, estimate).digest
+    digest = Task(record.kind, model, estimate).digest
     if digest != record.digest:
         own = own_module(model.architecture) is not None
         code = f", or {model.architecture} has changed or cannot be imported here (PYTHONPATH)" if own else ""

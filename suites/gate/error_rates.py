@@ -1,7 +1,7 @@
 """How often the gate is wrong: alarms without a cause, planted losses that it sees, and seconds of unchanged code.
 
-``python suites/gate/error_rates.py reports/embedded`` reads bundles of one study that was run with several seeds
-(``--robbench-seeds 6``) or several times. A seed stands for everything that leads training elsewhere while the code is
+``python suites/gate/error_rates.py reports/embedded-runs`` reads bundles of one study that was run with several seeds
+(``suites/gate/test_embedded_runs.py --robbench-seeds 40``) or several times, and holds each run to one other. A seed stands for everything that leads training elsewhere while the code is
 the same: another processor, another version of torch. Verdicts are those of ``robbench.gate.verdicts.compare``.
 """
 

@@ -57,7 +57,7 @@ def trained(perf, digits):
         model = Model(architecture="cnn7", dataset=digits, recipe=recipe)
         record = run_stage(Task("training", model), perf.context)
         test = perf.context.images(digits).test
-        network = load_network(model, perf.context, record.key)
+        network = load_network(model, perf.context, perf.context.store.finished(record.key))
         return network, pixels(test.images).to(perf.device), test.labels.to(perf.device)
 
     return get

@@ -244,7 +244,7 @@ STUDY = Study(
     standard=RECIPE,
     adversarial=replace(RECIPE, attack=PGD(epsilon=0.1, steps=1)),
     transfers=(),
-    estimate=Estimate(grid=EpsilonGrid(stop=1.0, step=0.1), attack=PGD(steps=1, random_start=False), images=60),
+    estimate=Estimate(grid=EpsilonGrid(stop=1.0, step=0.1), attack=PGD(steps=1, random_start=False), search="reference", images=60),
     source_checkpoint=Checkpoint(path="net.safetensors"),
 )
 pytestmark = pytest.mark.suite(STUDY)

@@ -163,9 +163,33 @@ def test_a_search_that_missed_smaller_radii_is_found():
         "one step fools more images than the search with all its steps",
         "the way to an image of another class fools more images than the search",
         f"a linear scan disagrees with the search on {result.below} of {result.scanned} scanned images",
+        "a stronger attack (APGD-T) fools 40 of 40 images one grid step below their p*",
     ]
     fooled = int((found.pstar < len(GRID)).sum())
     assert result.one_step == [Against(epsilon=0.16, images=40, both=0, attack_alone=fooled, search_alone=0)]
+
+
+@given(SEEDS, st.integers(1, 12))
+def test_apgd_attacks_one_grid_step_below_pstar(seed, batch_size):
+    """Of a linear model it fools every image whose p* is a step too high, and none whose p* is the smallest radius."""
+    model, images, labels, _ = linear_case(seed, count=20)
+    found = estimated(model, images, labels)
+    assert found.pstar.max() < len(GRID)
+    sound = looked(model, images, labels, found, batch_size=batch_size)
+    assert (sound.apgd_images, sound.apgd_fooled) == (int((found.pstar > 1).sum()), 0)
+    raised = replace(found, pstar=torch.where(found.pstar > 0, found.pstar + 1, 0))
+    high = looked(model, images, labels, raised, batch_size=batch_size)
+    assert high.apgd_images == high.apgd_fooled == int((raised.pstar > 1).sum())
+
+
+def test_apgd_attacks_as_many_images_as_asked_for_and_none_without_a_radius_below():
+    """Neither where the grid begins at p*, nor where 0 lies below; where nothing was found, at the largest radius."""
+    model, images, labels, _ = linear_case(7, count=40)
+    found = estimated(model, images, labels)
+    assert looked(model, images, labels, found, replace(ALL, apgd_images=7)).apgd_images == 7
+    none = looked(model, images, labels, found, replace(ALL, apgd_images=0))
+    assert (none.apgd_images, none.apgd_fooled) == (0, 0)
+    assert [looked(model, images, labels, with_pstar(found, at)).apgd_images for at in (0, 1, 2)] == [0, 0, 40]
 
 
 def test_a_network_with_one_answer_is_named():
@@ -291,12 +315,13 @@ def test_the_next_image_of_another_class_is_the_first_that_a_walk_around_meets(l
 
 @given(SEEDS, st.integers(1, 12), st.sampled_from([0.1, 0.5]))
 def test_passes_are_counted_and_stay_within_the_share(seed, batch_size, share):
-    """What the network really saw; the share holds wherever it pays for more than the fewest images."""
+    """What the network really saw; but for APGD-T, the share holds wherever it pays for more than the fewest images."""
     model, images, labels, _ = linear_case(seed, count=60)
     found, counting = estimated(model, images, labels), Counting(model)
     result = looked(counting, images, labels, found, replace(AuditSpec(), share=share), batch_size=batch_size)
     assert (result.forward, result.backward) == (counting.forwards, counting.backwards)
     assert counting.largest <= batch_size
+    result = looked(model, images, labels, found, replace(AuditSpec(), share=share, apgd_images=0))
     if result.scanned > FEWEST and result.images > FEWEST:
         assert result.forward + result.backward <= share * (found.forward + found.backward)
 
@@ -312,7 +337,7 @@ def test_batches_and_memory_change_nothing():
 
 
 def test_a_step_is_one_check_and_an_interrupted_audit_begins_again():
-    """Three checks without Square; a new part that is given the state of another one does all of them."""
+    """Four checks without Square; a new part that is given the state of another one does all of them."""
     model, images, labels, _ = linear_case(9)
     model.train()
     found, problem = estimated(model, images, labels), problem_of(model, images, labels, GRID, ATTACK)
@@ -320,7 +345,7 @@ def test_a_step_is_one_check_and_an_interrupted_audit_begins_again():
     first.step()
     second.load_state_dict(first.state_dict())
     assert drive(first).outcome == drive(second).outcome
-    assert first.progress == second.progress == (3, 3)
+    assert first.progress == second.progress == (4, 4)
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 

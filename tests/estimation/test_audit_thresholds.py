@@ -25,6 +25,7 @@ def test_thresholds():
     assert [warned(by_chance=count) for count in (0, 1)] == [0, 1]
     assert [warned(not_monotone=count) for count in (0, 4, 5)] == [0, 0, 1]
     assert [warned(below=count) for count in (0, 4, 5)] == [0, 0, 1]
+    assert [warned(apgd_fooled=count, apgd_images=50) for count in (0, 36, 37, 50)] == [0, 0, 1, 1]
 
     def beaten(alone, search):
         against = Against(epsilon=0.1, images=100, both=9, attack_alone=alone, search_alone=search)

@@ -68,5 +68,7 @@ def test_a_registered_search_gives_pstar(length):
 def test_a_search_that_nobody_registered_is_refused(search):
     """With the names of the two that are built in."""
     model, images, labels, _ = linear_case(3)
-    with pytest.raises(RobbenchError, match="search: expected one of reference, fast, or a registered spec, got "):
+    with pytest.raises(
+        RobbenchError, match="search: expected one of reference, fast, thorough, or a registered spec, got "
+    ):
         estimate_pstar(model, images, labels, [0.1], attack=None, search=search)

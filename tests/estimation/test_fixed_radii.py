@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from networks import Cramped, linear_case
@@ -65,6 +67,19 @@ def part(model, images, labels, attacks, batch_size=20, **options):
     """Robust accuracy of images that are all right."""
     problem = problem_of(model, images, labels, **options)
     return FixedRadii(problem, attacks, Outcome(torch.zeros_like(labels), batch_size=batch_size))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40])
+def test_a_random_start_is_each_images_own(batch_size):
+    """The network first sees every image moved by a noise that follows from its number, whatever the batch."""
+    model, images, labels, correct, _ = problem()
+    seen = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    accuracies(model, images, labels, correct, [replace(FGSM, random_start=True)], batch_size=batch_size)
+    moves = (torch.cat(seen[::2]) - images[correct]) / FGSM.epsilon
+    for number, move in zip(correct.nonzero().flatten().tolist(), moves, strict=True):
+        drawn = torch.rand(move.shape, generator=torch.Generator().manual_seed(number), dtype=move.dtype)
+        torch.testing.assert_close(move, drawn * 2 - 1)
 
 
 def test_half_the_batch_where_memory_runs_out():

@@ -13,7 +13,7 @@ from searches import BOX, GRID, fast, oracle, run_ball
 from torch import nn
 
 from robbench.estimation.estimators import estimate_pstar
-from robbench.estimation.shrinking_ball import APPROACH, _step
+from robbench.estimation.shrinking_ball import APPROACH, _signs, _step
 from robbench.record import MISCLASSIFIED
 from robbench.spec import EpsilonGrid
 
@@ -78,13 +78,14 @@ def test_an_image_that_is_fooled_within_rounding_is_not_fooled_at_zero():
     assert run_ball(model, images, torch.tensor([0]), [0.0, 0.1, 0.2])[0] == [1]
 
 
-@pytest.mark.parametrize(("best", "age", "length"), [(2, 0, 0.02), (2, 10, 0.011), (2, 19, 0.0029), (3, 7, 0.015)])
-def test_steps_shorten_from_a_fifth_of_the_radius_to_a_fiftieth(best, age, length):
+@pytest.mark.parametrize(("best", "age", "length"), [(2, 0, 0.1), (2, 10, 0.051), (2, 19, 0.0069), (3, 7, 0.015)])
+def test_steps_shorten_from_the_radius_to_a_fiftieth(best, age, length):
     """Inside the ball of 0.1 linearly in the age; while nothing is found, a twentieth of the grid's 0.3."""
     model = linear(torch.ones(36, dtype=torch.float64))
     images = torch.full((1, 1, 6, 6), 0.5, dtype=torch.float64)
-    state = images, images, torch.tensor([best]), torch.tensor([age])
-    moved, *_ = _step(model, state, (images, torch.tensor([0])), torch.tensor([0.0, 0.1, 0.3]).double(), BOX)
+    state = images, images, torch.tensor([best]), torch.tensor([age]), torch.tensor([1])
+    constants, radii = (images, torch.tensor([0]), torch.tensor([0])), torch.tensor([0.0, 0.1, 0.3]).double()
+    moved, *_ = _step(model, state, constants, radii, torch.tensor([20]), BOX)
     torch.testing.assert_close(images - moved, torch.full_like(images, length), rtol=0, atol=1e-7)
 
 
@@ -110,6 +111,61 @@ def test_rows_are_refilled_and_moved_together(trained):
     sizes = sorted(set(passes), reverse=True)
     assert all(after < 0.75 * before for before, after in pairwise(sizes))
     assert len(sizes) > 2
+
+
+# --- starts -----------------------------------------------------------------------------------------------------------
+
+
+def test_random_signs_are_of_the_image_and_the_start_alone():
+    """Whatever else is in the batch; another image or start has others, half of them positive."""
+    images = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    start = torch.tensor([1, 1, 2])
+    signs = _signs(images, start)
+    assert torch.equal(_signs(images[[2]], start[[2]]), signs[[2]])
+    assert signs.unique().tolist() == [-1.0, 1.0]
+    assert (signs.mean(dim=(1, 2, 3)).abs() < 0.15).all()
+    for other in (signs[1], _signs(images[[0]], torch.tensor([2]))[0], signs[0].roll(1, dims=1)):
+        assert 0.4 < (signs[0] == other).double().mean() < 0.6
+
+
+def test_every_start_has_its_patience():
+    """A ball of 0.05 that holds is tried from the iterate, and from two corners for three and four more steps."""
+    model = linear(torch.ones(36, dtype=torch.float64), bias=-18.0)
+    images, labels = torch.full((1, 1, 6, 6), 0.552, dtype=torch.float64), torch.tensor([0])
+    found, passes = run_ball(model, images, labels, [0.0, 0.05, 0.1], patience=(20, 3, 4))
+    assert (found, len(passes)) == ([2], 11 + (1 + 20) + (1 + 3) + (1 + 4))
+
+
+class Pit(nn.Module):
+    """Class 1 where most pixels lie on their side of a half that a pattern says, else class 0; no slope in between."""
+
+    def forward(self, images):
+        """(N, 1, 6, 6) -> (N, 2): a bowl around the image, and a way out at random corners only."""
+        moved = images.flatten(1) - 0.5
+        spread = moved.abs().mean(dim=1) - moved.mean(dim=1).abs()
+        return torch.stack([0.5 - 0.1 * moved.sum(dim=1), 60 * spread * (moved.abs().amax(dim=1) < 0.15)], dim=1)
+
+
+def test_another_start_finds_what_the_first_one_does_not():
+    """Moving all pixels alike fools far away; moving them to both sides does so near by."""
+    images, labels = torch.full((1, 1, 6, 6), 0.5, dtype=torch.float64), torch.tensor([0])
+    (once,), _ = run_ball(Pit(), images, labels)
+    (twice,), _ = run_ball(Pit(), images, labels, patience=(20, 12))
+    assert twice < once
+
+
+@pytest.mark.parametrize(
+    ("best", "age", "hop", "after"), [(40, 1, 1, 2), (40, 1, 2, 4), (40, 1, 4, 4), (18, 1, 2, 2), (40, 3, 4, 1)]
+)
+def test_a_ball_hops_while_first_steps_succeed(best, age, hop, after):
+    """Twice as far each time, at most four places and an eighth of the radius; any later success ends it."""
+    model = linear(torch.ones(36, dtype=torch.float64), bias=-18.0)
+    images, radii = torch.full((1, 1, 6, 6), 0.55, dtype=torch.float64), torch.tensor(GRID).double()
+    state = images - radii[best - 1], images, torch.tensor([best]), torch.tensor([age]), torch.tensor([hop])
+    constants = images, torch.tensor([0]), torch.tensor([0])
+    moved, _, found, aged, hops = _step(model, state, constants, radii, torch.tensor([20]), BOX)
+    assert (found.item(), aged.item(), hops.item()) == (best - 1, 1, after)
+    assert (images - moved).max().item() == pytest.approx(GRID[best - 1 - after])
 
 
 # --- what is no success -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from gate_errors import losses, rates, runs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robbench.errors import RobbenchError
 from robbench.gate.verdicts import Tolerances
 from robbench.record import MISCLASSIFIED, Counts
 from robbench.report import Bundle, bundle, write_bundle
@@ -81,8 +82,8 @@ def test_one_run_per_bundle_and_seed(written):
     assert {tuple(sorted(run.records)) for run in found} == {
         ("demo/cnn7-mnist-pgd.robustness", "demo/cnn7-mnist-pgd.training")
     }
-    assert len(list(runs.pairs(found, same_seed=True))) == 4
-    assert len(list(runs.pairs(found, same_seed=False))) == 8
+    assert [(old.seed, new.seed) for old, new in runs.repetitions(found)] == [(0, 0), (2, 2)]
+    assert [(old.seed, new.seed) for old, new in runs.pairs_of_seeds(found)] == [(0, 2)]
 
 
 def test_one_seed_at_two_commits_is_no_pair(written):
@@ -97,8 +98,31 @@ def test_one_seed_at_two_commits_is_no_pair(written):
     ]
     found = runs.read_runs(folders)
     assert [(run.seed, run.commit == "1" * 40) for run in found] == [(0, False), (2, False), (0, True)]
-    assert list(runs.pairs(found, same_seed=True)) == []
-    assert len(list(runs.pairs(found, same_seed=False))) == 4
+    assert runs.repetitions(found) == []
+    assert len(runs.trainings(found)) == 3
+    assert [(old.seed, new.seed) for old, new in runs.pairs_of_seeds(found)] == [(0, 2)]
+
+
+def test_every_run_is_in_one_pair(written):
+    """Five seeds make two pairs, and leave one over."""
+    found = runs.read_runs([written(*(record for seed in range(5) for record in stages(seed, places(seed))))])
+    assert [(old.seed, new.seed) for old, new in runs.pairs_of_seeds(found)] == [(0, 1), (2, 3)]
+
+
+def test_runs_tested_on_other_images_are_refused(written):
+    """Image by image there is nothing to compare."""
+    records = [record for seed in range(2) for record in stages(seed, places(seed))]
+    moved = msgspec.structs.replace(records[3].result, images=list(range(1, 401)))
+    records[3] = msgspec.structs.replace(records[3], result=moved)
+    with pytest.raises(RobbenchError, match="expected runs tested on the same images, got others for demo/cnn7-mnist"):
+        runs.read_runs([written(*records)])
+
+
+def test_a_rate_of_runs_has_its_exact_interval():
+    """No alarm in 72 runs bounds the rate by 5 %: 0.975 = 1 - (1 - 0.05) ** 72; none of none has no rate."""
+    assert rates.Rate(0, 72).exact == "0.0% (0 of 72: 0% to 5%)"
+    assert rates.Rate(1, 2).exact == "50.0% (1 of 2: 1% to 99%)"
+    assert rates.Rate().exact == "–"
 
 
 @given(
@@ -150,14 +174,14 @@ def test_a_planted_loss_is_found_and_none_is_not(written):
 
 
 def test_alarms_of_another_seed_are_counted_per_comparison_and_per_run(written):
-    """Of three seeds, one is a tenth less robust: it fails against both others at 5 %, never the other way round."""
-    middles = (40, 40, 36)
+    """Of two pairs of seeds, one has a run that is a tenth less robust than its baseline, and the other one a better one."""
+    middles = (40, 36, 36, 40)
     records = [record for seed, middle in enumerate(middles) for record in stages(seed, places(0, middle))]
-    grid = rates.Grid(list(runs.pairs(runs.read_runs([written(*records)]), same_seed=False)))
-    assert str(grid.per_comparison("median p*", 0.05)) == "33.3% (2 of 6)"
-    assert str(grid.per_comparison("median p*", 0.10)) == "0.0% (0 of 6)"
-    assert str(grid.per_comparison("validation accuracy", 0.01)) == "0.0% (0 of 6)"
-    assert grid.per_run(0.05, 0.05).hits == 2
+    grid = rates.Grid(runs.pairs_of_seeds(runs.read_runs([written(*records)])))
+    assert str(grid.per_comparison("median p*", 0.05)) == "50.0% (1 of 2)"
+    assert str(grid.per_comparison("median p*", 0.10)) == "0.0% (0 of 2)"
+    assert str(grid.per_comparison("validation accuracy", 0.01)) == "0.0% (0 of 2)"
+    assert grid.per_run(0.05, 0.05).hits == 1
     assert grid.smallest(0.05) == [(0.1, 0.01)]
     assert grid.smallest(0.5) == [(0.05, 0.01)]
 
@@ -165,9 +189,9 @@ def test_alarms_of_another_seed_are_counted_per_comparison_and_per_run(written):
 def test_seconds_of_runs_are_held_to_each_other(written):
     """A stage of ten seconds that took 14 fails at 1.25, not at 1.5; the shorter one has the floor."""
     records = [*stages(0, places(0)), *stages(1, places(0), seconds=14.0)]
-    found = list(runs.pairs(runs.read_runs([written(*records)]), same_seed=False))
+    found = runs.pairs_of_seeds(runs.read_runs([written(*records)]))
     stage, whole = rates.slower(found, 1.25)
-    assert (str(stage), str(whole)) == ("25.0% (1 of 4)", "50.0% (1 of 2)")
+    assert (str(stage), str(whole)) == ("50.0% (1 of 2)", "100.0% (1 of 1)")
     assert rates.slower(found, 1.5)[0].hits == 0
 
 
@@ -182,7 +206,7 @@ def test_the_tables_are_printed_and_put_between_the_markers(written, tmp_path, c
         pages.append(page.read_text())
     printed = capsys.readouterr().out
     assert pages[0] == pages[1]
-    assert pages[0].startswith(f"before\n\n{error_rates.BEGIN}\n\n2 runs of 2 stages, seeds 0, 1: 2 ordered pairs")
+    assert pages[0].startswith(f"before\n\n{error_rates.BEGIN}\n\n2 runs of 2 stages, seeds 0, 1: 1 distinct pair of")
     assert pages[0].endswith(f"{error_rates.END}\n\nafter\n")
     assert "old" not in pages[0]
     assert "| default: 5%, 1 point | 20% of median p\\* | 100.0% (2 of 2) |" in printed

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import baseline_of
-from robbench.gate.verdicts import Tolerances, Verdict, compare, judge, plain_verdict, show_pstar
+from robbench.gate.verdicts import (
+    FIGURES,
+    Tolerances,
+    Verdict,
+    compare,
+    judge,
+    level_of,
+    levels,
+    plain_verdict,
+    show_pstar,
+)
 from robbench.record import Counts, Seconds
 
 STEP = 0.01
@@ -35,7 +45,7 @@ def around(median, images=400):
 
 def verdicts(old, new, **tolerances):
     """Verdicts by figure, of a record against the baseline that another makes."""
-    found = compare(new, baseline_of(old), Tolerances(**tolerances))
+    found = compare(new, baseline_of(old), Tolerances(**tolerances), 0.01)
     assert len({verdict.figure for verdict in found}) == len(found)
     return {verdict.figure: verdict for verdict in found}
 
@@ -67,12 +77,14 @@ def pstar_mark(old, new, **tolerances):
         ([MISCLASSIFIED] * 400, [20] * 400, "+"),
         ([MISCLASSIFIED] * 400, [MISCLASSIFIED] * 400, "="),
         ([MISCLASSIFIED] * 100 + around(20, 300), around(20, 400), "="),  # accuracy is another figure
-        ([20] * 100, [20] * 47 + [24] * 53, "~"),  # the interval ends at no change
-        ([20] * 100, [20] * 47 + [16] * 53, "~"),
+        ([20] * 100, [24] * 53 + [16] * 47, "~"),  # as many rose as fell, but for chance
+        ([20] * 100, [16] * 53 + [24] * 47, "~"),
+        ([10] * 60 + [30] * 50, [MISCLASSIFIED] * 60 + [29] * 50, "~"),  # most fell, but the median rose
+        ([10] * 50 + [30] * 60, [10] * 50 + [MISCLASSIFIED] * 60, "~"),  # a loss of accuracy alone
     ],
 )
 def test_a_change_of_robustness_counts_when_large_and_significant(old, new, mark):
-    """Beyond 5 % of the median and one grid step, and outside the bootstrap interval; losses fail, gains do not."""
+    """Beyond 5 % of the median and one grid step, and by the sign test; losses fail, gains do not."""
     verdict = verdicts(robust(old), robust(new))["median p*"]
     assert verdict.mark == mark
     assert verdict.fails == (mark == "-")
@@ -85,10 +97,10 @@ def test_the_tolerance_of_median_pstar_is_a_share(tolerance, new, mark):
 
 
 def test_the_message_of_a_loss_has_all_figures():
-    """Both medians, the relative change, interval and tolerances, in one line."""
+    """Both medians, the relative change, the test and the tolerances, in one line."""
     verdict = verdicts(robust([20] * 50), robust([10] * 50))["median p*"]
     assert verdict.message == (
-        "median p* 0.2 → 0.1, -50% (99 % bootstrap interval of the change -0.1 to -0.1; "
+        "median p* 0.2 → 0.1, -50% (p* rose on 0 images and fell on 50, p = 1.8e-15, significant below 0.01; "
         "tolerance 5% and one grid step of 0.01)"
     )
     assert (verdict.suite, verdict.case, verdict.stage) == ("demo", "cnn7-mnist-pgd", "robustness")
@@ -98,10 +110,10 @@ def test_the_message_of_a_loss_has_all_figures():
 def test_a_censored_median_is_said_in_words():
     """No infinity in a verdict, which is JSON."""
     verdict = verdicts(robust([CENSORED] * 50), robust([10] * 50))["median p*"]
-    assert verdict.message.startswith("median p* beyond the grid → 0.1 (99 %")
+    assert verdict.message.startswith("median p* beyond the grid → 0.1 (p* rose on 0")
     assert (verdict.baseline, verdict.current) == (None, 0.1)
     same = verdicts(robust([CENSORED] * 50), robust([CENSORED] * 50))["median p*"]
-    assert same.message.startswith("median p* beyond the grid → beyond the grid, +0% (99 %")
+    assert same.message.startswith("median p* beyond the grid → beyond the grid, +0% (p* rose on 0")
     none = verdicts(robust([10] * 50), robust([MISCLASSIFIED] * 50))["median p*"]
     assert none.message == "median p* 0.1 → none: no image is classified correctly"
     assert [show_pstar(value) for value in (None, math.inf, 0.12345678)] == ["none", "beyond the grid", "0.1235"]
@@ -197,11 +209,11 @@ def test_a_change_of_accuracy_counts_when_large_and_significant(old, new, mark):
 
 
 def test_the_message_of_a_change_of_accuracy():
-    """Both shares, the change in points, p and the tolerance."""
+    """Both shares, the change in points, the test and the tolerance."""
     verdict = verdicts(of(900, 1000), of(790, 1000), accuracy=0.12)["accuracy"]
     assert verdict.mark == "="
     assert verdict.message.startswith("accuracy 90.0% → 79.0% (-11.0 points of 1,000 images, p = ")
-    assert verdict.message.endswith("; tolerance 12 points)")
+    assert verdict.message.endswith(", significant below 0.01; tolerance 12 points)")
 
 
 def test_a_training_stage_without_validation_images_has_no_accuracy_to_hold():
@@ -291,6 +303,32 @@ def test_only_losses_fail_and_verdicts_are_plain_json(pairs):
         assert msgspec.json.decode(msgspec.json.encode(verdict), type=Verdict) == verdict
         assert "\n" not in verdict.message
         assert "nan" not in verdict.message
+
+
+def test_a_figure_is_tested_at_its_share_of_five_percent():
+    """Two models of a study have six figures, of another kind of stage one each; every suite has its own level."""
+    assert level_of([]) == 0.05
+    assert level_of(["training", "robustness"] * 2) == 0.05 / 6
+    assert level_of(["training", "robustness", "bounds"]) == 0.05 / 4
+    elsewhere = msgspec.structs.replace(robust([20]), suite="other")
+    assert levels([training_record(FACTS), robust([20]), elsewhere]) == {"demo": 0.05 / 3, "other": 0.05 / 2}
+
+
+@pytest.mark.parametrize(("level", "mark"), [(0.02, "-"), (0.01, "~")])
+def test_a_loss_is_held_to_the_level(level, mark):
+    """Seven of 100 images lost and none won: p = 1/64; seven of p* fell, and none rose."""
+    old = robust([20] * 7 + [30] * 7 + [20] * 7)
+    new = robust([15] * 7 + [30] * 7 + [MISCLASSIFIED] * 7)
+    found = {verdict.figure: verdict.mark for verdict in compare(new, baseline_of(old), Tolerances(), level)}
+    assert found["accuracy"] == mark
+    fell = compare(robust([15] * 7), baseline_of(robust([20] * 7)), Tolerances(), level)
+    assert {verdict.figure: verdict.mark for verdict in fell}["median p*"] == mark
+
+
+def test_every_tested_figure_is_counted():
+    """The verdicts of both kinds of stages, but for seconds, are as many as the level is divided by."""
+    for record in (training_record(FACTS), robust([20] * 5)):
+        assert len(judge(record.result, record, baseline_of(record), Tolerances(), 0.05)) == FIGURES[record.stage]
 
 
 def test_another_kind_of_stage_is_held_to_its_seconds_until_it_brings_a_judge():

@@ -30,13 +30,25 @@ def mock_devices(monkeypatch, count):
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
-@pytest.mark.parametrize(("count", "chosen"), [(1, [0, 0, 0]), (2, [0, 1, 0]), (8, [0, 1, 2])])
-def test_every_worker_takes_a_cuda_device_of_its_own(monkeypatch, count, chosen, name):
-    """In turn, where there are fewer devices than workers; it becomes the current one of the process."""
+@pytest.mark.parametrize(("count", "workers", "chosen"), [(1, 1, [0, 0]), (3, 3, [0, 1, 2, 0]), (8, 3, [0, 1, 2, 3])])
+def test_every_worker_takes_a_cuda_device_of_its_own(monkeypatch, count, workers, chosen, name):
+    """It becomes the current one of the process; the last one is of a worker in the place of one that died."""
     current = mock_devices(monkeypatch, count)
-    devices = [choose_device(name, worker) for worker in range(3)]
+    devices = [choose_device(name, worker, workers) for worker in range(workers + 1)]
     assert devices == current == [torch.device("cuda", index) for index in chosen]
-    assert choose_device("cpu", 3) == torch.device("cpu")
+
+
+def test_more_workers_than_cuda_devices_are_refused(monkeypatch):
+    """They would slow each other down in silence; on the CPU there may be any number."""
+    current = mock_devices(monkeypatch, 2)
+    with pytest.raises(
+        RobbenchError, match=r"for each CUDA device, got 3 for 2; .*; use -n 2 or --robbench-device cpu"
+    ):
+        choose_device("auto", 0, 3)
+    assert current == []
+    assert choose_device("cpu", 2, 3) == torch.device("cpu")
+    mock_devices(monkeypatch, 0)
+    assert choose_device("auto", 2, 3) == torch.device("cpu")
 
 
 def test_tf32_is_told_of_devices_that_have_it(monkeypatch):

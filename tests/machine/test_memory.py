@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,18 @@ def test_what_may_be_a_lack_of_memory_is_tried_with_less_and_told_as_it_came():
     with pytest.raises(RobbenchError, match=f"^{told}an update does not fit; make it smaller$"):  # noqa: SIM117
         with must_fit_whole("an update does not fit", "make it smaller"):
             raise error
+
+
+def test_memory_is_given_back_once_the_error_holds_the_tensors_that_failed_no_more(monkeypatch):
+    """Its traceback keeps every frame, and with it the activations of the batch that was too large."""
+    held, gone = [], []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: gone.append(held.pop()() is None))
+
+    def work(part):
+        activations = torch.zeros(part.stop - part.start)
+        if len(activations) > 2:
+            held.append(weakref.ref(activations))
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    Batches("p*", 8).over(8, torch.device("cuda"), work)
+    assert gone == [True, True]

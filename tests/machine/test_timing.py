@@ -76,6 +76,23 @@ def test_a_running_region_counts_up_to_now_and_an_earlier_run_is_added(clock, st
     assert stopwatch.seconds == Seconds(estimation=17.0, io=1.5, waiting_for_core=0.5)
 
 
+def test_a_region_within_another_one_stops_its_clock(clock, stopwatch):
+    """As a capture within training; also where the inner one fails."""
+    with stopwatch.region("training"):
+        clock.now += 1
+        with stopwatch.region("warm_up"):
+            clock.now += 10
+            assert stopwatch.seconds == Seconds(training=1.0, warm_up=10.0)
+        clock.now += 2
+        assert stopwatch.seconds == Seconds(training=3.0, warm_up=10.0)
+        with suppress(KeyError), stopwatch.region("warm_up"):
+            clock.now += 20
+            raise KeyError
+        clock.now += 4
+    clock.now += 5
+    assert stopwatch.seconds == Seconds(training=7.0, warm_up=10.0)
+
+
 @pytest.mark.parametrize("name", REGIONS)
 def test_waiting_for_a_core_counts_where_a_stage_is_measured(monkeypatch, stopwatch, name):
     """By the thread that waited longest; one that ends takes nothing away, one that begins counts from its beginning."""

@@ -88,9 +88,12 @@ def test_no_step_of_the_shrinking_ball_reads_a_value():
     """Also where a ball shrinks, and where another one is settled."""
     images, labels = batch()
     found, age = torch.tensor([2] * 5 + [1] * 4), torch.tensor([0, 7, 30] * 3)
-    radii, state = torch.tensor([0.0, 0.1]).double(), (images + 0.05, images.clone(), found, age)
+    radii, zeros = torch.tensor([0.0, 0.1]).double(), torch.zeros_like(age)
+    state = images + 0.05, images.clone(), found, age, zeros + 1
     with Reads() as reads:
-        _, _, shrunk, _ = _step(network().eval(), state, (images, labels), radii, (0.0, 1.0))
+        _, _, shrunk, _, _ = _step(
+            network().eval(), state, (images, labels, zeros), radii, torch.tensor([20]), (0.0, 1.0)
+        )
     assert reads.operations > 40
     assert reads.found == []
     assert (shrunk < found).any()

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import Counting, linear_case
 from searches import audit_of
+from torch import nn
 
 from robbench import recipes
 from robbench.errors import RobbenchError
@@ -108,7 +109,7 @@ def test_an_audit_takes_at_most_the_passes_that_were_planned(seed, images, steps
 
 def test_an_audit_of_many_images_is_planned_exactly():
     """Where every image is right, p* has three quartiles and room to scan on both sides, and the share pays for all."""
-    audit = Audit(images=12, share=1.0, radii=4)
+    audit = Audit(images=12, share=1.0, radii=4, apgd_images=0)
     estimate = Estimate(
         grid=EpsilonGrid(stop=0.1, step=0.005), attack=PGD(steps=10, random_start=False), images=12, audit=audit
     )
@@ -117,6 +118,23 @@ def test_an_audit_of_many_images_is_planned_exactly():
     planned = audit_work(estimate, 12)
     assert (planned.forward, planned.backward) == audit_passes(model, pixels, labels, found, estimate, audit)
     assert planned == Work(inference=12 + 12 * 3 * 2 + 12 * 4, attack=12 + 12 * 4 * 11)
+
+
+def test_apgd_is_planned_with_all_its_targets():
+    """Counted at a network of five classes that it cannot fool, on fewer images than are looked at."""
+    audit = Audit(images=12, share=1.0, radii=4, apgd_images=8)
+    grid, without = EpsilonGrid(stop=0.1, step=0.005), replace(audit, apgd_images=0)
+    estimate = Estimate(grid=grid, attack=PGD(steps=2, random_start=False), images=12, audit=audit)
+    _, pixels, _, _ = linear_case(3)
+    sure = nn.Sequential(nn.Flatten(), nn.Linear(36, 5, dtype=torch.float64))
+    nn.init.zeros_(sure[1].weight)
+    with torch.no_grad():
+        sure[1].bias.copy_(torch.arange(5))
+    found, labels = outcome([8] * 12, search_work(estimate, 12)), torch.full((12,), 4)
+    apgd, plain = (audit_passes(sure, pixels, labels, found, estimate, audit) for audit in (audit, without))
+    planned = audit_work(estimate, 12), audit_work(replace(estimate, audit=without), 12)
+    assert apgd[0] - plain[0] == planned[0].forward - planned[1].forward == 8 * (1 + 3 * 21 + 1)
+    assert apgd[1] - plain[1] == planned[0].backward - planned[1].backward == 8 * 3 * 20
 
 
 def test_square_is_planned_with_all_its_queries():
@@ -152,7 +170,8 @@ def test_passes_of_the_published_recipes():
     assert training.work.forward == 300 * (48_000 * 41 + 12_000 * 42)
     assert training.work.backward == 300 * (48_000 * 41 + 12_000 * 40)
     assert training.bound
-    assert search_work(study.estimate, 10_000) == Work(inference=10_000 * 9, attack=10_000 * 8 * 40)
+    published = replace(study.estimate, search="reference")
+    assert search_work(published, 10_000) == Work(inference=10_000 * 9, attack=10_000 * 8 * 40)
     assert final_work(study.estimate, 10_000) == Work(inference=60_000, attack=10_000 * 123)
     robustness = stages["cnn7-emnist-pgd", "robustness"]
     assert (training.network[2], robustness.network[2]) == ("tf32", "float32")

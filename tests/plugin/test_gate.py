@@ -151,12 +151,12 @@ def test_a_changed_recipe_is_named_beside_the_loss(updated, write_suite, pyteste
     write_suite(
         (
             'STANDARD = Recipe(optimiser="adam", learning_rate=0.01',
-            'STANDARD = Recipe(optimiser="adam", learning_rate=0.02',
+            'STANDARD = Recipe(optimiser="adam", learning_rate=0.0101',
         )
     )
     result = pytester.runpytest_inprocess("-k", "glyphs10-standard and test_robustness")
     result.assert_outcomes(failed=1, deselected=9)
-    assert "; the specification changed: model.recipe.learning_rate: 0.01 → 0.02" in errors(result)
+    assert "; the specification changed: model.recipe.learning_rate: 0.01 → 0.0101" in errors(result)
     assert "seconds x" in result.stdout.str()
 
 

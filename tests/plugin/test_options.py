@@ -1,6 +1,7 @@
 """Options and their ini twins: where each value comes from, what is refused, and what it reaches."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 import robbench.data
 import robbench.stages.training_stage
+from robbench.errors import RobbenchError
+from robbench.plugin.session import Session
 from robbench.plugin.settings import OPTIONS, Settings
 from robbench.report import read_bundle
 
@@ -151,6 +154,21 @@ def test_impossible_options_are_usage_errors(pytester, errors, options, ini, mes
     result = pytester.runpytest_inprocess(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert message in errors(result)
+
+
+def test_a_worker_of_xdist_tells_its_number_and_how_many_there_are(monkeypatch):
+    """So that each takes a GPU of its own, and none is shared."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+
+    def device(**worker):
+        return Session(SimpleNamespace(**worker), SimpleNamespace(device="auto")).device
+
+    assert device() == torch.device("cuda", 0)
+    assert device(workerinput={"workerid": "gw1", "workercount": 2}) == torch.device("cuda", 1)
+    with pytest.raises(RobbenchError, match="got 3 for 2"):
+        device(workerinput={"workerid": "gw1", "workercount": 3})
 
 
 def test_cuda_without_a_cuda_device_fails_with_the_reason(one, errors, monkeypatch):

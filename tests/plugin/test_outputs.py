@@ -159,7 +159,7 @@ def test_junit_xml_carries_the_figures(one, pytester):
 
 def test_workers_of_xdist_do_what_one_process_does(tiny, pytester, errors, quick_workers):
     """From empty stores: the same weights, records, verdicts and table, and one bundle from the controller."""
-    part = ("-k", "glyphs10-pgd or TL1", "--robbench-update")
+    part = ("-k", "glyphs10-pgd or TL1", "--robbench-update", "--robbench-device=cpu")
 
     def made(result, name):
         weights = {path.parent.name: path.name for path in (pytester.path / name).rglob("weights.*")}

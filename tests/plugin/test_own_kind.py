@@ -29,7 +29,7 @@ add_kind(
     StageKind(
         name="weighing",
         result=Sum,
-        specs=lambda study: ("l1",),
+        specs=lambda study, model: {"": "l1"},
         needs=lambda model: {"model": ("training", model)},
         run=add_up,
     )

@@ -69,3 +69,11 @@ def test_no_finding_rests_on_few_images() -> None:
         varied = transfer(1, [1] * right + [-1] * (200 - right), variant="statistics")
         (effect,) = effects(make_group(transfer(1, [3] * 200), varied))
         assert tuple(name for name in effect.moved if name != "robust accuracy") == expected
+
+
+def test_a_network_that_was_not_frozen_is_held_against_the_frozen_one() -> None:
+    """The variant of ``kept`` differs from its base in what a report tells kinds of transfer apart by."""
+    warm = transfer(1, [1] * 80 + [-1] * 20, kept="warm", variant="kept")
+    (effect,) = effects(make_group(transfer(1, BASE), warm))
+    assert (effect.base.label, effect.varied.label) == ("TL#1", "TL#1, whole network")
+    assert effect.median.value == pytest.approx(-0.2)

@@ -53,11 +53,29 @@ def test_the_three_questions() -> None:
     assert {name: getattr(answer, name).value for name in figures} == pytest.approx(figures)
 
 
+def test_a_warm_started_network_is_a_kind_of_transfer_of_its_own() -> None:
+    """Beside the frozen one of the same k, under another name, each at its best k."""
+    warm = [transfer(k, [k + 1] * 10, kept="warm") for k in (1, 2)]
+    group = make_group(transfer(1, [3] * 10), *warm)
+    found = {answer.line: (answer.best.label, answer.best.median) for answer in answers(group)}
+    assert found == {CONVENTIONAL: ("TL#1", 0.3), f"{CONVENTIONAL}, whole network": ("TL#2, whole network", 0.3)}
+
+
 def test_equal_medians_are_told_apart_by_accuracy() -> None:
     """Of two equally robust models the more accurate is the best, of two equal ones that with the smaller k."""
     rows = make_group(transfer(1, [2, 2, -1]), transfer(2, [2, 2, 2]), transfer(3, [2, 2, 2])).rows
     best = best_transfer(models_of(rows))
-    assert best.facts.k == 2
+    assert best.model.facts.k == 2
+    assert best.stability == pytest.approx(19 / 27, abs=0.04)  # TL#1's wrong image is drawn: without it, k = 1
+
+
+def test_the_interval_of_the_best_k_repeats_the_choice() -> None:
+    """Of two k one has a median of 0.3 in every resampling, but not the same one: so the best keeps all of the source's."""
+    answer = only(both_records(SOURCE, [3] * 11), transfer(1, [3] * 6 + [1] * 5), transfer(2, [1] * 6 + [3] * 5))
+    assert (answer.retention.value, answer.retention.low, answer.retention.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert answer.stability == pytest.approx(0.621, abs=0.05)  # six or more of eleven draws with a chance of 6/11
+    alone = median_ratio(answer.models[0], answer.source)
+    assert (alone.low, alone.high) == pytest.approx((1 / 3, 1.0))
 
 
 @pytest.mark.parametrize(

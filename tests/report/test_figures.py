@@ -77,10 +77,11 @@ def test_methods_have_colours_of_their_own() -> None:
         make_facts("transfer-adversarial", k=1),
         make_facts("transfer", k=1, head="mlp2"),
         make_facts("transfer", k=1, kept="finetuned"),
+        make_facts("transfer", k=1, kept="warm"),
         make_facts("transfer", k=1, source_method="standard"),
     ]
     colours = [colour(group_records([training_record(one)])[0].rows[0]) for one in facts]
-    assert len(set(colours)) == 7
+    assert len(set(colours)) == 8
     other = group_records([training_record(make_facts("pgd", "emnist"))])[0].rows[0]
     assert colour(other) == colours[1]
 

@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 
-from factories import make_facts, make_group, training_record, transfer
+from factories import again, make_facts, make_group, training_record, transfer
 from msgspec.structs import replace
 
 from robbench.record import AttackAccuracy, Counts
@@ -17,7 +17,7 @@ def test_results_csv_has_every_figure_of_a_model() -> None:
     scratch, found = csv.DictReader(io.StringIO(data.decode()))
     assert (found["case"], found["k"], found["median_pstar"]) == ("cnn7-emnist-TL1", "1", "inf")
     assert (found["clean_accuracy"], found["censored_images"]) == ("0.6666666667", "2")
-    assert (found["robust_accuracy_0.3"], found["published_median_pstar"]) == ("0.6666666667", "0.195")
+    assert (found["robust_accuracy_0.3"], found["published_median_pstar"]) == ("0.6666666667", "0.2")
     assert (scratch["case"], scratch["median_pstar"], scratch["training_seconds"]) == ("cnn7-mnist-pgd", "", "10")
 
 
@@ -26,14 +26,27 @@ def test_pstar_csv_has_every_image() -> None:
     groups = [make_group(*transfer(1, [-1, 0, 3, 5]))]
     data = pstar_csv_gz(groups)
     lines = list(csv.reader(io.StringIO(gzip.decompress(data).decode())))
-    assert lines[0] == ["suite", "case", "image", "pstar", "status"]
-    assert [line[2:] for line in lines[1:]] == [
+    assert lines[0] == ["suite", "case", "search", "image", "pstar", "status"]
+    assert [line[3:] for line in lines[1:]] == [
         ["0", "", "wrong"],
         ["1", "0", "found"],
         ["2", "0.3", "found"],
         ["3", "", "censored"],
     ]
     assert data[4:8] == b"\0\0\0\0"
+
+
+def test_a_second_search_has_a_median_and_images_of_its_own():
+    """Beside those of the study's own, under its name."""
+    trained, tested = transfer(1, [2, 3, -1])
+    groups = [make_group(trained, tested, again(tested, "fast", [1, 1, -1]))]
+    (row,) = csv.DictReader(io.StringIO(results_csv(groups).decode()))
+    assert (row["median_pstar"], row["median_pstar_fast"]) == ("0.25", "0.1")
+    lines = list(csv.DictReader(io.StringIO(gzip.decompress(pstar_csv_gz(groups)).decode())))
+    assert [(line["search"], line["pstar"]) for line in lines] == [
+        *(("reference", "0.2"), ("reference", "0.3"), ("reference", "")),
+        *(("fast", "0.1"), ("fast", "0.1"), ("fast", "")),
+    ]
 
 
 def test_variants_and_the_final_test_have_columns() -> None:

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from factories import SOUND, both_records, make_facts, robustness_record, training_record, transfer
+from factories import SOUND, again, both_records, make_facts, robustness_record, training_record, transfer
 
 from robbench.gate.verdicts import Verdict
 from robbench.record import Audit, Record
@@ -57,8 +57,10 @@ def test_a_report_from_top_to_bottom() -> None:
         "**Passed so far: 1 figure compared; 8 stages of the study not compared.**",
         "## demo: MNIST → EMNIST",
         "- cnn4: 1 model (cnn4-a)",
+        "Tested on 9 images a model and seed, at the fewest: too few to settle a second digit;",
         "#### cnn7: MNIST → EMNIST",
         "TL#1 is the most robust of 2 transferred models (k = 1–2): median p\\* **0.2** at 80.0% clean accuracy.",
+        "The best k is the same in 100% of the bootstrap resamplings; the intervals of its figures choose it anew in each.",
         "Retention: **50.0%** of the 0.4 of PGD MNIST (99% interval 50.0% to 50.0%).",
         "n/a (not run: the conventionally trained target model).",
         "Median p\\* falls most after k = 1: 0.2 at k = 1, 0.1 at k = 2 (the drop point; the same in 100% of the "
@@ -71,6 +73,7 @@ def test_a_report_from_top_to_bottom() -> None:
         "(Measured on cpu-2core.)",
         "**Fewer than 30 correct images**: PGD MNIST: 9, PGD EMNIST: 9, TL#1: 8, TL#2: 10.",
         "Every kind of transfer at its best k:",
+        "Published medians are shown one grid step above their printed values: printed is the highest ε at which",
         "### cnn7, model by model",
         "Models misclassify different images, so robustness is shown three ways:",
         "No two models change places between the three views",
@@ -208,7 +211,22 @@ def test_a_suspect_model_is_named_at_the_top_and_marked_in_the_tables() -> None:
         "monotone in ε; not Square, which was not asked for. Not audited: 1."
     ) in report
     assert "1 model: nothing found." in text([sound])
+    attacked = msgspec.structs.replace(SOUND, apgd_images=1_000, apgd_fooled=40)
+    assert "monotone in ε; APGD-T one grid step below p\\*, which fools 40 of 1,000 images; not Square" in text(
+        [audited(STUDY[1], attacked)]
+    )
     assert "udit" not in text(STUDY)
+
+
+def test_the_report_shows_both_and_warns() -> None:
+    """A table, a remark with both medians, and how the second was estimated; nothing of it without a second search."""
+    source = STUDY[1]
+    report = text([*STUDY, again(source, "fast", [3] * 9)])
+    assert "**Two searches differ by more than 10%** in median p\\*: PGD MNIST (0.4; fast 0.3)." in report
+    assert "Median p\\* by two searches, on the same images (⚠: they differ by more than 10%):" in report
+    assert "fast search with PGD (steps 40)" in report
+    assert "Two searches" not in text([*STUDY, again(source, "fast", [4] * 9)])
+    assert "two searches" not in text(STUDY)
 
 
 def test_an_ablation_says_which_fields_move() -> None:

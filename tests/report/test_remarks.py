@@ -2,7 +2,7 @@
 
 from factories import make_group, transfer
 
-from robbench.report.remarks import data_table, environment_table, few_images
+from robbench.report.remarks import data_table, environment_table, few_images, fewest_tested
 
 
 def test_few_correct_images_are_called_out() -> None:
@@ -10,6 +10,14 @@ def test_few_correct_images_are_called_out() -> None:
     enough, few = [1] * 30 + [-1] * 10, [1] * 29 + [-1] * 11
     records = transfer(1, enough) + transfer(2, few) + transfer(2, [1] * 7 + [-1] * 33, seed=1)
     assert few_images(make_group(*records)) == {"TL#2": 7}
+
+
+def test_a_study_on_less_than_a_thousand_images_is_named() -> None:
+    """By the model with the fewest; a thousand are enough, and so is no estimate."""
+    few, enough = make_group(transfer(1, [1] * 999), transfer(2, [1] * 1000)), make_group(transfer(1, [1] * 1000))
+    assert fewest_tested([enough, few]) == 999
+    assert fewest_tested([enough]) is None
+    assert fewest_tested([make_group(transfer(1, [1])[:1])]) is None
 
 
 def test_data_and_environment_are_listed_once() -> None:

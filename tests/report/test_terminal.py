@@ -1,7 +1,7 @@
 """The table at the end of a run, and the line while it goes on."""
 
 import pytest
-from factories import SOUND, both_records, make_facts, robustness_record, training_record
+from factories import SOUND, again, both_records, make_facts, robustness_record, training_record
 from msgspec.structs import replace
 
 from robbench.gate.verdicts import Verdict
@@ -25,6 +25,18 @@ def test_a_row_shows_both_stages_of_a_model():
     text = table(records, [verdict("cnn7-mnist-pgd", figure, "=") for figure in ("accuracy", "median p*", "seconds")])
     assert text.splitlines()[0].split("  ")[0] == "model"
     assert cells(text) == [["cnn7-mnist-pgd", "75.0%", "0.2", "12.3", "2/3", "1.0", "= all"]]
+
+
+def test_a_second_search_has_a_column_and_marks_of_its_own():
+    """Its median, and its stage's name before its figures."""
+    trained, tested = both_records(make_facts(), [1, 2, 2, -1])
+    verdicts = [
+        verdict("cnn7-mnist-pgd", "median p*", "-", "robustness-fast"),
+        verdict("cnn7-mnist-pgd", "median p*", "+"),
+    ]
+    text = table([trained, tested, again(tested, "fast", [1, 1, 1, -1])], verdicts)
+    assert "robustness-fast: median p*" in text.splitlines()[0]
+    assert cells(text)[0][-2:] == ["0.1", "robustness-fast: median p* - · median p* +"]
 
 
 def test_the_marks_of_a_table_are_explained_where_there_are_any():

@@ -55,7 +55,7 @@ def test_seeds_quick_and_protocol_combine():
     assert changed.name == "demo-thesis-other-quick"
     assert (changed.seeds, changed.protocol) == ((0, 1), "thesis")
     assert len(changed.models()) == 2 * len(STUDY.models())
-    assert changed.target == Dataset(name="emnist", train=256, test=64, orientation="stored", split="overlapping")
+    assert changed.target == Dataset(name="emnist", train=256, test=64, orientation="stored")
     with pytest.raises(RobbenchError, match="seeds: expected an integer ≥ 1, got 0"):
         adapt(STUDY, seeds=0)
 

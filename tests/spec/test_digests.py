@@ -11,6 +11,7 @@ from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, SOURCE, STANDARD, TARGET
 
 from robbench.spec import (
     PGD,
+    Also,
     Audit,
     Checkpoint,
     CrossEntropy,
@@ -74,7 +75,7 @@ CHANGES = [
         {"grid": EpsilonGrid(stop=0.3, step=0.1), "attack": PGD(steps=3, random_start=False), "images": 1, "seed": 1}
         | {"search": OtherSearch(), "final_test": FINAL_TEST, "audit": None},
     ),
-    (Audit(), {"images": 7, "share": 0.2, "radii": 4, "square_queries": 10, "seed": 1}),
+    (Audit(), {"images": 7, "share": 0.2, "radii": 4, "apgd_images": 10, "square_queries": 10, "seed": 1}),
     (EpsilonGrid(stop=0.2, step=0.1), {"stop": 0.3, "step": 0.05}),
 ]
 """A spec of every kind, and another value for each of its fields; ``...`` where another test says what it does."""
@@ -92,7 +93,15 @@ def test_a_digest_changes_with_every_field(start, values):
 def test_every_kind_of_spec_is_covered():
     """All that a model or an estimate consists of; a checkpoint counts by its content, bases are empty."""
     ours = {kind for kind in KINDS.values() if kind.__module__.startswith("robbench.")}
-    assert ours - {type(start) for start, _ in CHANGES} == {Checkpoint, Objective, Search, Quick, Transfers, Study}
+    assert ours - {type(start) for start, _ in CHANGES} == {
+        Checkpoint,
+        Objective,
+        Search,
+        Quick,
+        Transfers,
+        Also,
+        Study,
+    }
 
 
 def test_a_models_digest_reaches_down_to_its_sources_attack():

@@ -113,17 +113,46 @@ STUDY = Study(
 )
 
 
+CIFAR = Study(
+    name="cifar",
+    source="cifar10",
+    target="cifar100",
+    architectures=("resnet34",),
+    standard=recipes.CIFAR_STANDARD,
+    adversarial=recipes.CIFAR_PGD,
+    transfers=(
+        Transfers(recipe=recipes.CIFAR_RETRAINING, k=(1,)),
+        Transfers(recipe={"resnet34": recipes.CIFAR_RETRAINING_PGD_RESNET34}, k=(3,)),
+    ),
+    estimate=recipes.CIFAR_ESTIMATE,
+)
+
+
+def changes(old, new):
+    """Where the models and estimates of two studies differ, by id of the old model, or ``estimate``."""
+    pairs = [(model.id, model, other) for model, other in zip(old.models(), new.models(), strict=True)]
+    pairs.append(("estimate", old.estimate, new.estimate))
+    return {name: lines for name, a, b in pairs if (lines := differences(describe(a), describe(b)))}
+
+
 def changed_fields(old, new):
-    """Names of the fields in which two lists of models differ."""
-    lines = [line for pair in zip(old, new, strict=True) for line in differences(*map(describe, pair))]
+    """Names of the fields in which two studies differ."""
+    return named(line for lines in changes(old, new).values() for line in lines)
+
+
+def named(lines):
+    """Names of the fields of such differences, without what they are fields of."""
     return {line.partition(":")[0].rpartition(".")[2] for line in lines}
 
 
 def test_the_thesis_protocol_sets_exactly_the_documented_fields():
     """All of them, and nothing else but the study's name; every one has an effect that is written down."""
-    thesis = with_protocol(STUDY, "thesis")
-    assert changed_fields(STUDY.models(), thesis.models()) == set(PROTOCOL_FIELDS) == set(EFFECTS)
-    assert (thesis.name, thesis.estimate) == ("demo-thesis", STUDY.estimate)
+    ours, cifars = (with_protocol(study, "thesis") for study in (STUDY, CIFAR))
+    everywhere = {"statistics", "kept_statistics", "box", "kept_epoch", "final_test", "search"}
+    assert changed_fields(STUDY, ours) == everywhere | {"orientation", "kept_scale", "epochs", "stop"}
+    assert changed_fields(CIFAR, cifars) == everywhere | {"split", "kept", "batch_size"}
+    assert set(PROTOCOL_FIELDS) == set(EFFECTS)
+    assert (ours.name, ours.seeds, ours.estimate.search) == ("demo-thesis", STUDY.seeds, "reference")
 
 
 def test_a_thesis_study_cannot_be_relabelled_sound():
@@ -135,24 +164,55 @@ def test_a_thesis_study_cannot_be_relabelled_sound():
 
 
 @pytest.mark.parametrize(
-    ("field", "name", "change"),
+    ("study", "field", "name", "change"),
     [
-        ("statistics", "cnn7-mnist-pgd", 'recipe.statistics: "batch" → "running"'),
-        ("kept_statistics", "cnn7-emnist-TL1", 'transfer.kept_statistics: "eval" → "train"'),
-        ("split", "cnn7-mnist-standard", 'dataset.split: "disjoint" → "overlapping"'),
-        ("orientation", "cnn7-emnist-standard", 'dataset.orientation: "upright" → "stored"'),
-        ("box", "cnn7-emnist-pgd", "recipe.attack.box: [0.0, 1.0] → [-2.5, 2.5]"),
-        ("kept_epoch", "cnn7-mnist-pgd", 'recipe.kept_epoch: "robust" → "clean"'),
-        ("kept_scale", "cnn7-emnist-TL3-finetuned", "transfer.kept_scale: 0.01 → 0.001"),
+        (STUDY, "statistics", "cnn7-mnist-pgd", ['recipe.statistics: "batch" → "running"']),
+        (STUDY, "kept_statistics", "cnn7-emnist-TL1", ['transfer.kept_statistics: "eval" → "train"']),
+        (CIFAR, "split", "resnet34-cifar10-standard", ['dataset.split: "disjoint" → "overlapping"']),
+        (STUDY, "orientation", "cnn7-emnist-standard", ['dataset.orientation: "upright" → "stored"']),
+        (STUDY, "box", "cnn7-emnist-pgd", ["recipe.attack.box: [0.0, 1.0] → [-2.5, 2.5]"]),
+        (STUDY, "kept_epoch", "cnn7-mnist-pgd", ['recipe.kept_epoch: "robust" → "clean"']),
+        (STUDY, "kept_scale", "cnn7-emnist-TL3-finetuned", ["transfer.kept_scale: 0.01 → 0.001"]),
+        (
+            CIFAR,
+            "kept",
+            "resnet34-cifar100-TL3-adversarial",
+            ["recipe.batch_size: 256 → 128", 'transfer.kept: "frozen" → "warm"'],
+        ),
+        (STUDY, "epochs", "cnn7-emnist-TL3-adversarial-mlp1", ["recipe.epochs: 30 → 20"]),
+        (CIFAR, "oracle_box", "estimate", ["attack.box: [0.0, 1.0] → [-0.13, 1.11]"]),
+        (STUDY, "grid", "estimate", ["grid.stop: 0.8 → 0.795"]),
     ],
 )
-def test_each_departure_of_the_published_code_is_a_field_of_its_own(field, name, change):
-    """Switched on alone, it changes that field and no other; the whole protocol changes it, too."""
-    alone = STUDY.with_thesis((field,))
-    assert changed_fields(STUDY.models(), alone.models()) == {field}
-    for study in (alone, with_protocol(STUDY, "thesis")):
-        old, new = ({model.id: describe(model) for model in each.models()}[name] for each in (STUDY, study))
-        assert change in differences(old, new)
+def test_each_departure_of_the_published_code_is_a_field_of_its_own(study, field, name, change):
+    """Switched on alone, it changes that and nothing else of models or estimate; the whole protocol does, too."""
+    alone = study.with_thesis((field,))
+    assert changed_fields(study, alone) == named(change)
+    for other in (alone, with_protocol(study, "thesis")):
+        assert set(change) <= set(changes(study, other)[name])
+
+
+def test_the_thesis_tests_from_a_random_start():
+    """PGD only: FGSM starts at the image. The search's attack does, too."""
+    (lines,) = changes(STUDY, STUDY.with_thesis(("random_start",))).items()
+    estimate = STUDY.with_thesis(("random_start",)).estimate
+    assert lines[0] == "estimate"
+    assert [attack.random_start for attack in estimate.final_test] == [False] * 3 + [True] * 3
+    assert estimate.attack == STUDY.estimate.attack
+
+
+def test_what_the_texts_and_the_published_code_agree_on_stays():
+    """MNIST's split is disjoint and its retraining freezes; CIFAR's grid ends at 0.109; ResNet-34 has its 40 epochs."""
+    assert not changes(STUDY, STUDY.with_thesis(("split", "kept", "oracle_box")))
+    assert not changes(CIFAR, CIFAR.with_thesis(("epochs", "grid", "orientation")))
+    assert CIFAR.estimate.grid.values[-1] == 0.109
+
+
+def test_a_study_of_both_keeps_what_it_froze():
+    """Declared side by side, frozen and warm retraining stay two models under the thesis protocol."""
+    both = replace(CIFAR, transfers=(*CIFAR.transfers, replace(CIFAR.transfers[1], kept="warm")))
+    frozen, warm = (model.id for model in with_protocol(both, "thesis").models()[-2:])
+    assert (frozen, warm) == ("resnet34-cifar100-TL3-adversarial", "resnet34-cifar100-TL3-adversarial-warm")
 
 
 def test_the_thesis_leaves_alone_what_a_field_cannot_change():

@@ -10,6 +10,7 @@ from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, STANDARD, TARGET, make_st
 from robbench.errors import RobbenchError
 from robbench.spec import (
     PGD,
+    Also,
     Audit,
     Checkpoint,
     Dataset,
@@ -25,6 +26,7 @@ from robbench.spec import (
 )
 
 ATTACK = PGD(steps=1, epsilon=0.1, random_start=False)
+REFERENCE, FAST = (replace(ESTIMATE, search=search) for search in ("reference", "fast"))
 OWN = Checkpoint(path="own.safetensors")
 
 TYPES_AND_RANGES = [
@@ -55,7 +57,10 @@ TYPES_AND_RANGES = [
 
 CHOICES = [
     (lambda: recipe(optimiser="adm"), "unknown optimiser 'adm'; expected one of adam, sgd (did you mean 'adam'?)"),
-    (lambda: replace(ESTIMATE, search="fats"), "unknown search 'fats'; expected one of fast, reference (did you mean"),
+    (
+        lambda: replace(ESTIMATE, search="fats"),
+        "unknown search 'fats'; expected one of fast, reference, thorough (did you",
+    ),
     (
         lambda: PGD(stepz=1, steps=1),
         "unknown field of PGD 'stepz'; expected one of box, epsilon, random_start, step_size, steps (did you mean 'steps'",
@@ -78,10 +83,6 @@ BETWEEN_FIELDS = [
     ),
     (lambda: replace(ESTIMATE, attack=PGD(steps=1)), "Estimate attack random_start: expected False"),
     (lambda: replace(ESTIMATE, final_test=(ESTIMATE.attack,)), "Estimate final_test epsilon: expected a radius, got N"),
-    (
-        lambda: replace(ESTIMATE, final_test=(PGD(steps=1, epsilon=0.1),)),
-        "Estimate final_test random_start: expected False",
-    ),
     (lambda: replace(ESTIMATE, final_test=2 * FINAL_TEST), "Estimate final_test: expected each attack once"),
     (lambda: Model(architecture="cnn7", dataset=MNIST), "Model recipe: expected a Recipe (or a Checkpoint), got None"),
     (
@@ -94,9 +95,21 @@ BETWEEN_FIELDS = [
         "Model source: expected the target's architecture 'cnn4', got 'cnn7'",
     ),
     (lambda: replace(TARGET, transfer=Transfer(k=8)), "Transfer k: expected 1…7 for cnn7, got 8"),
+    (
+        lambda: make_study(transfers=(Transfers(recipe=RECIPE, kept="warm", kept_scale=0.1),)),
+        "Transfer kept_scale and kept_statistics: expected neither beside kept='warm'",
+    ),
     (lambda: Transfers(recipe=RECIPE, k=()), "Transfers k: expected integers ≥ 1, got ()"),
     (lambda: make_study(architectures=("wrn32_10",)), "architecture 'wrn32_10': expected depth 6n + 4"),
     (lambda: make_study(seeds=(1, 1)), "Study seeds: expected each value once, got (1, 1)"),
+    (
+        lambda: make_study(also=(Also(estimate=ESTIMATE),)),
+        "Study also: expected another search than its own, each once, got ['",
+    ),
+    (
+        lambda: make_study(estimate=REFERENCE, also=(Also(estimate=FAST, models=("*-pgd", "*-TL9")),)),
+        "Also models: expected patterns of the study's models ('*-pgd', '*-TL3'), got '*-TL9'",
+    ),
     (lambda: make_study(protocol="thesis"), "Study protocol: expected 'sound' in a declaration"),
     (
         lambda: make_study(architectures=("cnn3", "cnn4"), source_checkpoint=OWN),

@@ -10,6 +10,7 @@ from specs import ESTIMATE, FINAL_TEST, RECIPE, SOURCE, STANDARD, make_study
 
 from robbench.spec import (
     PGD,
+    Also,
     Audit,
     Checkpoint,
     Dataset,
@@ -21,6 +22,7 @@ from robbench.spec import (
 )
 from robbench.spec.command_line import shrink
 from robbench.spec.recipes import with_protocol
+from robbench.stages import Task, tasks_of
 
 
 @given(st.integers(1, 400), st.integers(1, 100), st.sampled_from([10, 100, 1000, 10_000]))
@@ -48,6 +50,7 @@ ALL = replace(TL2, recipe=RECIPE, source=CONVENTIONAL, transfer=UNUSUAL, variant
         (replace(SOURCE, seed=1), "cnn7-mnist-pgd-seed1"),
         (TL2, "resnet34-cifar100-TL2"),
         (replace(TL2, recipe=RECIPE), "resnet34-cifar100-TL2-adversarial"),
+        (replace(TL2, recipe=RECIPE, transfer=Transfer(k=2, kept="warm")), "resnet34-cifar100-TL2-adversarial-warm"),
         (ALL, "resnet34-cifar100-TL7-adversarial-mlp1-finetuned-from-standard-split-seed2"),
         (replace(SOURCE, recipe=None, checkpoint=Checkpoint(path="w.safetensors")), "cnn7-mnist-checkpoint"),
         (replace(SOURCE, architecture="timm:hf_hub/vit"), "hf_hub_vit-mnist-pgd"),
@@ -143,6 +146,27 @@ def test_quick_shrinks_sizes_and_nothing_else():
         attack=PGD(epsilon=0.2, steps=3),
         validation_attack=PGD(epsilon=0.2, steps=3),
     )
+
+
+def test_a_second_estimate_is_a_stage_of_the_models_that_its_patterns_name():
+    """In every seed, right after the study's own, and smaller at the quick scale."""
+    own, fast = replace(ESTIMATE, search="reference"), replace(ESTIMATE, search="fast")
+    also = (Also(estimate=fast, models=("*-pgd", "*-TL1")),)
+    study = make_study(estimate=own, also=also, seeds=(0, 1), quick=Quick(images=16))
+    tasks = [task for task in tasks_of(study) if task.kind == "robustness"]
+    again = [f"cnn7-{name}{seed}" for seed in ("", "-seed1") for name in ("mnist-pgd", "emnist-pgd", "emnist-TL1")]
+    assert [task.name for task in tasks if task.spec == fast] == [f"{name}.robustness-fast" for name in again]
+    names = [task.name for task in tasks]
+    assert names.index(f"{again[0]}.robustness-fast") == names.index(f"{again[0]}.robustness") + 1
+    assert {task.spec.images for task in tasks_of(shrink(study)) if task.label} == {16}
+
+
+def test_a_second_estimate_is_the_same_work_whoever_asks_for_it():
+    """Its key in the store is that of another study's own estimate by this search."""
+    own, fast = replace(ESTIMATE, search="reference"), replace(ESTIMATE, search="fast")
+    study = make_study(estimate=own, also=(Also(estimate=fast, models=("*-mnist-standard",)),))
+    (second,) = [task for task in tasks_of(study) if task.label]
+    assert second.digest == Task("robustness", second.model, fast).digest
 
 
 def test_quick_shrinks_audit_and_final_test():

@@ -41,7 +41,7 @@ def noise(monkeypatch):
         StageKind(
             name="noise",
             result=Noise,
-            specs=lambda study: (0.1,),
+            specs=lambda study, model: {"": 0.1},
             needs=lambda model: {"model": ("training", model)},
             run=add_noise,
         )

@@ -48,6 +48,14 @@ def test_records_name_model_data_and_source(new_run):
     assert (tested.seconds.estimation > 0, tested.seconds.training) == (True, 0)
 
 
+def test_models_of_one_seed_are_tested_on_the_same_images_and_of_another_on_others(new_run):
+    """So that models can be held to each other image by image, and seeds differ in their images, too."""
+    context, peer = new_run(), replace(source(), recipe=RECIPE)
+    models = [source(), peer, replace(source(), seed=1), replace(peer, seed=1)]
+    drawn = [estimate(model, context).robustness.images for model in models]
+    assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
+
+
 def test_the_stored_model_is_the_one_that_was_judged(new_run):
     """The network read back has the recorded validation accuracy, and is right on the images that have a p*."""
     context, model = new_run(), source()
@@ -80,6 +88,22 @@ def test_kept_blocks_stay_the_sources_unless_the_transfer_says_otherwise(new_run
         assert torch.equal(before[name], after[name]) != (name in moved or (name == "1.weight" and "0.weight" in moved))
     torch.testing.assert_close(before["0.weight"], after["0.weight"], rtol=0, atol=0.01)
     assert after["8.weight"].shape == (4, 24)
+
+
+def test_warm_retraining_goes_on_from_the_sources_weights(new_run):
+    """What is not reset learns at the full rate from the source's values; batch-norm statistics are the target's."""
+    context, moved = new_run(), {}
+    for rate in (1e-4, 0.05):
+        model = target(1, recipe=replace(RECIPE, learning_rate=rate, weight_decay=0.0), kept="warm")
+        record = train(model, context)
+        before, after = (
+            context.store.weights(context.store.finished(train(m, context).key)) for m in (model.source, model)
+        )
+        moved[rate] = {name: float((after[name] - before[name]).abs().max()) for name in before if name[0] != "8"}
+    assert record.model.trainable == record.model.parameters
+    for name in ("0.weight", "1.weight", "1.bias", "4.weight", "4.bias"):
+        assert 0 < moved[1e-4][name] < 1e-4 < 1e-3 < moved[0.05][name]
+    assert moved[1e-4]["1.running_mean"] > 1e-3
 
 
 def test_one_of_the_studys_networks_on_drawn_characters(new_run, made):

@@ -150,7 +150,9 @@ def write(
     folder.mkdir(parents=True)
     (folder / "net.py").write_text(NETWORK)
     (folder / "conftest.py").write_text(CONFTEST.format(drawn=drawn))
-    (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:hypothesispytest -p no:anyio -p no:cacheprovider\n")
+    (folder / "pytest.ini").write_text(
+        "[pytest]\naddopts = -p no:hypothesispytest -p no:anyio -p no:cacheprovider\nrobbench_device = cpu\n"
+    )
     for search in searches:
         text = SUITE.format(search=search, epochs=epochs, steps=steps, attacked=attacked, network=network)
         (folder / f"test_{search}.py").write_text(text)

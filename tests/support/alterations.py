@@ -32,7 +32,9 @@ TARGET = Model(
     transfer=Transfer(k=1),
     source=SOURCE,
 )
-REFERENCE = Estimate(grid=EpsilonGrid(stop=0.2, step=0.01), attack=PGD(steps=5, random_start=False), images=30)
+REFERENCE = Estimate(
+    grid=EpsilonGrid(stop=0.2, step=0.01), attack=PGD(steps=5, random_start=False), search="reference", images=30
+)
 FAST = replace(REFERENCE, search="fast")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from robbench.record import (
     Audit,
     Counts,
@@ -64,6 +66,7 @@ def case_name(facts: ModelFacts) -> str:
     parts = [facts.architecture, facts.dataset, f"TL{facts.k}" if facts.k else facts.method]
     parts += ["adversarial"] if facts.method == "transfer-adversarial" else []
     parts += [facts.head] if facts.head != "linear" else []
+    parts += [facts.kept] if facts.kept not in (None, "frozen") else []
     parts += ["from-standard"] if facts.source_method == "standard" else []
     parts += [facts.variant] if facts.variant else []
     return "-".join(parts + ([f"seed{facts.seed}"] if facts.seed else []))
@@ -121,6 +124,14 @@ def robustness_record(
         backward=900,
     )
     return _record(facts, "robustness", Seconds(estimation=1.0), len(indices), **({"result": robustness} | changes))
+
+
+def again(record: Record, search: str, indices: Sequence[int]) -> Record:
+    """The second estimate of a robustness record's model, by another search on its first images."""
+    result = msgspec.structs.replace(
+        record.result, search=search, images=record.result.images[: len(indices)], pstar=list(indices)
+    )
+    return msgspec.structs.replace(record, stage=f"robustness-{search}", result=result)
 
 
 def both_records(facts: ModelFacts, indices: Sequence[int], seconds: float = 10.0, **changes: Any) -> list[Record]:

@@ -23,7 +23,9 @@ NEAR = Dataset(name="glyphs10", train=120, test=40, augmentation="crop-flip")
 FAR = Dataset(name="glyphs47", train=120, test=40)
 RECIPE = Recipe(optimiser="adam", learning_rate=0.005, weight_decay=1e-4, batch_size=32, epochs=2)
 ADVERSARIAL = replace(RECIPE, attack=PGD(epsilon=0.1, steps=2))
-REFERENCE = Estimate(grid=EpsilonGrid(stop=0.5, step=0.01), attack=PGD(steps=5, random_start=False), images=40)
+REFERENCE = Estimate(
+    grid=EpsilonGrid(stop=0.5, step=0.01), attack=PGD(steps=5, random_start=False), search="reference", images=40
+)
 
 
 def small(classes: int, shape: tuple[int, int, int]) -> nn.Module:

@@ -9,7 +9,7 @@ from robbench.estimation.audit import AuditPart
 from robbench.estimation.estimators import estimate_pstar
 from robbench.estimation.fixed_radii import FixedRadii
 from robbench.estimation.problem import Outcome, Problem
-from robbench.estimation.shrinking_ball import ShrinkingBall
+from robbench.estimation.shrinking_ball import Effort, ShrinkingBall
 from robbench.spec import PGD, EpsilonGrid
 
 GRID = EpsilonGrid(stop=0.3, step=0.005).values
@@ -60,9 +60,9 @@ def plain(state):
     return state.tolist() if isinstance(state, torch.Tensor) else state
 
 
-def run_ball(network, images, labels, grid=GRID, *, box=BOX, size=64):
-    """The shrinking ball alone: grid indices of p*, and the images attacked in every step."""
-    ball = ShrinkingBall(problem_of(network, images, labels, grid, oracle(1, box), batch_size=size))
+def run_ball(network, images, labels, grid=GRID, *, box=BOX, size=64, patience=(20,)):
+    """The shrinking ball alone, which begins once by default: grid indices of p*, and the images attacked in every step."""
+    ball = ShrinkingBall(problem_of(network, images, labels, grid, oracle(1, box), batch_size=size), Effort(patience))
     while ball.judged < len(images):
         ball.step()
     passes = []

@@ -23,7 +23,7 @@ RECIPE = Recipe(
     attack=PGD(epsilon=0.2, step_size=0.1, steps=4),
 )
 STANDARD = replace(RECIPE, attack=None)
-ESTIMATE = Estimate(grid=EpsilonGrid(stop=0.2, step=0.1), attack=PGD(steps=2, random_start=False))
+ESTIMATE = Estimate(grid=EpsilonGrid(stop=0.2, step=0.1), attack=PGD(steps=2, random_start=False), search="reference")
 FINAL_TEST = (
     PGD(epsilon=0.1, steps=1, random_start=False),
     PGD(epsilon=0.1, steps=40, step_size=0.01, random_start=False),

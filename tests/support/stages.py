@@ -16,7 +16,13 @@ from robbench.stages import Task, run_graph
 
 ADVERSARY = PGD(epsilon=0.1, steps=1)
 RECIPE = Recipe(optimiser="sgd", learning_rate=0.05, weight_decay=1e-4, batch_size=16, epochs=1)
-ESTIMATE = Estimate(grid=EpsilonGrid(stop=0.3, step=0.02), attack=PGD(steps=2, random_start=False), images=20, seed=1)
+ESTIMATE = Estimate(
+    grid=EpsilonGrid(stop=0.3, step=0.02),
+    attack=PGD(steps=2, random_start=False),
+    search="reference",
+    images=20,
+    seed=1,
+)
 FOOLING = replace(ESTIMATE, grid=EpsilonGrid(stop=1.0, step=0.05))
 """Wide enough that most images have a p*."""
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import weakref
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from captures import Captures
 from loops import ADVERSARY, finish, network, parameters, problem, recipe, same, trainer
 
 import robbench.machine.graphs
+import robbench.machine.timing
 import robbench.training.loop
 import robbench.training.optimisers
 from robbench.machine.graphs import GraphedLoop, repeat
+from robbench.machine.timing import Stopwatch
 from robbench.training.updates import attacked
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -113,6 +117,27 @@ def test_every_pass_of_training_may_use_tensor_cores(monkeypatch):
     assert passes == [1] * len(passes)
     assert len(passes) == 4 * (ADVERSARY.steps + 1) + ADVERSARY.steps + 2
     assert not allowed
+
+
+def test_captures_count_as_warm_up(monkeypatch):
+    """In training and in validation; and a network trains as it does without graphs."""
+    now = [0.0]
+    monkeypatch.setattr(robbench.machine.timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    spec, stopwatch, slow = recipe(epochs=2, attack=CAPTURED), Stopwatch(torch.device("cpu")), Captures()
+    models = [network(dropout=0.0, bias=False) for _ in range(2)]
+    made, plain = on("cpu", models[0], spec, stopwatch=stopwatch), on("cpu", models[1], spec)
+
+    def capture(*given):
+        now[0] += 10
+        return slow(*given)
+
+    made._loop._capture = capture
+    epochs = finish(made).epochs
+    finish(plain)
+    assert (slow.captured, stopwatch.seconds.warm_up, stopwatch.seconds.total) == (2, 20, 20)
+    assert slow.replayed > 2 * CAPTURED.steps
+    assert [(epoch.seconds, epoch.validation_seconds) for epoch in epochs] == [(0, 0)] * 2
+    assert same(parameters(models[0]), parameters(models[1]))
 
 
 @DEVICES

@@ -39,7 +39,7 @@ def unchanged(before, after):
 
 @given(
     st.sampled_from(CASES),
-    st.sampled_from(["frozen", "finetuned"]),
+    st.sampled_from(["frozen", "finetuned", "warm"]),
     st.sampled_from(["linear", "mlp1"]),
     st.integers(0, 3),
 )

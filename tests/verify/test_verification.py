@@ -66,6 +66,21 @@ def test_without_kept_counterexamples_the_rest_is_checked(place, verified):
     assert status == 3
 
 
+def test_a_second_estimate_is_proven_like_the_first(place, verified):
+    """Its name within the study is no part of the proof."""
+    second = f"two/{SOURCE.id}.robustness"
+    edit(place.records, lambda values: rename(values["records"], second, "robustness-fast"))
+    status, lines = verified()
+    assert status == 0
+    assert sum(line.startswith(f"proven    {second}-fast: ") for line in lines) == 1
+
+
+def rename(records, name, stage):
+    """Let the record of this name be of a stage of another name."""
+    (found,) = [each for each in records if f"{each['suite']}/{each['case']}.{each['stage']}" == name]
+    found["stage"] = stage
+
+
 def test_a_later_run_with_the_same_results_is_as_good(place, verified):
     """Its seconds and its date are its own."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gate_errors.runs import Failing, Run, failing
 
-from robbench.gate.verdicts import Tolerances, compare
+from robbench.gate.verdicts import FALSE_ALARMS, Tolerances, compare
 from robbench.record import Record
 
 PSTAR = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
@@ -32,6 +32,16 @@ class Rate:
     def share(self) -> float:
         """Hits ÷ all; NaN of none."""
         return self.hits / self.of if self.of else math.nan
+
+    @property
+    def exact(self) -> str:
+        """The rate with its exact 95 % interval (Clopper & Pearson 1934): for independent trials, as distinct pairs are."""
+        from scipy.stats import binomtest
+
+        if not self.of:
+            return str(self)
+        ends = binomtest(self.hits, self.of).proportion_ci(0.95, method="exact")
+        return f"{self.share:.1%} ({self.hits:,} of {self.of:,}: {ends.low:.0%} to {ends.high:.0%})"
 
     def __str__(self) -> str:
         return f"{self.share:.1%} ({self.hits:,} of {self.of:,})" if self.of else "–"
@@ -122,7 +132,7 @@ def slower(found: Iterable[tuple[Run, Run]], factor: float) -> tuple[Rate, Rate]
             verdict
             for name, baseline in old.baselines.items()
             if name in new.records
-            for verdict in compare(new.records[name], baseline, gate)
+            for verdict in compare(new.records[name], baseline, gate, FALSE_ALARMS)
             if verdict.figure == "seconds" and verdict.mark != "x"
         ]
         for verdict in verdicts:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import msgspec
 
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import Baseline, baseline_of
-from robbench.gate.verdicts import Tolerances, compare
+from robbench.gate.verdicts import Tolerances, compare, levels
 from robbench.record import Record
 from robbench.report import read_bundle
 from robbench.spec import digest_of
@@ -45,7 +44,7 @@ def read_runs(paths: Iterable[Path]) -> list[Run]:
     """The runs of several bundles, one per bundle and seed.
 
     Raises:
-        RobbenchError: a bundle cannot be read, or the runs share no stage.
+        RobbenchError: a bundle cannot be read, or the runs share no stage, or were tested on different images.
     """
     runs = []
     for path in paths:
@@ -60,6 +59,13 @@ def read_runs(paths: Iterable[Path]) -> list[Run]:
         raise RobbenchError("error rates: expected bundles with records, got none")
     if not set.intersection(*(set(run.records) for run in runs)):
         raise RobbenchError("error rates: expected runs of one study, got bundles that have no stage in common")
+    tested: dict[str, list[int]] = {}
+    for name, record in ((name, record) for run in runs for name, record in run.records.items() if record.robustness):
+        if tested.setdefault(name, record.result.images) != record.result.images:
+            raise RobbenchError(
+                f"error rates: expected runs tested on the same images, got others for {name}, since every seed draws its "
+                "own; run a study that is tested on all its test images (suites/gate/test_embedded_runs.py)"
+            )
     return runs
 
 
@@ -81,22 +87,37 @@ def _without_seed(spec: Any) -> Any:
 
 
 def failing(records: Mapping[str, Record], baselines: Mapping[str, Baseline], tolerances: Tolerances) -> Failing:
-    """Case and figure of every verdict that fails, of the stages that both have."""
+    """Case and figure of every verdict that fails, of the stages that both have; tested as the figures of one study."""
+    level = levels(records.values())
     return {
         (verdict.case, verdict.figure)
         for name in records.keys() & baselines.keys()
-        for verdict in compare(records[name], baselines[name], tolerances)
+        for verdict in compare(records[name], baselines[name], tolerances, level[records[name].suite])
         if verdict.fails
     }
 
 
-def pairs(runs: Sequence[Run], *, same_seed: bool) -> Iterator[tuple[Run, Run]]:
-    """Every ordered pair of runs, baseline first: of one seed and commit, or of two seeds.
+def trainings(runs: Sequence[Run]) -> list[Run]:
+    """The runs without repetitions: one of each seed and commit."""
+    return list({(run.seed, run.commit): run for run in reversed(runs)}.values())[::-1]
 
-    One seed at two commits is left out: neither the same code again nor a training of its own.
-    """
-    return (
-        (old, new)
-        for old, new in permutations(runs, 2)
-        if (old.seed == new.seed) == same_seed and (old.commit == new.commit or not same_seed)
-    )
+
+def pairs_of_seeds(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """Pairs of runs of different seeds, baseline first, each run in one pair at most, so that pairs are independent."""
+    return _pairs(trainings(runs), lambda old, new: old.seed != new.seed)
+
+
+def repetitions(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """Pairs of runs of one seed and commit, baseline first, each run in one pair at most."""
+    return _pairs(runs, lambda old, new: (old.seed, old.commit) == (new.seed, new.commit))
+
+
+def _pairs(runs: Sequence[Run], fit: Callable[[Run, Run], bool]) -> list[tuple[Run, Run]]:
+    """Every run with the first after it that fits and has no partner yet."""
+    left, found = [*runs], []
+    while left:
+        old = left.pop(0)
+        at = next((at for at, new in enumerate(left) if fit(old, new)), None)
+        if at is not None:
+            found.append((old, left.pop(at)))
+    return found

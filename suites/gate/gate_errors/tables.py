@@ -8,23 +8,25 @@ from dataclasses import replace
 
 from gate_errors.losses import losses, points_text
 from gate_errors.rates import ACCURACY, FIGURES, PSTAR, Grid, seen, slower
-from gate_errors.runs import Run, pairs
+from gate_errors.runs import Run, pairs_of_seeds, repetitions, trainings
 
 from robbench.gate.verdicts import Tolerances
+from robbench.report.markdown import many
 
 SECONDS = (1.25, 1.5, 2.0)
 
 
 def report(runs: Sequence[Run], declared: Tolerances, target: float) -> str:
     """The tables as markdown."""
-    others, reruns = list(pairs(runs, same_seed=False)), list(pairs(runs, same_seed=True))
+    others, reruns = pairs_of_seeds(runs), repetitions(runs)
     seeds = sorted({run.seed for run in runs})
     commits = sorted({run.commit[:7] for run in runs if run.commit})
     of = f" at commit{'s' * (len(commits) > 1)} {', '.join(commits)}" if commits else ""
     stages = len(set.intersection(*(set(run.records) for run in runs)))
     parts = [
-        f"{len(runs)} runs of {stages} stages, seeds {', '.join(map(str, seeds))}{of}: {len(others)} ordered pairs of runs "
-        f"with different seeds, {len(reruns)} with the same seed and commit."
+        f"{many(len(runs), 'run')} of {stages} stages, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}{of}: {many(len(others), 'distinct pair')} "
+        f"of runs with different seeds, {len(reruns)} with the same seed and commit; each run is in one pair of a kind. "
+        "Behind rates of runs stand their exact 95% intervals; comparisons have none, since a run's models share sources."
     ]
     gates = [("declared", declared), ("default", Tolerances(seconds=math.inf))]
     if others:
@@ -35,7 +37,7 @@ def report(runs: Sequence[Run], declared: Tolerances, target: float) -> str:
             for pstar, accuracy in grid.smallest(target)
             if (pstar, accuracy) not in [(gate.pstar, gate.accuracy) for _, gate in gates]
         ]
-    parts += seeing([(run, run) for run in runs], others, gates)
+    parts += seeing([(run, run) for run in trainings(runs)], others, gates)
     if others or reruns:
         parts += seconds([(old, new) for old, new in (*others, *reruns) if old.commit == new.commit])
     return "\n\n".join(parts) + "\n"
@@ -53,10 +55,7 @@ def crying_wolf(others: Grid, reruns: Grid) -> list[str]:
         for figure in FIGURES
         for value in (PSTAR if figure == "median p*" else ACCURACY)
     ]
-    whole = [
-        [f"**{pstar:.0%}**", *(f"{others.per_run(pstar, accuracy).share:.1%}" for accuracy in ACCURACY)]
-        for pstar in PSTAR
-    ]
+    whole = [[f"**{pstar:.0%}**", *(others.per_run(pstar, accuracy).exact for accuracy in ACCURACY)] for pstar in PSTAR]
     return [
         "**Crying wolf, per comparison.** How often one figure of one model fails although the code is unchanged.",
         _table(["figure", "tolerance", "another seed", "the same seed, run again"], rows, "llrr"),
@@ -71,7 +70,7 @@ def proposal(grid: Grid, target: float) -> list[str]:
     found = grid.smallest(target)
     if not found:
         return [f"No tolerances of this grid keep alarms of runs with another seed at {target:.0%} or below."]
-    named = [f"pstar={p:g}, accuracy={a:g} ({grid.per_run(p, a)})" for p, a in found]
+    named = [f"pstar={p:g}, accuracy={a:g} ({grid.per_run(p, a).exact})" for p, a in found]
     return [
         f"Smallest tolerances that alarm in at most {target:.0%} of the runs with another seed: {'; '.join(named)}."
     ]
@@ -85,12 +84,12 @@ def seeing(
     for name, gate in gates:
         for loss, plant in losses():
             at_home, abroad = seen(same, plant, gate), seen(others, plant, gate)
-            rates = (at_home.model, at_home.every, abroad.model, abroad.every, abroad.single)
+            rates = str(at_home.model), at_home.every.exact, str(abroad.model), abroad.every.exact, str(abroad.single)
             rows.append(
                 [
                     f"{name}: {gate.pstar:.0%}, {points_text(gate.accuracy)}",
                     loss.replace("*", "\\*"),
-                    *map(str, rates),
+                    *rates,
                 ]
             )
     head = [
@@ -113,7 +112,8 @@ def seeing(
 def seconds(found: Sequence[tuple[Run, Run]]) -> list[str]:
     """Alarms of seconds between runs of unchanged code."""
     floor = Tolerances().seconds_floor
-    rows = [[f"× {factor:g} and {floor:g} s", *map(str, slower(found, factor))] for factor in SECONDS]
+    rates = [(factor, *slower(found, factor)) for factor in SECONDS]
+    rows = [[f"× {factor:g} and {floor:g} s", str(stages), whole.exact] for factor, stages, whole in rates]
     return [
         "**Seconds.** How often the seconds of a stage fail between two runs of unchanged code on one class of machine.",
         _table(["tolerance", "a stage", "any stage of a run"], rows, "lrr"),
