@@ -16,9 +16,10 @@ BALL_TOLERANCE = 1e-6
 
 def distance(adversarial: Tensor, images: Tensor, norm: Norm = "linf") -> Tensor:
     """How far (N, C, H, W) floats lie from images of their shape in pixel units, (N,) floats; L2 in float64."""
-    if norm == "l2":
-        return torch.linalg.vector_norm((adversarial.double() - images.double()).flatten(1), dim=1)
-    return (adversarial - images).abs().flatten(1).amax(dim=1)
+    if norm == "linf":
+        return (adversarial - images).abs().flatten(1).amax(dim=1)
+    far: Tensor = torch.linalg.vector_norm((adversarial.double() - images.double()).flatten(1), dim=1)
+    return far
 
 
 def is_right(network: nn.Module, images: Tensor, labels: Tensor, kind: str) -> Tensor:

@@ -29,7 +29,7 @@ def counted(network: nn.Module) -> Iterator[Passes]:
     def count(module: nn.Module, inputs: Any, logits: Tensor) -> None:
         passes.forward += len(logits)
         if logits.requires_grad:
-            logits.register_hook(count_backward)
+            logits.register_hook(count_backward)  # type: ignore[no-untyped-call]
 
     handle = network.register_forward_hook(count)
     try:

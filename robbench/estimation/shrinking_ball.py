@@ -271,7 +271,7 @@ def _in_ball(adversarial: Tensor, originals: Tensor, radius: Tensor, box: tuple[
 
 def _length(images: Tensor) -> Tensor:
     """(B, 1, 1, 1) L2 norms > 0 of (B, C, H, W) floats."""
-    norms = torch.linalg.vector_norm(images.flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
     return norms.clamp(min=torch.finfo(images.dtype).tiny).view(-1, *(1,) * (images.ndim - 1))
 
 

@@ -86,7 +86,9 @@ class Estimate(Spec):
                 norms = ATTACKS[each.name].norms
                 require(self.norm in norms, "Estimate norm", f"{' or '.join(norms)} with {each.name}", self.norm)
             elif self.norm == "l2":
-                require(each != "reference", "Estimate search", "another one with norm l2 (it is published in linf)", each)
+                require(
+                    each != "reference", "Estimate search", "another one with norm l2 (it is published in linf)", each
+                )
                 require(not isinstance(each, PGD), "Estimate final_test", "other attacks with norm l2", each)
         audited = self.norm == "l2" and self.audit is not None
         require(not audited, "Estimate audit", "None with norm l2 (the audit attacks in linf)", self.audit)

@@ -94,9 +94,7 @@ def prove(
             got = f"{tuple(adversarials.shape)} {str(adversarials.dtype).removeprefix('torch.')}"
             raise RobbenchError(f"counterexamples: expected {expected} float32, one for each p*, got {got}")
         pair, attacked = (adversarials, pixels(test.images[found])), margins(adversarials, test.labels[found])
-        proven, smaller = _check_counterexamples(
-            names[found], pair, attacked, pstar[found], robustness, box, notes
-        )
+        proven, smaller = _check_counterexamples(names[found], pair, attacked, pstar[found], robustness, box, notes)
     for message in notes.remarks:
         yield Finding(mark="remark", message=message)
     for message in notes.problems:
