@@ -26,6 +26,7 @@ from robbench.spec.searches import ATTACKS, LIBRARIES, Norm, parts
 if TYPE_CHECKING:
     from robbench.estimation.estimators import Estimator
 
+
 @dataclass(frozen=True, kw_only=True)
 class AttackFunction:
     """An attack that is called in one way, wherever it comes from."""
@@ -68,7 +69,9 @@ def attack_function(attack: Attack, norm: Norm) -> AttackFunction:
         options["norm"] = {"linf": math.inf, "l2": 2}[norm]
     radius = "eps" if known else "epsilon"
     minimal = known.minimal if known else radius not in takes
-    return AttackFunction(call=_function(function, options, None if minimal else radius), attack=attack, minimal=minimal)
+    return AttackFunction(
+        call=_function(function, options, None if minimal else radius), attack=attack, minimal=minimal
+    )
 
 
 def check_attacks(estimate: Estimate) -> None:
@@ -113,27 +116,28 @@ def _torchattacks(function: Any, options: Mapping[str, Any], norm: Norm) -> Call
     return call
 
 
+_NEW = {torch.rand: torch.rand_like, torch.randn: torch.randn_like}
+_LIKE = {torch.rand_like, torch.randn_like}
+_IN_PLACE = {torch.Tensor.uniform_, torch.Tensor.normal_}
+
+
 class _DrawnAlike(TorchFunctionMode):
     """Random numbers for a batch of images are drawn for one image and given to all.
 
     So an image's result is what it would be if the attack saw this image alone with this seed, whatever its batch.
     """
 
-    _new = {torch.rand: torch.rand_like, torch.randn: torch.randn_like}
-    _like = {torch.rand_like, torch.randn_like}
-    _in_place = {torch.Tensor.uniform_, torch.Tensor.normal_}
-
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = dict(kwargs or {})
-        if func in self._new and "generator" not in given:
-            batch, draw = torch.empty(*args, **given), self._new[func]
+        if func in _NEW and "generator" not in given:
+            batch, draw = torch.empty(*args, **given), _NEW[func]
             if batch.ndim == 4:
                 return batch.copy_(draw(batch[:1]))
-        if func in self._like and args[0].ndim == 4:
+        if func in _LIKE and args[0].ndim == 4:
             return func(args[0][:1], *args[1:], **given).expand(args[0].shape).clone()
-        if func in self._in_place and args[0].ndim == 4:
+        if func in _IN_PLACE and args[0].ndim == 4:
             tensor, *rest = args
             with torch.no_grad():
                 func(tensor[:1], *rest, **given)

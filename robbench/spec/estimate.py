@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import field
 from functools import cached_property
 from typing import Annotated
@@ -97,3 +98,8 @@ class Estimate(Spec):
     def search_name(self) -> str:
         """Name of the search in records and tables."""
         return search_name(self.search)
+
+    @property
+    def search_label(self) -> str:
+        """The search's name as a part of the names of stages and files: ``adv_lib-fmn-steps=50``."""
+        return re.sub(r"[^\w.=]+", "-", self.search_name).strip("-")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from copy import deepcopy
 from importlib.util import find_spec
 
 import pytest
@@ -56,7 +56,7 @@ def test_pstar_is_the_smallest_radius_that_holds_what_was_found(overshoot, grid)
     assert found.pstar.tolist() == expected
 
 
-@pytest.mark.parametrize(("pixel", "expected"), [(-3.0, 2), (math.nan, 3)])
+@pytest.mark.parametrize(("pixel", "expected"), [("-3", 2), ("nan", 3)])
 def test_what_is_found_outside_the_box_is_moved_into_it(pixel, expected):
     """An image of 0.5 becomes black at 0.5; what is no number fools nobody."""
     model = linear(torch.ones(36, dtype=torch.float64), bias=-9.0)
@@ -184,7 +184,7 @@ def test_what_cannot_be_called_is_refused_before_anything_is_trained(name, optio
 def test_a_missing_library_is_named(monkeypatch):
     """With where it is said how to install it."""
     monkeypatch.setitem(__import__("sys").modules, "adv_lib.attacks", None)
-    with pytest.raises(RobbenchError, match="expected adv-lib to be installed, got .*docs/attacks.md"):
+    with pytest.raises(RobbenchError, match=r"expected adv-lib to be installed, got .*docs/attacks\.md"):
         attack_function(attack("adv_lib:fmn"), "linf")
 
 
@@ -203,34 +203,44 @@ installed = pytest.mark.skipif(
 )
 
 
+OTHERS = [
+    (attack("adv_lib:apgd", n_iter=20), "linf", 1.1),
+    (attack("adv_lib:apgd", n_iter=20), "l2", 1.1),
+    (attack("adv_lib:apgd_t", n_iter=10, loss_function="ce"), "linf", 1.1),
+    (attack("adv_lib:fab", n_iter=20), "linf", 1.1),
+    (attack("adv_lib:fab", n_iter=20), "l2", 1.1),
+    (attack("adv_lib:fmn", steps=300), "linf", 1.1),
+    (attack("adv_lib:fmn", steps=300), "l2", 1.1),
+    (attack("adv_lib:ddn"), "l2", 1.1),
+    (attack("torchattacks:square", n_queries=300), "linf", 2),
+]
+
+
+def named(value):
+    """The attack's own name; norms are their own."""
+    return getattr(value, "label", None) or str(value)
+
+
 @installed
-@pytest.mark.parametrize(
-    ("search", "norm", "most"),
-    [
-        (attack("adv_lib:apgd", n_iter=20), "linf", 1.1),
-        (attack("adv_lib:apgd", n_iter=20), "l2", 1.1),
-        (attack("adv_lib:apgd_t", n_iter=10, loss_function="ce"), "linf", 1.1),
-        (attack("adv_lib:fab", n_iter=20), "linf", 1.1),
-        (attack("adv_lib:fab", n_iter=20), "l2", 1.1),
-        (attack("adv_lib:fmn"), "linf", 1.05),
-        (attack("adv_lib:fmn"), "l2", 1.05),
-        (attack("adv_lib:ddn"), "l2", 1.1),
-        (attack("torchattacks:square", n_queries=100), "linf", 2),
-    ],
-    ids=lambda value: value if isinstance(value, str) else getattr(value, "label", None),
-)
-def test_attacks_of_other_libraries_find_no_less_than_fast_does_and_batches_change_nothing(trained, search, norm, most):
-    """A p* for every image, on average at most so many times that of the fast search, which is never much larger."""
+@pytest.mark.parametrize(("search", "norm", "most"), OTHERS, ids=named)
+def test_attacks_of_other_libraries_find_about_what_the_fast_search_does(trained, search, norm, most):
+    """For every image that is right, in the middle at most so many times as much."""
     images, labels = problem(40, seed=5)
-    grid = GRID if norm == "linf" else L2
-    given = trained, images.double() / 255, labels, grid
-    found = pstar_by(search, *given, norm=norm)
-    assert torch.equal(pstar_by(search, *given, norm=norm, batch_size=7).pstar, found.pstar)
-    ours = fast(*given, norm=norm).pstar
+    given = deepcopy(trained).float(), images, labels, GRID if norm == "linf" else L2
+    found, ours = pstar_by(search, *given, norm=norm).pstar, fast(*given, norm=norm).pstar
     right = ours >= 0
-    assert ((found.pstar >= 0) == right).all()
-    ratio = found.pstar[right].sum() / ours[right].sum()
-    assert 0.98 <= ratio <= most
+    assert ((found >= 0) == right).all()
+    assert 0.98 <= (found[right] / ours[right]).median() <= most
+
+
+@installed
+@pytest.mark.parametrize(("search", "norm"), [each[:2] for each in OTHERS if "fab" not in each[0].name], ids=named)
+def test_an_images_pstar_by_another_library_does_not_depend_on_its_batch(trained, search, norm):
+    """In float64, where rounding does not either; FAB knows float32 alone."""
+    images, labels = problem(20, seed=5)
+    given = trained, images.double() / 255, labels, GRID if norm == "linf" else L2
+    in_sevens = pstar_by(search, *given, norm=norm, batch_size=7).pstar
+    assert torch.equal(in_sevens, pstar_by(search, *given, norm=norm).pstar)
 
 
 @installed

@@ -28,9 +28,9 @@ def at_random(network, images, labels, epsilon):
     return images + epsilon.view(-1, 1, 1, 1) * (2 * torch.rand_like(images[:1]) - 1)
 
 
-def elsewhere(network, images, labels, epsilon, *, pixel=0.0):
+def elsewhere(network, images, labels, epsilon, *, pixel="0"):
     """Images of one value, wherever that lies."""
-    return torch.full_like(images, pixel)
+    return torch.full_like(images, float(pixel))
 
 
 def flat(network, images, labels, epsilon):
