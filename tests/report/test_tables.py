@@ -138,7 +138,7 @@ def test_the_final_test_where_records_have_it() -> None:
             "FGSM, ε = 2/255": "50.0%",
             "FGSM, ε = 0.1": "75.0%",
             "PGD-20, ε = 0.1": "25.0%",
-            "adv\\_lib:apgd(n\\_iter=9), ε = 0.1": "0.0%",
+            "adv_lib:apgd(n_iter=9), ε = 0.1": "0.0%",
         }
     ]
     assert attack_table(make_group(*other)) is None
