@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         CrossEntropy,
         Dataset,
         EarlyStopping,
+        Ensemble,
         EpsilonGrid,
         Estimate,
         Model,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         Study,
         Transfer,
         Transfers,
+        attack,
         recipes,
     )
 
@@ -40,6 +42,7 @@ __all__ = [
     "CrossEntropy",
     "Dataset",
     "EarlyStopping",
+    "Ensemble",
     "EpsilonGrid",
     "Estimate",
     "Model",
@@ -54,6 +57,7 @@ __all__ = [
     "Study",
     "Transfer",
     "Transfers",
+    "attack",
     "recipes",
 ]
 

@@ -177,10 +177,12 @@ class Training(Struct, frozen=True, kw_only=True):
 class AttackAccuracy(Struct, frozen=True, kw_only=True):
     """Robust accuracy under one attack at one radius."""
 
-    attack: Literal["fgsm", "pgd"]
+    attack: str
+    """``fgsm``, ``pgd``, or the name of another library's attack with its options."""
     epsilon: Radius
-    steps: Number
-    step_size: Radius
+    steps: Number | None = None
+    step_size: Radius | None = None
+    """None of another library's attack, as the steps."""
     robust: Counts
     """Images right unperturbed and attacked, of all test images."""
 
@@ -248,6 +250,10 @@ class Robustness(Struct, frozen=True, kw_only=True):
     """Images passed forward and backward by search and confirmation."""
     attacks: list[AttackAccuracy] = []
     """Of the final test."""
+    norm: Literal["linf", "l2"] = "linf"
+    """Of all radii."""
+    found_by: dict[str, int] = {}
+    """Of an ensemble: how many p* are those of each search, by its name; of equal ones the first search's."""
     audit: Audit | None = None
     """None: not audited."""
 

@@ -1,13 +1,17 @@
 """FGSM, PGD, Auto-PGD, and the check that a counterexample is one."""
 
 from robbench.attacks.apgd import apgd_t
-from robbench.attacks.counterexamples import BALL_TOLERANCE, is_counterexample, is_right
+from robbench.attacks.counterexamples import BALL_TOLERANCE, distance, is_counterexample, is_right
 from robbench.attacks.modes import evaluating, without_parameter_gradients
+from robbench.attacks.passes import Passes, counted
 from robbench.attacks.pgd import fgsm, gradient_of, pgd, start_noise
 
 __all__ = [
     "BALL_TOLERANCE",
+    "Passes",
     "apgd_t",
+    "counted",
+    "distance",
     "evaluating",
     "fgsm",
     "gradient_of",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from robbench.attacks import apgd_t, gradient_of, without_parameter_gradients
+from robbench.attacks import apgd_t, counted, gradient_of, without_parameter_gradients
 from robbench.estimation.batching import Batching
 from robbench.estimation.masking import BLOCKED
 from robbench.estimation.problem import Problem
@@ -80,8 +79,10 @@ class Checks:
         def look(originals: Tensor, labels: Tensor, part: slice) -> list[Tensor]:
             epsilon = torch.tensor(radii[part], dtype=torch.float64, device=labels.device)
             start, box = (self._problem.network, originals, labels, epsilon), self._problem.attack.box
-            with self._counted():
+            with counted(self._problem.network) as passes:
                 adversarial = apgd_t(*start, steps=APGD_STEPS, targets=APGD_TARGETS, box=box)
+            self.forward += passes.forward
+            self.backward += passes.backward
             return [self._fooled(adversarial, originals, labels, epsilon)]
 
         return self._batched(look, chosen, 1)
@@ -116,24 +117,6 @@ class Checks:
         with torch.enable_grad():
             iterate = images.detach().requires_grad_()
             return iterate, self._problem.network(iterate)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Count what passes through the network."""
-
-        def back(gradient: Tensor) -> None:
-            self.backward += len(gradient)
-
-        def forward(network: nn.Module, images: tuple[Tensor], logits: Tensor) -> None:
-            self.forward += len(logits)
-            if logits.requires_grad:
-                logits.register_hook(back)  # type: ignore[no-untyped-call]
-
-        handle = self._problem.network.register_forward_hook(forward)
-        try:
-            yield
-        finally:
-            handle.remove()
 
     def _fooled_near(self, goals: Tensor, radius: float, originals: Tensor, labels: Tensor) -> Tensor:
         """Which images are fooled by the image of ball and box that is nearest to their goal."""

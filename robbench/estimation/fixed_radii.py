@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from robbench.attacks import is_counterexample, pgd, start_noise
 from robbench.estimation.batching import Batching
+from robbench.estimation.other_attacks import attack_function
 from robbench.estimation.problem import Outcome, Problem
 from robbench.record import MISCLASSIFIED, AttackAccuracy, Counts
-from robbench.spec import PGD
+from robbench.spec import PGD, Attack
 
 
 class FixedRadii:
@@ -24,8 +25,9 @@ class FixedRadii:
         found: by the search on the same images; says which are classified correctly.
     """
 
-    def __init__(self, problem: Problem, attacks: Sequence[PGD], found: Outcome) -> None:
+    def __init__(self, problem: Problem, attacks: Sequence[PGD | Attack], found: Outcome) -> None:
         self._problem, self._attacks = problem, attacks
+        self._others = {each: attack_function(each, problem.norm) for each in attacks if isinstance(each, Attack)}
         self._batching = Batching(problem, "robust accuracy at fixed radii", found.batch_size)
         self._right = (found.pstar != MISCLASSIFIED).nonzero().flatten()
         self._fooled = [0] * len(attacks)
@@ -65,26 +67,30 @@ class FixedRadii:
 
     def _attack(self) -> None:
         number, start = divmod(self._attacked, len(self._right))
-        attack, network = self._attacks[number], self._problem.network
-        assert attack.epsilon is not None
         batch = self._right[start : start + self._batching.size]
-        originals, labels = self._problem.take(batch)
-        box = attack.box
+        self._fooled[number] += int(self._fools(self._attacks[number], batch).sum())
+        self._attacked += len(batch)
+
+    def _fools(self, attack: PGD | Attack, batch: Tensor) -> Tensor:
+        epsilon, network, (originals, labels) = attack.epsilon, self._problem.network, self._problem.take(batch)
+        assert epsilon is not None
+        if isinstance(attack, Attack):
+            radii = torch.full(labels.shape, epsilon, device=labels.device)
+            found = self._others[attack](network, originals, labels, radii)
+            return self._problem.fooled(found, originals, labels, epsilon)
         found = pgd(
             network,
             originals,
             labels,
-            attack.epsilon,
+            epsilon,
             steps=attack.steps,
             step_size=attack.step_size,
             random_start=attack.random_start,
-            box=box,
+            box=attack.box,
             noise=_noise(batch, originals) if attack.random_start else None,
             loop=self._batching.loop,
         )
-        fooled = is_counterexample(network, found, originals, labels, attack.epsilon, box=box)
-        self._fooled[number] += int(fooled.sum())
-        self._attacked += len(batch)
+        return is_counterexample(network, found, originals, labels, epsilon, box=attack.box)
 
 
 def _noise(index: Tensor, originals: Tensor) -> Tensor:
@@ -93,8 +99,10 @@ def _noise(index: Tensor, originals: Tensor) -> Tensor:
     return torch.cat([start_noise(like, generator) for generator in generators]).to(originals)
 
 
-def _accuracy(attack: PGD, robust: Counts) -> AttackAccuracy:
+def _accuracy(attack: PGD | Attack, robust: Counts) -> AttackAccuracy:
     assert attack.epsilon is not None
+    if isinstance(attack, Attack):
+        return AttackAccuracy(attack=attack.label, epsilon=attack.epsilon, robust=robust)
     step = attack.step_size or attack.epsilon / attack.steps
-    kind: Literal["fgsm", "pgd"] = "fgsm" if attack.steps == 1 and step >= attack.epsilon else "pgd"
+    kind = "fgsm" if attack.steps == 1 and step >= attack.epsilon else "pgd"
     return AttackAccuracy(attack=kind, epsilon=attack.epsilon, steps=attack.steps, step_size=step, robust=robust)

@@ -9,11 +9,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from robbench.attacks import is_counterexample, pgd
+from robbench.attacks import BALL_TOLERANCE, distance, is_counterexample, pgd
 from robbench.data import ImageSource, pixels
 from robbench.errors import require
 from robbench.machine.graphs import GraphedLoop
 from robbench.spec import PGD
+from robbench.spec.searches import Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ class Problem:
     notes: list[str] = field(default_factory=list)
     """Gets a line where a batch was halved, or an attack was not captured as a CUDA graph."""
     keep_adversarials: bool = False
+    norm: Norm = "linf"
+    """Of the grid's radii; ``attacked`` knows linf alone."""
 
     def __post_init__(self) -> None:
         require(len(self.images) > 0, "images", "at least one", 0)
@@ -52,7 +55,14 @@ class Problem:
 
     def fooled(self, adversarial: Tensor, originals: Tensor, labels: Tensor, epsilon: float | Tensor) -> Tensor:
         """Which of the images are counterexamples within one radius or (B,) radii, (B,) bool."""
-        return is_counterexample(self.network, adversarial, originals, labels, epsilon, box=self.attack.box)
+        box, norm = self.attack.box, self.norm
+        return is_counterexample(self.network, adversarial, originals, labels, epsilon, box=box, norm=norm)
+
+    def grid_index(self, adversarial: Tensor, originals: Tensor) -> Tensor:
+        """(B,) int64 on the CPU: of the smallest radius > 0 that holds each image; ``len(grid)`` where none does."""
+        far = distance(adversarial, originals, self.norm).cpu().double() - BALL_TOLERANCE
+        index = torch.searchsorted(torch.tensor(self.grid, dtype=torch.float64), far)
+        return index.clamp(min=int(self.grid[0] <= 0))
 
     def note(self, lines: Sequence[str]) -> None:
         """Add the notes that are not there yet."""
@@ -73,3 +83,5 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     batch_size: int = 0
     """Images attacked at once in the end, with which the attacks after the search begin; 0 for no preference."""
+    found_by: dict[str, int] = field(default_factory=dict)
+    """Of an ensemble: how many p* are those of each search, by its name; of equal ones the first search's."""

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.attacks import BALL_TOLERANCE, gradient_of, without_parameter_gradients
+from robbench.attacks import BALL_TOLERANCE, distance, gradient_of, without_parameter_gradients
 from robbench.estimation.bisection import Bisection
 from robbench.estimation.problem import Problem
 from robbench.machine.graphs import Tensors
+from robbench.spec.searches import Norm
 
 APPROACH = 20
 """Steps that go through the whole grid before the first counterexample; at most twice as many are taken."""
@@ -77,6 +78,9 @@ class ShrinkingBall(Bisection):
     are confirmed as by the binary search. Images that are never fooled go through the binary search, which alone uses the
     attack's number of steps.
 
+    In L2, a step is as long as said along the gradient itself, an iterate is scaled into its ball and clamped to the box,
+    a corner is a random direction, and images that are never fooled stay so.
+
     How far p* lies above the best known bound: ``suites/perf/test_pstar.py``.
     """
 
@@ -133,7 +137,8 @@ class ShrinkingBall(Bisection):
         steps = 1 if problem.device.type == "cpu" else _STEPS_BETWEEN_LOOKS
 
         def step(tensors: Tensors, constants: Tensors) -> Tensors:
-            return _step(problem.network, tensors, constants, self._device_radii, self._patience, problem.attack.box)
+            how = self._device_radii, self._patience, problem.attack.box, problem.norm
+            return _step(problem.network, tensors, constants, *how)
 
         with without_parameter_gradients(problem.network):
             moved = self.batching.loop(step, rows[:5], rows[5:], steps)
@@ -178,6 +183,7 @@ class ShrinkingBall(Bisection):
         if again.any():
             at, where = at.at(again.nonzero().flatten()), ended[again].to(rows.best.device)
             radius = self._device_radii[at.best - 1].to(at.originals.dtype).view(-1, *(1,) * (at.originals.ndim - 1))
+            radius = radius if self.problem.norm == "linf" else radius / math.sqrt(at.originals[0].numel())
             corner = at.originals + radius * _signs(at.originals, at.start + 1)
             rows.adversarial[where] = corner.clamp_(*self.problem.attack.box)
             rows.age[where], rows.hop[where], rows.start[where] = 0, 1, at.start + 1
@@ -200,6 +206,8 @@ class ShrinkingBall(Bisection):
             self._index[taken], self._waiting = new, self._waiting[len(new) :]
         self._index[settled[len(new) :]] = -1
         self.forward += len(index)
+        if self.problem.norm != "linf":  # the binary search, which comes next, attacks in L∞
+            self.last[index] = -1
         fooled = (grid_index < len(self.radii)).nonzero().flatten()
         index, grid_index = index[fooled], grid_index[fooled]
         self.settle(index, grid_index, found.best_image[fooled.to(found.best_image.device)])
@@ -213,6 +221,7 @@ def _step(
     radii: Tensor,
     patience: Tensor,
     box: tuple[float, float],
+    norm: Norm,
 ) -> Tensors:
     """Judge every row's iterate, shrink its ball where it fools the network, and take a step inside the ball."""
     rows = Rows(*state, *constants)
@@ -228,8 +237,7 @@ def _step(
         gradient = gradient_of(loss.sum(), iterate)
     logits = logits.detach()
     fooled = (logits.argmax(dim=1) != labels) & torch.isfinite(logits).all(dim=1) & ~_ended(rows, radii, patience)
-    distance = (adversarial - originals).abs().flatten(1).amax(dim=1)
-    grid_index = torch.searchsorted(radii, distance.to(radii.dtype) - BALL_TOLERANCE)
+    grid_index = torch.searchsorted(radii, distance(adversarial, originals, norm).to(radii.dtype) - BALL_TOLERANCE)
     grid_index = torch.where(radii[0] > 0, grid_index, grid_index.clamp(min=1))  # at ε = 0 there is no attack
     shrunk = fooled & (grid_index < best)  # float16 iterates may round out of their ball
     quick = shrunk & (age == 1) & (best < len(radii))
@@ -244,10 +252,27 @@ def _step(
     share = first + (final - first) * (age / patience[start]).clamp(max=1)
     length = torch.where(searching, radii[-1] / APPROACH, radius * share).to(originals.dtype).view(spread)
     radius = radius.to(originals.dtype).view(spread)
-    lower, upper = (originals - radius).clamp_(min=box[0]), (originals + radius).clamp_(max=box[1])
-    projected = adversarial.clamp(lower, upper)
-    moved = torch.addcmul(projected, gradient.sign(), length).clamp_(lower, upper)
+    if norm == "l2":
+        projected = _in_ball(adversarial, originals, radius, box)
+        moved = _in_ball(torch.addcmul(projected, gradient / _length(gradient), length), originals, radius, box)
+    else:
+        lower, upper = (originals - radius).clamp_(min=box[0]), (originals + radius).clamp_(max=box[1])
+        projected = adversarial.clamp(lower, upper)
+        moved = torch.addcmul(projected, gradient.sign(), length).clamp_(lower, upper)
     return moved, best_image, best, age + 1, hop
+
+
+def _in_ball(adversarial: Tensor, originals: Tensor, radius: Tensor, box: tuple[float, float]) -> Tensor:
+    """Images moved towards their originals into the L2 ball, and then into the box, as by FMN."""
+    perturbation = adversarial - originals
+    shorter = (radius / _length(perturbation)).clamp(max=1)
+    return torch.addcmul(originals, perturbation, shorter).clamp_(*box)
+
+
+def _length(images: Tensor) -> Tensor:
+    """(B, 1, 1, 1) L2 norms > 0 of (B, C, H, W) floats."""
+    norms: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
+    return norms.clamp(min=torch.finfo(images.dtype).tiny).view(-1, *(1,) * (images.ndim - 1))
 
 
 def _ended(rows: Rows, radii: Tensor, patience: Tensor) -> Tensor:

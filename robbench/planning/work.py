@@ -15,11 +15,15 @@ from robbench.estimation.sampling import (
     probe_passes,
     scan_steps,
 )
-from robbench.spec import Estimate, Model, Recipe
+from robbench.spec import Attack, Estimate, Model, Recipe, Search
 from robbench.spec.catalogue import block_names
+from robbench.spec.searches import ATTACKS, parts, search_name
 
 SEARCH_STEPS = {"fast": 100, "thorough": 180}
 """Steps for an image that a search takes on an adversarially trained network, about the most."""
+
+STEPS = 100
+"""Taken for those of a search or an attack that robbench does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +79,24 @@ def training_work(recipe: Recipe, training: int, validation: int) -> Work:
 
 def search_work(estimate: Estimate, images: int) -> Work:
     """At most: every image right, and every bracket halved to the end. Other searches have no useful bound."""
-    if estimate.search != "reference":
-        return Work(inference=2 * images, attack=images * SEARCH_STEPS.get(estimate.search_name, 100))
+    return sum((_search_work(each, estimate, images) for each in parts(estimate.search)), Work())
+
+
+def _search_work(search: str | Search, estimate: Estimate, images: int) -> Work:
     probes = math.ceil(math.log2(len(estimate.grid.values) + 1))
-    return Work(inference=images * (1 + probes), attack=images * probes * estimate.attack.steps)
+    if search == "reference":
+        return Work(inference=images * (1 + probes), attack=images * probes * estimate.attack.steps)
+    if isinstance(search, Attack):
+        known = ATTACKS.get(search.name)
+        calls = 1 if known is None or known.minimal else probes
+        return Work(inference=images * (1 + calls), attack=images * calls * (search.steps or STEPS))
+    return Work(inference=2 * images, attack=images * SEARCH_STEPS.get(search_name(search), STEPS))
 
 
 def final_work(estimate: Estimate, images: int) -> Work:
     """Upper bound: assumes that every image is right and is attacked and judged."""
     attacks = estimate.final_test
-    return Work(inference=images * len(attacks), attack=images * sum(attack.steps for attack in attacks))
+    return Work(inference=images * len(attacks), attack=images * sum(attack.steps or STEPS for attack in attacks))
 
 
 def audit_work(estimate: Estimate, images: int) -> Work:

@@ -82,9 +82,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not _parametrises_models(metafunc.definition):
             models = study.models()
             if study.also and "search" in metafunc.fixturenames:
-                pairs = [
-                    (model, each.estimate.search_name) for each in study.also for model in filter(each.asks, models)
-                ]
+                asked = [(each, model) for each in study.also for model in filter(each.asks, models)]
+                pairs = [(model, each.estimate.search_label) for each, model in asked]
                 metafunc.parametrize("model, search", pairs, ids=[f"{model}-{search}" for model, search in pairs])
             else:
                 metafunc.parametrize("model", models, ids=str)

@@ -127,6 +127,7 @@ class Session:
 
     def _faults(self, study: str) -> dict[str, str]:
         from robbench.estimation.audit import check_audit
+        from robbench.estimation.other_attacks import check_attacks
         from robbench.stages.checks import check
         from robbench.store.files import check_writable
 
@@ -136,6 +137,7 @@ class Session:
                 check_writable(folder)
             for estimate in (self.studies[study].estimate, *(each.estimate for each in self.studies[study].also)):
                 check_audit(estimate.audit)
+                check_attacks(estimate)
             context = self.context
         except RobbenchError as error:
             return {"": str(error)}

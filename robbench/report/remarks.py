@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -78,8 +79,8 @@ def environment_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def estimates(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
-    """How p* was estimated, once per way: images, grid, and search with its attack."""
-    ways: dict[tuple[str, str, str], None] = {}
+    """How p* was estimated, once per way: images, grid, and search with its attack; in an ensemble, who found p*."""
+    ways: dict[tuple[str, str, str], Counter[str]] = {}
     for row in (row for group in groups for row in group.all_rows):
         for found in (record.robustness for record in row.records if record.robustness):
             settings = [f"{name} {value}" for name, value in sorted(found.attack.items()) if value is not None]
@@ -87,5 +88,12 @@ def estimates(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
             images = f"{len(found.images):,} images of {row.record.data.name}"
             step = found.grid[1] - found.grid[0] if len(found.grid) > 1 else 0.0
             grid = f"{found.grid[0]:g} to {found.grid[-1]:g}, step {step:.4g}"
-            ways[images, grid, f"{found.search} search with {found.attack['kind']} ({shown})"] = None
-    return [*ways]
+            grid += "" if found.norm == "linf" else f", in {found.norm.upper()}"
+            attack = "" if found.attack["kind"] == "Attack" else f" with {found.attack['kind']} ({shown})"
+            ways.setdefault((images, grid, f"{found.search} search{attack}"), Counter()).update(found.found_by)
+    return [(images, grid, how + _finders(found)) for (images, grid, how), found in ways.items()]
+
+
+def _finders(found: Counter[str]) -> str:
+    """``; p* found by fast 1,203, adv_lib:fmn 88``."""
+    return f"; p* found by {', '.join(f'{name} {count:,}' for name, count in found.items())}" if found else ""

@@ -149,7 +149,7 @@ def other_table(group: Group) -> pd.DataFrame | None:
 
 
 def attack_table(group: Group) -> pd.DataFrame | None:
-    """Robust accuracies of the final test under FGSM and PGD; None where no record has them."""
+    """Robust accuracies of the final test; None where no record has them."""
     models = [model for model in models_of(group.rows) if any(_attacks(row) for row in model.rows)]
     if not models:
         return None
@@ -160,13 +160,14 @@ def attack_table(group: Group) -> pd.DataFrame | None:
     return _table(models, columns)
 
 
-def _attacks(row: Row) -> dict[tuple[str, float, int], float]:
+def _attacks(row: Row) -> dict[tuple[str, float, int | None], float]:
     attacks = row.robustness.attacks if row.robustness else []
     return {(each.attack, each.epsilon, each.steps): each.robust.share for each in attacks}
 
 
-def _attack_name(attack: str, epsilon: float, steps: int) -> str:
-    """``PGD-20, ε = 2/255``; radii of 0.1 and more are decimal."""
+def _attack_name(attack: str, epsilon: float, steps: int | None) -> str:
+    """``PGD-20, ε = 2/255``; radii of 0.1 and more are decimal. Attacks of other libraries by their own names."""
     parts = epsilon * 255
     radius = f"{parts:.3g}/255" if epsilon < 0.1 and abs(parts - round(parts)) < 1e-6 else f"{epsilon:.4g}"
-    return f"{attack.upper()}{f'-{steps}' if attack != 'fgsm' else ''}, ε = {radius}"
+    name = markdown.escape(attack) if steps is None else f"{attack.upper()}{f'-{steps}' if attack != 'fgsm' else ''}"
+    return f"{name}, ε = {radius}"

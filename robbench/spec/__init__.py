@@ -7,9 +7,10 @@ A :class:`Study` lists its :class:`Model` cases in dependency order. Every spec 
 from robbench.errors import RobbenchError
 from robbench.spec.base import Spec
 from robbench.spec.description import describe, differences, digest_of, read_spec
-from robbench.spec.estimate import Audit, EpsilonGrid, Estimate, Search
+from robbench.spec.estimate import Audit, EpsilonGrid, Estimate
 from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer, code_of
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
+from robbench.spec.searches import Attack, Ensemble, Search, attack
 from robbench.spec.study import Also, Quick, Study, Transfers
 from robbench.spec.training import (
     PGD,
@@ -30,11 +31,13 @@ __all__ = [
     "PROTOCOL_FIELDS",
     "TRAINING_VERSION",
     "Also",
+    "Attack",
     "Audit",
     "Checkpoint",
     "CrossEntropy",
     "Dataset",
     "EarlyStopping",
+    "Ensemble",
     "EpsilonGrid",
     "Estimate",
     "Model",
@@ -51,6 +54,7 @@ __all__ = [
     "Study",
     "Transfer",
     "Transfers",
+    "attack",
     "code_of",
     "describe",
     "differences",

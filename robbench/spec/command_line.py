@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from robbench.errors import require
-from robbench.spec import PGD, Dataset, Estimate, Protocol, Quick, Recipe, Study
+from robbench.spec import PGD, Attack, Dataset, Ensemble, Estimate, Protocol, Quick, Recipe, Search, Study
 from robbench.spec.catalogue import DATASETS
 from robbench.spec.recipes import with_protocol
+from robbench.spec.searches import ATTACKS, BuiltIn
 
 SQUARE_QUERIES = 12
 """Of the audit's Square for each image at the quick scale, at most."""
@@ -82,6 +83,19 @@ def _attack(attack: PGD, quick: Quick) -> PGD:
     return attack if attack.steps <= quick.attack_steps else replace(attack, steps=quick.attack_steps, step_size=None)
 
 
+def _other(attack: Attack, quick: Quick) -> Attack:
+    if attack.steps is None or attack.steps <= quick.attack_steps:
+        return attack
+    fewer = dict(attack.options) | {ATTACKS[attack.name].steps: quick.attack_steps}
+    return replace(attack, options=tuple(sorted(fewer.items())))
+
+
+def _search(search: BuiltIn | Search, quick: Quick) -> BuiltIn | Search:
+    if isinstance(search, Ensemble):
+        return replace(search, searches=tuple(_search(each, quick) for each in search.searches))
+    return _other(search, quick) if isinstance(search, Attack) else search
+
+
 def _recipe(recipe: Recipe, quick: Quick) -> Recipe:
     return replace(
         recipe,
@@ -104,6 +118,11 @@ def _estimate(estimate: Estimate, quick: Quick) -> Estimate:
         estimate,
         attack=_attack(estimate.attack, quick),
         images=min(estimate.images, quick.images),
-        final_test=tuple(dict.fromkeys(_attack(attack, quick) for attack in estimate.final_test)),
+        search=_search(estimate.search, quick),
+        final_test=tuple(
+            dict.fromkeys(
+                _attack(each, quick) if isinstance(each, PGD) else _other(each, quick) for each in estimate.final_test
+            )
+        ),
         audit=audit and replace(audit, square_queries=min(audit.square_queries, SQUARE_QUERIES)),
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import field
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from robbench.errors import require
-from robbench.spec.base import Count, Expected, PositiveInt, Radius, Share, Spec
+from robbench.spec.base import UNUSUAL, Count, Expected, PositiveInt, Radius, Share, Spec
+from robbench.spec.searches import ATTACKS, Attack, BuiltIn, Norm, Search, parts, search_name
 from robbench.spec.training import PGD
 
 
@@ -45,10 +48,6 @@ class Audit(Spec):
     seed: Count = 0
 
 
-class Search(Spec):
-    """Base of one's own searches for p*: a child holds the settings, ``robbench.estimation.estimator`` the code."""
-
-
 class Estimate(Spec):
     """How robustness is measured."""
 
@@ -56,16 +55,19 @@ class Estimate(Spec):
     attack: PGD
     images: PositiveInt = 10_000
     """At most this many test images, drawn at random: others for every seed of the study, the same for its models."""
-    search: Literal["reference", "fast", "thorough"] | Search = "fast"
-    """A shrinking ball, also with more starts (thorough); the published binary search (reference); or one's own."""
+    search: BuiltIn | Search = "fast"
+    """A shrinking ball, also with more starts (thorough); the published binary search (reference); another library's
+    attack or one's own function (:func:`attack`); several together (:class:`Ensemble`); or one's own class."""
     seed: Count = 0
-    final_test: tuple[PGD, ...] = ()
+    final_test: tuple[PGD | Attack, ...] = ()
     """Attacks at fixed radii on the same images; one step of the whole radius is FGSM.
 
     A random start is drawn for each image by its number, so that its batch changes nothing.
     """
     audit: Audit | None = Audit()
     """None: it is not looked at whether gradients are masked."""
+    norm: Norm = field(default="linf", metadata=UNUSUAL)
+    """Of the perturbations. In L2 there is no ``reference`` search, no PGD in the final test, and no audit."""
 
     def __post_init__(self) -> None:
         attack, on_image_alone = self.attack, "False (the result must depend on the image alone, not on its batch)"
@@ -76,8 +78,28 @@ class Estimate(Spec):
             require(fixed.epsilon is not None, "Estimate final_test epsilon", "a radius", fixed.epsilon)
         distinct = len(set(self.final_test)) == len(self.final_test)
         require(distinct, "Estimate final_test", "each attack once", self.final_test)
+        searches = [*parts(self.search)]
+        for search in searches:
+            radius = search.epsilon if isinstance(search, Attack) else None
+            require(radius is None, "Estimate search epsilon", "none (the grid gives it)", radius)
+        for each in (*searches, *self.final_test):
+            if isinstance(each, Attack) and each.name in ATTACKS:
+                norms = ATTACKS[each.name].norms
+                require(self.norm in norms, "Estimate norm", f"{' or '.join(norms)} with {each.name}", self.norm)
+            elif self.norm == "l2":
+                require(
+                    each != "reference", "Estimate search", "another one with norm l2 (it is published in linf)", each
+                )
+                require(not isinstance(each, PGD), "Estimate final_test", "other attacks with norm l2", each)
+        audited = self.norm == "l2" and self.audit is not None
+        require(not audited, "Estimate audit", "None with norm l2 (the audit attacks in linf)", self.audit)
 
     @property
     def search_name(self) -> str:
-        """Name of the search in records and tables: of one's own, the class in lower case."""
-        return self.search if isinstance(self.search, str) else type(self.search).__name__.lower()
+        """Name of the search in records and tables."""
+        return search_name(self.search)
+
+    @property
+    def search_label(self) -> str:
+        """The search's name as a part of the names of stages and files: ``adv_lib-fmn-steps=50``."""
+        return re.sub(r"[^\w.=]+", "-", self.search_name).strip("-")

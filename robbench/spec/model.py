@@ -18,6 +18,7 @@ from robbench.errors import RobbenchError, require
 from robbench.spec.base import UNDESCRIBED, Count, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names, own_module
 from robbench.spec.description import describe, digest_of
+from robbench.spec.searches import LIBRARIES, Attack
 from robbench.spec.training import Dataset, Recipe
 
 TRAINING_VERSION = 1
@@ -156,7 +157,7 @@ class Model(Spec):
 
 
 def code_of(*values: Any) -> list[str]:
-    """What identifies the code behind specs and functions that is not robbench's: SHA-256 of modules, timm's version."""
+    """What identifies the code behind specs and functions that is not robbench's: SHA-256 of modules, libraries' versions."""
     modules = {module for value in values for module in _modules(value)}
     return sorted(filter(None, map(_identified, modules)))
 
@@ -169,6 +170,8 @@ def _modules(value: Any) -> Iterator[str]:
             yield module
     if isinstance(value, Model) and (own := own_module(value.architecture)):
         yield own
+    if isinstance(value, Attack):
+        yield value.module
     if isinstance(value, Model) and value.architecture.startswith("timm:"):
         yield "timm"
     parts = [getattr(value, each.name) for each in fields(value)] if isinstance(value, Spec) else value
@@ -178,13 +181,13 @@ def _modules(value: Any) -> Iterator[str]:
 
 
 def _identified(module: str) -> str | None:
-    """None for what cannot be found: building the network says what is wrong."""
-    if module == "timm":
-        return f"timm {version('timm')}"
+    """None for what cannot be found: what needs it says what is wrong."""
     try:
+        if package := {"timm": "timm", **LIBRARIES}.get(module):
+            return f"{package} {version(package)}"
         loaded = sys.modules.get(module)
         found = None if loaded else find_spec(module)
         path = loaded.__file__ if loaded else found and found.origin
         return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
-    except Exception:  # find_spec imports the module's package
+    except Exception:  # not installed, or what find_spec imports is broken
         return None

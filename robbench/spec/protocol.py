@@ -114,7 +114,10 @@ def thesis_estimate(estimate: Estimate, fields: Collection[ProtocolField], *, no
     if "search" in fields:
         estimate = replace(estimate, search="reference")
     if "random_start" in fields:
-        tests = (replace(attack, random_start=attack.steps > 1) for attack in estimate.final_test)
+        tests = (
+            replace(attack, random_start=attack.steps > 1) if isinstance(attack, PGD) else attack
+            for attack in estimate.final_test
+        )
         estimate = replace(estimate, final_test=tuple(tests))
     return estimate
 

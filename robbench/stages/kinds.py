@@ -50,7 +50,7 @@ def _estimate(work: Work) -> Made:
 
 def _estimates(study: Study, model: Model) -> dict[str, Estimate]:
     also = [each.estimate for each in study.also if each.asks(model)]
-    return {"": study.estimate} | {each.search_name: each for each in also}
+    return {"": study.estimate} | {each.search_label: each for each in also}
 
 
 KINDS: dict[str, StageKind] = {}

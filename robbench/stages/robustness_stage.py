@@ -12,7 +12,8 @@ from robbench.estimation.fixed_radii import FixedRadii
 from robbench.estimation.problem import Problem
 from robbench.estimation.sampling import choose_images
 from robbench.record import MISCLASSIFIED, Robustness
-from robbench.spec import Estimate, describe
+from robbench.spec import Attack, Estimate, describe
+from robbench.spec.searches import parts as searches_of
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
 
@@ -34,13 +35,15 @@ def estimate_model(work: Work) -> Made:
         grid=estimate.grid.values,
         attack=estimate.attack,
         keep_adversarials=work.context.keep_adversarials,
+        norm=estimate.norm,
     )
     name = "p* and counterexamples" if problem.keep_adversarials else "p*"
     parts = drive(_parts(problem, estimate, name), work, save_every=SAVE_SECONDS)
     search = parts[name].outcome
+    others = all(isinstance(each, Attack) for each in searches_of(estimate.search))
     result = Robustness(
         grid=list(estimate.grid.values),
-        attack=describe(estimate.attack),
+        attack=describe(estimate.search if others else estimate.attack),
         search=estimate.search_name,
         images=chosen,
         pstar=search.pstar.tolist(),
@@ -48,6 +51,8 @@ def estimate_model(work: Work) -> Made:
         backward=search.backward,
         attacks=parts["fixed radii"].outcome if "fixed radii" in parts else [],
         audit=parts["audit"].outcome if "audit" in parts else None,
+        norm=estimate.norm,
+        found_by=search.found_by,
     )
     trained = work.needs["model"].record.data
     found = (search.pstar != MISCLASSIFIED) & (search.pstar < len(estimate.grid.values))

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robbench.attacks import BALL_TOLERANCE
+from robbench.attacks import BALL_TOLERANCE, distance
 from robbench.data import Data, pixels
 from robbench.errors import RobbenchError
 from robbench.machine.memory import Batches, attack_batch
@@ -94,9 +94,7 @@ def prove(
             got = f"{tuple(adversarials.shape)} {str(adversarials.dtype).removeprefix('torch.')}"
             raise RobbenchError(f"counterexamples: expected {expected} float32, one for each p*, got {got}")
         pair, attacked = (adversarials, pixels(test.images[found])), margins(adversarials, test.labels[found])
-        proven, smaller = _check_counterexamples(
-            names[found], pair, attacked, pstar[found], robustness.grid, box, notes
-        )
+        proven, smaller = _check_counterexamples(names[found], pair, attacked, pstar[found], robustness, box, notes)
     for message in notes.remarks:
         yield Finding(mark="remark", message=message)
     for message in notes.problems:
@@ -118,24 +116,24 @@ def _check_counterexamples(
     pair: tuple[Tensor, Tensor],
     margins: Tensor,
     pstar: Tensor,
-    grid: list[float],
+    robustness: Robustness,
     box: tuple[float, float],
     notes: _Notes,
 ) -> tuple[int, int]:
     """How many counterexamples of (counterexamples, originals) are ones, and how many lie in a smaller ball."""
     adversarials, originals = pair
-    flat, radii = adversarials.flatten(1), torch.tensor(grid, dtype=torch.float64)
+    flat, radii = adversarials.flatten(1), torch.tensor(robustness.grid, dtype=torch.float64)
     # float64, since the difference of two float32 numbers is rounded
-    distance = (adversarials.double() - originals.double()).abs().flatten(1).amax(1)
+    far = distance(adversarials.double(), originals.double(), robustness.norm)
     radius, below = radii[pstar], torch.where(pstar > 0, radii[(pstar - 1).clamp(min=0)], 0.0)
     inside = (flat.amin(1) >= box[0]) & (flat.amax(1) <= box[1])
-    near, attacked, fooled = distance <= radius + BALL_TOLERANCE, radius > 0, margins < 0
+    near, attacked, fooled = far <= radius + BALL_TOLERANCE, radius > 0, margins < 0
     notes.note(names, ~attacked, "p* of 0, where nothing is attacked")
     notes.note(names, ~near, "whose counterexample is farther away than p*")
     notes.note(names, ~inside, "whose counterexample leaves the valid pixels")
     notes.note(names, ~fooled, "whose counterexample is classified correctly", margins)
     proven = inside & near & attacked & fooled
-    smaller = proven & (below > 0) & (distance <= below + BALL_TOLERANCE)
+    smaller = proven & (below > 0) & (far <= below + BALL_TOLERANCE)
     if smaller.any():
         notes.remarks.append(f"{_images(names[smaller])} whose counterexample lies in a smaller ball than that of p*")
     return int(proven.sum()), int(smaller.sum())

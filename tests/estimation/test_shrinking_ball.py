@@ -85,7 +85,7 @@ def test_steps_shorten_from_the_radius_to_a_fiftieth(best, age, length):
     images = torch.full((1, 1, 6, 6), 0.5, dtype=torch.float64)
     state = images, images, torch.tensor([best]), torch.tensor([age]), torch.tensor([1])
     constants, radii = (images, torch.tensor([0]), torch.tensor([0])), torch.tensor([0.0, 0.1, 0.3]).double()
-    moved, *_ = _step(model, state, constants, radii, torch.tensor([20]), BOX)
+    moved, *_ = _step(model, state, constants, radii, torch.tensor([20]), BOX, "linf")
     torch.testing.assert_close(images - moved, torch.full_like(images, length), rtol=0, atol=1e-7)
 
 
@@ -163,7 +163,7 @@ def test_a_ball_hops_while_first_steps_succeed(best, age, hop, after):
     images, radii = torch.full((1, 1, 6, 6), 0.55, dtype=torch.float64), torch.tensor(GRID).double()
     state = images - radii[best - 1], images, torch.tensor([best]), torch.tensor([age]), torch.tensor([hop])
     constants = images, torch.tensor([0]), torch.tensor([0])
-    moved, _, found, aged, hops = _step(model, state, constants, radii, torch.tensor([20]), BOX)
+    moved, _, found, aged, hops = _step(model, state, constants, radii, torch.tensor([20]), BOX, "linf")
     assert (found.item(), aged.item(), hops.item()) == (best - 1, 1, after)
     assert (images - moved).max().item() == pytest.approx(GRID[best - 1 - after])
 

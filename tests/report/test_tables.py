@@ -121,13 +121,14 @@ def test_where_nothing_can_be_compared_no_column_is_published(records: list[Reco
 
 
 def test_the_final_test_where_records_have_it() -> None:
-    """FGSM before PGD, by radius; CIFAR's radii as 255ths; a model without it has no row."""
+    """By attack and radius; CIFAR's radii as 255ths; a model without it has no row."""
     trained, tested = both_records(TL1, [1, 2, 3, -1])
     attacks = [
         AttackAccuracy(attack=kind, epsilon=epsilon, steps=20, step_size=0.01, robust=Counts(correct=right, total=4))
         for kind, epsilon, right in (("pgd", 0.1, 1), ("fgsm", 0.1, 3), ("fgsm", 2 / 255, 2))
     ]
-    tested = replace(tested, result=replace(tested.result, attacks=attacks))
+    theirs = AttackAccuracy(attack="adv_lib:apgd(n_iter=9)", epsilon=0.1, robust=Counts(correct=0, total=4))
+    tested = replace(tested, result=replace(tested.result, attacks=[*attacks, theirs]))
     other = both_records(make_facts("transfer", "emnist", 2), [1])
     frame = attack_table(make_group(trained, tested, *other))
     assert frame.to_dict("records") == [
@@ -137,6 +138,7 @@ def test_the_final_test_where_records_have_it() -> None:
             "FGSM, ε = 2/255": "50.0%",
             "FGSM, ε = 0.1": "75.0%",
             "PGD-20, ε = 0.1": "25.0%",
+            "adv_lib:apgd(n_iter=9), ε = 0.1": "0.0%",
         }
     ]
     assert attack_table(make_group(*other)) is None

@@ -13,6 +13,7 @@ from robbench.errors import RobbenchError
 from robbench.spec import (
     Checkpoint,
     EarlyStopping,
+    Ensemble,
     Model,
     MultiStepLR,
     Objective,
@@ -20,6 +21,7 @@ from robbench.spec import (
     Search,
     StepLR,
     Transfer,
+    attack,
     describe,
     differences,
     read_spec,
@@ -53,8 +55,10 @@ SCHEDULES = (None, StepLR(step=2, gamma=0.5), MultiStepLR(milestones=(2, 4), gam
     ),
     st.sampled_from([RECIPE, STANDARD]),
     st.builds(Transfer, k=st.integers(1, 7), head=st.sampled_from(["linear", "mlp2"]), kept_scale=st.floats(0.001, 1)),
-    st.sampled_from([(), FINAL_TEST]),
-    st.sampled_from(["reference", "fast", SearchOfThisTest(every=2)]),
+    st.sampled_from([(), FINAL_TEST, (attack("adv_lib:apgd", epsilon=0.1, n_iter=9),)]),
+    st.sampled_from(
+        ["fast", SearchOfThisTest(every=2), Ensemble(searches=("reference", attack("own:f", a=None, b=0.5)))]
+    ),
 )
 def test_a_described_spec_reads_back_as_it_was(changes, recipe, transfer, final_test, search):
     """Through JSON, as records hold it; also where the user's own code defines a part of it."""
@@ -72,6 +76,8 @@ def test_defaults_are_described():
     described = describe(ESTIMATE)
     assert (described["search"], described["final_test"], described["audit"]["images"]) == ("reference", [], 100)
     assert describe(RECIPE)["objective"] == {"kind": "CrossEntropy"}
+    assert "norm" not in described  # so that estimates from before there was another one keep their digests
+    assert describe(replace(ESTIMATE, search="fast", audit=None, norm="l2"))["norm"] == "l2"
     assert describe(replace(ESTIMATE, search=SearchOfThisTest()))["search"] == {"kind": "SearchOfThisTest", "every": 1}
 
 

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, SOURCE, STANDARD, TARGET
+from specs import ESTIMATE, MNIST, RECIPE, SOURCE, STANDARD, TARGET
 
 from robbench.spec import (
     PGD,
@@ -17,6 +17,7 @@ from robbench.spec import (
     CrossEntropy,
     Dataset,
     EarlyStopping,
+    Ensemble,
     EpsilonGrid,
     Model,
     MultiStepLR,
@@ -28,6 +29,7 @@ from robbench.spec import (
     Study,
     Transfer,
     Transfers,
+    attack,
     code_of,
     describe,
     differences,
@@ -71,10 +73,16 @@ CHANGES = [
     (OneCycle(), {"warm_up": 0.2}),
     (CrossEntropy(), {}),
     (
-        ESTIMATE,
+        replace(ESTIMATE, search="fast", audit=None),
         {"grid": EpsilonGrid(stop=0.3, step=0.1), "attack": PGD(steps=3, random_start=False), "images": 1, "seed": 1}
-        | {"search": OtherSearch(), "final_test": FINAL_TEST, "audit": None},
+        | {"search": OtherSearch(), "audit": Audit(), "norm": "l2"}
+        | {"final_test": (attack("adv_lib:fmn", epsilon=0.1),)},
     ),
+    (
+        attack("adv_lib:fmn"),
+        {"name": "adv_lib:fab", "options": (("steps", 50),), "epsilon": 0.1, "seed": 1},
+    ),
+    (Ensemble(searches=("fast", "thorough")), {"searches": ("fast", "reference")}),
     (Audit(), {"images": 7, "share": 0.2, "radii": 4, "apgd_images": 10, "square_queries": 10, "seed": 1}),
     (EpsilonGrid(stop=0.2, step=0.1), {"stop": 0.3, "step": 0.05}),
 ]
@@ -156,6 +164,21 @@ def test_the_digest_follows_the_code_of_an_own_objective(tmp_path, monkeypatch):
         digests.add(replace(SOURCE, recipe=replace(RECIPE, objective=objective)).digest)
     assert len(digests) == 2
     assert code_of(SOURCE, ESTIMATE) == []
+
+
+def test_the_digest_of_an_estimate_follows_its_attacks_code(tmp_path, monkeypatch):
+    """One's own by its file, a library's by its version; also within an ensemble or in the final test."""
+    monkeypatch.syspath_prepend(tmp_path)
+    own, fmn = attack("own_attack:go"), attack("adv_lib:fmn")
+    monkeypatch.setattr("robbench.spec.model.version", {"adv-lib": "9.9"}.__getitem__)
+    seen = []
+    for body in ("1", "2"):
+        (tmp_path / "own_attack.py").write_text(body)
+        together = replace(ESTIMATE, search=Ensemble(searches=(own, fmn)))
+        in_the_end = replace(ESTIMATE, final_test=(replace(own, epsilon=0.1),))
+        seen.append((code_of(together), code_of(in_the_end)))
+    assert all("adv-lib 9.9" in together and len(together) == 2 and len(alone) == 1 for together, alone in seen)
+    assert seen[0] != seen[1]
 
 
 def test_the_digest_follows_the_code_of_an_own_network(tmp_path, monkeypatch):

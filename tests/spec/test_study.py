@@ -14,11 +14,13 @@ from robbench.spec import (
     Audit,
     Checkpoint,
     Dataset,
+    Ensemble,
     EpsilonGrid,
     Model,
     Quick,
     Transfer,
     Transfers,
+    attack,
 )
 from robbench.spec.command_line import shrink
 from robbench.spec.recipes import with_protocol
@@ -161,6 +163,13 @@ def test_a_second_estimate_is_a_stage_of_the_models_that_its_patterns_name():
     assert {task.spec.images for task in tasks_of(shrink(study)) if task.label} == {16}
 
 
+def test_a_second_estimates_label_is_fit_for_file_names():
+    """Its search's name, without what files cannot be called everywhere."""
+    search = Ensemble(searches=("fast", attack("adv_lib:fmn", steps=50)))
+    study = make_study(also=(Also(estimate=replace(ESTIMATE, search=search), models=("*-mnist-pgd",)),))
+    assert [task.label for task in tasks_of(study) if task.label] == ["ensemble-of-fast-and-adv_lib-fmn-steps=50"]
+
+
 def test_a_second_estimate_is_the_same_work_whoever_asks_for_it():
     """Its key in the store is that of another study's own estimate by this search."""
     own, fast = replace(ESTIMATE, search="reference"), replace(ESTIMATE, search="fast")
@@ -178,3 +187,13 @@ def test_quick_shrinks_audit_and_final_test():
         assert small.audit == Audit(square_queries=expected)
         assert small.final_test == (FINAL_TEST[0], replace(FINAL_TEST[1], steps=2, step_size=None))
     assert shrink(replace(study, quick=Quick(attack_steps=1))).estimate.final_test == FINAL_TEST[:1]
+
+
+def test_quick_shrinks_attacks_of_other_libraries():
+    """By their own option for it, also within an ensemble; one's own function takes as long as it does."""
+    own, other = attack("own:function", steps=50), attack("adv_lib:apgd", rho=0.5)
+    search = Ensemble(searches=("fast", own, other))
+    study = make_study(estimate=replace(ESTIMATE, search=search, final_test=(replace(other, epsilon=0.1),)))
+    small, fewer = shrink(study).estimate, attack("adv_lib:apgd", rho=0.5, n_iter=2)
+    assert small.search == Ensemble(searches=("fast", own, fewer))
+    assert small.final_test == (replace(fewer, epsilon=0.1),)
