@@ -198,11 +198,17 @@ OUTCOME = pytest.StashKey[dict[str, str]]()
 """What came out of an item's stage, as text: ``stage`` (study/case.stage), ``fault``, ``record``, ``verdicts``, ``reused``."""
 
 
-def marked(node: Any) -> Study | None:
-    """The Study of a node's ``suite`` marker; None where it has none, or a marker of that name of somebody else's."""
-    mark = node.get_closest_marker("suite")
-    if mark is None or "robbench.spec" not in sys.modules:
+def suite_mark(node: Any) -> pytest.Mark | None:
+    """The closest ``suite`` marker of a node that holds a Study; others of that name are somebody else's."""
+    if "robbench.spec" not in sys.modules:
         return None
     from robbench.spec import Study
 
-    return mark.args[0] if len(mark.args) == 1 and isinstance(mark.args[0], Study) else None
+    marks = node.iter_markers("suite")
+    return next((mark for mark in marks if len(mark.args) == 1 and isinstance(mark.args[0], Study)), None)
+
+
+def marked(node: Any) -> Study | None:
+    """The Study of a node's ``suite`` marker; None where it has none."""
+    mark = suite_mark(node)
+    return None if mark is None else mark.args[0]

@@ -10,7 +10,7 @@ import pytest
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import Baseline, baseline_path, read_baseline, write_baseline
 from robbench.gate.verdicts import Mark, Tolerances, Verdict, compare, level_of
-from robbench.plugin.session import OUTCOME, SESSION, marked
+from robbench.plugin.session import OUTCOME, SESSION, suite_mark
 from robbench.record import Record
 from robbench.spec import Model, Study
 from robbench.stages import Task, run_stage, task_of, tasks_of
@@ -24,6 +24,7 @@ class Robbench:
 
     def __init__(self, request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> None:
         self._item = request.node
+        self._mark = suite_mark(request.node)
         self._session = request.config.stash[SESSION]
         self._benchmark = benchmark
 
@@ -40,10 +41,9 @@ class Robbench:
 
     def stage(self, name: str, model: Model) -> Record:
         """Run the stage of this name that the study asks of a model, after the stages that it needs."""
-        declared = marked(self._item)
-        if declared is None:
+        if self._mark is None:
             pytest.fail("the robbench fixture: expected a test marked with pytest.mark.suite(study)", pytrace=False)
-        study = self._session.study(declared)
+        study = self._session.study(self._mark.args[0])
         outcome = self._item.stash[OUTCOME] = {"stage": f"{study.name}/{model.id}.{name}"}
         try:
             record, verdicts = self._measured(study, task_of(study, name, model))
@@ -90,6 +90,10 @@ class Robbench:
         self._item.user_properties.extend((name, value) for name, value in figures.items() if value is not None)
         return record, self._judged(study, record, baseline)
 
+    @property
+    def _tolerances(self) -> Tolerances:
+        return Tolerances.of(self._mark.kwargs if self._mark else {})
+
     def _judged(self, study: Study, record: Record, baseline: Baseline | None) -> list[Verdict]:
         settings = self._session.settings
         if settings.quick:
@@ -99,8 +103,7 @@ class Robbench:
         if baseline is None:
             path = baseline_path(settings.baselines, record.suite, record.case, record.stage)
             return [_verdict(record, "missing", f"no baseline at {path}; write it with --robbench-update")]
-        tolerances = Tolerances.of(self._item.get_closest_marker("suite").kwargs)
-        return compare(record, baseline, tolerances, level_of(task.kind for task in tasks_of(study)))
+        return compare(record, baseline, self._tolerances, level_of(task.kind for task in tasks_of(study)))
 
 
 def _verdict(record: Record, mark: Mark, message: str) -> Verdict:

@@ -1,5 +1,6 @@
 """Collecting: models by the marker, pytest's own selection, and suites that are not as they should be."""
 
+import json
 import re
 import sys
 
@@ -72,12 +73,49 @@ def test_a_wrong_marker_is_a_collection_error(write_suite, pytester, errors, mar
     assert message in errors(result)
 
 
-def test_a_marker_of_that_name_of_somebody_elses_is_left_alone(pytester):
-    """An unrelated project may call its own tests a suite."""
-    pytester.makepyfile(
-        "import pytest\n\n\n@pytest.mark.suite('mpi')\ndef test_it(model): pass\n\n\n@pytest.fixture\ndef model(): pass"
-    )
-    pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+UNRELATED = """
+import pytest
+
+
+@pytest.fixture
+def model(): pass
+
+
+@pytest.mark.suite("mpi")
+@pytest.mark.perf
+def test_argument(model): pass
+
+
+@pytest.mark.suite(level=3, pstar="any")
+@pytest.mark.perf("slow")
+def test_keyword(model): pass
+
+
+@pytest.mark.suite
+def test_bare(model): pass
+
+
+def test_benchmark(benchmark):
+    benchmark(sum, [1, 2])
+"""
+
+
+def test_what_is_somebody_elses_is_left_alone(write_suite, pytester):
+    """An unrelated project may call its tests a suite, and benchmarks keep their machine info beside an idle suite."""
+    write_suite()
+    pytester.makepyfile(test_unrelated=UNRELATED)
+    fast = ("--benchmark-min-time=0.000001", "--benchmark-max-time=0.01", "--benchmark-json=out.json")
+    pytester.runpytest_inprocess("-k", "unrelated", *fast).assert_outcomes(passed=4, deselected=10)
+    machine = json.loads((pytester.path / "out.json").read_text())["machine_info"]
+    assert "node" in machine
+    assert "robbench" not in machine
+
+
+def test_a_suite_may_have_a_mark_of_that_name_of_somebody_elses(write_suite, pytester, stages):
+    """The Study of the module's mark counts, with that mark's tolerances."""
+    write_suite(("def test_training", "@pytest.mark.suite('mpi', level=3)\ndef test_training"))
+    pytester.runpytest_inprocess("-k", "glyphs10-standard", "--robbench-update").assert_outcomes(passed=2, deselected=8)
+    assert len(stages) == 2
 
 
 @pytest.mark.parametrize("models", [True, False], ids=["with models", "without models"])
