@@ -77,7 +77,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     session = metafunc.config.stash[SESSION]
     try:
         Tolerances.of(mark.kwargs)
-        find_code_in(metafunc.config.invocation_params.dir)
+        find_code_in(metafunc.config.invocation_params.dir, metafunc.config.rootpath)
         study = session.study(mark.args[0])
         if not _parametrises_models(metafunc.definition):
             models = study.models()

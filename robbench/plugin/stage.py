@@ -12,6 +12,7 @@ from robbench.gate.baselines import Baseline, baseline_path, read_baseline, writ
 from robbench.gate.verdicts import Mark, Tolerances, Verdict, compare, level_of
 from robbench.plugin.session import OUTCOME, SESSION, suite_mark
 from robbench.record import Record
+from robbench.report.plain_text import for_terminal
 from robbench.spec import Model, Study
 from robbench.stages import Task, run_stage, task_of, tasks_of
 
@@ -52,11 +53,11 @@ class Robbench:
         finally:
             self._session.progress.clear()
         if "fault" in outcome:  # outside the except block, so that the message stands once and alone
-            pytest.fail(outcome["fault"], pytrace=False)
+            pytest.fail(for_terminal(outcome["fault"]), pytrace=False)
         outcome["record"] = msgspec.json.encode(record).decode()
         outcome["verdicts"] = msgspec.json.encode(verdicts).decode()
         if failures := [verdict.message for verdict in verdicts if verdict.fails]:
-            pytest.fail(f"{study.name}/{model.id}: " + "\n  ".join(failures), pytrace=False)
+            pytest.fail(for_terminal(f"{study.name}/{model.id}: " + "\n  ".join(failures)), pytrace=False)
         return record
 
     def _measured(self, study: Study, task: Task) -> tuple[Record, list[Verdict]]:

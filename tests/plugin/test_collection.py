@@ -244,12 +244,14 @@ def test_a_study_on_request_runs_in_the_workers_of_xdist(asked_for, quick_worker
     assert asked_for("--robbench-quick", "-n1", "suites/test_tiny.py").parseoutcomes()["passed"] == 2
 
 
-def test_networks_of_the_folder_where_pytest_runs_are_found(write_suite, pytester, monkeypatch):
-    """Also where the suite lies in a folder of its own, and no conftest.py beside the network puts it on the path."""
+@pytest.mark.parametrize("where", [".", "suites", ".."], ids=["root", "sub-folder", "elsewhere"])
+def test_networks_beside_the_projects_root_are_found(write_suite, pytester, monkeypatch, where):
+    """From wherever an IDE or a person runs pytest, and no conftest.py beside the network puts it on the path."""
     write_suite()
-    (pytester.mkdir("suites") / "test_tiny.py").write_bytes((pytester.path / "test_tiny.py").read_bytes())
-    (pytester.path / "test_tiny.py").unlink()
-    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
-    pytester.runpytest_inprocess("suites", "-k", "glyphs10-standard", "--robbench-update").assert_outcomes(
-        passed=2, deselected=8
-    )
+    suite = pytester.mkdir("suites") / "test_tiny.py"
+    (pytester.path / "test_tiny.py").rename(suite)
+    pytester.makeini("[pytest]")
+    monkeypatch.chdir(where)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(pytester.path))])
+    result = pytester.runpytest_inprocess(suite, "-k", "glyphs10-standard", "--robbench-update")
+    result.assert_outcomes(passed=2, deselected=8)
