@@ -41,8 +41,8 @@ class Session:
     """Models of the items that this run selected, by study."""
     faults: dict[str, dict[str, str]] = field(default_factory=dict)
     """What is wrong with the models of each study, by model id; with all of them under an empty name."""
-    told: set[str] = field(default_factory=set)
-    """Faults that were told in full."""
+    told: dict[str, str] = field(default_factory=dict)
+    """Faults that were told in full, and the stage that tells them."""
     switches: ExitStack = field(default_factory=ExitStack)
     """What the run switched on, and its end puts back."""
 
@@ -109,21 +109,19 @@ class Session:
             raise RobbenchError(f"study {study.name!r}: expected one study of this name, got two that differ")
         return study
 
-    def preflight(self, study: str, model: str) -> None:
+    def preflight(self, study: str, model: str, stage: str) -> None:
         """Check all selected models of a study before the first of its stages runs; those without fault go on.
 
         Raises:
-            RobbenchError: a data set, shape, checkpoint or folder of this model is at fault; told in full once only.
+            RobbenchError: a data set, shape, checkpoint or folder of this model is at fault; told in full by one stage only.
         """
         if study not in self.faults:
             self.faults[study] = self._faults(study)
         fault = self.faults[study].get("") or self.faults[study].get(model)
         if fault is None:
             return
-        if fault in self.told:
-            raise RobbenchError(f"not run: {fault.partition(';')[0]}")
-        self.told.add(fault)
-        raise RobbenchError(fault)
+        tells = self.told.setdefault(fault, f"{study}/{stage}") == f"{study}/{stage}"
+        raise RobbenchError(fault if tells else f"not run: {fault.partition(';')[0]}")
 
     def _faults(self, study: str) -> dict[str, str]:
         from robbench.estimation.audit import check_audit

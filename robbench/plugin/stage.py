@@ -68,7 +68,7 @@ class Robbench:
 
         def run() -> Record:
             nonlocal baseline
-            self._session.preflight(study.name, model.id)
+            self._session.preflight(study.name, model.id, task.name)
             if not settings.quick:  # even where it is renewed: a file that is not ours is not written over
                 baseline = read_baseline(settings.baselines, study.name, model.id, task.stage)
             context = self._session.context
@@ -88,7 +88,8 @@ class Robbench:
             **record.figures,
         }
         self._benchmark.extra_info.update(figures)
-        self._item.user_properties.extend((name, value) for name, value in figures.items() if value is not None)
+        kept = [pair for pair in self._item.user_properties if pair[0] not in figures]  # of a run before, by --reruns
+        self._item.user_properties[:] = [*kept, *((name, value) for name, value in figures.items() if value is not None)]
         return record, self._judged(study, record, baseline)
 
     @property
