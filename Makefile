@@ -40,12 +40,11 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.venv/ready: EXTRAS := dev
-.venv-peers/ready: EXTRAS := dev,peers
+.venv-peers/ready: GROUPS := --group peers
 .venv/ready .venv-peers/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --constraint constraints.txt --editable ".[dev]" $(GROUPS)
 	touch $@
 
 lock: .venv/ready  ## renew constraints.txt from what is installed

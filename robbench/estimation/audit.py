@@ -26,10 +26,10 @@ from robbench.record import MISCLASSIFIED, Against, Audit
 
 def check_audit(audit: spec.Audit | None) -> None:
     """Raise a RobbenchError where Square is asked for and the library that has it is not installed."""
-    if audit is not None and audit.square_queries and find_spec("torchattacks") is None:
+    if audit is not None and audit.square_queries and find_spec("pyautoattack") is None:
         raise RobbenchError(
-            f"audit square_queries: expected torchattacks to be installed for {audit.square_queries} queries of Square, "
-            "got none; pip install --no-deps torchattacks==3.5.1, or leave Square out with 0"
+            f"audit square_queries: expected pyautoattack to be installed for {audit.square_queries} queries of Square, "
+            "got none; pip install 'robbench[audit]', or leave Square out with 0"
         )
 
 

@@ -89,16 +89,15 @@ class Checks:
 
     def square(self, chosen: Indices, radius: float, queries: int, seed: int) -> Flags:
         """(N, 1): fooled by Square, whose passes are not counted."""
-        import torchattacks
+        from pyautoattack.square import SquareAttack
 
         device = self._problem.device
-        attack = torchattacks.Square(self._problem.network, eps=radius, n_queries=queries, seed=seed)
-        attack.set_device(device)
+        attack = SquareAttack(self._problem.network, eps=radius, n_queries=queries, seed=seed)
 
         def look(originals: Tensor, labels: Tensor, part: slice) -> list[Tensor]:
             # Square seeds the random generator of the whole process.
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                adversarial = attack(originals, labels)
+                adversarial = attack.perturb(originals, labels)
             return [self._problem.fooled(adversarial, originals, labels, radius)]
 
         return self._batched(look, chosen, 1)

@@ -56,15 +56,15 @@ def attack_function(attack: Attack, norm: Norm) -> AttackFunction:
     """
     known, (module, _, name) = ATTACKS.get(attack.name), attack.name.partition(":")
     if known is not None:
-        module, name = {"adv_lib": "adv_lib.attacks"}.get(module, module), known.function
+        module, name = {"adv_lib": "adv_lib.attacks", "pyautoattack": "pyautoattack.square"}.get(module, module), known.function
     function = _imported(attack.name, module, name)
     takes = inspect.signature(function).parameters
     options = {**(known.options if known else {}), **dict(attack.options)}
     if not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
         for option in options.keys() - takes.keys():
             raise unknown(f"option of {attack.name}", option, takes)
-    if attack.module == "torchattacks":
-        return AttackFunction(call=_torchattacks(function, options, norm), attack=attack, minimal=False)
+    if attack.module == "pyautoattack":
+        return AttackFunction(call=_square(function, options, norm), attack=attack, minimal=False)
     if known is not None and "norm" in takes:
         options["norm"] = {"linf": math.inf, "l2": 2}[norm]
     radius = "eps" if known else "epsilon"
@@ -103,15 +103,14 @@ def _function(function: Any, options: Mapping[str, Any], radius: str | None) -> 
     return call
 
 
-def _torchattacks(function: Any, options: Mapping[str, Any], norm: Norm) -> Callable[..., Tensor]:
-    """Classes ``Attack(model, eps=…, norm=…)(images, labels)`` with one radius for all images."""
+def _square(function: Any, options: Mapping[str, Any], norm: Norm) -> Callable[..., Tensor]:
+    """A class ``SquareAttack(model, eps=…, norm=…)`` whose objects attack with one radius for all images."""
     order = {"linf": "Linf", "l2": "L2"}[norm]
 
     def call(network: nn.Module, images: Tensor, labels: Tensor, epsilon: Tensor) -> Any:
         seed = torch.initial_seed()  # it seeds torch itself
         attack = function(network, norm=order, eps=epsilon.max().item(), seed=seed, **options)
-        attack.set_device(images.device)
-        return attack(images, labels)
+        return attack.perturb(images, labels)
 
     return call
 
@@ -162,7 +161,7 @@ class ByAttack(Bisection):
         """Attack the next undecided images, and close or halve their brackets."""
         problem, attack, batch = self.problem, self._attack, self.undecided
         middle = self.last[batch] if attack.minimal else (self.first[batch] + self.last[batch]) // 2
-        if attack.attack.module == "torchattacks":  # one radius for all images
+        if attack.attack.module == "pyautoattack":  # one radius for all images
             batch, middle = batch[middle == middle[0]], middle[middle == middle[0]]
         batch, middle = batch[: self.batching.size], middle[: self.batching.size]
         originals, labels = problem.take(batch)

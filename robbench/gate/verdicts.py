@@ -9,7 +9,7 @@ number is that of the whole study, whatever part of it runs, so that an item run
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import singledispatch
 from typing import Any, Literal
@@ -64,7 +64,7 @@ class Tolerances:
             )
 
     @classmethod
-    def of(cls, given: dict[str, Any]) -> Tolerances:
+    def of(cls, given: Mapping[str, Any]) -> Tolerances:
         """Tolerances from a marker's keywords; a RobbenchError for an unknown one, or a value out of range."""
         known = [field.name for field in fields(cls)]
         for key in given:

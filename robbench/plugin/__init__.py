@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from robbench.errors import RobbenchError, unknown
-from robbench.plugin.session import OUTCOME, SESSION, Session, marked
+from robbench.plugin.session import OUTCOME, SESSION, Session, marked, suite_mark
 from robbench.plugin.settings import Settings, add_options
 
 if TYPE_CHECKING:
@@ -68,17 +68,17 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every test of a suite that takes ``model`` the models of its study; with ``search``, its second estimates."""
-    declared = marked(metafunc.definition)
-    if declared is None or "model" not in metafunc.fixturenames:
+    mark = suite_mark(metafunc.definition)
+    if mark is None or "model" not in metafunc.fixturenames:
         return
     from robbench.gate.verdicts import Tolerances
     from robbench.spec.suite_files import find_code_in
 
     session = metafunc.config.stash[SESSION]
     try:
-        Tolerances.of(dict(metafunc.definition.get_closest_marker("suite").kwargs))  # type: ignore[union-attr]
-        find_code_in(metafunc.config.invocation_params.dir)
-        study = session.study(declared)
+        Tolerances.of(mark.kwargs)
+        find_code_in(metafunc.config.invocation_params.dir, metafunc.config.rootpath)
+        study = session.study(mark.args[0])
         if not _parametrises_models(metafunc.definition):
             models = study.models()
             if study.also and "search" in metafunc.fixturenames:
@@ -197,9 +197,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """In place of pytest-benchmark's machine info: device, driver and versions, where a suite runs."""
+    """Add device, driver and versions to pytest-benchmark's machine info, where a test of a suite ran."""
     session = config.stash[SESSION]
-    if session.studies and "torch" in sys.modules:
+    if session.plans and "torch" in sys.modules:
         import msgspec
 
         from robbench.machine.environment import environment
@@ -208,8 +208,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
             device = session.device
         except RobbenchError:
             return  # every stage has said so
-        machine_info.clear()
-        machine_info.update(msgspec.to_builtins(environment(device)))
+        machine_info["robbench"] = msgspec.to_builtins(environment(device))
 
 
 @pytest.hookimpl(optionalhook=True, wrapper=True)

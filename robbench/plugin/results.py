@@ -76,29 +76,33 @@ class Results:
         """Print a table per study, what fails, and where the bundle lies."""
         if not self._outcomes and not self._faults:
             return
+        from robbench.report.plain_text import for_terminal
         from robbench.report.terminal import busy, legend, table, warnings
+
+        def say(text: str, **markup: bool) -> None:
+            terminalreporter.write_line(for_terminal(text), **markup)
 
         for bundle, path in self._bundles:
             terminalreporter.section(f"robbench: {bundle.title}")
-            terminalreporter.write_line(table(bundle.records, bundle.verdicts))
-            terminalreporter.write_line("")
+            say(table(bundle.records, bundle.verdicts))
+            say("")
             if marks := legend(bundle.verdicts):
-                terminalreporter.write_line(marks)
+                say(marks)
             for warning in (*warnings(bundle.records), busy(bundle.records)):
                 if warning:
-                    terminalreporter.write_line(warning, yellow=True)
+                    say(warning, yellow=True)
             if failing := sum(verdict.fails for verdict in bundle.verdicts):
                 said = f"{failing} figure{' fails' if failing == 1 else 's fail'}, see above"
-                terminalreporter.write_line(said, red=True)
-            terminalreporter.write_line(f"report: {path}", bold=True)
+                say(said, red=True)
+            say(f"report: {path}", bold=True)
         reused = sum("reused" in outcome for outcome in self._outcomes.values())
         if reused:
             said = (
                 f"{reused} of {len(self._outcomes)} stages were taken from the store; --robbench-fresh makes them again"
             )
-            terminalreporter.write_line(said)
+            say(said)
         for fault in dict.fromkeys(self._faults):
-            terminalreporter.write_line(fault, red=True)
+            say(fault, red=True)
 
     def _write(self, plan: dict[str, Any]) -> tuple[Bundle, Path]:
         """Write the bundle of a study: what ran, and what the store has of its other stages."""

@@ -41,8 +41,8 @@ class Session:
     """Models of the items that this run selected, by study."""
     faults: dict[str, dict[str, str]] = field(default_factory=dict)
     """What is wrong with the models of each study, by model id; with all of them under an empty name."""
-    told: set[str] = field(default_factory=set)
-    """Faults that were told in full."""
+    told: dict[str, str] = field(default_factory=dict)
+    """Faults that were told in full, and the stage that tells them."""
     switches: ExitStack = field(default_factory=ExitStack)
     """What the run switched on, and its end puts back."""
 
@@ -109,21 +109,19 @@ class Session:
             raise RobbenchError(f"study {study.name!r}: expected one study of this name, got two that differ")
         return study
 
-    def preflight(self, study: str, model: str) -> None:
+    def preflight(self, study: str, model: str, stage: str) -> None:
         """Check all selected models of a study before the first of its stages runs; those without fault go on.
 
         Raises:
-            RobbenchError: a data set, shape, checkpoint or folder of this model is at fault; told in full once only.
+            RobbenchError: a data set, shape, checkpoint or folder of this model is at fault; told in full by one stage only.
         """
         if study not in self.faults:
             self.faults[study] = self._faults(study)
         fault = self.faults[study].get("") or self.faults[study].get(model)
         if fault is None:
             return
-        if fault in self.told:
-            raise RobbenchError(f"not run: {fault.partition(';')[0]}")
-        self.told.add(fault)
-        raise RobbenchError(fault)
+        tells = self.told.setdefault(fault, f"{study}/{stage}") == f"{study}/{stage}"
+        raise RobbenchError(fault if tells else f"not run: {fault.partition(';')[0]}")
 
     def _faults(self, study: str) -> dict[str, str]:
         from robbench.estimation.audit import check_audit
@@ -200,11 +198,17 @@ OUTCOME = pytest.StashKey[dict[str, str]]()
 """What came out of an item's stage, as text: ``stage`` (study/case.stage), ``fault``, ``record``, ``verdicts``, ``reused``."""
 
 
-def marked(node: Any) -> Study | None:
-    """The Study of a node's ``suite`` marker; None where it has none, or a marker of that name of somebody else's."""
-    mark = node.get_closest_marker("suite")
-    if mark is None or "robbench.spec" not in sys.modules:
+def suite_mark(node: Any) -> pytest.Mark | None:
+    """The closest ``suite`` marker of a node that holds a Study; others of that name are somebody else's."""
+    if "robbench.spec" not in sys.modules:
         return None
     from robbench.spec import Study
 
-    return mark.args[0] if len(mark.args) == 1 and isinstance(mark.args[0], Study) else None
+    marks = node.iter_markers("suite")
+    return next((mark for mark in marks if len(mark.args) == 1 and isinstance(mark.args[0], Study)), None)
+
+
+def marked(node: Any) -> Study | None:
+    """The Study of a node's ``suite`` marker; None where it has none."""
+    mark = suite_mark(node)
+    return None if mark is None else mark.args[0]

@@ -10,8 +10,9 @@ import pytest
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import Baseline, baseline_path, read_baseline, write_baseline
 from robbench.gate.verdicts import Mark, Tolerances, Verdict, compare, level_of
-from robbench.plugin.session import OUTCOME, SESSION, marked
+from robbench.plugin.session import OUTCOME, SESSION, suite_mark
 from robbench.record import Record
+from robbench.report.plain_text import for_terminal
 from robbench.spec import Model, Study
 from robbench.stages import Task, run_stage, task_of, tasks_of
 
@@ -24,6 +25,7 @@ class Robbench:
 
     def __init__(self, request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> None:
         self._item = request.node
+        self._mark = suite_mark(request.node)
         self._session = request.config.stash[SESSION]
         self._benchmark = benchmark
 
@@ -40,10 +42,9 @@ class Robbench:
 
     def stage(self, name: str, model: Model) -> Record:
         """Run the stage of this name that the study asks of a model, after the stages that it needs."""
-        declared = marked(self._item)
-        if declared is None:
+        if self._mark is None:
             pytest.fail("the robbench fixture: expected a test marked with pytest.mark.suite(study)", pytrace=False)
-        study = self._session.study(declared)
+        study = self._session.study(self._mark.args[0])
         outcome = self._item.stash[OUTCOME] = {"stage": f"{study.name}/{model.id}.{name}"}
         try:
             record, verdicts = self._measured(study, task_of(study, name, model))
@@ -52,11 +53,11 @@ class Robbench:
         finally:
             self._session.progress.clear()
         if "fault" in outcome:  # outside the except block, so that the message stands once and alone
-            pytest.fail(outcome["fault"], pytrace=False)
+            pytest.fail(for_terminal(outcome["fault"]), pytrace=False)
         outcome["record"] = msgspec.json.encode(record).decode()
         outcome["verdicts"] = msgspec.json.encode(verdicts).decode()
         if failures := [verdict.message for verdict in verdicts if verdict.fails]:
-            pytest.fail(f"{study.name}/{model.id}: " + "\n  ".join(failures), pytrace=False)
+            pytest.fail(for_terminal(f"{study.name}/{model.id}: " + "\n  ".join(failures)), pytrace=False)
         return record
 
     def _measured(self, study: Study, task: Task) -> tuple[Record, list[Verdict]]:
@@ -67,7 +68,7 @@ class Robbench:
 
         def run() -> Record:
             nonlocal baseline
-            self._session.preflight(study.name, model.id)
+            self._session.preflight(study.name, model.id, task.name)
             if not settings.quick:  # even where it is renewed: a file that is not ours is not written over
                 baseline = read_baseline(settings.baselines, study.name, model.id, task.stage)
             context = self._session.context
@@ -87,8 +88,13 @@ class Robbench:
             **record.figures,
         }
         self._benchmark.extra_info.update(figures)
-        self._item.user_properties.extend((name, value) for name, value in figures.items() if value is not None)
+        kept = [pair for pair in self._item.user_properties if pair[0] not in figures]  # of a run before, by --reruns
+        self._item.user_properties[:] = [*kept, *((name, value) for name, value in figures.items() if value is not None)]
         return record, self._judged(study, record, baseline)
+
+    @property
+    def _tolerances(self) -> Tolerances:
+        return Tolerances.of(self._mark.kwargs if self._mark else {})
 
     def _judged(self, study: Study, record: Record, baseline: Baseline | None) -> list[Verdict]:
         settings = self._session.settings
@@ -99,8 +105,7 @@ class Robbench:
         if baseline is None:
             path = baseline_path(settings.baselines, record.suite, record.case, record.stage)
             return [_verdict(record, "missing", f"no baseline at {path}; write it with --robbench-update")]
-        tolerances = Tolerances.of(self._item.get_closest_marker("suite").kwargs)
-        return compare(record, baseline, tolerances, level_of(task.kind for task in tasks_of(study)))
+        return compare(record, baseline, self._tolerances, level_of(task.kind for task in tasks_of(study)))
 
 
 def _verdict(record: Record, mark: Mark, message: str) -> Verdict:

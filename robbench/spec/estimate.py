@@ -44,7 +44,7 @@ class Audit(Spec):
     apgd_images: Count = 50
     """At most this many are attacked by APGD-T one grid step below their p*. 0: none."""
     square_queries: Count = 0
-    """Of Square, an attack without gradients, for each image; needs torchattacks. 0: it is not run."""
+    """Of Square, an attack without gradients, for each image; needs the extra ``audit``. 0: it is not run."""
     seed: Count = 0
 
 

@@ -43,11 +43,11 @@ ATTACKS = {
     ),
     "adv_lib:fab": Known(function="fab", minimal=True, steps="n_iter", options={"n_iter": 100}),
     "adv_lib:fmn": Known(function="fmn", minimal=True, steps="steps", options={"steps": 100}),
-    "torchattacks:square": Known(function="Square", minimal=False, steps="n_queries", options={"n_queries": 5000}),
+    "pyautoattack:square": Known(function="SquareAttack", minimal=False, steps="n_queries", options={"n_queries": 5000}),
 }
-"""Attacks of adversarial-library and torchattacks that need no code of one's own."""
+"""Attacks of adversarial-library and pyautoattack that need no code of one's own."""
 
-LIBRARIES = {"adv_lib": "adv-lib", "torchattacks": "torchattacks"}
+LIBRARIES = {"adv_lib": "adv-lib", "pyautoattack": "pyautoattack"}
 """Their modules, and what the packages are called."""
 
 

@@ -10,6 +10,9 @@ from typing import Any
 from robbench.errors import RobbenchError
 from robbench.spec import Study
 
+PROJECT_FILES = ("pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg", "setup.py")
+"""What lies in a project's root; pytest looks for the same ones."""
+
 
 def read_studies(path: Path) -> tuple[Study, ...]:
     """The studies of a suite file's markers and global names; a RobbenchError if there is none."""
@@ -23,10 +26,17 @@ def read_studies(path: Path) -> tuple[Study, ...]:
     return tuple(studies.values())
 
 
-def find_code_in(folder: Path) -> None:
-    """Let a user's own networks be imported from a folder; installed packages come first."""
-    if (path := str(folder.resolve())) not in sys.path:
-        sys.path.append(path)
+def find_code_in(*folders: Path) -> None:
+    """Let a user's own networks be imported from these folders; installed packages come first."""
+    for folder in folders:
+        if (path := str(folder.resolve())) not in sys.path:
+            sys.path.append(path)
+
+
+def project_of(folder: Path) -> Path:
+    """The nearest folder, at or above this one, that configures pytest or a package; this one if there is none."""
+    above = (folder, *folder.resolve().parents)
+    return next((each for each in above if any((each / name).is_file() for name in PROJECT_FILES)), folder)
 
 
 def _listed(marks: Any) -> list[Any]:

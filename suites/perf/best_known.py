@@ -1,4 +1,4 @@
-"""The smallest known p* of every image, by the strongest attacks of other libraries; needs the extra ``peers``.
+"""The smallest known p* of every image, by the strongest attacks of other libraries; needs the group ``peers``.
 
 Every attack starts below what the ones before it found: APGD on the cross-entropy, APGD-T over nine classes (Croce and
 Hein 2020) and Square (Andriushchenko et al. 2020) go down from there grid step by grid step until none finds anything.

@@ -98,7 +98,7 @@ def adversarial_epoch(network, optimiser, loader, attack):
 
 
 def installed(module):
-    """A module of the optional extra ``peers``, or None; what its own imports warn of is not ours to mend."""
+    """A module of the group ``peers``, or None; what its own imports warn of is not ours to mend."""
     with warnings.catch_warnings(), suppress(ImportError):
         warnings.simplefilter("ignore")
         return import_module(module)

@@ -99,7 +99,7 @@ PICTURES += (replace(PICTURES[0], attack=PGD(epsilon=8 / 255, step_size=10 / 255
 def test_best_known(model, perf):
     """Both strong searches lie where the strongest attacks of other libraries end; the published one far above."""
     if installed("adv_lib.attacks") is None or installed("torchattacks") is None:
-        pytest.skip("needs the extra peers: make perf")
+        pytest.skip("needs the group peers: make perf")
     if not (perf.context.data / f"{model.dataset.name}.npz").is_file():
         pytest.skip(f"needs {model.dataset.name}.npz in the data folder (robbench data)")
     trained = perf.context.store.finished(run_stage(Task("training", model), perf.context).key)

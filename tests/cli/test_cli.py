@@ -1,5 +1,6 @@
 """The command line: exit status, what is printed where, and never a traceback for bad input."""
 
+import os
 import subprocess
 import sys
 
@@ -206,6 +207,35 @@ def test_without_a_verb_there_is_help(capsys):
         assert f"\n    {verb} " in output
 
 
+def test_a_terminal_that_has_no_arrows(tmp_path, baselines):
+    """cp1252, as on a CI machine with Windows: the same lines with '->' in them, and the statuses that CI reads."""
+
+    def compare(bundle):
+        command = (sys.executable, "-m", "robbench.cli", "compare", bundle, "--all", "--baselines", baselines)
+        environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(command, capture_output=True, env=environment, check=False)
+        return done.returncode, done.stdout.decode("cp1252"), done.stderr.decode("cp1252")
+
+    status, output, errors = compare(bundle_of(tmp_path / "good"))
+    assert (status, errors) == (0, "")
+    assert "median p* 0.3 -> 0.3" in output
+    status, output, errors = compare(bundle_of(tmp_path / "bad", BAD))
+    assert (status, errors) == (1, "")
+    assert "median p* 0.3 -> 0.1" in output
+
+
+def test_a_mistake_of_the_programs_own_is_no_regression(tmp_path, baselines, capsys, monkeypatch):
+    """Status 2 beside the traceback: 1 is what CI reads as a regression."""
+
+    def broken(*arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("robbench.cli.compare.levels", broken)
+    status, output, errors = run(capsys, "compare", bundle_of(tmp_path / "run"), "--baselines", baselines)
+    assert (status, output) == (2, "")
+    assert errors.endswith("ZeroDivisionError\n")
+
+
 def test_comparing_and_rendering_need_no_torch(tmp_path, baselines):
     """From a fresh interpreter to the exit status, as a CI job without it does."""
     folder = bundle_of(tmp_path / "run")
@@ -231,14 +261,17 @@ def test_seconds_without_a_baseline_are_one_line(tmp_path, baselines, capsys):
     ]
 
 
-def test_networks_of_the_current_folder_are_found(tmp_path, monkeypatch, capsys):
-    """Whatever starts the command: an installed script does not have that folder on its path."""
+@pytest.mark.parametrize("where", [".", "below"])
+def test_networks_of_the_project_are_found(tmp_path, monkeypatch, capsys, where):
+    """From its root or a folder in it: an installed script has neither on its path."""
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "below").mkdir()
     (tmp_path / "lying_here.py").write_text(
         "from torch import nn\n\n"
         "def small(classes, shape):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, classes))\n"
     )
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path / where)
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
     status, output, errors = run(capsys, "list", "lying_here:small", "--shape", "1,3,3")
     assert (status, errors) == (0, "")

@@ -198,8 +198,8 @@ def test_images_of_another_shape_are_refused():
 # --- the libraries -----------------------------------------------------------------------------------------------------
 
 installed = pytest.mark.skipif(
-    not (find_spec("adv_lib") and find_spec("torchattacks")),
-    reason="adversarial-library and torchattacks are not installed (the extra `attacks`)",
+    not (find_spec("adv_lib") and find_spec("pyautoattack")),
+    reason="adversarial-library and pyautoattack are not installed (the extra `attacks`)",
 )
 
 
@@ -212,7 +212,7 @@ OTHERS = [
     (attack("adv_lib:fmn", steps=300), "linf", 1.1),
     (attack("adv_lib:fmn", steps=300), "l2", 1.1),
     (attack("adv_lib:ddn"), "l2", 1.1),
-    (attack("torchattacks:square", n_queries=300), "linf", 2),
+    (attack("pyautoattack:square", n_queries=300), "linf", 2),
 ]
 
 

@@ -139,7 +139,6 @@ def test_apgd_is_planned_with_all_its_targets():
 
 def test_square_is_planned_with_all_its_queries():
     """Counted at a network that it cannot fool; without it, or without an audit, nothing is added."""
-    pytest.importorskip("torchattacks")
     audit = Audit(images=6, share=1.0, radii=2, square_queries=5)
     estimate = Estimate(
         grid=EpsilonGrid(stop=0.02, step=0.01), attack=PGD(steps=2, random_start=False), images=6, audit=audit

@@ -1,5 +1,6 @@
 """Collecting: models by the marker, pytest's own selection, and suites that are not as they should be."""
 
+import json
 import re
 import sys
 
@@ -72,12 +73,49 @@ def test_a_wrong_marker_is_a_collection_error(write_suite, pytester, errors, mar
     assert message in errors(result)
 
 
-def test_a_marker_of_that_name_of_somebody_elses_is_left_alone(pytester):
-    """An unrelated project may call its own tests a suite."""
-    pytester.makepyfile(
-        "import pytest\n\n\n@pytest.mark.suite('mpi')\ndef test_it(model): pass\n\n\n@pytest.fixture\ndef model(): pass"
-    )
-    pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+UNRELATED = """
+import pytest
+
+
+@pytest.fixture
+def model(): pass
+
+
+@pytest.mark.suite("mpi")
+@pytest.mark.perf
+def test_argument(model): pass
+
+
+@pytest.mark.suite(level=3, pstar="any")
+@pytest.mark.perf("slow")
+def test_keyword(model): pass
+
+
+@pytest.mark.suite
+def test_bare(model): pass
+
+
+def test_benchmark(benchmark):
+    benchmark(sum, [1, 2])
+"""
+
+
+def test_what_is_somebody_elses_is_left_alone(write_suite, pytester):
+    """An unrelated project may call its tests a suite, and benchmarks keep their machine info beside an idle suite."""
+    write_suite()
+    pytester.makepyfile(test_unrelated=UNRELATED)
+    fast = ("--benchmark-min-time=0.000001", "--benchmark-max-time=0.01", "--benchmark-json=out.json")
+    pytester.runpytest_inprocess("-k", "unrelated", *fast).assert_outcomes(passed=4, deselected=10)
+    machine = json.loads((pytester.path / "out.json").read_text())["machine_info"]
+    assert "node" in machine
+    assert "robbench" not in machine
+
+
+def test_a_suite_may_have_a_mark_of_that_name_of_somebody_elses(write_suite, pytester, stages):
+    """The Study of the module's mark counts, with that mark's tolerances."""
+    write_suite(("def test_training", "@pytest.mark.suite('mpi', level=3)\ndef test_training"))
+    pytester.runpytest_inprocess("-k", "glyphs10-standard", "--robbench-update").assert_outcomes(passed=2, deselected=8)
+    assert len(stages) == 2
 
 
 @pytest.mark.parametrize("models", [True, False], ids=["with models", "without models"])
@@ -206,12 +244,14 @@ def test_a_study_on_request_runs_in_the_workers_of_xdist(asked_for, quick_worker
     assert asked_for("--robbench-quick", "-n1", "suites/test_tiny.py").parseoutcomes()["passed"] == 2
 
 
-def test_networks_of_the_folder_where_pytest_runs_are_found(write_suite, pytester, monkeypatch):
-    """Also where the suite lies in a folder of its own, and no conftest.py beside the network puts it on the path."""
+@pytest.mark.parametrize("where", [".", "suites", ".."], ids=["root", "sub-folder", "elsewhere"])
+def test_networks_beside_the_projects_root_are_found(write_suite, pytester, monkeypatch, where):
+    """From wherever an IDE or a person runs pytest, and no conftest.py beside the network puts it on the path."""
     write_suite()
-    (pytester.mkdir("suites") / "test_tiny.py").write_bytes((pytester.path / "test_tiny.py").read_bytes())
-    (pytester.path / "test_tiny.py").unlink()
-    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
-    pytester.runpytest_inprocess("suites", "-k", "glyphs10-standard", "--robbench-update").assert_outcomes(
-        passed=2, deselected=8
-    )
+    suite = pytester.mkdir("suites") / "test_tiny.py"
+    (pytester.path / "test_tiny.py").rename(suite)
+    pytester.makeini("[pytest]")
+    monkeypatch.chdir(where)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(pytester.path))])
+    result = pytester.runpytest_inprocess(suite, "-k", "glyphs10-standard", "--robbench-update")
+    result.assert_outcomes(passed=2, deselected=8)

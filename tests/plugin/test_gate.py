@@ -67,6 +67,16 @@ def test_a_loss_of_robustness_fails_its_item_alone(updated, doctor, errors, pyte
     assert "median p* - · " in result.stdout.str()
 
 
+def test_a_terminal_that_has_no_arrows(updated, doctor, pytester, quick_workers, monkeypatch):
+    """The table stands in lines, and the failing verdict says '->'."""
+    doctor("robustness", lambda values: fooled_at(values, 19))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result = pytester.runpytest_subprocess("-k", "glyphs10-standard")
+    result.assert_outcomes(passed=1, failed=1, deselected=8)
+    result.stdout.fnmatch_lines([f"tiny/{ONE}: median p[*] 0.95 -> *", "model  *", f"{ONE}  *"])
+    assert "\\u" not in result.stdout.str()
+
+
 def test_a_gain_passes(updated, doctor):
     """It is shown with a plus."""
     doctor("robustness", lambda values: fooled_at(values, 0))

@@ -71,7 +71,7 @@ def test_a_part_of_a_study_says_what_is_missing(one, pytester):
 
 
 def test_benchmark_json(one, pytester):
-    """One round of the seconds that the stage measured, plain parameters, the figures, our machine info; strict JSON."""
+    """One round of the seconds that the stage measured, plain parameters, the figures, and the device in the machine info; strict JSON."""
     result = one("--robbench-update", "--benchmark-json=out.json")
     result.assert_outcomes(passed=2, deselected=8)
     assert "Min" not in result.stdout.str()  # its table leaves stages out: one round has no spread
@@ -96,7 +96,8 @@ def test_benchmark_json(one, pytester):
     assert robustness["accuracy"] == records["robustness"].robustness.clean.share
     assert 0 < robustness["median_pstar"] == records["robustness"].robustness.median <= 1
     assert robustness["median_pstar_censored"] is False
-    assert saved["machine_info"] == msgspec.to_builtins(records["training"].environment)
+    assert "node" in saved["machine_info"]
+    assert saved["machine_info"]["robbench"] == msgspec.to_builtins(records["training"].environment)
 
 
 def test_a_censored_median_is_no_figure_in_json(write_suite, pytester):
