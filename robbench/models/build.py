@@ -14,7 +14,7 @@ from robbench.errors import RobbenchError, require
 from robbench.machine.memory import must_fit_whole, ran_out
 from robbench.models import plain
 from robbench.models.network import Network, Normalise, seeded, sizes
-from robbench.models.residual import RESNET_STAGES, resnet, wide_resnet
+from robbench.models.residual import RESNET_STAGES, preact_resnet18, published_wide_resnet, resnet, wide_resnet
 from robbench.spec.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
 
 
@@ -29,8 +29,8 @@ def build(
 ) -> Network:
     """A new network on the CPU for images of ``shape`` (C, H, W), with ``mean`` and ``std`` of its input normalisation.
 
-    The architecture is a name of :data:`robbench.spec.catalogue.ARCHITECTURES`; ``wrnD_W``; ``timm:NAME``, without its
-    pretrained weights; or ``package.module:function``. The function is called as ``function(classes=…, shape=…)`` and
+    The architecture is a name of :data:`robbench.spec.catalogue.ARCHITECTURES`; ``wrnD_W`` or ``wideresnetD_W``;
+    ``timm:NAME``, without its pretrained weights; or ``package.module:function``. The function is called as ``function(classes=…, shape=…)`` and
     returns a module that ends in an ``nn.Linear``. It may draw weights from the global generators of torch, Python or
     numpy: the same ``seed`` gives the same weights.
 
@@ -51,7 +51,10 @@ def build(
 
 def _named(architecture: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
     if wide := wrn_size(architecture):
-        return wide_resnet(*wide, channels=shape[0], classes=classes)
+        make = wide_resnet if architecture.startswith("wrn") else published_wide_resnet
+        return make(*wide, channels=shape[0], classes=classes)
+    if architecture.startswith("preactresnet18"):
+        return preact_resnet18(channels=shape[0], classes=classes, last_norm=architecture.endswith("_bn"))
     if architecture in RESNET_STAGES:
         units, bottleneck = RESNET_STAGES[architecture]
         return resnet(units, bottleneck=bottleneck, channels=shape[0], classes=classes)

@@ -1,6 +1,6 @@
-"""The study's residual networks for small colour images: ResNet with the CIFAR stem, and wide ResNet.
+"""Residual networks for small colour images: the study's, and those that robust weights are published for.
 
-Module names are those of the implementations in common use, so that their checkpoints fit.
+:mod:`robbench.models.layouts` says by which names published files call their tensors.
 """
 
 from __future__ import annotations
@@ -102,4 +102,64 @@ def wide_resnet(depth: int, width: int, *, channels: int, classes: int, dropout:
         avg_pool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
         linear=nn.Linear(64 * width, classes),
+    )
+
+
+class PreActivationUnit(nn.Module):
+    """Pre-activation unit whose shortcut, where the shape changes, starts from the activated input, as in published code.
+
+    (He et al. 2016, "Identity mappings", figure 4e; Zagoruyko and Komodakis 2016.)
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        changes = stride != 1 or inputs != outputs
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if changes else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H ÷ stride, W ÷ stride), float32."""
+        active = functional.relu(self.bn1(features))
+        residual = self.conv2(functional.relu(self.bn2(self.conv1(active)), inplace=True))
+        result: Tensor = residual + (features if self.shortcut is None else self.shortcut(active))
+        return result
+
+
+def _units(inputs: int, outputs: int, units: int, stride: int) -> nn.Sequential:
+    others = (PreActivationUnit(outputs, outputs, 1) for _ in range(units - 1))
+    return nn.Sequential(PreActivationUnit(inputs, outputs, stride), *others)
+
+
+def published_wide_resnet(depth: int, width: int, *, channels: int, classes: int) -> nn.Sequential:
+    """Wide ResNet of depth 6n + 4 as TRADES and RobustBench have it: no dropout. (N, C, H, W) -> (N, classes)."""
+    units = (depth - 4) // 6
+    return layers(
+        conv1=nn.Conv2d(channels, 16, 3, padding=1, bias=False),
+        block1=_units(16, 16 * width, units, 1),
+        block2=_units(16 * width, 32 * width, units, 2),
+        block3=_units(32 * width, 64 * width, units, 2),
+        bn1=nn.BatchNorm2d(64 * width),
+        relu=nn.ReLU(inplace=True),
+        avg_pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        fc=nn.Linear(64 * width, classes),
+    )
+
+
+def preact_resnet18(*, channels: int, classes: int, last_norm: bool) -> nn.Sequential:
+    """Pre-activation ResNet-18, with or without batch norm and ReLU before the pooling. (N, C, H, W) -> (N, classes)."""
+    norm = {"bn": nn.BatchNorm2d(512), "relu": nn.ReLU(inplace=True)} if last_norm else {}
+    return layers(
+        conv1=nn.Conv2d(channels, 64, 3, padding=1, bias=False),
+        layer1=_units(64, 64, 2, 1),
+        layer2=_units(64, 128, 2, 2),
+        layer3=_units(128, 256, 2, 2),
+        layer4=_units(256, 512, 2, 2),
+        **norm,
+        avg_pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        linear=nn.Linear(512, classes),
     )
