@@ -128,9 +128,11 @@ class PreActivationUnit(nn.Module):
         return result
 
 
-def _units(inputs: int, outputs: int, units: int, stride: int) -> nn.Sequential:
+def _units(inputs: int, outputs: int, units: int, stride: int, *, norm: bool = False) -> nn.Sequential:
+    """A stage; ``norm``: with the network's last batch norm and ReLU, which are retrained with the units they follow."""
     others = (PreActivationUnit(outputs, outputs, 1) for _ in range(units - 1))
-    return nn.Sequential(PreActivationUnit(inputs, outputs, stride), *others)
+    after = [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)] if norm else []
+    return nn.Sequential(PreActivationUnit(inputs, outputs, stride), *others, *after)
 
 
 def published_wide_resnet(depth: int, width: int, *, channels: int, classes: int) -> nn.Sequential:
@@ -140,9 +142,7 @@ def published_wide_resnet(depth: int, width: int, *, channels: int, classes: int
         conv1=nn.Conv2d(channels, 16, 3, padding=1, bias=False),
         block1=_units(16, 16 * width, units, 1),
         block2=_units(16 * width, 32 * width, units, 2),
-        block3=_units(32 * width, 64 * width, units, 2),
-        bn1=nn.BatchNorm2d(64 * width),
-        relu=nn.ReLU(inplace=True),
+        block3=_units(32 * width, 64 * width, units, 2, norm=True),
         avg_pool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
         fc=nn.Linear(64 * width, classes),
@@ -151,14 +151,12 @@ def published_wide_resnet(depth: int, width: int, *, channels: int, classes: int
 
 def preact_resnet18(*, channels: int, classes: int, last_norm: bool) -> nn.Sequential:
     """Pre-activation ResNet-18, with or without batch norm and ReLU before the pooling. (N, C, H, W) -> (N, classes)."""
-    norm = {"bn": nn.BatchNorm2d(512), "relu": nn.ReLU(inplace=True)} if last_norm else {}
     return layers(
         conv1=nn.Conv2d(channels, 64, 3, padding=1, bias=False),
         layer1=_units(64, 64, 2, 1),
         layer2=_units(64, 128, 2, 2),
         layer3=_units(128, 256, 2, 2),
-        layer4=_units(256, 512, 2, 2),
-        **norm,
+        layer4=_units(256, 512, 2, 2, norm=last_norm),
         avg_pool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
         linear=nn.Linear(512, classes),
