@@ -51,10 +51,13 @@ def build(
 
 def _named(architecture: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
     if wide := wrn_size(architecture):
-        make = wide_resnet if architecture.startswith("wrn") else published_wide_resnet
-        return make(*wide, channels=shape[0], classes=classes)
+        if architecture.startswith("wrn"):
+            return wide_resnet(*wide, channels=shape[0], classes=classes)
+        swish = architecture.endswith("_swish")
+        return published_wide_resnet(*wide, channels=shape[0], classes=classes, swish=swish)
     if architecture.startswith("preactresnet18"):
-        return preact_resnet18(channels=shape[0], classes=classes, last_norm=architecture.endswith("_bn"))
+        form = architecture.removeprefix("preactresnet18")
+        return preact_resnet18(channels=shape[0], classes=classes, norm=form == "_bn", raw=form == "_raw")
     if architecture in RESNET_STAGES:
         units, bottleneck = RESNET_STAGES[architecture]
         return resnet(units, bottleneck=bottleneck, channels=shape[0], classes=classes)

@@ -126,7 +126,9 @@ def find_weights(network: Network, tensors: Mapping[str, Tensor], part: str | No
         raise RobbenchError(f"expected names that contain {part!r}, got {_some([*tensors])}")
     taken = {key: prefix + name for key, name in names.items() if prefix + name in tensors}
     normalisations = _normalisations(tensors, {*taken.values()}, network.shape[0])
-    rest = [name for name in tensors if name not in {*taken.values(), *(n for each in normalisations for n in each.names)}]
+    rest = [
+        name for name in tensors if name not in {*taken.values(), *(n for each in normalisations for n in each.names)}
+    ]
     copies = tuple(other for other in whole if other != prefix)
     unexpected = {name for name in rest if _beside(name, prefix, copies) and tensors[name].numel() > 1}
     given = {key: tensors[name] for key, name in taken.items()}

@@ -42,6 +42,15 @@ def _wide(name: str) -> str:
     return re.sub(r"^block(\d)\.", r"block\1.layer.", name).replace(".shortcut.", ".convShortcut.")
 
 
+def _deepmind(name: str) -> str:
+    """The wide ResNet of Gowal et al. 2020, which RobustBench took over."""
+    name = re.sub(r"^block3\.\d+\.(\w+)$", r"batchnorm.\1", name)
+    name = re.sub(r"^block(\d)\.", lambda found: f"layer.{int(found[1]) - 1}.block.", name)
+    name = re.sub(r"\.bn(\d)\.", lambda found: f".batchnorm_{int(found[1]) - 1}.", name)
+    name = re.sub(r"\.conv(\d)\.", lambda found: f".conv_{int(found[1]) - 1}.", name)
+    return re.sub(r"^fc\.", "logits.", re.sub(r"^conv1\.", "init_conv.", name))
+
+
 def _preact(name: str) -> str:
     return re.sub(r"^layer4\.\d+\.(\w+)$", r"bn.\1", name).replace(".shortcut.", ".shortcut.0.")
 
@@ -59,7 +68,8 @@ def _transformers(name: str) -> str:
 _PUBLISHED: dict[str, tuple[Rename, ...]] = {
     r"resnet\d+": (_resnet("shortcut", "linear"), _resnet("downsample", "fc"), _resnet("shortcut", "fc")),
     r"wideresnet\d+_\d+": (_wide,),
-    r"preactresnet18(_bn)?": (_preact,),
+    r"wideresnet\d+_\d+_swish": (_deepmind,),
+    r"preactresnet18(_bn|_raw)?": (_preact,),
     r"timm:resnet\d+(\..*)?": (_transformers,),
 }
 """By a pattern of the architecture."""

@@ -106,15 +106,17 @@ def wide_resnet(depth: int, width: int, *, channels: int, classes: int, dropout:
 
 
 class PreActivationUnit(nn.Module):
-    """Pre-activation unit whose shortcut, where the shape changes, starts from the activated input, as in published code.
+    """Pre-activation unit of published robust networks (He et al. 2016, "Identity mappings", figure 4e), without biases.
 
-    (He et al. 2016, "Identity mappings", figure 4e; Zagoruyko and Komodakis 2016.)
+    Its shortcut, where the shape changes, starts from the activated input; ``raw``: from the input itself. ``swish``: SiLU
+    for ReLU, and zeros on the far sides only where the stride is 2, as TensorFlow pads.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, *, raw: bool = False, swish: bool = False) -> None:
         super().__init__()
+        self.raw, self.far, self.active = raw, swish and stride == 2, functional.silu if swish else functional.relu
         self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=0 if self.far else 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         changes = stride != 1 or inputs != outputs
@@ -122,41 +124,52 @@ class PreActivationUnit(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H ÷ stride, W ÷ stride), float32."""
-        active = functional.relu(self.bn1(features))
-        residual = self.conv2(functional.relu(self.bn2(self.conv1(active)), inplace=True))
-        result: Tensor = residual + (features if self.shortcut is None else self.shortcut(active))
+        active = self.active(self.bn1(features))
+        padded = functional.pad(active, (0, 1, 0, 1)) if self.far else active
+        residual = self.conv2(self.active(self.bn2(self.conv1(padded)), inplace=True))
+        result: Tensor = residual + (
+            features if self.shortcut is None else self.shortcut(features if self.raw else active)
+        )
         return result
 
 
-def _units(inputs: int, outputs: int, units: int, stride: int, *, norm: bool = False) -> nn.Sequential:
-    """A stage; ``norm``: with the network's last batch norm and ReLU, which are retrained with the units they follow."""
-    others = (PreActivationUnit(outputs, outputs, 1) for _ in range(units - 1))
-    after = [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)] if norm else []
-    return nn.Sequential(PreActivationUnit(inputs, outputs, stride), *others, *after)
+def _units(
+    inputs: int, outputs: int, units: int, stride: int, *, norm: bool = False, raw: bool = False, swish: bool = False
+) -> nn.Sequential:
+    """A stage; ``norm``: with the network's last batch norm and activation, which are retrained with what they follow."""
+    pairs = [(inputs, stride), *[(outputs, 1)] * (units - 1)]
+    made = (PreActivationUnit(width, outputs, step, raw=raw, swish=swish) for width, step in pairs)
+    return nn.Sequential(*made, *([nn.BatchNorm2d(outputs), nn.SiLU() if swish else nn.ReLU()] if norm else []))
 
 
-def published_wide_resnet(depth: int, width: int, *, channels: int, classes: int) -> nn.Sequential:
-    """Wide ResNet of depth 6n + 4 as TRADES and RobustBench have it: no dropout. (N, C, H, W) -> (N, classes)."""
-    units = (depth - 4) // 6
+def published_wide_resnet(depth: int, width: int, *, channels: int, classes: int, swish: bool = False) -> nn.Sequential:
+    """Wide ResNet of depth 6n + 4 as TRADES and RobustBench have it, without dropout. (N, C, H, W) -> (N, classes).
+
+    ``swish``: as in Gowal et al. 2020 and what builds on their code.
+    """
+    units, widths = (depth - 4) // 6, (16, 16 * width, 32 * width, 64 * width)
     return layers(
         conv1=nn.Conv2d(channels, 16, 3, padding=1, bias=False),
-        block1=_units(16, 16 * width, units, 1),
-        block2=_units(16 * width, 32 * width, units, 2),
-        block3=_units(32 * width, 64 * width, units, 2, norm=True),
+        block1=_units(widths[0], widths[1], units, 1, swish=swish),
+        block2=_units(widths[1], widths[2], units, 2, swish=swish),
+        block3=_units(widths[2], widths[3], units, 2, swish=swish, norm=True),
         avg_pool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
-        fc=nn.Linear(64 * width, classes),
+        fc=nn.Linear(widths[3], classes),
     )
 
 
-def preact_resnet18(*, channels: int, classes: int, last_norm: bool) -> nn.Sequential:
-    """Pre-activation ResNet-18, with or without batch norm and ReLU before the pooling. (N, C, H, W) -> (N, classes)."""
+def preact_resnet18(*, channels: int, classes: int, norm: bool = False, raw: bool = False) -> nn.Sequential:
+    """Pre-activation ResNet-18, (N, C, H, W) -> (N, classes); ``norm``: with a batch norm and ReLU after its last unit.
+
+    ``raw``: with shortcuts from what is not activated yet, as in Wong et al. 2020.
+    """
     return layers(
         conv1=nn.Conv2d(channels, 64, 3, padding=1, bias=False),
-        layer1=_units(64, 64, 2, 1),
-        layer2=_units(64, 128, 2, 2),
-        layer3=_units(128, 256, 2, 2),
-        layer4=_units(256, 512, 2, 2, norm=last_norm),
+        layer1=_units(64, 64, 2, 1, raw=raw),
+        layer2=_units(64, 128, 2, 2, raw=raw),
+        layer3=_units(128, 256, 2, 2, raw=raw),
+        layer4=_units(256, 512, 2, 2, raw=raw, norm=norm),
         avg_pool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
         linear=nn.Linear(512, classes),

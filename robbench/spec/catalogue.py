@@ -68,14 +68,21 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "wrn34_10": _WRN_BLOCKS,
     "preactresnet18": _PREACT_BLOCKS,
     "preactresnet18_bn": _PREACT_BLOCKS,
+    "preactresnet18_raw": _PREACT_BLOCKS,
     "wideresnet28_10": _WIDERESNET_BLOCKS,
     "wideresnet34_10": _WIDERESNET_BLOCKS,
+    "wideresnet28_10_swish": _WIDERESNET_BLOCKS,
 }
 """The study's architectures, then those that robust weights are published for, and their blocks, first to last.
 
-``wideresnetD_W`` is the wide ResNet of TRADES and RobustBench; the study's ``wrnD_W`` has biases, dropout and other
-shortcuts. ``preactresnet18_bn`` has a batch norm before its linear layer.
+``preactresnet18_bn`` has a batch norm before its linear layer (Rice et al. 2020). The shortcuts of ``preactresnet18_raw``
+start before the activation (Wong et al. 2020, Andriushchenko et al. 2020); its tensors have the names and shapes of
+``preactresnet18``. ``wideresnetD_W`` is the wide ResNet of TRADES and RobustBench, ``wideresnetD_W_swish`` that of Gowal et
+al. 2020; the study's ``wrnD_W`` has biases, dropout and other shortcuts.
 """
+
+TWINS = {"preactresnet18": "preactresnet18_raw", "preactresnet18_raw": "preactresnet18"}
+"""Architectures whose weights cannot be told apart: only what they compute differs."""
 
 ARCHITECTURE_SHAPES: dict[str, tuple[int, int, int]] = {
     name: (3, 32, 32) if "resnet" in name or name.startswith("wrn") else (1, 28, 28) for name in ARCHITECTURES
@@ -85,15 +92,15 @@ ARCHITECTURE_SHAPES: dict[str, tuple[int, int, int]] = {
 
 def wrn_size(name: str) -> tuple[int, int] | None:
     """Depth (6n + 4, Zagoruyko and Komodakis 2016) and width of ``wrn28_10`` or ``wideresnet28_10``; None of any other."""
-    match = re.fullmatch(r"(wrn|wideresnet)(\d+)_(\d+)", name)
+    match = re.fullmatch(r"(?:(wrn)|(wideresnet))(\d+)_(\d+)((?(2)(?:_swish)?))", name)
     if match is None:
         return None
-    kind, depth, width = match[1], int(match[2]), int(match[3])
+    depth, width = int(match[3]), int(match[4])
     if depth < 10 or (depth - 4) % 6 or width < 1:
         near = max(10, 6 * round((depth - 4) / 6) + 4)
         raise RobbenchError(
             f"architecture {name!r}: expected depth 6n + 4 (10, 16, 22, …) and width ≥ 1, got depth {depth}, "
-            f"width {width}; use '{kind}{near}_{max(1, width)}'"
+            f"width {width}; use '{match[1] or match[2]}{near}_{max(1, width)}{match[5]}'"
         )
     return depth, width
 

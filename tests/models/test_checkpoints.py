@@ -8,7 +8,7 @@ import io
 import published
 import pytest
 import torch
-from published import Normalised, PreAct, Residual, Wide, drawn, torchvision_small
+from published import Normalised, PreAct, Residual, Swish, Wide, drawn, torchvision_small
 from safetensors.torch import save
 
 from robbench.errors import RobbenchError
@@ -50,7 +50,10 @@ def same_logits(network, other, shape=COLOUR):
     [
         ("wideresnet10_2", lambda: Wide(10, 2)),
         ("wideresnet16_1", lambda: Wide(16, 1, unused=False)),
-        ("preactresnet18", lambda: PreAct(last_norm=False)),
+        ("wideresnet10_2_swish", lambda: Swish(10, 2)),
+        ("wideresnet16_1_swish", lambda: Swish(16, 1)),
+        ("preactresnet18", PreAct),
+        ("preactresnet18_raw", lambda: PreAct(raw=True)),
         ("preactresnet18_bn", lambda: PreAct(last_norm=True)),
         ("resnet18", Residual),
         ("resnet18", lambda: torchvision_small("resnet18")),
@@ -66,12 +69,19 @@ def test_published_networks_keep_their_logits(architecture, network):
     same_logits(mapped, network)
 
 
-@pytest.mark.parametrize("architecture", ["wideresnet28_10", "wideresnet34_10"])
-def test_the_large_wide_networks_have_the_published_tensors(architecture):
+@pytest.mark.parametrize(
+    ("architecture", "published", "size"),
+    [
+        ("wideresnet28_10", Wide, (28, 10)),
+        ("wideresnet34_10", Wide, (34, 10)),
+        ("wideresnet28_10_swish", Swish, (28, 10)),
+    ],
+)
+def test_the_large_wide_networks_have_the_published_tensors(architecture, published, size):
     """Depth and width as their name says; shapes are those of the published modules."""
-    depth, width = map(int, architecture.removeprefix("wideresnet").split("_"))
     with torch.device("meta"):
-        expected = Wide(depth, width, unused=False).state_dict()
+        network = published(*size)
+    expected = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("sub_block1.")}
     network = build(architecture, classes=10, shape=COLOUR)
     found = find_weights(network, expected)
     own = network.body.state_dict()

@@ -55,12 +55,52 @@ class Wide(nn.Module):
         return self.fc(F.avg_pool2d(F.relu(self.bn1(x)), 8).flatten(1))
 
 
-class PreAct(nn.Module):
-    """Pre-activation ResNet-18: ``layer2.0.shortcut.0``, with or without the batch norm before ``linear``."""
+class Swish(nn.Module):
+    """Wide ResNet of Gowal et al. 2020: ``layer.0.block.0.batchnorm_0``, padded as TensorFlow does, SiLU."""
 
     class Basic(nn.Module):
         def __init__(self, inputs, outputs, stride):
             super().__init__()
+            self.stride = stride
+            self.batchnorm_0, self.conv_0 = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 3, stride, bias=False)
+            self.batchnorm_1, self.conv_1 = nn.BatchNorm2d(outputs), _conv(outputs, outputs)
+            self.shortcut = _conv(inputs, outputs, 1, stride) if inputs != outputs else None
+
+        def forward(self, x):
+            active = F.silu(self.batchnorm_0(x))
+            padded = F.pad(active, (1, 1, 1, 1) if self.stride == 1 else (0, 1, 0, 1))
+            kept = x if self.shortcut is None else self.shortcut(active)
+            return kept + self.conv_1(F.silu(self.batchnorm_1(self.conv_0(padded))))
+
+    class Group(nn.Module):
+        def __init__(self, units, inputs, outputs, stride):
+            super().__init__()
+            pairs = [(inputs, stride)] + [(outputs, 1)] * (units - 1)
+            self.block = nn.Sequential(*(Swish.Basic(width, outputs, step) for width, step in pairs))
+
+        def forward(self, x):
+            return self.block(x)
+
+    def __init__(self, depth=10, width=2, classes=10):
+        super().__init__()
+        units, widths = (depth - 4) // 6, (16, 16 * width, 32 * width, 64 * width)
+        self.init_conv = _conv(3, 16)
+        steps = zip(widths, widths[1:], (1, 2, 2), strict=False)
+        self.layer = nn.Sequential(*(self.Group(units, *step) for step in steps))
+        self.batchnorm, self.logits = nn.BatchNorm2d(widths[3]), nn.Linear(widths[3], classes)
+
+    def forward(self, x):
+        x = F.silu(self.batchnorm(self.layer(self.init_conv(x))))
+        return self.logits(F.avg_pool2d(x, 8).flatten(1))
+
+
+class PreAct(nn.Module):
+    """Pre-activation ResNet-18: ``layer2.0.shortcut.0``; its published forms differ in the last norm and in the shortcuts."""
+
+    class Basic(nn.Module):
+        def __init__(self, inputs, outputs, stride, raw):
+            super().__init__()
+            self.raw = raw
             self.bn1, self.conv1 = nn.BatchNorm2d(inputs), _conv(inputs, outputs, stride=stride)
             self.bn2, self.conv2 = nn.BatchNorm2d(outputs), _conv(outputs, outputs)
             if stride != 1 or inputs != outputs:
@@ -68,15 +108,15 @@ class PreAct(nn.Module):
 
         def forward(self, x):
             active = F.relu(self.bn1(x))
-            kept = self.shortcut(active) if hasattr(self, "shortcut") else x
+            kept = self.shortcut(x if self.raw else active) if hasattr(self, "shortcut") else x
             return kept + self.conv2(F.relu(self.bn2(self.conv1(active))))
 
-    def __init__(self, last_norm, classes=10):
+    def __init__(self, last_norm=False, raw=False, classes=10):
         super().__init__()
         self.conv1 = _conv(3, 64)
         for number, (inputs, outputs) in enumerate(((64, 64), (64, 128), (128, 256), (256, 512)), 1):
-            first = self.Basic(inputs, outputs, 1 if number == 1 else 2)
-            setattr(self, f"layer{number}", nn.Sequential(first, self.Basic(outputs, outputs, 1)))
+            first = self.Basic(inputs, outputs, 1 if number == 1 else 2, raw)
+            setattr(self, f"layer{number}", nn.Sequential(first, self.Basic(outputs, outputs, 1, raw)))
         self.bn = nn.BatchNorm2d(512) if last_norm else None
         self.linear = nn.Linear(512, classes)
 
