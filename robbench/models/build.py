@@ -46,7 +46,8 @@ def build(
             found = _from_timm if architecture.startswith("timm:") else _from_function
             body, head = found(architecture, classes, shape)
             _try(body, architecture, classes, shape)
-    return Network(body, architecture=architecture, shape=shape, head=head, normalise=Normalise(mean, std))
+    normalise = Normalise(mean, std, shape[0])
+    return Network(body, architecture=architecture, shape=shape, head=head, normalise=normalise)
 
 
 def _named(architecture: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
@@ -78,22 +79,28 @@ def _from_timm(architecture: str, classes: int, shape: tuple[int, int, int]) -> 
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5) or ["one of timm.list_models()"]
         raise RobbenchError(f"unknown timm network {name!r}; did you mean {' or '.join(near)}?")
-    options: dict[str, Any] = {"pretrained": False, "num_classes": classes, "in_chans": shape[0]}
-    body: Any
-    try:
-        try:
-            body = timm.create_model(name, img_size=shape[1:], **options)
-        except TypeError as error:  # convolutional networks have no such argument
-            if "img_size" not in str(error):
-                raise
-            body = timm.create_model(name, **options)
-    except Exception as error:
-        raise RobbenchError(f"{architecture} cannot be built for {sizes(shape)} images: {error!r}") from error
+    body = make_timm(architecture, shape, pretrained=False, num_classes=classes)
     classifier = body.get_classifier()
     inside = classifier.modules() if isinstance(classifier, nn.Module) else ()
     linear = [module for module in inside if isinstance(module, nn.Linear)]
     require(len(linear) == 1, architecture, "one nn.Linear as its classifier", classifier)
     return body, next(path for path, module in body.named_modules() if module is linear[0])
+
+
+def make_timm(architecture: str, shape: tuple[int, int, int], **options: Any) -> Any:
+    """A network of timm's for images of ``shape``; a RobbenchError if it cannot be built."""
+    import timm
+
+    name = architecture.removeprefix("timm:")
+    try:
+        try:
+            return timm.create_model(name, img_size=shape[1:], in_chans=shape[0], **options)
+        except TypeError as error:  # convolutional networks have no such argument
+            if "img_size" not in str(error):
+                raise
+            return timm.create_model(name, in_chans=shape[0], **options)
+    except Exception as error:
+        raise RobbenchError(f"{architecture} cannot be built for {sizes(shape)} images: {error!r}") from error
 
 
 def _from_function(architecture: str, classes: int, shape: tuple[int, int, int]) -> tuple[nn.Module, str]:

@@ -1,197 +1,161 @@
-"""Weights from elsewhere: the tensors of a file, and those of them that belong to a network."""
+"""From a checkpoint to its network: read, matched to an architecture, behind the normalisation that it was trained with."""
 
 from __future__ import annotations
 
-import io
-import pickle
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from robbench.errors import RobbenchError
-from robbench.models.layouts import UNUSED, layouts
-from robbench.models.network import Network
+from robbench.models.build import build, make_timm
+from robbench.models.files import read_tensors
+from robbench.models.heads import replace_head
+from robbench.models.matching import Found, Values, find_weights
+from robbench.models.network import COLOUR, Network, Normalise
+from robbench.models.weights import in_colour, load_weights
+from robbench.spec import Checkpoint
+from robbench.spec.catalogue import TWINS
 
-Values = tuple[float, ...]
 
-_PAIRS = {"mean": "std", "mu": "sigma", "new_mean": "new_std"}
-"""Names of the two tensors of an input normalisation; the last are those of MadryLab's robustness."""
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint's network, and what a reader must know of it."""
 
-_SHOWN = 4
+    network: Network
+    found: Found
+    notes: list[str]
 
 
-def read_tensors(data: bytes, path: str) -> dict[str, Tensor]:
-    """Every tensor of a file of safetensors, or of what ``torch.save`` wrote, on the CPU.
+def network_of_checkpoint(
+    architecture: str,
+    checkpoint: Checkpoint,
+    shape: tuple[int, int, int],
+    classes: int | None = None,
+    *,
+    download: bool = False,
+) -> Loaded:
+    """The network of a checkpoint on the CPU, in eval mode, for images of ``shape`` (C, H, W).
 
-    Names of nested dicts are joined by ``/``: ``state_dict/module.conv1.weight``.
+    It has the file's own number of classes, which ``classes`` states where it is known, and three channels where the
+    weights are of a network for colour: then grey images become three equal channels. ``download`` lets timm's weights be
+    downloaded.
 
     Raises:
-        RobbenchError: the file at ``path`` is neither, or holds what ``torch.load(weights_only=True)`` does not read.
+        RobbenchError: the file cannot be read, has changed since its digest was taken, does not fit, or its normalisation is
+            neither in it nor declared.
     """
-    if path.endswith(".safetensors"):
-        try:
-            return load_safetensors(data)
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise RobbenchError(f"checkpoint {path!r}: expected a safetensors file ({error})") from error
+    origin = f"checkpoint {checkpoint.path!r}"
+    tensors, usual = _tensors(architecture, checkpoint, shape, download)
+    network = build(architecture, classes=classes or 2, shape=shape)
+    found = _found(network, tensors, checkpoint)
+    if in_colour(network, found.tensors):
+        network = build(architecture, classes=classes or 2, shape=(COLOUR, *shape[1:]))
+        found = _found(network, tensors, checkpoint)
+    logits = found.tensors.get(f"{network.head}.weight")
+    if logits is not None and classes is None:
+        replace_head(network, len(logits))
+    elif logits is not None and len(logits) != classes:
+        raise RobbenchError(f"{origin}: expected a network of {classes} classes, as the images have, got {len(logits)}")
+    if not found.names:
+        names = ", ".join([*tensors][:4])
+        raise RobbenchError(f"{origin}: expected names as {architecture} is published with, got {names}, …")
+    load_weights(network, found.tensors, origin)
+    mean, std, said = _normalisation(architecture, checkpoint, found, usual)
+    if len(mean) not in (1, network.shape[0]):
+        raise RobbenchError(f"{origin}: expected 1 or {network.shape[0]} values of mean and std, got {len(mean)}")
+    network.normalise = Normalise(mean, std, network.shape[0])
+    notes = [f"weights of {checkpoint.path!r}: {found.said}; {said}"]
+    if network.shape[0] != shape[0]:
+        notes.append(
+            f"weights of {checkpoint.path!r} are of a network for colour; it sees grey images in three channels"
+        )
+    if architecture in TWINS:
+        notes.append(
+            f"weights of {checkpoint.path!r} fit {TWINS[architecture]} as well as {architecture}: if the clean accuracy is "
+            "not the published one, it is that"
+        )
+    return Loaded(network.eval(), found, notes)
+
+
+def _found(network: Network, tensors: dict[str, Tensor], checkpoint: Checkpoint) -> Found:
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
-            how = "in a process where you trust the file, save the state_dict in it alone: torch.save(state_dict, path)"
-            message = f"expected tensors and plain values only, it also holds {refused[1]}, which can run code; {how}"
-        else:
-            message = f"expected what torch.save writes, or a file of safetensors ({str(error).splitlines()[0]})"
-        raise RobbenchError(f"checkpoint {path!r}: {message}") from error
-    tensors = dict(_flat(found))
-    if not tensors:
-        raise RobbenchError(f"checkpoint {path!r}: expected a state_dict, got {type(found).__name__} without tensors")
-    return tensors
+        return find_weights(network, tensors, checkpoint.part)
+    except RobbenchError as error:
+        raise RobbenchError(f"checkpoint {checkpoint.path!r}: {error}") from error
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield path.removesuffix("/"), value.detach()
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _flat(inner, f"{path}{name}/")
+def _tensors(
+    architecture: str, checkpoint: Checkpoint, shape: tuple[int, int, int], download: bool
+) -> tuple[dict[str, Tensor], tuple[Values, Values] | None]:
+    """The checkpoint's tensors; and the mean and std of timm's own weights."""
+    if checkpoint.timm is not None:
+        return _of_timm(checkpoint.timm, shape, download)
+    data = checkpoint.read()
+    if hashlib.sha256(data).hexdigest() != checkpoint.sha256:
+        raise RobbenchError(f"checkpoint {checkpoint.path!r}: the file has changed since this run began; run again")
+    return read_tensors(data, checkpoint.path), None
 
 
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and std of a file's own input normalisation."""
-
-    mean: Values
-    std: Values
-    names: tuple[str, str]
-    """In the file."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a file holds for a network."""
-
-    tensors: dict[str, Tensor]
-    """By robbench's names; unexpected ones by their own."""
-    names: dict[str, str]
-    """From robbench's names to the file's."""
-    normalisations: tuple[Normalisation, ...]
-    """All that differ."""
-    left_out: tuple[str, ...]
-    """Names of the file's other tensors."""
-    prefix: str = ""
-    """What the file puts in front of all names."""
-    copies: tuple[str, ...] = ()
-    """Prefixes of other networks in the file that fit, too."""
-
-    @property
-    def said(self) -> str:
-        """Where in the file the weights were found, for notes."""
-        where = f"read from {self.prefix!r} in the file" if self.prefix else "read as they are named in the file"
-        others = f", which also holds {', '.join(map(repr, self.copies))}" if self.copies else ""
-        return where + others
+def _normalisation(
+    architecture: str, checkpoint: Checkpoint, found: Found, usual: tuple[Values, Values] | None
+) -> tuple[Values, Values, str]:
+    """Mean, std, and where they come from: declared, in the file, or timm's."""
+    own = found.normalisations
+    if checkpoint.mean is not None and checkpoint.std is not None:
+        mean, std, whence = checkpoint.mean, checkpoint.std, "as declared"
+        if own and any((each.mean, each.std) != (mean, std) for each in own):
+            whence += f", although {' and '.join(own[0].names)} in the file are {shown(own[0].mean, own[0].std)}"
+    elif len(own) == 1:
+        mean, std, whence = own[0].mean, own[0].std, f"{' and '.join(own[0].names)} in the file"
+    elif usual is not None:
+        mean, std, whence = *usual, "as timm says"
+    else:
+        several = "; ".join(shown(each.mean, each.std) for each in own)
+        what = f"the file holds {several}" if own else "the file does not hold it"
+        raise RobbenchError(
+            f"checkpoint {checkpoint.path!r}: expected the normalisation that it was trained with, {what}; "
+            f"Checkpoint({checkpoint.path!r}, mean=(…), std=(…)) says it, mean=0, std=1 for plain pixels in [0, 1]"
+        )
+    return mean, std, f"pixels are normalised by {shown(mean, std)} ({whence})"
 
 
-def find_weights(network: Network, tensors: Mapping[str, Tensor], part: str | None = None) -> Found:
-    """The tensors that belong to a network, under whatever prefix and by whichever known layout of names.
-
-    Any prefix is taken off under which all of the network's tensors are: ``module.``, ``model.``, ``_orig_mod.``, and what
-    else wrappers and nested dicts add. Of several such networks in one file, ``part`` chooses by a word of the prefix; else
-    an averaged copy (EMA) is taken; else copies that are all equal count as one. Where none is whole, the nearest is given.
-
-    Raises:
-        RobbenchError: several networks fit and differ, or none is under ``part``.
-    """
-    own = network.body.state_dict()
-    best: tuple[int, str, dict[str, str]] = 0, "", {}
-    whole: dict[str, dict[str, str]] = {}
-    for names in layouts(network.architecture, own):
-        needed = {name for key, name in names.items() if not UNUSED.search(key)}
-        for prefix, count in _prefixes(needed, tensors).items():
-            if part is not None and part not in _words(prefix):
-                continue
-            if count == len(needed):
-                whole.setdefault(prefix, names)
-            best = max(best, (count, prefix, names), key=lambda each: each[0])
-    prefix = _choose(whole, tensors) if whole else best[1]
-    names = whole.get(prefix, best[2])
-    if part is not None and not names:
-        raise RobbenchError(f"expected names that contain {part!r}, got {_some([*tensors])}")
-    taken = {key: prefix + name for key, name in names.items() if prefix + name in tensors}
-    normalisations = _normalisations(tensors, {*taken.values()}, network.shape[0])
-    rest = [
-        name for name in tensors if name not in {*taken.values(), *(n for each in normalisations for n in each.names)}
-    ]
-    copies = tuple(other for other in whole if other != prefix)
-    unexpected = {name for name in rest if _beside(name, prefix, copies) and tensors[name].numel() > 1}
-    given = {key: tensors[name] for key, name in taken.items()}
-    counts = {key: value for key, value in own.items() if UNUSED.search(key) and key not in given}
-    return Found(
-        tensors={**given, **counts, **{name.removeprefix(prefix): tensors[name] for name in unexpected}},
-        names=taken,
-        normalisations=normalisations,
-        left_out=tuple(name for name in rest if name not in unexpected),
-        prefix=prefix,
-        copies=copies,
-    )
+def shown(mean: Values, std: Values) -> str:
+    """A normalisation for messages."""
+    texts = [", ".join(f"{value:.4g}" for value in values) for values in (mean, std)]
+    return f"mean ({texts[0]}) and std ({texts[1]})"
 
 
-def _prefixes(names: set[str], tensors: Mapping[str, Tensor]) -> Counter[str]:
-    """How many of the names there are under each prefix."""
-    counts: Counter[str] = Counter()
-    for key in tensors:
-        for at in (0, *(found.end() for found in re.finditer(r"[./]", key))):
-            if key[at:] in names:
-                counts[key[:at]] += 1
-    return counts
+def _of_timm(name: str, shape: tuple[int, int, int], download: bool) -> tuple[dict[str, Tensor], tuple[Values, Values]]:
+    """The tensors of weights that timm publishes, as timm fits them to images of ``shape``; and their mean and std."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is None or not config.hf_hub_id:
+        known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        raise RobbenchError(
+            f"unknown weights 'timm:{name}'; timm publishes {', '.join(known) or 'none of that network'}"
+        )
+    path = _on_hub(name, config.hf_hub_id, config.hf_hub_filename, download)
+    tensors = read_tensors(path.read_bytes(), str(path))
+    body = make_timm(f"timm:{name}", shape, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors})
+    return body.state_dict(), (tuple(config.mean), tuple(config.std))
 
 
-def _words(prefix: str) -> list[str]:
-    return re.split(r"[./]", prefix)
+def _on_hub(name: str, repository: str, file: str | None, download: bool) -> Path:
+    """The file of published weights on this machine, downloaded where that is allowed."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-
-def _averaged(prefix: str) -> bool:
-    return re.search(r"(^|[._/])(ema|averaged|swa)([._/]|$)", prefix.lower()) is not None
-
-
-def _choose(whole: Mapping[str, dict[str, str]], tensors: Mapping[str, Tensor]) -> str:
-    """The prefix of the network to take, of those that are whole."""
-    prefixes = [prefix for prefix in whole if _averaged(prefix)] or [*whole]
-    first, *others = sorted(prefixes, key=len)
-    for other in others:
-        pairs = ((first + whole[first][key], other + whole[other][key]) for key in whole[first])
-        if not all(torch.equal(tensors[a], tensors[b]) for a, b in pairs if a in tensors and b in tensors):
-            shown = ", ".join(map(repr, sorted(prefixes)))
-            raise RobbenchError(f"it holds several networks that fit, {shown}; name a word of one with part=")
-    return first
-
-
-def _beside(name: str, prefix: str, copies: Sequence[str]) -> bool:
-    """Whether a tensor stands among those of the network, so that it should be one of them."""
-    same = name.startswith(prefix) and "/" not in name.removeprefix(prefix)
-    return same and not UNUSED.search(name) and not any(copy and name.startswith(copy) for copy in copies)
-
-
-def _normalisations(tensors: Mapping[str, Tensor], taken: set[str], channels: int) -> tuple[Normalisation, ...]:
-    """Pairs of mean and std for 1 or ``channels`` channels that are no part of the network; equal pairs once."""
-    found: dict[tuple[Values, Values], Normalisation] = {}
-    for name, tensor in tensors.items():
-        parent, last = re.fullmatch(r"(?s)(.*[./])?([^./]*)", name).groups()  # type: ignore[union-attr]
-        other = f"{parent or ''}{_PAIRS.get(last)}"
-        if last not in _PAIRS or other not in tensors or taken & {name, other}:
-            continue
-        mean, std = (tuple(each.flatten().tolist()) for each in (tensor, tensors[other]))
-        if len(mean) == len(std) and len(mean) in (1, channels):
-            found.setdefault((mean, std), Normalisation(mean, std, (name, other)))
-    return tuple(found.values())
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
+    reason: Exception | None = None
+    for each in (file,) if file else ("model.safetensors", "pytorch_model.bin"):
+        try:
+            return Path(hf_hub_download(repository, each, local_files_only=not download))
+        except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
+            reason = error
+    if download:
+        raise RobbenchError(f"weights 'timm:{name}' cannot be downloaded from {repository}: {reason}") from reason
+    raise RobbenchError(
+        f"weights 'timm:{name}' are not on this machine; --robbench-download lets them be downloaded"
+    ) from reason

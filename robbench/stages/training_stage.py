@@ -12,8 +12,9 @@ from robbench.attacks import evaluating, is_right
 from robbench.data import ImageSource, pixels, training_parts
 from robbench.machine.memory import Batches
 from robbench.models import Network, place, weights
+from robbench.models.checkpoints import network_of_checkpoint
 from robbench.record import Counts, Training
-from robbench.stages.networks import build_network, read_checkpoint, transferred_network
+from robbench.stages.networks import build_network, transferred_network
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
 from robbench.training import Trainer, TrainingData
@@ -26,6 +27,7 @@ class _Ready:
     """A network before its training."""
 
     network: Network
+    notes: tuple[str, ...] = ()
     groups: list[dict[str, Any]] | None = None
     """Parameter groups of the optimiser; None for one of all that learns."""
     frozen: tuple[nn.Module, ...] = ()
@@ -38,7 +40,7 @@ def train_model(work: Work) -> Made:
     with work.stopwatch.region("io"):
         training, validation = training_parts(model.dataset, work.data, device)
         ready = _prepared(work)
-    network, notes = ready.network, list[str]()
+    network, notes = ready.network, [*ready.notes]
     if model.recipe is None:
         result = _judged(network, validation, notes)
     else:
@@ -63,17 +65,20 @@ def _prepared(work: Work) -> _Ready:
     """The network as its training begins with it, on the device."""
     model, device = work.task.model, work.context.device
     if model.transfer is None:
-        network = build_network(model, work.data)
-        if model.checkpoint is not None:
-            read_checkpoint(network, model.checkpoint)
-        return _Ready(place(network, device))
+        if model.checkpoint is None:
+            return _Ready(place(build_network(model, work.data), device))
+        data, download = work.data, work.context.download
+        loaded = network_of_checkpoint(
+            model.architecture, model.checkpoint, data.shape, len(data.classes), download=download
+        )
+        return _Ready(place(loaded.network, device), tuple(loaded.notes))
     transferred = transferred_network(model, work.data, work.network("source"))
     kept = model.transfer.kept
     frozen = kept == "frozen" and model.transfer.kept_statistics == "eval"
     return _Ready(
         place(transferred.network, device),
-        None if kept == "warm" else parameter_groups(transferred, model.transfer.kept_scale),
-        transferred.kept if frozen else (),
+        groups=None if kept == "warm" else parameter_groups(transferred, model.transfer.kept_scale),
+        frozen=transferred.kept if frozen else (),
     )
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import save
 
 from robbench.errors import RobbenchError
 from robbench.models import Normalise, build, load_weights
-from robbench.models.checkpoints import find_weights, read_tensors
+from robbench.models.files import read_tensors
+from robbench.models.matching import find_weights
 
 COLOUR = (3, 32, 32)
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))

@@ -18,7 +18,7 @@ def _conv(inputs, outputs, kernel=3, stride=1):
 class Wide(nn.Module):
     """Wide ResNet of TRADES: ``block1.layer.0.convShortcut``, and a first block that it never uses."""
 
-    class Basic(nn.Module):
+    class _Unit(nn.Module):
         def __init__(self, inputs, outputs, stride):
             super().__init__()
             self.bn1, self.conv1 = nn.BatchNorm2d(inputs), _conv(inputs, outputs, stride=stride)
@@ -30,11 +30,11 @@ class Wide(nn.Module):
             kept = x if self.convShortcut is None else self.convShortcut(active)
             return kept + self.conv2(F.relu(self.bn2(self.conv1(active))))
 
-    class Block(nn.Module):
+    class _Block(nn.Module):
         def __init__(self, units, inputs, outputs, stride):
             super().__init__()
             pairs = [(inputs, stride)] + [(outputs, 1)] * (units - 1)
-            self.layer = nn.Sequential(*(Wide.Basic(width, outputs, step) for width, step in pairs))
+            self.layer = nn.Sequential(*(Wide._Unit(width, outputs, step) for width, step in pairs))
 
         def forward(self, x):
             return self.layer(x)
@@ -43,14 +43,15 @@ class Wide(nn.Module):
         super().__init__()
         units, widths = (depth - 4) // 6, (16, 16 * width, 32 * width, 64 * width)
         self.conv1 = _conv(3, 16)
-        self.block1 = self.Block(units, widths[0], widths[1], 1)
+        self.block1 = self._Block(units, widths[0], widths[1], 1)
         if unused:
-            self.sub_block1 = self.Block(units, widths[0], widths[1], 1)
-        self.block2 = self.Block(units, widths[1], widths[2], 2)
-        self.block3 = self.Block(units, widths[2], widths[3], 2)
+            self.sub_block1 = self._Block(units, widths[0], widths[1], 1)
+        self.block2 = self._Block(units, widths[1], widths[2], 2)
+        self.block3 = self._Block(units, widths[2], widths[3], 2)
         self.bn1, self.fc = nn.BatchNorm2d(widths[3]), nn.Linear(widths[3], classes)
 
     def forward(self, x):
+        """(N, 3, 32, 32) -> (N, classes)."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(F.avg_pool2d(F.relu(self.bn1(x)), 8).flatten(1))
 
@@ -58,7 +59,7 @@ class Wide(nn.Module):
 class Swish(nn.Module):
     """Wide ResNet of Gowal et al. 2020: ``layer.0.block.0.batchnorm_0``, padded as TensorFlow does, SiLU."""
 
-    class Basic(nn.Module):
+    class _Unit(nn.Module):
         def __init__(self, inputs, outputs, stride):
             super().__init__()
             self.stride = stride
@@ -72,11 +73,11 @@ class Swish(nn.Module):
             kept = x if self.shortcut is None else self.shortcut(active)
             return kept + self.conv_1(F.silu(self.batchnorm_1(self.conv_0(padded))))
 
-    class Group(nn.Module):
+    class _Group(nn.Module):
         def __init__(self, units, inputs, outputs, stride):
             super().__init__()
             pairs = [(inputs, stride)] + [(outputs, 1)] * (units - 1)
-            self.block = nn.Sequential(*(Swish.Basic(width, outputs, step) for width, step in pairs))
+            self.block = nn.Sequential(*(Swish._Unit(width, outputs, step) for width, step in pairs))
 
         def forward(self, x):
             return self.block(x)
@@ -86,10 +87,11 @@ class Swish(nn.Module):
         units, widths = (depth - 4) // 6, (16, 16 * width, 32 * width, 64 * width)
         self.init_conv = _conv(3, 16)
         steps = zip(widths, widths[1:], (1, 2, 2), strict=False)
-        self.layer = nn.Sequential(*(self.Group(units, *step) for step in steps))
+        self.layer = nn.Sequential(*(self._Group(units, *step) for step in steps))
         self.batchnorm, self.logits = nn.BatchNorm2d(widths[3]), nn.Linear(widths[3], classes)
 
     def forward(self, x):
+        """(N, 3, 32, 32) -> (N, classes)."""
         x = F.silu(self.batchnorm(self.layer(self.init_conv(x))))
         return self.logits(F.avg_pool2d(x, 8).flatten(1))
 
@@ -97,7 +99,7 @@ class Swish(nn.Module):
 class PreAct(nn.Module):
     """Pre-activation ResNet-18: ``layer2.0.shortcut.0``; its published forms differ in the last norm and in the shortcuts."""
 
-    class Basic(nn.Module):
+    class _Unit(nn.Module):
         def __init__(self, inputs, outputs, stride, raw):
             super().__init__()
             self.raw = raw
@@ -115,12 +117,13 @@ class PreAct(nn.Module):
         super().__init__()
         self.conv1 = _conv(3, 64)
         for number, (inputs, outputs) in enumerate(((64, 64), (64, 128), (128, 256), (256, 512)), 1):
-            first = self.Basic(inputs, outputs, 1 if number == 1 else 2, raw)
-            setattr(self, f"layer{number}", nn.Sequential(first, self.Basic(outputs, outputs, 1, raw)))
+            first = self._Unit(inputs, outputs, 1 if number == 1 else 2, raw)
+            setattr(self, f"layer{number}", nn.Sequential(first, self._Unit(outputs, outputs, 1, raw)))
         self.bn = nn.BatchNorm2d(512) if last_norm else None
         self.linear = nn.Linear(512, classes)
 
     def forward(self, x):
+        """(N, 3, 32, 32) -> (N, classes)."""
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
         x = x if self.bn is None else F.relu(self.bn(x))
         return self.linear(F.avg_pool2d(x, 4).flatten(1))
@@ -129,7 +132,7 @@ class PreAct(nn.Module):
 class Residual(nn.Module):
     """ResNet-18 for CIFAR: ``layer2.0.shortcut.0`` and ``linear``."""
 
-    class Basic(nn.Module):
+    class _Unit(nn.Module):
         def __init__(self, inputs, outputs, stride):
             super().__init__()
             self.conv1, self.bn1 = _conv(inputs, outputs, stride=stride), nn.BatchNorm2d(outputs)
@@ -144,11 +147,12 @@ class Residual(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = _conv(3, 64), nn.BatchNorm2d(64)
         for number, (inputs, outputs) in enumerate(((64, 64), (64, 128), (128, 256), (256, 512)), 1):
-            first = self.Basic(inputs, outputs, 1 if number == 1 else 2)
-            setattr(self, f"layer{number}", nn.Sequential(first, self.Basic(outputs, outputs, 1)))
+            first = self._Unit(inputs, outputs, 1 if number == 1 else 2)
+            setattr(self, f"layer{number}", nn.Sequential(first, self._Unit(outputs, outputs, 1)))
         self.linear = nn.Linear(512, classes)
 
     def forward(self, x):
+        """(N, 3, 32, 32) -> (N, classes)."""
         x = self.layer4(self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x)))))))
         return self.linear(F.avg_pool2d(x, 4).flatten(1))
 
@@ -181,6 +185,7 @@ class Normalised(nn.Module):
         }
 
     def forward(self, x):
+        """(N, 3, 32, 32) -> (N, classes)."""
         mean, std = (getattr(self.front, name) for name in self.pair)
         return self.network((x - mean) / std)
 
