@@ -16,7 +16,7 @@ from robbench.models.matching import Found, Values, find_weights
 from robbench.models.network import COLOUR, Network, Normalise
 from robbench.models.weights import in_colour, load_weights
 from robbench.spec import Checkpoint
-from robbench.spec.catalogue import TWINS
+from robbench.spec.catalogue import ARCHITECTURE_SHAPES, TWINS
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ def network_of_checkpoint(
     if not found.names:
         names = ", ".join([*tensors][:4])
         raise RobbenchError(f"{origin}: expected names as {architecture} is published with, got {names}, …")
-    load_weights(network, found.tensors, origin)
+    try:
+        load_weights(network, found.tensors, origin)
+    except RobbenchError as error:
+        raise RobbenchError(f"{error}; `robbench import {checkpoint.path}` says which architectures it fits") from error
     mean, std, said = _normalisation(architecture, checkpoint, found, usual)
     if len(mean) not in (1, network.shape[0]):
         raise RobbenchError(f"{origin}: expected 1 or {network.shape[0]} values of mean and std, got {len(mean)}")
@@ -77,6 +80,21 @@ def network_of_checkpoint(
             "not the published one, it is that"
         )
     return Loaded(network.eval(), found, notes)
+
+
+def fitting(checkpoint: Checkpoint) -> list[str]:
+    """The named architectures of which the file holds all tensors, of the right shapes but for the number of classes."""
+    tensors, _ = _tensors("", checkpoint, (COLOUR, 1, 1), download=False)
+    names = []
+    for name, shape in ARCHITECTURE_SHAPES.items():
+        network = build(name, classes=2, shape=shape)
+        head, found = f"{network.head}.", _found(network, tensors, checkpoint).tensors
+        own = network.body.state_dict()
+        if found.keys() == own.keys() and all(
+            found[key].shape == value.shape for key, value in own.items() if not key.startswith(head)
+        ):
+            names.append(name)
+    return names
 
 
 def _found(network: Network, tensors: dict[str, Tensor], checkpoint: Checkpoint) -> Found:

@@ -82,8 +82,8 @@ def _prepared(work: Work) -> _Ready:
     )
 
 
-def _judged(network: Network, validation: ImageSource, notes: list[str]) -> Training:
-    """What is known of a user's checkpoint without any training: its validation accuracy.
+def count_right(network: Network, images: ImageSource, kind: str, notes: list[str]) -> Counts:
+    """How many unperturbed images a network classifies correctly; ``kind`` names them: ``validation``, ``test``.
 
     Raises:
         RobbenchError: its logits are not finite.
@@ -92,16 +92,21 @@ def _judged(network: Network, validation: ImageSource, notes: list[str]) -> Trai
 
     def judge(part: slice) -> None:
         nonlocal right
-        batch = validation.take(torch.arange(part.start, part.stop))
-        right += int(is_right(network, pixels(batch.images), batch.labels, "validation").sum())
+        batch = images.take(torch.arange(part.start, part.stop))
+        right += int(is_right(network, pixels(batch.images), batch.labels, kind).sum())
 
     with evaluating(network):
-        Batches("validation", VALIDATION_BATCH, notes).over(len(validation), validation.labels.device, judge)
+        Batches(kind, VALIDATION_BATCH, notes).over(len(images), images.labels.device, judge)
+    return Counts(correct=right, total=len(images))
+
+
+def _judged(network: Network, validation: ImageSource, notes: list[str]) -> Training:
+    """What is known of a checkpoint without any training: its validation accuracy."""
     return Training(
         epochs=[],
         best=0,
         stopped_early=False,
-        validation=Counts(correct=right, total=len(validation)),
+        validation=count_right(network, validation, "validation", notes),
         forward=len(validation),
         backward=0,
     )
