@@ -149,14 +149,16 @@ def _of_timm(name: str, shape: tuple[int, int, int], download: bool) -> tuple[di
     """The tensors of weights that timm publishes, as timm fits them to images of ``shape``; and their mean and std."""
     import timm
 
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    base = name.partition(".")[0]
+    known = timm.list_pretrained(f"{base}.*")
+    config = timm.get_pretrained_cfg(name) if known and name in (base, *known) else None
     if config is None or not config.hf_hub_id:
-        known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise RobbenchError(
             f"unknown weights 'timm:{name}'; timm publishes {', '.join(known) or 'none of that network'}"
         )
     path = _on_hub(name, config.hf_hub_id, config.hf_hub_filename, download)
     tensors = read_tensors(path.read_bytes(), str(path))
+    shape = (config.input_size[0], *shape[1:])
     body = make_timm(f"timm:{name}", shape, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors})
     return body.state_dict(), (tuple(config.mean), tuple(config.std))
 
