@@ -89,7 +89,8 @@ def _load(
     guesses: list[tuple[Values, Values]] = [((0.0,), (1.0,))]
     if usual is not None and usual.mean is not None and usual.std is not None:
         guesses.append((usual.mean, usual.std))
-    return loaded, [*guesses, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5,), (0.5,))]
+    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return loaded, [*guesses, *([imagenet] if loaded.network.shape[0] == len(imagenet[0]) else []), ((0.5,), (0.5,))]
 
 
 def _lines(loaded: Loaded) -> list[str]:
@@ -98,13 +99,11 @@ def _lines(loaded: Loaded) -> list[str]:
     for own, name in loaded.found.names.items():
         layer, _, tensor = own.rpartition(".")
         layers.setdefault((layer, name.rpartition(".")[0]), []).append(tensor)
-    width = max(len(layer) for layer, _ in layers)
-    lines = [f"{layer:{width}}  ← {name}: {', '.join(tensors)}" for (layer, name), tensors in layers.items()]
-    for each in loaded.found.normalisations:
-        lines.append(f"{'normalisation':{width}}  ← {' and '.join(each.names)}")
-    left = loaded.found.left_out
-    lines.append(f"{len(loaded.found.names)} tensors taken, {len(left)} left out{': ' if left else ''}{_some(left)}")
-    return lines + loaded.notes[1:]
+    rows = [(layer, f"{name}: {', '.join(tensors)}") for (layer, name), tensors in layers.items()]
+    rows += [("normalisation", " and ".join(each.names)) for each in loaded.found.normalisations]
+    width, left = max(len(layer) for layer, _ in rows), loaded.found.left_out
+    counted = f"{len(loaded.found.names)} tensors taken, {len(left)} left out{': ' if left else ''}{_some(left)}"
+    return [*(f"{layer:{width}}  ← {where}" for layer, where in rows), counted, *loaded.notes[1:]]
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from robbench.data import Data
 from robbench.errors import RobbenchError
-from robbench.models import Network, blocks
-from robbench.models.checkpoints import network_of_checkpoint
+from robbench.models import Network, blocks, network_of_checkpoint
 from robbench.spec import Model
 from robbench.stages.context import RunContext
 from robbench.stages.networks import build_network, check_takes

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from robbench.data import Data
 from robbench.errors import RobbenchError
-from robbench.models import Network, Normalise, build, load_weights, place
-from robbench.models.checkpoints import network_of_checkpoint
+from robbench.models import Network, Normalise, build, load_weights, network_of_checkpoint, place
 from robbench.models.network import COLOUR, sizes
 from robbench.models.weights import in_colour
 from robbench.spec import Model

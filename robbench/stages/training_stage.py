@@ -11,8 +11,7 @@ from torch import nn
 from robbench.attacks import evaluating, is_right
 from robbench.data import ImageSource, pixels, training_parts
 from robbench.machine.memory import Batches
-from robbench.models import Network, place, weights
-from robbench.models.checkpoints import network_of_checkpoint
+from robbench.models import Network, network_of_checkpoint, place, weights
 from robbench.record import Counts, Training
 from robbench.stages.networks import build_network, transferred_network
 from robbench.stages.resumable import Planned, drive
