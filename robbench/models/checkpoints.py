@@ -177,5 +177,5 @@ def _on_hub(name: str, repository: str, file: str | None, download: bool) -> Pat
     if download:
         raise RobbenchError(f"weights 'timm:{name}' cannot be downloaded from {repository}: {reason}") from reason
     raise RobbenchError(
-        f"weights 'timm:{name}' are not on this machine; --robbench-download lets them be downloaded"
+        f"weights 'timm:{name}' are not on this machine; --robbench-download (`robbench import … --download`) gets them"
     ) from reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -15,19 +16,23 @@ from torch import Tensor
 
 from robbench.errors import RobbenchError
 
+OWN = "robbench"
+"""Key of the metadata in which robbench's own safetensors files say, as JSON, what rebuilds their network."""
+
 
 def read_tensors(data: bytes, path: str) -> dict[str, Tensor]:
     """Every tensor of a file of safetensors, or of what ``torch.save`` wrote, on the CPU.
 
-    Names of nested dicts are joined by ``/``: ``state_dict/module.conv1.weight``.
+    Names of nested dicts are joined by ``/``: ``state_dict/module.conv1.weight``. Mean and std that robbench wrote into the
+    metadata of its own files are ``normalise.mean`` and ``normalise.std``; without them the network sees plain pixels.
 
     Raises:
         RobbenchError: the file at ``path`` is neither, or holds what ``torch.load(weights_only=True)`` does not read.
     """
     if path.endswith(".safetensors"):
         try:
-            return load_safetensors(data)
-        except (SafetensorError, ValueError, KeyError) as error:
+            return load_safetensors(data) | _own_normalisation(data)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise RobbenchError(f"checkpoint {path!r}: expected a safetensors file ({error})") from error
     try:
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -43,6 +48,16 @@ def read_tensors(data: bytes, path: str) -> dict[str, Tensor]:
     if not tensors:
         raise RobbenchError(f"checkpoint {path!r}: expected a state_dict, got {type(found).__name__} without tensors")
     return tensors
+
+
+def _own_normalisation(data: bytes) -> dict[str, Tensor]:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # safetensors' layout: its length, then JSON
+    own = header.get("__metadata__", {}).get(OWN)
+    if own is None:
+        return {}
+    facts = json.loads(own)
+    pair = {"mean": facts["mean"] or [0.0], "std": facts["std"] or [1.0]}
+    return {f"normalise.{name}": torch.tensor(values) for name, values in pair.items()}
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:

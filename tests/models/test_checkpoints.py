@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 import pytest
 import timm
@@ -193,6 +194,15 @@ def test_a_files_own_normalisation_is_put_in_front(tmp_path, front, pair):
     assert f"mean (0.4914, 0.4822, 0.4465) and std (0.247, 0.2435, 0.2616) ({front}{pair[0]} and" in made.notes[0]
 
 
+@pytest.mark.parametrize(("mean", "std"), [([0.25], [0.5]), (None, None)])
+def test_a_file_of_robbenchs_own_says_what_normalises_its_pixels(tmp_path, mean, std):
+    """In its metadata, nothing at all included: then it sees plain pixels."""
+    facts = {"robbench": json.dumps({"mean": mean, "std": std})}
+    save_file(small(), tmp_path / "own.safetensors", metadata=facts)
+    made = network_of_checkpoint(SMALL, Checkpoint(tmp_path / "own.safetensors"), COLOUR)
+    assert made.network.normalise.values == (tuple(mean or [0.0]), tuple(std or [1.0]))
+
+
 def test_a_normalisation_is_asked_for_where_the_file_has_none_or_several(tmp_path):
     """The weights tell nothing of it; declared values go before those of the file, which the note says."""
     with pytest.raises(
@@ -301,7 +311,7 @@ def test_timms_own_weights_are_taken_from_its_cache(hub, shape):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet18.a2_in1k", "are not on this machine; --robbench-download lets them be downloaded"),
+        ("resnet18.a2_in1k", "are not on this machine; --robbench-download "),
         ("resnet18.a9", r"unknown weights 'timm:resnet18.a9'; timm publishes .*resnet18\.a1_in1k"),
     ],
 )
