@@ -83,10 +83,9 @@ def find_weights(network: Network, tensors: Mapping[str, Tensor], part: str | No
     if part is not None and not names:
         raise RobbenchError(f"expected names that contain {part!r}, got {_some([*tensors])}")
     taken = {key: prefix + name for key, name in names.items() if prefix + name in tensors}
-    normalisations = _normalisations(tensors, {*taken.values()}, network.shape[0])
-    rest = [
-        name for name in tensors if name not in {*taken.values(), *(n for each in normalisations for n in each.names)}
-    ]
+    normalisations, paired = _normalisations(tensors, {*taken.values()}, network.shape[0])
+    used = {*taken.values(), *paired}
+    rest = [name for name in tensors if name not in used]
     copies = tuple(other for other in whole if other != prefix)
     unexpected = {name for name in rest if _beside(name, prefix, copies) and tensors[name].numel() > 1}
     given = {key: tensors[name] for key, name in taken.items()}
@@ -111,8 +110,8 @@ def _prefixes(names: set[str], tensors: Mapping[str, Tensor]) -> Counter[str]:
     return counts
 
 
-def _words(prefix: str) -> list[str]:
-    return re.split(r"[./]", prefix)
+def _words(name: str) -> list[str]:
+    return re.split(r"[./]", name)
 
 
 def _averaged(prefix: str) -> bool:
@@ -137,18 +136,23 @@ def _beside(name: str, prefix: str, copies: Sequence[str]) -> bool:
     return same and not UNUSED.search(name) and not any(copy and name.startswith(copy) for copy in copies)
 
 
-def _normalisations(tensors: Mapping[str, Tensor], taken: set[str], channels: int) -> tuple[Normalisation, ...]:
-    """Pairs of mean and std for 1 or ``channels`` channels that are no part of the network; equal pairs once."""
+def _normalisations(
+    tensors: Mapping[str, Tensor], taken: set[str], channels: int
+) -> tuple[tuple[Normalisation, ...], set[str]]:
+    """Pairs of mean and std for 1 or ``channels`` channels that are no part of the network, equal pairs once; all names."""
     found: dict[tuple[Values, Values], Normalisation] = {}
-    for name, tensor in tensors.items():
-        parent, last = re.fullmatch(r"(?s)(.*[./])?([^./]*)", name).groups()  # type: ignore[union-attr]
-        other = f"{parent or ''}{_PAIRS.get(last)}"
-        if last not in _PAIRS or other not in tensors or taken & {name, other}:
+    paired: set[str] = set()
+    free = [name for name in tensors if name not in taken]
+    for name in free:
+        parent, last = name[: len(name) - len(_words(name)[-1])], _words(name)[-1]
+        other = f"{parent}{_PAIRS.get(last)}"
+        if other not in tensors or other in taken:
             continue
-        mean, std = (tuple(each.flatten().tolist()) for each in (tensor, tensors[other]))
+        mean, std = (tuple(each.flatten().tolist()) for each in (tensors[name], tensors[other]))
         if len(mean) == len(std) and len(mean) in (1, channels):
             found.setdefault((mean, std), Normalisation(mean, std, (name, other)))
-    return tuple(found.values())
+            paired |= {name, other}
+    return tuple(found.values()), paired
 
 
 def _some(names: Sequence[str]) -> str:

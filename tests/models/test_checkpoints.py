@@ -146,6 +146,7 @@ def test_architectures_that_a_file_fits_are_found_and_twins_named(tmp_path):
         lambda tensors: {name: tensor for name, tensor in tensors.items() if "num_batches" not in name},
         lambda tensors: tensors | prefixed(tensors, "sub_block1."),
         lambda tensors: prefixed(tensors, "module.model.") | prefixed(tensors, "module.attacker.model."),
+        lambda tensors: tensors | {f"{each}.{name}": torch.ones(3) for each in "ab" for name in ("mean", "std")},
         lambda tensors: {"model": small(1), "model_ema": tensors},
         lambda tensors: small(1) | prefixed(tensors, "ema."),
         lambda tensors: {"state_dict": small(1), "ema": prefixed(tensors, "module.")},
