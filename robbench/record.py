@@ -135,6 +135,9 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     seed: Number = 0
     variant: str | None = None
     """The field of the thesis protocol that a model of an ablation follows."""
+    mean: tuple[float, ...] | None = None
+    """Of the normalisation in front of the network, in pixel units of [0, 1]; None: it sees plain pixels."""
+    std: tuple[float, ...] | None = None
     parameters: Number
     trainable: Number
 

@@ -40,8 +40,8 @@ def _list_all() -> None:
         print(f"  {name:12} {facts.classes:3} classes, {'×'.join(map(str, facts.shape))}")
     print("  <name>       any <data dir>/<name>.npz\narchitectures (blocks first to last):")
     for name, blocks in ARCHITECTURES.items():
-        print(f"  {name:12} K = {len(blocks)}: {', '.join(blocks)}")
-    print("  wrnD_W       K = 5, depth D = 6n + 4, width W\n  timm:NAME, package.module:function")
+        print(f"  {name:21} K = {len(blocks)}: {', '.join(blocks)}")
+    print("  wrnD_W, wideresnetD_W: K = 5, depth D = 6n + 4, width W\n  timm:NAME, package.module:function")
 
 
 def _shape(text: str) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from robbench.models.blocks import Block, blocks
 from robbench.models.build import build
+from robbench.models.checkpoints import Loaded, network_of_checkpoint
 from robbench.models.heads import HEADS, put_head, replace_head
 from robbench.models.network import Network, Normalise, parameter_count, place, seeded
 from robbench.models.weights import load_weights, weights
@@ -9,11 +10,13 @@ from robbench.models.weights import load_weights, weights
 __all__ = [
     "HEADS",
     "Block",
+    "Loaded",
     "Network",
     "Normalise",
     "blocks",
     "build",
     "load_weights",
+    "network_of_checkpoint",
     "parameter_count",
     "place",
     "put_head",

@@ -14,7 +14,7 @@ from robbench.errors import RobbenchError, require
 from robbench.machine.memory import must_fit_whole, ran_out
 from robbench.models import plain
 from robbench.models.network import Network, Normalise, seeded, sizes
-from robbench.models.residual import RESNET_STAGES, resnet, wide_resnet
+from robbench.models.residual import RESNET_STAGES, preact_resnet18, published_wide_resnet, resnet, wide_resnet
 from robbench.spec.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
 
 
@@ -29,8 +29,8 @@ def build(
 ) -> Network:
     """A new network on the CPU for images of ``shape`` (C, H, W), with ``mean`` and ``std`` of its input normalisation.
 
-    The architecture is a name of :data:`robbench.spec.catalogue.ARCHITECTURES`; ``wrnD_W``; ``timm:NAME``, without its
-    pretrained weights; or ``package.module:function``. The function is called as ``function(classes=…, shape=…)`` and
+    The architecture is a name of :data:`robbench.spec.catalogue.ARCHITECTURES`; ``wrnD_W`` or ``wideresnetD_W``;
+    ``timm:NAME``, without its pretrained weights; or ``package.module:function``. The function is called as ``function(classes=…, shape=…)`` and
     returns a module that ends in an ``nn.Linear``. It may draw weights from the global generators of torch, Python or
     numpy: the same ``seed`` gives the same weights.
 
@@ -46,12 +46,19 @@ def build(
             found = _from_timm if architecture.startswith("timm:") else _from_function
             body, head = found(architecture, classes, shape)
             _try(body, architecture, classes, shape)
-    return Network(body, architecture=architecture, shape=shape, head=head, normalise=Normalise(mean, std))
+    normalise = Normalise(mean, std, shape[0])
+    return Network(body, architecture=architecture, shape=shape, head=head, normalise=normalise)
 
 
 def _named(architecture: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
     if wide := wrn_size(architecture):
-        return wide_resnet(*wide, channels=shape[0], classes=classes)
+        if architecture.startswith("wrn"):
+            return wide_resnet(*wide, channels=shape[0], classes=classes)
+        swish = architecture.endswith("_swish")
+        return published_wide_resnet(*wide, channels=shape[0], classes=classes, swish=swish)
+    if architecture.startswith("preactresnet18"):
+        form = architecture.removeprefix("preactresnet18")
+        return preact_resnet18(channels=shape[0], classes=classes, norm=form == "_bn", raw=form == "_raw")
     if architecture in RESNET_STAGES:
         units, bottleneck = RESNET_STAGES[architecture]
         return resnet(units, bottleneck=bottleneck, channels=shape[0], classes=classes)
@@ -72,22 +79,28 @@ def _from_timm(architecture: str, classes: int, shape: tuple[int, int, int]) -> 
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5) or ["one of timm.list_models()"]
         raise RobbenchError(f"unknown timm network {name!r}; did you mean {' or '.join(near)}?")
-    options: dict[str, Any] = {"pretrained": False, "num_classes": classes, "in_chans": shape[0]}
-    body: Any
-    try:
-        try:
-            body = timm.create_model(name, img_size=shape[1:], **options)
-        except TypeError as error:  # convolutional networks have no such argument
-            if "img_size" not in str(error):
-                raise
-            body = timm.create_model(name, **options)
-    except Exception as error:
-        raise RobbenchError(f"{architecture} cannot be built for {sizes(shape)} images: {error!r}") from error
+    body = make_timm(architecture, shape, pretrained=False, num_classes=classes)
     classifier = body.get_classifier()
     inside = classifier.modules() if isinstance(classifier, nn.Module) else ()
     linear = [module for module in inside if isinstance(module, nn.Linear)]
     require(len(linear) == 1, architecture, "one nn.Linear as its classifier", classifier)
     return body, next(path for path, module in body.named_modules() if module is linear[0])
+
+
+def make_timm(architecture: str, shape: tuple[int, int, int], **options: Any) -> Any:
+    """A network of timm's for images of ``shape``; a RobbenchError if it cannot be built."""
+    import timm
+
+    name = architecture.removeprefix("timm:")
+    try:
+        try:
+            return timm.create_model(name, img_size=shape[1:], in_chans=shape[0], **options)
+        except TypeError as error:  # convolutional networks have no such argument
+            if "img_size" not in str(error):
+                raise
+            return timm.create_model(name, in_chans=shape[0], **options)
+    except Exception as error:
+        raise RobbenchError(f"{architecture} cannot be built for {sizes(shape)} images: {error!r}") from error
 
 
 def _from_function(architecture: str, classes: int, shape: tuple[int, int, int]) -> tuple[nn.Module, str]:

@@ -12,25 +12,34 @@ from torch import Tensor, nn
 from robbench.machine.generators import generators_at
 from robbench.machine.onednn import swap
 
+COLOUR = 3
+"""Channels of a colour image."""
+
 
 class Normalise(nn.Module):
     """(images − mean) ÷ std per channel, or the identity without them.
 
     It is the network's first layer, so every ε outside stays in pixel units. The statistics are buffers that move with
-    the network but are no part of its state dict.
+    the network but are no part of its state dict. Where ``channels`` is 3, a grey image becomes three equal channels.
     """
 
     mean: Tensor | None
     std: Tensor | None
 
-    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, channels: int | None = None
+    ) -> None:
         super().__init__()
+        self.values = None if mean is None or std is None else (tuple(mean), tuple(std))
+        self.channels = channels
         for name, values in (("mean", mean), ("std", std)):
             buffer = None if values is None else torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
             self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) float32, both ways."""
+        if self.channels == COLOUR and images.shape[1] == 1:
+            images = images.expand(-1, COLOUR, -1, -1)
         if self.mean is None or self.std is None:
             return images
         return (images - self.mean) / self.std
@@ -53,7 +62,7 @@ class Network(nn.Module):
         normalise: Normalise | None = None,
     ) -> None:
         super().__init__()
-        self.normalise = normalise or Normalise()
+        self.normalise = normalise or Normalise(channels=shape[0])
         self.body = body
         self.architecture = architecture
         self.shape = shape

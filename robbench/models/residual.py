@@ -1,6 +1,6 @@
-"""The study's residual networks for small colour images: ResNet with the CIFAR stem, and wide ResNet.
+"""Residual networks for small colour images: the study's, and those that robust weights are published for.
 
-Module names are those of the implementations in common use, so that their checkpoints fit.
+:mod:`robbench.models.layouts` says by which names published files call their tensors.
 """
 
 from __future__ import annotations
@@ -102,4 +102,75 @@ def wide_resnet(depth: int, width: int, *, channels: int, classes: int, dropout:
         avg_pool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
         linear=nn.Linear(64 * width, classes),
+    )
+
+
+class PreActivationUnit(nn.Module):
+    """Pre-activation unit of published robust networks (He et al. 2016, "Identity mappings", figure 4e), without biases.
+
+    Its shortcut, where the shape changes, starts from the activated input; ``raw``: from the input itself. ``swish``: SiLU
+    for ReLU, and zeros on the far sides only where the stride is 2, as TensorFlow pads.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, raw: bool = False, swish: bool = False) -> None:
+        super().__init__()
+        self.raw, self.far, self.active = raw, swish and stride == 2, functional.silu if swish else functional.relu
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=0 if self.far else 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        changes = stride != 1 or inputs != outputs
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if changes else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H ÷ stride, W ÷ stride), float32."""
+        active = self.active(self.bn1(features))
+        padded = functional.pad(active, (0, 1, 0, 1)) if self.far else active
+        residual = self.conv2(self.active(self.bn2(self.conv1(padded)), inplace=True))
+        result: Tensor = residual + (
+            features if self.shortcut is None else self.shortcut(features if self.raw else active)
+        )
+        return result
+
+
+def _units(
+    inputs: int, outputs: int, units: int, stride: int, *, norm: bool = False, raw: bool = False, swish: bool = False
+) -> nn.Sequential:
+    """A stage; ``norm``: with the network's last batch norm and activation, which are retrained with what they follow."""
+    pairs = [(inputs, stride), *[(outputs, 1)] * (units - 1)]
+    made = (PreActivationUnit(width, outputs, step, raw=raw, swish=swish) for width, step in pairs)
+    return nn.Sequential(*made, *([nn.BatchNorm2d(outputs), nn.SiLU() if swish else nn.ReLU()] if norm else []))
+
+
+def published_wide_resnet(depth: int, width: int, *, channels: int, classes: int, swish: bool = False) -> nn.Sequential:
+    """Wide ResNet of depth 6n + 4 as TRADES and RobustBench have it, without dropout. (N, C, H, W) -> (N, classes).
+
+    ``swish``: as in Gowal et al. 2020 and what builds on their code.
+    """
+    units, widths = (depth - 4) // 6, (16, 16 * width, 32 * width, 64 * width)
+    return layers(
+        conv1=nn.Conv2d(channels, 16, 3, padding=1, bias=False),
+        block1=_units(widths[0], widths[1], units, 1, swish=swish),
+        block2=_units(widths[1], widths[2], units, 2, swish=swish),
+        block3=_units(widths[2], widths[3], units, 2, swish=swish, norm=True),
+        avg_pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        fc=nn.Linear(widths[3], classes),
+    )
+
+
+def preact_resnet18(*, channels: int, classes: int, norm: bool = False, raw: bool = False) -> nn.Sequential:
+    """Pre-activation ResNet-18, (N, C, H, W) -> (N, classes); ``norm``: with a batch norm and ReLU after its last unit.
+
+    ``raw``: with shortcuts from what is not activated yet, as in Wong et al. 2020.
+    """
+    return layers(
+        conv1=nn.Conv2d(channels, 64, 3, padding=1, bias=False),
+        layer1=_units(64, 64, 2, 1, raw=raw),
+        layer2=_units(64, 128, 2, 2, raw=raw),
+        layer3=_units(128, 256, 2, 2, raw=raw),
+        layer4=_units(256, 512, 2, 2, raw=raw, norm=norm),
+        avg_pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        linear=nn.Linear(512, classes),
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robbench.errors import RobbenchError
-from robbench.models.network import Network, sizes
+from robbench.models.network import COLOUR, Network, sizes
 
 _SHOWN = 4
 
@@ -49,6 +49,12 @@ def load_weights(network: Network, tensors: Mapping[str, Tensor], origin: str) -
         what = f"{network.architecture} ({sizes(network.shape)} images, {network.classes} classes)"
         raise RobbenchError(f"weights from {origin} do not fit {what}: {said}")
     network.body.load_state_dict(given)
+
+
+def in_colour(network: Network, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a network for grey images is given the weights of one for colour images, by its first convolution."""
+    first = next((key for key, value in network.body.state_dict().items() if value.dim() == 4), "")
+    return network.shape[0] == 1 and first in tensors and tensors[first].shape[1:2] == (COLOUR,)
 
 
 def infinite_by_design(network: nn.Module) -> list[str]:

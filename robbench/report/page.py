@@ -29,6 +29,7 @@ from robbench.report.remarks import (
     few_images,
     fewest_tested,
     missing_models,
+    normalisations,
 )
 from robbench.report.rows import Group, dataset_label, studies
 from robbench.report.searches import LIMIT, pairs, searches_table
@@ -68,6 +69,7 @@ def report_text(
             marks=MARKS if verdicts else {},
             data=data_table(records),
             estimates=estimates(groups),
+            normalisations=normalisations(records),
             environment=environment_table(records),
             created=sorted(record.created for record in records),
             command=command,

@@ -67,6 +67,16 @@ def data_table(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["Dataset", "training images", "validation images", "test images", "SHA-256"])
 
 
+def normalisations(records: Iterable[Record]) -> dict[str, list[str]]:
+    """The models behind every normalisation of pixels, by its mean and std; those that see plain pixels are left out."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        if record.model.mean is not None and record.model.std is not None:
+            mean, std = (", ".join(f"{value:.4g}" for value in each) for each in (record.model.mean, record.model.std))
+            found.setdefault(f"mean ({mean}), std ({std})", {})[record.case] = None
+    return {values: [*cases] for values, cases in found.items()}
+
+
 def environment_table(records: Sequence[Record]) -> pd.DataFrame:
     """Where the stages ran: one column per environment, one line per property."""
     environments = sorted({record.environment for record in records}, key=repr)

@@ -55,6 +55,8 @@ Box = Annotated[
 class Spec:
     """Base of all specs. A child declares fields as a dataclass does; it becomes a frozen, keyword-only one.
 
+    A field with ``field(kw_only=False)`` may be given by its place.
+
     A value of another type than its field's, or outside its range, raises a :class:`RobbenchError`. Rules between
     fields belong in ``__post_init__``.
     """
@@ -67,9 +69,9 @@ class Spec:
         checked = cls.__init__
 
         @wraps(checked)
-        def init(self: Spec, **values: Any) -> None:
+        def init(self: Spec, *first: Any, **values: Any) -> None:
             try:
-                checked(self, **values)
+                checked(self, *first, **values)
                 return
             except ValidationError as error:
                 fault = _fault(cls, error)
@@ -86,6 +88,10 @@ class Spec:
 def _fault(kind: type[Spec], error: ValidationError) -> RobbenchError:
     """What is wrong with the first bad field, in one sentence."""
     faults = error.errors(include_url=False)
+    placed = [each["input"] for each in faults if each["type"] == "unexpected_positional_argument"]
+    if placed:
+        name = next(each.name for each in fields(kind) if each.kw_only)
+        return RobbenchError(f"{kind.__name__}: expected every value by its name ({name}=…), got {placed[0]!r} without")
     unasked = [each for each in faults if each["type"] == "unexpected_keyword_argument"]
     first = [*unasked, *faults][0]
     if isinstance(own := first.get("ctx", {}).get("error"), RobbenchError):  # raised in __post_init__

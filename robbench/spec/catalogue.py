@@ -51,7 +51,9 @@ EMNIST_CLASSES = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")
 """The 47 classes of EMNIST balanced, in label order (Cohen et al. 2017)."""
 
 _RESNET_BLOCKS = ("conv1", "conv2_x", "conv3_x", "conv4_x", "conv5_x", "avg_pool", "fc")
+_PREACT_BLOCKS = ("conv1", "layer1", "layer2", "layer3", "layer4", "linear")
 _WRN_BLOCKS = ("conv1", "layer1", "layer2", "layer3", "linear")
+_WIDERESNET_BLOCKS = ("conv1", "block1", "block2", "block3", "fc")
 
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "relu_4_1024": ("fc1", "fc2", "fc3", "fc4"),
@@ -64,26 +66,41 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "resnet50": _RESNET_BLOCKS,
     "wrn28_10": _WRN_BLOCKS,
     "wrn34_10": _WRN_BLOCKS,
+    "preactresnet18": _PREACT_BLOCKS,
+    "preactresnet18_bn": _PREACT_BLOCKS,
+    "preactresnet18_raw": _PREACT_BLOCKS,
+    "wideresnet28_10": _WIDERESNET_BLOCKS,
+    "wideresnet34_10": _WIDERESNET_BLOCKS,
+    "wideresnet28_10_swish": _WIDERESNET_BLOCKS,
 }
-"""The study's architectures and their blocks, first to last."""
+"""The study's architectures, then those that robust weights are published for, and their blocks, first to last.
+
+``preactresnet18_bn`` has a batch norm before its linear layer (Rice et al. 2020). The shortcuts of ``preactresnet18_raw``
+start before the activation (Wong et al. 2020, Andriushchenko et al. 2020); its tensors have the names and shapes of
+``preactresnet18``. ``wideresnetD_W`` is the wide ResNet of TRADES and RobustBench, ``wideresnetD_W_swish`` that of Gowal et
+al. 2020; the study's ``wrnD_W`` has biases, dropout and other shortcuts.
+"""
+
+TWINS = {"preactresnet18": "preactresnet18_raw", "preactresnet18_raw": "preactresnet18"}
+"""Architectures whose weights cannot be told apart: only what they compute differs."""
 
 ARCHITECTURE_SHAPES: dict[str, tuple[int, int, int]] = {
-    name: (3, 32, 32) if name.startswith(("resnet", "wrn")) else (1, 28, 28) for name in ARCHITECTURES
+    name: (3, 32, 32) if "resnet" in name or name.startswith("wrn") else (1, 28, 28) for name in ARCHITECTURES
 }
 """Channels, height and width of their images; residual networks take other sizes too."""
 
 
 def wrn_size(name: str) -> tuple[int, int] | None:
-    """Depth (6n + 4, Zagoruyko and Komodakis 2016) and width of a name such as ``wrn28_10``; None of any other name."""
-    match = re.fullmatch(r"wrn(\d+)_(\d+)", name)
+    """Depth (6n + 4, Zagoruyko and Komodakis 2016) and width of ``wrn28_10`` or ``wideresnet28_10``; None of any other."""
+    match = re.fullmatch(r"(?:(wrn)|(wideresnet))(\d+)_(\d+)((?(2)(?:_swish)?))", name)
     if match is None:
         return None
-    depth, width = int(match[1]), int(match[2])
+    depth, width = int(match[3]), int(match[4])
     if depth < 10 or (depth - 4) % 6 or width < 1:
         near = max(10, 6 * round((depth - 4) / 6) + 4)
         raise RobbenchError(
             f"architecture {name!r}: expected depth 6n + 4 (10, 16, 22, …) and width ≥ 1, got depth {depth}, "
-            f"width {width}; use 'wrn{near}_{max(1, width)}'"
+            f"width {width}; use '{match[1] or match[2]}{near}_{max(1, width)}{match[5]}'"
         )
     return depth, width
 
@@ -99,7 +116,7 @@ def block_names(architecture: str) -> tuple[str, ...] | None:
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture]
     if wrn_size(architecture):
-        return _WRN_BLOCKS
+        return _WRN_BLOCKS if architecture.startswith("wrn") else _WIDERESNET_BLOCKS
     if re.fullmatch(r"timm:\S+|[A-Za-z_][\w.]*:[A-Za-z_]\w*", architecture):
         return None
     others = ["timm:<name of a timm network>", "<package.module>:<function>"]

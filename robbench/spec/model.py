@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator
 
 from robbench.errors import RobbenchError, require
-from robbench.spec.base import UNDESCRIBED, Count, PositiveInt, Share, Spec
+from robbench.spec.base import UNDESCRIBED, Count, Number, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names, own_module
 from robbench.spec.description import describe, digest_of
 from robbench.spec.searches import LIBRARIES, Attack
@@ -51,31 +51,60 @@ class Transfer(Spec):
         )
 
 
-class Checkpoint(Spec):
-    """A user's own trained weights, as a safetensors file."""
+_Values = Annotated[
+    tuple[Number, ...], BeforeValidator(lambda value: (value,) if isinstance(value, int | float) else value)
+]
 
-    path: Annotated[str, BeforeValidator(lambda path: str(path) if isinstance(path, Path) else path)]
+
+class Checkpoint(Spec):
+    """Trained weights from elsewhere: a file of safetensors, or of ``torch.save``; or ``timm:NAME``, which timm publishes.
+
+    Nothing but tensors and plain values is read from the file: ``torch.load(weights_only=True)``.
+    """
+
+    path: Annotated[str, BeforeValidator(lambda path: str(path) if isinstance(path, Path) else path)] = field(
+        kw_only=False
+    )
+    mean: _Values | None = None
+    """Of each channel, or of all; the normalisation that the weights were trained with: ``mean=0, std=1`` for plain pixels
+    in [0, 1]. None: the file holds it."""
+    std: _Values | None = None
+    part: str | None = None
+    """Where the file holds several networks that fit: a word of the names before the one to take, such as ``ema``."""
 
     def __post_init__(self) -> None:
-        how = "a .safetensors file (safetensors.torch.save_file(model.state_dict(), path) writes one)"
-        require(self.path.endswith(".safetensors"), "Checkpoint path", how, self.path)
+        both = self.mean, self.std
+        require((self.mean is None) == (self.std is None), "Checkpoint mean and std", "both or none", both)
+        require(len(self.mean or ()) == len(self.std or ()), "Checkpoint mean and std", "as many values", both)
+        require(all(value > 0 for value in self.std or ()), "Checkpoint std", "numbers > 0", self.std)
 
     @classmethod
-    def from_description(cls, **values: Any) -> Self:
-        """A checkpoint of which only the SHA-256 is known."""
-        checkpoint = cls(path=f"{values['sha256']}.safetensors")
-        checkpoint.__dict__["sha256"] = values["sha256"]  # in place of the cached property's
+    def from_description(cls, *, sha256: str | None = None, timm: str | None = None, **values: Any) -> Self:
+        """A checkpoint of which only the SHA-256, or timm's name, is known."""
+        checkpoint = cls(path=f"timm:{timm}" if timm else f"{sha256}.safetensors", **values)
+        if sha256:
+            checkpoint.__dict__["sha256"] = sha256  # in place of the cached property's
         return checkpoint
 
-    def canonical(self) -> dict[str, str]:
-        """The described form: what is in the file, wherever it lies."""
-        return {"kind": "Checkpoint", "sha256": self.sha256}
+    def canonical(self) -> dict[str, Any]:
+        """The described form: what is in the file, wherever it lies, or what timm calls it."""
+        which = {"timm": self.timm} if self.timm else {"sha256": self.sha256}
+        return {"kind": "Checkpoint", **which, "mean": self.mean, "std": self.std, "part": self.part}
+
+    @property
+    def timm(self) -> str | None:
+        """What timm calls the weights, such as ``resnet18.a1_in1k``; None for a file."""
+        return self.path.removeprefix("timm:") if self.path.startswith("timm:") else None
 
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file; a RobbenchError if it cannot be read."""
+        return hashlib.sha256(self.read()).hexdigest()
+
+    def read(self) -> bytes:
+        """The file's content; a RobbenchError if it cannot be read."""
         try:
-            return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
+            return Path(self.path).read_bytes()
         except OSError as error:
             raise RobbenchError(f"checkpoint {self.path!r} cannot be read: {error.strerror or error}") from error
 
@@ -102,6 +131,10 @@ class Model(Spec):
         if self.checkpoint is not None:
             alone = self.recipe is None and transfer is None and not self.parents()
             require(alone, "Model checkpoint", "no recipe, transfer, source or teacher beside it", self.checkpoint)
+            name = self.checkpoint.timm
+            base = f"timm:{name.partition('.')[0]}" if name else self.architecture
+            same = base == self.architecture.partition(".")[0] or not name
+            require(same, f"architecture of the weights {self.checkpoint.path!r}", repr(base), self.architecture)
             return
         if self.recipe is None:
             raise RobbenchError("Model recipe: expected a Recipe (or a Checkpoint), got None")

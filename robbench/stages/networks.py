@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+from torch import Tensor
 
 from robbench.data import Data
 from robbench.errors import RobbenchError
-from robbench.models import Network, build, load_weights, place
-from robbench.models.network import sizes
-from robbench.spec import Checkpoint, Model
+from robbench.models import Network, Normalise, build, load_weights, network_of_checkpoint, place
+from robbench.models.network import COLOUR, sizes
+from robbench.models.weights import in_colour
+from robbench.spec import Model
 from robbench.stages.context import RunContext
 from robbench.store import Finished
 from robbench.training.transfer import Transferred, transfer
@@ -31,15 +30,16 @@ def build_network(model: Model, data: Data) -> Network:
     )
 
 
-def transferred_network(model: Model, data: Data, source: Network | None) -> Transferred:
-    """The target network before retraining; without a source, one of the same layout to read weights into."""
+def transferred_network(model: Model, data: Data, source: Network) -> Transferred:
+    """The target network before retraining.
+
+    It normalises by the target's statistics; but by the source's where those are unknown, or where the source is a
+    checkpoint, whose blocks know no other.
+    """
     assert model.transfer is not None
-    assert model.source is not None
     mean, std = model.dataset.mean, model.dataset.std
-    if mean is None:  # the target's statistics are unknown: what the kept blocks are used to is the best guess
-        mean, std = model.source.dataset.mean, model.source.dataset.std
-    if source is None:
-        source = build_network(model, data)
+    if mean is None or first_source(model).checkpoint is not None:
+        mean, std = source.normalise.values or (None, None)
     return transfer(
         source,
         k=model.transfer.k,
@@ -52,43 +52,50 @@ def transferred_network(model: Model, data: Data, source: Network | None) -> Tra
     )
 
 
+def first_source(model: Model) -> Model:
+    """The model that a chain of transfers begins with."""
+    return model if model.source is None else first_source(model.source)
+
+
 def load_network(model: Model, context: RunContext, trained: Finished) -> Network:
     """The model of a finished training stage, on the device, in eval mode.
 
     Raises:
         RobbenchError: its weights are not in the store, or damaged.
     """
-    data = context.images(model.dataset)
-    network = transferred_network(model, data, None).network if model.transfer else build_network(model, data)
-    load_weights(network, context.store.weights(trained), f"store, {model.id}")
+    data, tensors = context.images(model.dataset), context.store.weights(trained)
+    network = _like(model, data, tensors)
+    load_weights(network, tensors, f"store, {model.id}")
+    facts = trained.record.model
+    network.normalise = Normalise(facts.mean, facts.std, network.shape[0])
     return place(network, context.device).eval()
 
 
-def read_checkpoint(network: Network, checkpoint: Checkpoint) -> None:
-    """Read a user's safetensors file into a network.
-
-    Raises:
-        RobbenchError: the file cannot be read, is no longer the one that the digest was taken of, or does not fit.
-    """
-    path = checkpoint.path
-    try:
-        data = Path(path).read_bytes()
-        tensors = load_tensors(data)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise RobbenchError(f"checkpoint {path!r}: expected a safetensors file ({error})") from error
-    if hashlib.sha256(data).hexdigest() != checkpoint.sha256:
-        raise RobbenchError(f"checkpoint {path!r}: the file has changed since this run began; run again")
-    load_weights(network, tensors, f"checkpoint {path!r}")
+def _like(model: Model, data: Data, tensors: Mapping[str, Tensor]) -> Network:
+    """A network to read weights into; it takes colour where they are of one that does."""
+    network = build(model.architecture, classes=len(data.classes), shape=data.shape)
+    if in_colour(network, tensors):
+        network = build(model.architecture, classes=len(data.classes), shape=(COLOUR, *data.shape[1:]))
+    return network if model.transfer is None else transferred_network(model, data, network).network
 
 
-def check_takes(source: Model, source_data: Data, target: Model, data: Data) -> None:
-    """Raise a RobbenchError where a network built for the source's images does not take the target's."""
-    if source_data.shape == data.shape:
+def check_takes(model: Model, context: RunContext) -> None:
+    """Raise a RobbenchError where the network that a transferred model begins with does not take the model's images."""
+    first, data = first_source(model), context.images(model.dataset)
+    known = context.images(first.dataset)
+    if known.shape == data.shape:
         return
+    if first.checkpoint is None:
+        network = build_network(first, known).eval()
+    else:
+        network = network_of_checkpoint(
+            first.architecture, first.checkpoint, known.shape, len(known.classes), download=context.download
+        ).network
     try:
         with torch.no_grad():
-            build_network(source, source_data).eval()(torch.zeros(1, *data.shape))
+            network(torch.zeros(1, *data.shape))
     except Exception as error:  # whatever the network raises for a shape that it does not know
+        how = "make them grey" if data.shape[0] > network.shape[0] else "give them that size"
         raise RobbenchError(
-            f"{target.id}: expected images that {source.id} takes, {sizes(source_data.shape)}, got {sizes(data.shape)}"
+            f"{model.id}: expected images that {first.id} takes, {sizes(network.shape)}, got {sizes(data.shape)}; {how}"
         ) from error

@@ -11,9 +11,9 @@ from torch import nn
 from robbench.attacks import evaluating, is_right
 from robbench.data import ImageSource, pixels, training_parts
 from robbench.machine.memory import Batches
-from robbench.models import Network, place, weights
+from robbench.models import Network, network_of_checkpoint, place, weights
 from robbench.record import Counts, Training
-from robbench.stages.networks import build_network, read_checkpoint, transferred_network
+from robbench.stages.networks import build_network, transferred_network
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
 from robbench.training import Trainer, TrainingData
@@ -26,6 +26,7 @@ class _Ready:
     """A network before its training."""
 
     network: Network
+    notes: tuple[str, ...] = ()
     groups: list[dict[str, Any]] | None = None
     """Parameter groups of the optimiser; None for one of all that learns."""
     frozen: tuple[nn.Module, ...] = ()
@@ -38,7 +39,7 @@ def train_model(work: Work) -> Made:
     with work.stopwatch.region("io"):
         training, validation = training_parts(model.dataset, work.data, device)
         ready = _prepared(work)
-    network, notes = ready.network, list[str]()
+    network, notes = ready.network, [*ready.notes]
     if model.recipe is None:
         result = _judged(network, validation, notes)
     else:
@@ -63,22 +64,25 @@ def _prepared(work: Work) -> _Ready:
     """The network as its training begins with it, on the device."""
     model, device = work.task.model, work.context.device
     if model.transfer is None:
-        network = build_network(model, work.data)
-        if model.checkpoint is not None:
-            read_checkpoint(network, model.checkpoint)
-        return _Ready(place(network, device))
+        if model.checkpoint is None:
+            return _Ready(place(build_network(model, work.data), device))
+        data, download = work.data, work.context.download
+        loaded = network_of_checkpoint(
+            model.architecture, model.checkpoint, data.shape, len(data.classes), download=download
+        )
+        return _Ready(place(loaded.network, device), tuple(loaded.notes))
     transferred = transferred_network(model, work.data, work.network("source"))
     kept = model.transfer.kept
     frozen = kept == "frozen" and model.transfer.kept_statistics == "eval"
     return _Ready(
         place(transferred.network, device),
-        None if kept == "warm" else parameter_groups(transferred, model.transfer.kept_scale),
-        transferred.kept if frozen else (),
+        groups=None if kept == "warm" else parameter_groups(transferred, model.transfer.kept_scale),
+        frozen=transferred.kept if frozen else (),
     )
 
 
-def _judged(network: Network, validation: ImageSource, notes: list[str]) -> Training:
-    """What is known of a user's checkpoint without any training: its validation accuracy.
+def count_right(network: Network, images: ImageSource, kind: str, notes: list[str]) -> Counts:
+    """How many unperturbed images a network classifies correctly; ``kind`` names them: ``validation``, ``test``.
 
     Raises:
         RobbenchError: its logits are not finite.
@@ -87,16 +91,21 @@ def _judged(network: Network, validation: ImageSource, notes: list[str]) -> Trai
 
     def judge(part: slice) -> None:
         nonlocal right
-        batch = validation.take(torch.arange(part.start, part.stop))
-        right += int(is_right(network, pixels(batch.images), batch.labels, "validation").sum())
+        batch = images.take(torch.arange(part.start, part.stop))
+        right += int(is_right(network, pixels(batch.images), batch.labels, kind).sum())
 
     with evaluating(network):
-        Batches("validation", VALIDATION_BATCH, notes).over(len(validation), validation.labels.device, judge)
+        Batches(kind, VALIDATION_BATCH, notes).over(len(images), images.labels.device, judge)
+    return Counts(correct=right, total=len(images))
+
+
+def _judged(network: Network, validation: ImageSource, notes: list[str]) -> Training:
+    """What is known of a checkpoint without any training: its validation accuracy."""
     return Training(
         epochs=[],
         best=0,
         stopped_early=False,
-        validation=Counts(correct=right, total=len(validation)),
+        validation=count_right(network, validation, "validation", notes),
         forward=len(validation),
         backward=0,
     )

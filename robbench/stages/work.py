@@ -177,6 +177,7 @@ def _record(work: Work, made: Made) -> Record:
 
 def _facts(model: Model, network: Network) -> ModelFacts:
     source, transfer = model.parents().get("source"), model.transfer
+    mean, std = network.normalise.values or (None, None)
     return ModelFacts(
         architecture=model.architecture,
         dataset=model.dataset.name,
@@ -190,6 +191,8 @@ def _facts(model: Model, network: Network) -> ModelFacts:
         kept=transfer.kept if transfer else None,
         seed=model.seed,
         variant=model.variant,
+        mean=mean,
+        std=std,
         parameters=parameter_count(network),
         trainable=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
     )

@@ -66,7 +66,7 @@ def transfer(
     like = network.head_layers[0].weight
     # The head comes from a build: an architecture's own linear layer may be normalised, with other tensors.
     put_head(network, fresh.body.get_submodule(fresh.head).to(like.device, like.dtype), classes)
-    network.normalise = Normalise(mean, std).to(like.device)
+    network.normalise = Normalise(mean, std, source.shape[0]).to(like.device)
     network.requires_grad_(kept != "frozen")
     for old, new in zip(blocks(network)[-k:], blocks(fresh)[-k:], strict=True):
         for module, values in zip(old.modules, new.modules, strict=True):

@@ -141,7 +141,7 @@ def test_report_makes_one_bundle_of_several(tmp_path, capsys):
     [
         (
             (),
-            ["  emnist        47 classes, 1×28×28", "  cnn7         K = 7: conv1, conv2, conv3, conv4, fc1, fc2, fc3"],
+            ["  emnist        47 classes, 1×28×28", f"  {'cnn7':21} K = 7: conv1, conv2, conv3, conv4, fc1, fc2, fc3"],
         ),
         (("cnn3",), [f"  TL#{k}   retrains {name} and what follows" for k, name in ((3, "conv1"), (1, "fc2"))]),
         (("cnn7", "--shape", "1,28,28"), ["cnn7: 312,202 parameters with 10 classes"]),

@@ -245,7 +245,7 @@ STUDY = Study(
     adversarial=replace(RECIPE, attack=PGD(epsilon=0.1, steps=1)),
     transfers=(),
     estimate=Estimate(grid=EpsilonGrid(stop=1.0, step=0.1), attack=PGD(steps=1, random_start=False), search="reference", images=60),
-    source_checkpoint=Checkpoint(path="net.safetensors"),
+    source_checkpoint=Checkpoint("net.safetensors", mean=0, std=1),
 )
 pytestmark = pytest.mark.suite(STUDY)
 

@@ -8,7 +8,8 @@ from torch import nn
 from robbench.models import Network, blocks, build, parameter_count
 from robbench.spec.catalogue import ARCHITECTURE_SHAPES, ARCHITECTURES
 
-SMALL = [name for name in ARCHITECTURES if name not in ("resnet34", "resnet50", "wrn28_10", "wrn34_10")]
+LARGE = ("resnet34", "resnet50", "wrn28_10", "wrn34_10", "wideresnet34_10", "wideresnet28_10_swish")
+SMALL = [name for name in ARCHITECTURES if name not in LARGE]
 
 TIMM = {
     "resnet26": ("stem", "layer1", "layer2", "layer3", "layer4", "fc"),

@@ -95,6 +95,12 @@ def test_a_report_from_top_to_bottom() -> None:
     assert "{" not in report
 
 
+def test_what_normalises_pixels_is_said_below_the_data() -> None:
+    """With the models behind it."""
+    report = text([*STUDY, robustness_record(make_facts("checkpoint", mean=(0.5,), std=(0.25,)), [1])])
+    assert "- pixels normalised by mean (0.5), std (0.25): 1 model (cnn7-mnist-checkpoint)" in report
+
+
 def test_seeds_are_spread_out_in_the_answers() -> None:
     """Two seeds: medians over seeds, [least to greatest], and in how many seeds the drop point is the same."""
     report = text(STUDY + AGAIN)

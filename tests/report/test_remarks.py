@@ -2,7 +2,7 @@
 
 from factories import make_group, transfer
 
-from robbench.report.remarks import data_table, environment_table, few_images, fewest_tested
+from robbench.report.remarks import data_table, environment_table, few_images, fewest_tested, normalisations
 
 
 def test_few_correct_images_are_called_out() -> None:
@@ -28,3 +28,12 @@ def test_data_and_environment_are_listed_once() -> None:
     assert list(frame.columns) == ["Property", "cpu-2core"]
     shown = dict(frame.values.tolist())
     assert (shown["cuda"], shown["cores"], shown["stages"]) == ("–", "2", "2")
+
+
+def test_models_are_listed_by_what_normalises_their_pixels() -> None:
+    """Once a model, whatever its stages; plain pixels are none."""
+    facts = {"mean": (0.5, 0.25, 0.125), "std": (0.2, 0.2, 0.2)}
+    records = [*transfer(1, [1], **facts), *transfer(2, [1], **facts), *transfer(3, [1])]
+    assert normalisations(records) == {
+        "mean (0.5, 0.25, 0.125), std (0.2, 0.2, 0.2)": ["cnn7-emnist-TL1", "cnn7-emnist-TL2"]
+    }

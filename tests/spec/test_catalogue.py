@@ -36,21 +36,26 @@ def test_datasets_are_the_published_ones():
 
 
 def test_blocks_of_every_architecture():
-    """K is 4, 3, 4, 7 for the study's small networks, 7 for ResNets, 5 for wide ones, which take RGB images."""
+    """K is 4, 3, 4, 7 for the study's small networks, 7, 6 and 5 for ResNets, which take RGB images."""
     small = {"relu_4_1024": 4, "cnn3": 3, "cnn4": 4, "cnn7": 7, "cnn_dropout": 4}
     large = {"resnet18": 7, "resnet34": 7, "resnet50": 7, "wrn28_10": 5, "wrn34_10": 5}
+    large |= {"preactresnet18": 6, "preactresnet18_bn": 6, "preactresnet18_raw": 6}
+    large |= {"wideresnet28_10": 5, "wideresnet34_10": 5, "wideresnet28_10_swish": 5}
     assert {name: len(blocks) for name, blocks in ARCHITECTURES.items()} == small | large
     assert ARCHITECTURES["resnet18"][-2:] == ("avg_pool", "fc")
     assert {name for name, shape in ARCHITECTURE_SHAPES.items() if shape == (3, 32, 32)} == large.keys()
 
 
-@given(st.integers(0, 60), st.integers(0, 12))
-def test_a_wide_network_exists_where_its_depth_is_6n_plus_4(depth, width):
+@given(
+    st.integers(0, 60), st.integers(0, 12), st.sampled_from(["wrn{}_{}", "wideresnet{}_{}", "wideresnet{}_{}_swish"])
+)
+def test_a_wide_network_exists_where_its_depth_is_6n_plus_4(depth, width, form):
     """Its size is read from its name; any other depth is an error whose suggestion exists."""
-    name = f"wrn{depth}_{width}"
+    name = form.format(depth, width)
     if depth >= 10 and depth % 6 == 4 and width:
         assert wrn_size(name) == (depth, width)
-        assert block_names(name) == ("conv1", "layer1", "layer2", "layer3", "linear")
+        expected = ARCHITECTURES["wrn28_10" if form.startswith("wrn") else "wideresnet28_10"]
+        assert block_names(name) == expected
         return
     with pytest.raises(RobbenchError, match=f"got depth {depth}, width {width}; use") as caught:
         block_names(name)
@@ -67,7 +72,7 @@ def test_only_the_built_network_knows_the_blocks_of_others(name, module):
     assert own_module(name) == module
 
 
-@pytest.mark.parametrize("name", ["timm:", "cnn8", "", "a:b:c", "../x:y", "wrn28", "cnn7 "])
+@pytest.mark.parametrize("name", ["timm:", "cnn8", "", "a:b:c", "../x:y", "wrn28", "cnn7 ", "wrn28_10_swish"])
 def test_an_unknown_architecture_is_refused(name):
     """With everything that is known."""
     with pytest.raises(RobbenchError, match=r"unknown architecture .*; expected one of .*cnn7.*timm:<name"):

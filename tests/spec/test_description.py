@@ -95,11 +95,12 @@ def test_every_model_of_the_suites_reads_back(path, protocol):
 
 def test_a_checkpoint_reads_back_by_its_content(tmp_path):
     """The file may be gone by then: the digest is what it was."""
-    (tmp_path / "own.safetensors").write_bytes(b"weights")
-    source = Model(architecture="cnn7", dataset=MNIST, checkpoint=Checkpoint(path=tmp_path / "own.safetensors"))
+    (tmp_path / "own.pt").write_bytes(b"weights")
+    checkpoint = Checkpoint(tmp_path / "own.pt", mean=0.5, std=0.25, part="ema")
+    source = Model(architecture="cnn7", dataset=MNIST, checkpoint=checkpoint)
     model = replace(TARGET, source=source)
     described, digest = describe(model), model.digest
-    (tmp_path / "own.safetensors").unlink()
+    (tmp_path / "own.pt").unlink()
     assert read_spec(described).digest == digest
     assert describe(read_spec(described)) == described
 

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from dataclasses import fields, replace
+from importlib.metadata import version
 
 import pytest
 from hypothesis import given
@@ -116,6 +117,21 @@ def test_a_models_digest_reaches_down_to_its_sources_attack():
     """Training the source model with another radius makes other weights of the transferred one."""
     other = replace(SOURCE, recipe=replace(RECIPE, attack=replace(RECIPE.attack, epsilon=0.3)))
     assert len({TARGET.digest, replace(TARGET, source=other).digest, SOURCE.digest, other.digest}) == 4
+
+
+def test_a_checkpoint_counts_by_its_content_and_by_how_it_is_read(tmp_path):
+    """Wherever the file lies; timm's by its name, and by timm's version, which decides what is behind the name."""
+    for name, content in (("a.pt", b"1"), ("b.pt", b"1"), ("c.pt", b"2")):
+        (tmp_path / name).write_bytes(content)
+    first, same, other = (Checkpoint(tmp_path / name) for name in ("a.pt", "b.pt", "c.pt"))
+    named = [Checkpoint(f"timm:resnet18.{tag}") for tag in ("a1_in1k", "a2_in1k")]
+    read = [replace(first, mean=(0.0,), std=std) for std in ((1.0,), (0.5,))]
+    variants = [first, other, *read, replace(first, part="ema"), *named]
+    assert len({digest_of(describe(each)) for each in variants}) == len(variants)
+    assert digest_of(describe(first)) == digest_of(describe(same))
+    assert code_of(Model(architecture="timm:resnet18", dataset=MNIST, checkpoint=named[0])) == [
+        f"timm {version('timm')}"
+    ]
 
 
 def test_the_number_of_test_images_and_a_variants_label_change_no_weights():

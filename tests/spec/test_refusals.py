@@ -69,6 +69,8 @@ CHOICES = [
     ),
     (lambda: PGD(step=3), "unknown field of PGD 'step'; expected one of "),
     (lambda: PGD(epsilon=0.1), "PGD steps: expected a value, none was given"),
+    (lambda: Dataset("mnist"), "Dataset: expected every value by its name (name=…), got 'mnist' without"),
+    (lambda: Checkpoint("w.pt", 0), "Checkpoint: expected every value by its name (mean=…), got 0 without"),
 ]
 
 BETWEEN_FIELDS = [
@@ -76,7 +78,13 @@ BETWEEN_FIELDS = [
     (lambda: Dataset(name="x", mean=(0.5, 0.5), std=(0.5,)), "Dataset mean and std: expected as many values, got"),
     (lambda: recipe(attack=PGD(steps=1)), "Recipe attack epsilon: expected a radius, got None"),
     (lambda: replace(STANDARD, validation_attack=ATTACK), "Recipe validation_attack: expected none without an attack"),
-    (lambda: Checkpoint(path="weights.pt"), "Checkpoint path: expected a .safetensors file"),
+    (lambda: Checkpoint("w.pt", mean=0), "Checkpoint mean and std: expected both or none, got ((0.0,), None)"),
+    (lambda: Checkpoint("w.pt", mean=(0, 0), std=1), "Checkpoint mean and std: expected as many values, got"),
+    (lambda: Checkpoint("w.pt", mean=0, std=0), "Checkpoint std: expected numbers > 0, got (0.0,)"),
+    (
+        lambda: Model(architecture="timm:resnet34", dataset=MNIST, checkpoint=Checkpoint("timm:resnet18.a1_in1k")),
+        "architecture of the weights 'timm:resnet18.a1_in1k': expected 'timm:resnet18', got 'timm:resnet34'",
+    ),
     (lambda: EpsilonGrid(stop=0.1, step=0.2), "EpsilonGrid stop: expected a radius ≥ one step, got 0.1"),
     (lambda: replace(ESTIMATE, attack=ATTACK), "Estimate attack epsilon: expected none (the grid gives it), got 0.1"),
     (

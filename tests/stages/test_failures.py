@@ -33,7 +33,7 @@ def test_a_checkpoint_that_does_not_fit_fails_before_any_training(new_run, made,
         path.write_bytes(b"\x80\x04pickle")
     else:
         save_file(content, path)
-    checkpoint = Checkpoint(path=str(path))
+    checkpoint = Checkpoint(path=str(path), mean=0, std=1)
     mine = Model(architecture="own_networks:small", dataset=Dataset(name="near"), checkpoint=checkpoint)
     with pytest.raises(RobbenchError, match=message):
         train(target(1, of=mine), new_run())

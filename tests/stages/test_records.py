@@ -25,7 +25,9 @@ def own_weights(tmp_path, **network):
     path = tmp_path / "mine.safetensors"
     save_file(weights(build(**network, seed=5)), path)
     return Model(
-        architecture=network["architecture"], dataset=Dataset(name="near"), checkpoint=Checkpoint(path=str(path))
+        architecture=network["architecture"],
+        dataset=Dataset(name="near"),
+        checkpoint=Checkpoint(path=str(path), mean=0, std=1),
     )
 
 
@@ -144,7 +146,7 @@ def test_a_checkpoint_whose_logits_are_not_finite_has_no_accuracy(new_run, tmp_p
     save_file(weights(network), tmp_path / "mine.safetensors")
     context = new_run()
     write_images(context.data, "large", side=28)
-    checkpoint = Checkpoint(path=str(tmp_path / "mine.safetensors"))
+    checkpoint = Checkpoint(tmp_path / "mine.safetensors", mean=0, std=1)
     with pytest.raises(RobbenchError, match="logits are not finite on unperturbed validation images"):
         train(Model(architecture="cnn7", dataset=Dataset(name="large"), checkpoint=checkpoint), context)
 
