@@ -222,10 +222,17 @@ def _mark(change: float, beyond: bool, significant: bool) -> Mark:
 
 
 def _because(record: Record, baseline: Baseline) -> str:
-    """What changed in the specification, at most three fields of it."""
+    changed = _changed(record, baseline)
+    return f"; {changed}" if changed else ""
+
+
+def _changed(record: Record, baseline: Baseline) -> str:
+    """What changed in the specification, at most three fields of it, or else that the code behind it did."""
     changes = differences(baseline.spec, record.spec)
-    more = ", …" if len(changes) > 3 else ""
-    return f"; the specification changed: {', '.join(changes[:3])}{more}" if changes else ""
+    if changes:
+        return f"the specification changed: {', '.join(changes[:3])}{', …' if len(changes) > 3 else ''}"
+    same = baseline.digest == record.digest
+    return "" if same else f"the code behind {record.model.architecture} changed, its specification did not"
 
 
 def _seconds(record: Record, baseline: Baseline, tolerances: Tolerances) -> Verdict:
@@ -236,7 +243,8 @@ def _seconds(record: Record, baseline: Baseline, tolerances: Tolerances) -> Verd
         message = f"seconds not comparable: no baseline on {slug} (there is: {known})"
         return _verdict(record, "seconds", "x", None, new, message)
     if baseline.digest != record.digest:
-        return _verdict(record, "seconds", "x", timed, new, "seconds not comparable: the specification changed")
+        why = _changed(record, baseline).partition(": ")[0]
+        return _verdict(record, "seconds", "x", timed, new, f"seconds not comparable: {why}")
     beyond = abs(new - timed) > tolerances.seconds_floor
     factor = new / timed if timed else 1.0 if new == timed else math.inf
     slower, faster = factor > tolerances.seconds, factor < 1 / tolerances.seconds

@@ -264,6 +264,14 @@ def test_seconds_of_a_busy_machine_say_so():
     assert verdict.message.endswith("; the machine was busy, 40% of the time a thread waited for a core")
 
 
+def test_changed_code_is_named_beside_a_loss():
+    """The digest alone tells of it, where the specification is the same."""
+    told = verdicts(robust([20] * 50), robust([10] * 50, digest="1" * 64))
+    changed = "the code behind cnn7 changed, its specification did not"
+    assert told["median p*"].message.endswith(f"; {changed}")
+    assert told["seconds"].message == f"seconds not comparable: {changed}"
+
+
 def test_seconds_of_another_machine_are_shown_and_do_not_fail():
     """The machines that have a baseline are named."""
     elsewhere = msgspec.structs.replace(ENVIRONMENT, slug="nvidia-h200")
@@ -275,7 +283,8 @@ def test_seconds_of_another_machine_are_shown_and_do_not_fail():
 
 def test_seconds_of_another_specification_are_shown_and_do_not_fail():
     """Less work takes less time."""
-    verdict = verdicts(training_record(FACTS), training_record(FACTS, 99.0, digest="1" * 64))["seconds"]
+    new = training_record(FACTS, 99.0, digest="1" * 64, spec={"epochs": 9})
+    verdict = verdicts(training_record(FACTS), new)["seconds"]
     assert (verdict.mark, verdict.fails, verdict.baseline, verdict.current) == ("x", False, 10.0, 99.0)
     assert verdict.message == "seconds not comparable: the specification changed"
 

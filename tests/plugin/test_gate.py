@@ -170,6 +170,16 @@ def test_a_changed_recipe_is_named_beside_the_loss(updated, write_suite, pyteste
     assert "seconds x" in result.stdout.str()
 
 
+def test_a_networks_changed_code_is_named_beside_the_loss(updated, doctor, pytester, errors):
+    """As a changed recipe is."""
+    doctor("robustness", lambda values: fooled_at(values, 19))
+    path = pytester.path / "net.py"
+    path.write_text(path.read_text() + "\n# another digest\n")
+    result = updated("-k", "glyphs10-standard and test_robustness")
+    result.assert_outcomes(failed=1, deselected=9)
+    assert "; the code behind net:mlp changed, its specification did not" in errors(result)
+
+
 def test_other_test_images_are_not_comparable(updated, write_suite, pytester, errors):
     """Told by their checksum."""
     write_suite(('name="glyphs10", train=100, test=20', 'name="glyphs10", train=100, test=30'))
