@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from robbench.errors import RobbenchError
 from robbench.models import blocks
-from robbench.spec import Model
+from robbench.spec import Checkpoint, Model
 from robbench.stages.context import RunContext
-from robbench.stages.networks import build_network, check_takes, read_checkpoint
+from robbench.stages.networks import build_network, check_takes, network_of_checkpoint, read_checkpoint
 
 
 def check(model: Model, context: RunContext) -> None:
@@ -20,7 +20,9 @@ def check(model: Model, context: RunContext) -> None:
     for parent in model.parents().values():
         check(parent, context)
     data = context.images(model.dataset)
-    kind = (model.architecture, data.shape, len(data.classes), model.dataset.mean, model.dataset.std, model.checkpoint)
+    alone = model.source if isinstance(model.source, Checkpoint) else None
+    normalised = model.dataset.mean, model.dataset.std
+    kind = (model.architecture, data.shape, len(data.classes), normalised, model.checkpoint, alone)
     if kind not in context.checked:
         try:
             network = build_network(model, data)
@@ -28,8 +30,10 @@ def check(model: Model, context: RunContext) -> None:
             raise RobbenchError(f"{model.id}: {error}") from error
         if model.checkpoint is not None:
             read_checkpoint(network, model.checkpoint)
+        if alone is not None:
+            network_of_checkpoint(model.architecture, alone, data.shape)
         context.checked[kind] = len(blocks(network))
     if model.transfer is not None and model.transfer.k > context.checked[kind]:
         raise RobbenchError(f"k: expected 1…{context.checked[kind]} for {model.architecture}, got {model.transfer.k}")
-    if model.source is not None:
+    if isinstance(model.source, Model):
         check_takes(model.source, context.images(model.source.dataset), model, data)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from torch import Tensor
 
 from robbench.data import Data
 from robbench.errors import RobbenchError
@@ -36,7 +37,8 @@ def transferred_network(model: Model, data: Data, source: Network | None) -> Tra
     assert model.transfer is not None
     assert model.source is not None
     mean, std = model.dataset.mean, model.dataset.std
-    if mean is None:  # the target's statistics are unknown: what the kept blocks are used to is the best guess
+    # Where the target's statistics are unknown, what the kept blocks are used to is the best guess.
+    if mean is None and isinstance(model.source, Model):
         mean, std = model.source.dataset.mean, model.source.dataset.std
     if source is None:
         source = build_network(model, data)
@@ -64,12 +66,33 @@ def load_network(model: Model, context: RunContext, trained: Finished) -> Networ
     return place(network, context.device).eval()
 
 
+def network_of_checkpoint(architecture: str, checkpoint: Checkpoint, shape: tuple[int, int, int]) -> Network:
+    """A user's network by itself, for images of ``shape`` (C, H, W); the file tells the number of its classes.
+
+    Raises:
+        RobbenchError: as of :func:`read_checkpoint`.
+    """
+    tensors = _tensors(checkpoint)
+    head = build(architecture, classes=2, shape=shape).head
+    logits = next((tensors[key] for key in (f"{head}.weight", f"body.{head}.weight") if key in tensors), None)
+    if logits is None:
+        found = ", ".join([*tensors][-3:])
+        raise RobbenchError(f"checkpoint {checkpoint.path!r}: expected {head}.weight of {architecture}, got …, {found}")
+    network = build(architecture, classes=len(logits), shape=shape)
+    load_weights(network, tensors, f"checkpoint {checkpoint.path!r}")
+    return network
+
+
 def read_checkpoint(network: Network, checkpoint: Checkpoint) -> None:
     """Read a user's safetensors file into a network.
 
     Raises:
         RobbenchError: the file cannot be read, is no longer the one that the digest was taken of, or does not fit.
     """
+    load_weights(network, _tensors(checkpoint), f"checkpoint {checkpoint.path!r}")
+
+
+def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     path = checkpoint.path
     try:
         data = Path(path).read_bytes()
@@ -78,7 +101,7 @@ def read_checkpoint(network: Network, checkpoint: Checkpoint) -> None:
         raise RobbenchError(f"checkpoint {path!r}: expected a safetensors file ({error})") from error
     if hashlib.sha256(data).hexdigest() != checkpoint.sha256:
         raise RobbenchError(f"checkpoint {path!r}: the file has changed since this run began; run again")
-    load_weights(network, tensors, f"checkpoint {path!r}")
+    return tensors
 
 
 def check_takes(source: Model, source_data: Data, target: Model, data: Data) -> None:

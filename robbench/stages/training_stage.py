@@ -13,7 +13,8 @@ from robbench.data import ImageSource, pixels, training_parts
 from robbench.machine.memory import Batches
 from robbench.models import Network, place, weights
 from robbench.record import Counts, Training
-from robbench.stages.networks import build_network, read_checkpoint, transferred_network
+from robbench.spec import Checkpoint
+from robbench.stages.networks import build_network, network_of_checkpoint, read_checkpoint, transferred_network
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
 from robbench.training import Trainer, TrainingData
@@ -67,7 +68,11 @@ def _prepared(work: Work) -> _Ready:
         if model.checkpoint is not None:
             read_checkpoint(network, model.checkpoint)
         return _Ready(place(network, device))
-    transferred = transferred_network(model, work.data, work.network("source"))
+    if isinstance(model.source, Checkpoint):
+        source = network_of_checkpoint(model.architecture, model.source, work.data.shape)
+    else:
+        source = work.network("source")
+    transferred = transferred_network(model, work.data, source)
     kept = model.transfer.kept
     frozen = kept == "frozen" and model.transfer.kept_statistics == "eval"
     return _Ready(

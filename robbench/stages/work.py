@@ -183,7 +183,7 @@ def _facts(model: Model, network: Network) -> ModelFacts:
         method=model.method,
         source=source.dataset.name if source else None,
         source_case=source.id if source else None,
-        source_method=source.method if source else None,
+        source_method=source.method if source else "checkpoint" if transfer else None,
         k=transfer.k if transfer else None,
         blocks=len(blocks(network)),
         head=transfer.head if transfer else "linear",
