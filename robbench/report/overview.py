@@ -34,7 +34,8 @@ def overview_table(groups: Sequence[Group]) -> pd.DataFrame | None:
         if published := _published(answer):
             lines.append(["*published*", *published, NOTHING])
     frame = pd.DataFrame(lines, columns=[*_HEADERS, "median p\\* (images common to the study)"], dtype=object)
-    return frame if several else frame.iloc[:, :-1]
+    frame = frame if several else frame.iloc[:, :-1]
+    return frame.loc[:, (frame != NOTHING).any()]
 
 
 def _ours(answer: Answer) -> list[str]:

@@ -110,6 +110,25 @@ BETWEEN_FIELDS = [
         lambda: make_study(estimate=REFERENCE, also=(Also(estimate=FAST, models=("*-pgd", "*-TL9")),)),
         "Also models: expected patterns of the study's models ('*-pgd', '*-TL3'), got '*-TL9'",
     ),
+    (
+        lambda: make_study(source=None, target=None),
+        "Study source and target: expected a data set in one of them at least",
+    ),
+    (lambda: make_study(target=None), "Study target: expected data for the transfers, got None"),
+    (
+        lambda: make_study(adversarial=None),
+        "Study transfers from source='adversarial': expected adversarial= beside source=, or source_checkpoint=, got neither",
+    ),
+    (
+        lambda: make_study(
+            source=None, source_checkpoint=OWN, transfers=(Transfers(recipe=STANDARD, source="standard"),)
+        ),
+        "Study transfers from source='standard': expected standard= beside source=, got neither",
+    ),
+    (
+        lambda: make_study(source=None, standard=None, adversarial=None, transfers=(), source_checkpoint=OWN),
+        "study 'demo': expected something to run: standard, adversarial or transfers, or source beside a source_checkpoint",
+    ),
     (lambda: make_study(protocol="thesis"), "Study protocol: expected 'sound' in a declaration"),
     (
         lambda: make_study(architectures=("cnn3", "cnn4"), source_checkpoint=OWN),

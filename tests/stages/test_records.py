@@ -7,17 +7,19 @@ from dataclasses import replace
 import msgspec
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from stages import ESTIMATE, FOOLING, RECIPE, comparable, estimate, source, target, train, write_images
 
 from robbench.data import load_data, training_parts
 from robbench.errors import RobbenchError
 from robbench.models import build, weights
 from robbench.record import MISCLASSIFIED
+from robbench.report.bundle import Bundle, encode_bundle
 from robbench.spec import PGD, Checkpoint, Dataset, Model, Transfer
 from robbench.stages import Task
 from robbench.stages.networks import load_network
 from robbench.training.updates import validate
+from robbench.verify.verification import verify
 
 
 def own_weights(tmp_path, **network):
@@ -133,6 +135,27 @@ def test_a_checkpoint_is_a_source_without_training(new_run, tmp_path):
     _, validation = training_parts(mine.dataset, load_data(mine.dataset, context.data, download=False), context.device)
     network = load_network(mine, context, context.store.finished(trained.key))
     assert trained.training.validation == validate(network, RECIPE, validation, seed=0)[0]
+
+
+def test_a_checkpoint_without_its_data_is_a_source_too(new_run, made, tmp_path):
+    """It may have other classes than the target; its blocks are kept bit by bit, and it has no stage of its own."""
+    mine = own_weights(tmp_path, architecture="own_networks:small", classes=7, shape=(1, 8, 8))
+    context = new_run()
+    model = replace(target(1), source=mine.checkpoint)
+    record = estimate(model, context)
+    assert made == ["training", "robustness"]
+    assert (record.model.source_method, record.model.source, record.model.source_case) == ("checkpoint", None, None)
+    kept = context.store.weights(context.store.finished(train(model, context).key))
+    before = load_file(mine.checkpoint.path)
+    assert {name: torch.equal(kept[name], before[name]) for name in ("0.weight", "4.weight")} == {
+        "0.weight": True,
+        "4.weight": True,
+    }
+    assert kept["8.weight"].shape == (4, 24)
+    bundle = Bundle(title="", command="", records=[train(model, context), record])
+    (tmp_path / "records.json").write_bytes(encode_bundle(bundle))
+    found = verify(tmp_path / "records.json", context, ["own_networks"])
+    assert [finding.mark for finding in found] == ["proven", "agrees"]
 
 
 def test_a_checkpoint_whose_logits_are_not_finite_has_no_accuracy(new_run, tmp_path):
