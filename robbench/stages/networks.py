@@ -55,7 +55,12 @@ def transferred_network(model: Model, data: Data, source: Network | None) -> Tra
 
 
 def load_network(model: Model, context: RunContext, trained: Finished) -> Network:
-    """The model of a finished training stage, on the device, in eval mode.
+    """The model of a finished training stage, on the device, in eval mode; errors as of :func:`stored_network`."""
+    return place(stored_network(model, context, trained), context.device).eval()
+
+
+def stored_network(model: Model, context: RunContext, trained: Finished) -> Network:
+    """The model of a finished training stage in plain layers on the CPU.
 
     Raises:
         RobbenchError: its weights are not in the store, or damaged.
@@ -63,7 +68,7 @@ def load_network(model: Model, context: RunContext, trained: Finished) -> Networ
     data = context.images(model.dataset)
     network = transferred_network(model, data, None).network if model.transfer else build_network(model, data)
     load_weights(network, context.store.weights(trained), f"store, {model.id}")
-    return place(network, context.device).eval()
+    return network
 
 
 def network_of_checkpoint(architecture: str, checkpoint: Checkpoint, shape: tuple[int, int, int]) -> Network:
