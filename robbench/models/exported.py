@@ -116,21 +116,22 @@ def _torchscript(network: Network, facts: _Facts) -> bytes:
 
 
 def _onnx(network: Network, facts: _Facts) -> bytes:
-    images = torch.export.Dim("images", min=1)
+    try:
+        import onnxscript  # noqa: F401 - torch writes ONNX with it
+    except ImportError as error:
+        raise RobbenchError(
+            f"ONNX needs packages that are not installed: pip install 'robbench[onnx]' ({error})"
+        ) from error
     try:
         program = torch.onnx.export(
             network,
             (torch.rand(2, *facts.shape),),
             input_names=["images"],
             output_names=["logits"],
-            dynamic_shapes=({0: images},),
+            dynamic_shapes=({0: torch.export.Dim("images", min=1)},),
             verbose=False,
         )
         return bytes(program.model_proto.SerializeToString())  # type: ignore[union-attr]
-    except ImportError as error:
-        raise RobbenchError(
-            f"ONNX needs packages that are not installed: pip install 'robbench[onnx]' ({error})"
-        ) from error
     except Exception as error:  # whatever torch or the network's code raises
         raise RobbenchError(f"{facts.architecture} cannot be written as ONNX: {error}") from error
 
