@@ -80,7 +80,10 @@ class Checkpoint(Spec):
 
 
 class Model(Spec):
-    """One case: a network trained from scratch, transferred from a source model, or read from a checkpoint."""
+    """One case: a network trained from scratch, transferred from a source model, or with weights of the user's.
+
+    These are a checkpoint, or, without one and without a recipe, those that the user's own function builds it with.
+    """
 
     architecture: str
     dataset: Dataset
@@ -103,7 +106,10 @@ class Model(Spec):
             require(alone, "Model checkpoint", "no recipe, transfer, source or teacher beside it", self.checkpoint)
             return
         if self.recipe is None:
-            raise RobbenchError("Model recipe: expected a Recipe (or a Checkpoint), got None")
+            own = own_module(self.architecture) is not None and transfer is None and source is None
+            how = "a Recipe, a Checkpoint, or a network of your own that is built with its weights (package.module:function)"
+            require(own, "Model recipe", how, self.recipe)
+            return
         for role in self.recipe.objective.parents:
             require(role in self.parents(), f"Model {role}", "the model that the recipe's objective needs", None)
         require((transfer is None) == (source is None), "Model transfer", "transfer and source together", transfer)

@@ -95,7 +95,10 @@ class Study(Spec):
     also: tuple[Also, ...] = ()
     """Second estimates of some models, which reports hold beside the first."""
     source_checkpoint: Checkpoint | None = None
-    """Weights of the adversarially trained source model, instead of training it."""
+    """Weights of the adversarially trained source model, instead of training it.
+
+    Without it and without recipes from scratch, the source model is the network as its function builds it.
+    """
     seeds: Annotated[tuple[Count, ...], Field(min_length=1), Expected("a tuple of integers ≥ 0")] = (0,)
     needs_cuda: bool = False
     """Skipped without a CUDA device, unless quick or forced with ``--robbench-device cpu``."""
@@ -245,14 +248,14 @@ def _of_architecture(study: Study, architecture: str, seed: int) -> Iterator[Mod
         for dataset in study.datasets
         if recipe is not None
     }
-    if study.source_checkpoint is not None and isinstance(study.source, Dataset):
-        scratch[study.source, "adversarial"] = Model(
-            architecture=architecture, dataset=study.source, checkpoint=study.source_checkpoint, seed=seed
-        )
+    mine = study.source_checkpoint
+    if isinstance(study.source, Dataset) and (mine is not None or not scratch):
+        source = Model(architecture=architecture, dataset=study.source, checkpoint=mine, seed=seed)
+        scratch[study.source, "adversarial"] = source
     yield from scratch.values()
     for row in study.transfers:
         if row.architectures is None or architecture in row.architectures:
-            source = _source_of(row, study, scratch)
+            start = _source_of(row, study, scratch)
             kept = {name: getattr(row, name) for name in ("head", "kept", "kept_scale", "kept_statistics")}
             for k in row.k or _every_k(study, architecture):
                 yield Model(
@@ -260,7 +263,7 @@ def _of_architecture(study: Study, architecture: str, seed: int) -> Iterator[Mod
                     dataset=study.datasets[-1],
                     recipe=_recipe_for(row.recipe, architecture),
                     transfer=Transfer(k=k, **kept),
-                    source=source,
+                    source=start,
                     seed=seed,
                 )
 

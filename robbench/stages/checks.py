@@ -6,7 +6,7 @@ from robbench.errors import RobbenchError
 from robbench.models import blocks
 from robbench.spec import Checkpoint, Model
 from robbench.stages.context import RunContext
-from robbench.stages.networks import build_network, check_takes, network_of_checkpoint, read_checkpoint
+from robbench.stages.networks import build_network, built_sha256, check_takes, network_of_checkpoint, read_checkpoint
 
 
 def check(model: Model, context: RunContext) -> None:
@@ -22,7 +22,15 @@ def check(model: Model, context: RunContext) -> None:
     data = context.images(model.dataset)
     alone = model.source if isinstance(model.source, Checkpoint) else None
     normalised = model.dataset.mean, model.dataset.std
-    kind = (model.architecture, data.shape, len(data.classes), normalised, model.checkpoint, alone)
+    kind = (
+        model.architecture,
+        data.shape,
+        len(data.classes),
+        normalised,
+        model.checkpoint,
+        alone,
+        model.recipe is None,
+    )
     if kind not in context.checked:
         try:
             network = build_network(model, data)
@@ -30,6 +38,8 @@ def check(model: Model, context: RunContext) -> None:
             raise RobbenchError(f"{model.id}: {error}") from error
         if model.checkpoint is not None:
             read_checkpoint(network, model.checkpoint)
+        elif model.recipe is None:
+            built_sha256(model, data)
         if alone is not None:
             network_of_checkpoint(model.architecture, alone, data.shape)
         context.checked[kind] = len(blocks(network))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from robbench.data import Data
-from robbench.errors import RobbenchError
-from robbench.models import Network, build, load_weights, place
+from robbench.errors import RobbenchError, require
+from robbench.models import Network, build, load_weights, place, weights
 from robbench.models.network import sizes
 from robbench.spec import Checkpoint, Model
 from robbench.stages.context import RunContext
@@ -30,6 +32,21 @@ def build_network(model: Model, data: Data) -> Network:
         std=model.dataset.std,
         seed=model.seed,
     )
+
+
+def built_sha256(model: Model, data: Data) -> str:
+    """SHA-256 of the weights that a user's own function builds a network with.
+
+    Raises:
+        RobbenchError: they differ from seed to seed, so they are no trained ones.
+    """
+    first, second = (
+        hashlib.sha256(save_tensors(weights(build_network(replace(model, seed=seed), data)))).hexdigest()
+        for seed in (0, 1)
+    )
+    how = "the same weights at every call, since neither a recipe nor a checkpoint gives it any"
+    require(first == second, model.architecture, how, "others for another seed")
+    return first
 
 
 def transferred_network(model: Model, data: Data, source: Network | None) -> Transferred:

@@ -84,7 +84,10 @@ BETWEEN_FIELDS = [
     (lambda: replace(ESTIMATE, attack=PGD(steps=1)), "Estimate attack random_start: expected False"),
     (lambda: replace(ESTIMATE, final_test=(ESTIMATE.attack,)), "Estimate final_test epsilon: expected a radius, got N"),
     (lambda: replace(ESTIMATE, final_test=2 * FINAL_TEST), "Estimate final_test: expected each attack once"),
-    (lambda: Model(architecture="cnn7", dataset=MNIST), "Model recipe: expected a Recipe (or a Checkpoint), got None"),
+    (
+        lambda: Model(architecture="cnn7", dataset=MNIST),
+        "Model recipe: expected a Recipe, a Checkpoint, or a network of your own that is built with its weights",
+    ),
     (
         lambda: replace(TARGET, checkpoint=OWN),
         "Model checkpoint: expected no recipe, transfer, source or teacher beside it",
@@ -113,6 +116,10 @@ BETWEEN_FIELDS = [
     (
         lambda: make_study(source=None, target=None),
         "Study source and target: expected a data set in one of them at least",
+    ),
+    (
+        lambda: make_study(standard=None, adversarial=None, transfers=()),
+        "Model recipe: expected a Recipe, a Checkpoint, or a network of your own that is built with its weights",
     ),
     (lambda: make_study(target=None), "Study target: expected data for the transfers, got None"),
     (

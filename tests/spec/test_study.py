@@ -144,6 +144,12 @@ def test_a_study_has_the_models_that_its_parts_make(tmp_path):
     ]
     assert ids(source="mnist", standard=STANDARD) == ["cnn7-mnist-standard"]
     assert ids(target="emnist", standard=STANDARD) == ["cnn7-emnist-standard"]
+    own = {"architectures": ("mine.nets:robust",), "source": "mnist"}
+    assert ids(**own) == ["mine.nets.robust-mnist-checkpoint"]
+    assert ids(**own, target="emnist", transfers=(row,)) == [
+        "mine.nets.robust-mnist-checkpoint",
+        "mine.nets.robust-emnist-TL2",
+    ]
     from_standard = replace(row, source="standard")
     assert ids(source="mnist", target="emnist", standard=STANDARD, transfers=(from_standard,)) == [
         *("cnn7-mnist-standard", "cnn7-emnist-standard", "cnn7-emnist-TL2-from-standard")

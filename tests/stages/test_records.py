@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stages import ESTIMATE, FOOLING, RECIPE, comparable, estimate, source, target, train, write_images
+from stages import ESTIMATE, FOOLING, RECIPE, comparable, estimate, small, source, target, train, write_images
 
 from robbench.data import load_data, training_parts
 from robbench.errors import RobbenchError
@@ -156,6 +157,29 @@ def test_a_checkpoint_without_its_data_is_a_source_too(new_run, made, tmp_path):
     (tmp_path / "records.json").write_bytes(encode_bundle(bundle))
     found = verify(tmp_path / "records.json", context, ["own_networks"])
     assert [finding.mark for finding in found] == ["proven", "agrees"]
+
+
+def test_a_network_that_its_function_builds_with_weights_needs_no_checkpoint(new_run, made, monkeypatch):
+    """They are part of the key: other weights are another model. One whose weights are drawn anew is refused."""
+    trained = build("own_networks:small", classes=3, shape=(1, 8, 8), seed=5).body
+
+    def robust(classes, shape):
+        network = small(classes, shape)
+        network.load_state_dict(trained.state_dict())
+        return network
+
+    monkeypatch.setattr(sys.modules["own_networks"], "robust", robust, raising=False)
+    context, model = new_run(), Model(architecture="own_networks:robust", dataset=Dataset(name="near"))
+    record = estimate(model, context)
+    kept = context.store.weights(context.store.finished(train(model, context).key))
+    assert all(torch.equal(kept[name], value) for name, value in trained.state_dict().items())
+    assert (record.model.method, made) == ("checkpoint", ["training", "robustness"])
+    with torch.no_grad():
+        trained[8].bias.add_(1.0)
+    assert estimate(model, new_run()).key != record.key
+    assert made == ["training", "robustness"] * 2
+    with pytest.raises(RobbenchError, match="own_networks:small: expected the same weights at every call"):
+        estimate(replace(model, architecture="own_networks:small"), context)
 
 
 def test_a_checkpoint_whose_logits_are_not_finite_has_no_accuracy(new_run, tmp_path):
