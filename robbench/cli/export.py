@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     if tasks[0] not in records:
         raise RobbenchError(
             f"export: expected {tasks[0].name} to be finished in {options.store}, it is not; run it first: "
-            f"pytest -m suite {options.suite} -k {model.id}"
+            f"pytest -m suite {options.suite} -k {model.id}{_as_run(options)}"
         )
     finished = context.store.finished(records[tasks[0]].key)
     assert finished is not None
@@ -54,3 +54,11 @@ def run(options: argparse.Namespace) -> int:
         said += f"; median p* {show_pstar(robustness.median)}, clean accuracy {robustness.clean.share:.1%}"
     print(said)
     return 0
+
+
+def _as_run(options: argparse.Namespace) -> str:
+    """The options that change the study, as pytest has them."""
+    given = [f"dataset {name}" for name in options.dataset]
+    given += [f"{name} {value}" for name in ("protocol", "seeds") if (value := getattr(options, name)) is not None]
+    given += ["quick"] if options.quick else []
+    return "".join(f" --robbench-{option}" for option in given)

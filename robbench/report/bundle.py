@@ -22,6 +22,7 @@ from robbench.report.files import pstar_csv_gz, results_csv
 from robbench.report.markdown import many
 from robbench.report.page import report_text
 from robbench.report.rows import Group, group_records, studies
+from robbench.report.seeds import models_of
 from robbench.report.tradeoff import draw_study_tradeoff, draw_tradeoff
 from robbench.store.files import check_writable, write_atomically
 
@@ -83,7 +84,7 @@ def draw(group: Group) -> list[Picture]:
         "answers": (any(answer.best for answer in found) and any(compared(found)), draw_answers),
         "pstar": (any(row.robustness for row in group.rows), draw_boxes),
         "ecdf": (right, draw_ecdf),
-        "tradeoff": (right, draw_tradeoff),
+        "tradeoff": (right and len(models_of(group.rows)) > 1, draw_tradeoff),
         "seconds": (any(row.seconds for row in group.rows), draw_seconds),
         "ablation": (any(effect.median for effect in effects(group)), draw_ablation),
     }

@@ -19,7 +19,7 @@ from robbench.report.ablation import FEW, ablation_table, effects, median_change
 from robbench.report.answers import Answer, answers, compared
 from robbench.report.bootstrap import CONFIDENCE, interval
 from robbench.report.comparisons import fixed_epsilons
-from robbench.report.drawing import Picture
+from robbench.report.drawing import Picture, is_source
 from robbench.report.overview import factors, overview_table
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
 from robbench.report.remarks import (
@@ -53,7 +53,8 @@ def report_text(
     """The whole of ``report.md``: a section per study, answers first."""
     rows = [row for group in groups for row in group.all_rows]
     records = [record for row in rows for record in row.records]
-    stages = {f"{record.suite}/{record.name}" for record in records} | set(missing)
+    to_compare = [record for record in records if not (record.training and not record.training.epochs)]
+    stages = {f"{record.suite}/{record.name}" for record in to_compare} | set(missing)
     compared = {f"{verdict.suite}/{verdict.case}.{verdict.stage}" for verdict in verdicts}
     groups_of = dict(studies(groups))
     names = dict.fromkeys([*groups_of, *(name.partition("/")[0] for name in missing)])
@@ -179,6 +180,7 @@ def _architecture(group: Group, pictures: Sequence[Picture], missing: Collection
         "suite": group.suite,
         "answer": answer,
         "compared": compared(found),
+        "has_source": any(is_source(group, model) for model in models_of(group.of(None))),
         "asked": _asked(group, answer, missing),
         "alone": [] if answer else _alone(group),
         "seeds": len(group.seeds),

@@ -56,7 +56,8 @@ def train_model(work: Work) -> Made:
         )
         drive({"training": Planned(lambda made: trainer)}, work, save_every=0.0)
         result, notes = trainer.result(), trainer.notes
-    used = images_used(work, train=len(training), validation=len(validation), test=len(work.data.test))
+    trained_on = len(training) if model.recipe else 0
+    used = images_used(work, train=trained_on, validation=len(validation), test=len(work.data.test))
     return Made(result=result, network=network, data=used, weights=weights(network), notes=notes)
 
 

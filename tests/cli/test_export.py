@@ -67,12 +67,12 @@ def test_an_exported_model_is_the_one_that_was_judged(place, capsys):
         (
             "cnn7-glyphs47-standard",
             "export: expected cnn7-glyphs47-standard.training to be finished in .robbench/store, it is not; run it first: "
-            "pytest -m suite test_exported.py -k cnn7-glyphs47-standard",
+            "pytest -m suite test_exported.py -k cnn7-glyphs47-standard --robbench-seeds 1 --robbench-quick",
         ),
     ],
 )
 def test_what_cannot_be_exported_is_said(place, capsys, model, message):
     """Exit status 2, one sentence, no file."""
-    assert main(["export", "test_exported.py", model]) == 2
+    assert main(["export", "test_exported.py", model, "--seeds", "1", "--quick"]) == 2
     assert message in capsys.readouterr().err
     assert not (place / "model.safetensors").exists()

@@ -57,7 +57,7 @@ def test_the_page_does_what_it_says(pytester, served, capsys):
             command, *arguments = shlex.split(text.removeprefix("$ "))
             if command == "pytest":
                 result = pytester.runpytest_inprocess(*arguments[:-1], "--robbench-quick")  # which writes no baseline
-                result.assert_outcomes(passed={"test_mine.py": 1, "test_transfer.py": 3}[arguments[2]])
+                result.assert_outcomes(passed={"test_mine.py": 1, "test_transfer.py": 6}[arguments[2]])
             elif command == "robbench":
                 assert main([*arguments, "--quick"]) == 0
             ran.append(command)

@@ -161,6 +161,13 @@ def test_a_transfer_from_a_checkpoint_alone_is_compared_with_what_there_is() -> 
     assert "Against conventional training on the target: **2 times** the 0.1 of Standard EMNIST" in beside
 
 
+def test_reading_a_checkpoint_is_nothing_to_compare() -> None:
+    """A study of one passes with its p*."""
+    facts = make_facts("checkpoint", "emnist")
+    records = [training_record(facts, 0.0, epochs=0), robustness_record(facts, [1])]
+    assert "**Passed: 1 figure compared.**" in text(records, verdicts=[verdict("=", case=records[0].case)])
+
+
 def test_a_study_of_one_checkpoint_says_how_robust_it_is() -> None:
     """Nothing of transfers, of seconds, or of training from scratch."""
     report = text([robustness_record(make_facts("checkpoint", "emnist"), [3] * 60 + [2] * 30 + [-1] * 10)])
