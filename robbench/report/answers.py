@@ -90,7 +90,7 @@ def answers(group: Group) -> tuple[Answer, ...]:
 
 
 def compared(found: Sequence[Answer]) -> tuple[bool, bool, bool]:
-    """Whether there is a model to answer each of the three questions against: a source, the target from scratch twice."""
+    """Whether there is a model to answer each question against: the source, and the target from scratch for two."""
     scratch = any(answer.scratch for answer in found)
     return any(answer.source for answer in found), scratch, scratch
 

@@ -31,7 +31,7 @@ class _Point(NamedTuple):
 
 
 def draw_answers(group: Group) -> bytes:
-    """Panels over k: retention, relative robustness, speed-up, those that can be answered; a line per kind of transfer."""
+    """Panels over k for retention, relative robustness, speed-up, as far as known; a line per kind of transfer."""
     found = answers(group)
     numbers = [number for number, there in enumerate(compared(found)) if there]
     lines = [(answer.line, drawing.colour(answer.models[0].rows[0]), _points(group, answer)) for answer in found]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import groupby
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def _alone(group: Group) -> list[dict[str, Any]]:
     for model in models_of(group.rows):
         if model.right:
             radii = fixed_epsilons(model.right[0].record.result.grid)
-            robust = {radius: model.spread(lambda row, radius=radius: row.robust(radius)) for radius in radii}  # type: ignore[misc]
+            robust = {radius: model.spread(methodcaller("robust", radius)) for radius in radii}
             found.append({"model": model, "interval": interval(model.resampled_medians), "robust": robust})
     return found
 

@@ -107,7 +107,7 @@ class Model(Spec):
             return
         if self.recipe is None:
             own = own_module(self.architecture) is not None and transfer is None and source is None
-            how = "a Recipe, a Checkpoint, or a network of your own that is built with its weights (package.module:function)"
+            how = "a Recipe, a Checkpoint, or a package.module:function that builds the network with its weights"
             require(own, "Model recipe", how, self.recipe)
             return
         for role in self.recipe.objective.parents:

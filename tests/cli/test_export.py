@@ -66,8 +66,8 @@ def test_an_exported_model_is_the_one_that_was_judged(place, capsys):
         ),
         (
             "cnn7-glyphs47-standard",
-            "export: expected cnn7-glyphs47-standard.training to be finished in .robbench/store, it is not; run it first: "
-            "pytest -m suite test_exported.py -k cnn7-glyphs47-standard --robbench-seeds 1 --robbench-quick",
+            "export: expected cnn7-glyphs47-standard.training to be finished in .robbench/store, it is not; "
+            "run it first: pytest -m suite test_exported.py -k cnn7-glyphs47-standard --robbench-seeds 1 --robbench-quick",
         ),
     ],
 )

@@ -86,7 +86,7 @@ BETWEEN_FIELDS = [
     (lambda: replace(ESTIMATE, final_test=2 * FINAL_TEST), "Estimate final_test: expected each attack once"),
     (
         lambda: Model(architecture="cnn7", dataset=MNIST),
-        "Model recipe: expected a Recipe, a Checkpoint, or a network of your own that is built with its weights",
+        "Model recipe: expected a Recipe, a Checkpoint, or a package.module:function that builds",
     ),
     (
         lambda: replace(TARGET, checkpoint=OWN),
@@ -119,12 +119,12 @@ BETWEEN_FIELDS = [
     ),
     (
         lambda: make_study(standard=None, adversarial=None, transfers=()),
-        "Model recipe: expected a Recipe, a Checkpoint, or a network of your own that is built with its weights",
+        "Model recipe: expected a Recipe, a Checkpoint, or a package.module:function that builds",
     ),
     (lambda: make_study(target=None), "Study target: expected data for the transfers, got None"),
     (
         lambda: make_study(adversarial=None),
-        "Study transfers from source='adversarial': expected adversarial= beside source=, or source_checkpoint=, got neither",
+        "Study transfers from source='adversarial': expected adversarial= beside source=, or source_checkpoint=",
     ),
     (
         lambda: make_study(
@@ -134,7 +134,7 @@ BETWEEN_FIELDS = [
     ),
     (
         lambda: make_study(source=None, standard=None, adversarial=None, transfers=(), source_checkpoint=OWN),
-        "study 'demo': expected something to run: standard, adversarial or transfers, or source beside a source_checkpoint",
+        "study 'demo': expected something to run: standard, adversarial or transfers, or source",
     ),
     (lambda: make_study(protocol="thesis"), "Study protocol: expected 'sound' in a declaration"),
     (
