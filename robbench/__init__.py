@@ -1,6 +1,6 @@
 """Can a network keep its adversarial robustness when its last layers are retrained on other data.
 
-A suite file needs the names below only; importing them does not import torch.
+A suite file needs the names below only; importing them does not import torch, but for ``load_model``.
 """
 
 from importlib import import_module
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robbench.errors import RobbenchError
+    from robbench.models import load_model
     from robbench.spec import (
         PGD,
         Also,
@@ -58,6 +59,7 @@ __all__ = [
     "Transfer",
     "Transfers",
     "attack",
+    "load_model",
     "recipes",
 ]
 
@@ -67,5 +69,6 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import_module("robbench.spec.recipes")
-    globals()[name] = value = getattr(import_module("robbench.spec"), name)
+    room = "robbench.models" if name == "load_model" else "robbench.spec"
+    globals()[name] = value = getattr(import_module(room), name)
     return value

@@ -6,6 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias
 
+from robbench.errors import unknown
+from robbench.spec import Study
+from robbench.spec.command_line import adapt, names, parse_datasets
+from robbench.spec.suite_files import read_studies
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What a verb adds its parser to."""
 
@@ -29,3 +34,28 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("--store", type=path, default=STORE, metavar="DIR", help=f"default: {STORE}")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")
+
+
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """A suite file, and the options that change its studies as those of a run do."""
+    parser.add_argument("suite", metavar="SUITE", help="a suite file, or one item of it (FILE::test[MODEL])")
+    parser.add_argument(
+        "--dataset", action="append", default=[], metavar="NAME=OTHER", help="on other data (repeatable)"
+    )
+    parser.add_argument("--protocol", choices=("sound", "thesis"))
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1")
+    parser.add_argument("--quick", action="store_true", help="at the quick scale")
+
+
+def adapted_studies(options: argparse.Namespace) -> list[Study]:
+    """The file's studies as the options want them; a RobbenchError for a dataset that none of them has."""
+    datasets, studies = (
+        parse_datasets("--dataset", options.dataset),
+        read_studies(Path(options.suite.partition("::")[0])),
+    )
+    known = {name for study in studies for name in names(study)}
+    for name in datasets:
+        if name not in known:
+            raise unknown("dataset of the suite", name, known)
+    changes = {"protocol": options.protocol, "datasets": datasets, "seeds": options.seeds, "quick": options.quick}
+    return [adapt(study, **changes) for study in studies]

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robbench.cli.options import Commands, add_places
-from robbench.errors import unknown
-from robbench.spec.command_line import adapt, names, parse_datasets
-from robbench.spec.suite_files import read_studies
+from robbench.cli.options import Commands, adapted_studies, add_places, add_study
 
 if TYPE_CHECKING:
     from robbench.spec import Study
@@ -18,13 +14,7 @@ if TYPE_CHECKING:
 def add_parser(commands: Commands) -> argparse.ArgumentParser:
     """Declare the verb's options."""
     parser = commands.add_parser("plan", help="what a suite will cost on this machine: passes and time, stage by stage")
-    parser.add_argument("suite", metavar="SUITE", help="a suite file, or one item of it (FILE::test[MODEL])")
-    parser.add_argument(
-        "--dataset", action="append", default=[], metavar="NAME=OTHER", help="on other data (repeatable)"
-    )
-    parser.add_argument("--protocol", choices=("sound", "thesis"))
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1")
-    parser.add_argument("--quick", action="store_true", help="at the quick scale")
+    add_study(parser)
     add_places(parser)
     parser.add_argument(
         "--no-calibration", action="store_true", help="passes only: do not time the networks on this machine"
@@ -34,15 +24,8 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Print a table for every study of the file."""
-    path, _, item = options.suite.partition("::")
-    datasets, studies = parse_datasets("--dataset", options.dataset), read_studies(Path(path))
-    known = {name for study in studies for name in names(study)}
-    for name in datasets:
-        if name not in known:
-            raise unknown("dataset of the suite", name, known)
-    for declared in studies:
-        study = adapt(declared, protocol=options.protocol, datasets=datasets, seeds=options.seeds, quick=options.quick)
-        _print_plan(study, item, options)
+    for study in adapted_studies(options):
+        _print_plan(study, options.suite.partition("::")[2], options)
     return 0
 
 

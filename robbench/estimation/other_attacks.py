@@ -56,7 +56,10 @@ def attack_function(attack: Attack, norm: Norm) -> AttackFunction:
     """
     known, (module, _, name) = ATTACKS.get(attack.name), attack.name.partition(":")
     if known is not None:
-        module, name = {"adv_lib": "adv_lib.attacks", "pyautoattack": "pyautoattack.square"}.get(module, module), known.function
+        module, name = (
+            {"adv_lib": "adv_lib.attacks", "pyautoattack": "pyautoattack.square"}.get(module, module),
+            known.function,
+        )
     function = _imported(attack.name, module, name)
     takes = inspect.signature(function).parameters
     options = {**(known.options if known else {}), **dict(attack.options)}

@@ -3,6 +3,7 @@
 from robbench.models.blocks import Block, blocks
 from robbench.models.build import build
 from robbench.models.checkpoints import Loaded, network_of_checkpoint
+from robbench.models.exported import export_network, load_model
 from robbench.models.heads import HEADS, put_head, replace_head
 from robbench.models.network import Network, Normalise, parameter_count, place, seeded
 from robbench.models.weights import load_weights, weights
@@ -15,6 +16,8 @@ __all__ = [
     "Normalise",
     "blocks",
     "build",
+    "export_network",
+    "load_model",
     "load_weights",
     "network_of_checkpoint",
     "parameter_count",

@@ -67,6 +67,8 @@ class Network(nn.Module):
         self.architecture = architecture
         self.shape = shape
         self.head = head
+        self.class_names: tuple[str, ...] = ()
+        """Of the logits, where :func:`robbench.load_model` read them."""
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) float32 in [0, 1] -> (N, classes) float32 logits."""

@@ -89,7 +89,10 @@ class Robbench:
         }
         self._benchmark.extra_info.update(figures)
         kept = [pair for pair in self._item.user_properties if pair[0] not in figures]  # of a run before, by --reruns
-        self._item.user_properties[:] = [*kept, *((name, value) for name, value in figures.items() if value is not None)]
+        self._item.user_properties[:] = [
+            *kept,
+            *((name, value) for name, value in figures.items() if value is not None),
+        ]
         return record, self._judged(study, record, baseline)
 
     @property

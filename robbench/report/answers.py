@@ -89,6 +89,12 @@ def answers(group: Group) -> tuple[Answer, ...]:
     return tuple(_answer(group, line) for line in group.lines)
 
 
+def compared(found: Sequence[Answer]) -> tuple[bool, bool, bool]:
+    """Whether there is a model to answer each question against: the source, and the target from scratch for two."""
+    scratch = any(answer.scratch for answer in found)
+    return any(answer.source for answer in found), scratch, scratch
+
+
 def _answer(group: Group, line: str) -> Answer:
     rows = group.of(line)
     models, target = models_of(rows), rows[0].facts.dataset

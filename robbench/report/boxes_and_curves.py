@@ -95,7 +95,7 @@ def _band(figure: SubFigure, panels: Sequence[_Panel], top: float) -> None:
         2, len(panels), sharex="col", sharey="row", squeeze=False, width_ratios=widths, height_ratios=[1, 2.6]
     )
     for (above, below), (line, models), width in zip(grid.T, panels, widths, strict=True):
-        above.set_title("\n".join(textwrap.wrap(line or "trained from scratch", int(width * 11))), fontsize=11)
+        above.set_title("\n".join(textwrap.wrap(line or drawing.untransferred(models), int(width * 11))), fontsize=11)
         _accuracies(above, models)
         _boxes(below, models, top)
         below.set_xlim(-0.6, len(models) - 0.4)
@@ -188,7 +188,7 @@ def _panel(panel: Axes, group: Group, line: str | None, end: float) -> None:
     for model, shade in zip(shown, np.linspace(0.0, 0.92, max(len(shown), 2)), strict=False):
         _curve(panel, model, color=colormaps["viridis"](shade), linestyle="-", linewidth=1.4)
     panel.axhline(0.5, color="#777777", linewidth=0.9, linestyle=":", label="half of them: the median")
-    panel.set(xlim=(0, 1.02 * end), ylim=(0, 1.02), title=line or "trained from scratch")
+    panel.set(xlim=(0, 1.02 * end), ylim=(0, 1.02), title=line or drawing.untransferred(models_of(group.of(None))))
     panel.xaxis.set_tick_params(labelbottom=True)
     panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     panel.set(xlabel=f"perturbation radius ε ({drawing.UNITS})", ylabel="correct images fooled at ≤ ε")

@@ -13,7 +13,7 @@ from robbench.errors import RobbenchError
 from robbench.gate.verdicts import Verdict
 from robbench.record import UNREADABLE, Record, Struct
 from robbench.report.ablation import draw_ablation, effects
-from robbench.report.answers import answers
+from robbench.report.answers import answers, compared
 from robbench.report.boxes_and_curves import draw_boxes, draw_ecdf
 from robbench.report.dots import draw_answers
 from robbench.report.drawing import Picture, file_name
@@ -22,6 +22,7 @@ from robbench.report.files import pstar_csv_gz, results_csv
 from robbench.report.markdown import many
 from robbench.report.page import report_text
 from robbench.report.rows import Group, group_records, studies
+from robbench.report.seeds import models_of
 from robbench.report.tradeoff import draw_study_tradeoff, draw_tradeoff
 from robbench.store.files import check_writable, write_atomically
 
@@ -78,11 +79,12 @@ def render(bundle: Bundle) -> dict[str, bytes]:
 def draw(group: Group) -> list[Picture]:
     """Every figure of an architecture that its records allow."""
     right = any(row.median is not None for row in group.rows)
+    found = answers(group)
     allowed = {
-        "answers": (any(answer.best for answer in answers(group)), draw_answers),
+        "answers": (any(answer.best for answer in found) and any(compared(found)), draw_answers),
         "pstar": (any(row.robustness for row in group.rows), draw_boxes),
         "ecdf": (right, draw_ecdf),
-        "tradeoff": (right, draw_tradeoff),
+        "tradeoff": (right and len(models_of(group.rows)) > 1, draw_tradeoff),
         "seconds": (any(row.seconds for row in group.rows), draw_seconds),
         "ablation": (any(effect.median for effect in effects(group)), draw_ablation),
     }

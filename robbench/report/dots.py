@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from robbench.report import drawing
-from robbench.report.answers import Answer, answers, source_model
+from robbench.report.answers import Answer, answers, compared, source_model
 from robbench.report.bootstrap import CONFIDENCE
 from robbench.report.comparisons import Ratio, median_ratio, speed_up
 from robbench.report.rows import Group
@@ -31,34 +31,41 @@ class _Point(NamedTuple):
 
 
 def draw_answers(group: Group) -> bytes:
-    """Three panels over k: retention, relative robustness, speed-up; a line per kind of transfer."""
-    lines = [
-        (answer.line, drawing.colour(answer.models[0].rows[0]), _points(group, answer)) for answer in answers(group)
-    ]
+    """Panels over k for retention, relative robustness, speed-up, as far as known; a line per kind of transfer."""
+    found = answers(group)
+    numbers = [number for number, there in enumerate(compared(found)) if there]
+    lines = [(answer.line, drawing.colour(answer.models[0].rows[0]), _points(group, answer)) for answer in found]
     ks = sorted({point.k for _, _, panels in lines for point in panels[0]})
     top = 1.08 * max([1.0, *(_reach(points) for _, _, panels in lines for points in panels[:2])])
+    what = "the three questions" if len(numbers) == 3 else "the questions that can be answered"
     name = drawing.title(
-        group, f"the three questions, {CONFIDENCE:.0%} intervals over {'seeds and ' * (len(group.seeds) > 1)}images"
+        group, f"{what}, {CONFIDENCE:.0%} intervals over {'seeds and ' * (len(group.seeds) > 1)}images"
     )
-    with drawing.canvas(13.2, 4.4, name) as figure:
-        panels = figure.subplots(1, 3)
-        for number, (_, ink, found) in enumerate(lines):
-            shift = min(0.12, 0.5 / len(lines)) * (number - (len(lines) - 1) / 2)
-            for panel, points in zip(panels, found, strict=True):
-                _dots(panel, points, ink, shift, top)
-        for panel, what in zip(panels, _TITLES, strict=True):
-            _frame(panel, what, ks)
-        for panel in panels[:2]:
-            panel.set_ylim(0, top)
-            panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-        panels[2].set_yscale("log")
-        panels[2].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        panels[2].yaxis.set_minor_formatter(NullFormatter())
-        panels[2].yaxis.set_major_formatter(lambda factor, _: f"× {factor:g}")
+    with drawing.canvas(max(6.0, 4.4 * len(numbers)), 4.4, name) as figure:
+        panels = dict(zip(numbers, figure.subplots(1, len(numbers), squeeze=False)[0], strict=True))
+        for line, (_, ink, points) in enumerate(lines):
+            shift = min(0.12, 0.5 / len(lines)) * (line - (len(lines) - 1) / 2)
+            for number, panel in panels.items():
+                _dots(panel, points[number], ink, shift, top)
+        for number, panel in panels.items():
+            _frame(panel, _TITLES[number], ks)
+            if number == 2:
+                _factors(panel)
+            else:
+                panel.set_ylim(0, top)
+                panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
         handles = [Line2D([], [], marker="o", color=ink, label=line) for line, ink, _ in lines]
-        shown = [point for _, _, found in lines for points in found for point in points]
+        shown = [point for _, _, points in lines for number in numbers for point in points[number]]
         drawing.legend_below(figure, handles + _keys(shown, top, len(group.seeds)), 5)
         return drawing.png(figure)
+
+
+def _factors(panel: Axes) -> None:
+    """A log axis of factors."""
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_minor_formatter(NullFormatter())
+    panel.yaxis.set_major_formatter(lambda factor, _: f"× {factor:g}")
 
 
 def _points(group: Group, answer: Answer) -> tuple[list[_Point], list[_Point], list[_Point]]:

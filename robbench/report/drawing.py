@@ -59,6 +59,11 @@ def is_source(group: Group, model: Model) -> bool:
     return model.facts.dataset in {row.facts.source for row in group.rows}
 
 
+def untransferred(models: Sequence[Model]) -> str:
+    """What models that were not transferred have in common."""
+    return "not transferred" if any(model.facts.method == "checkpoint" for model in models) else "trained from scratch"
+
+
 def lighter(ink: str) -> str:
     """A colour halfway to white, opaque."""
     return "#" + "".join(f"{(int(ink[at : at + 2], 16) + 255) // 2:02X}" for at in (1, 3, 5))

@@ -21,9 +21,9 @@ _HEADERS += ["speed-up with source", "drop point"]
 
 
 def overview_table(groups: Sequence[Group]) -> pd.DataFrame | None:
-    """Every kind of transfer at its best k; None without a transfer."""
+    """Every kind of transfer at its best k; None without a transfer that has a median p*."""
     found = [(group, answer) for group in groups for answer in answers(group)]
-    if not found:
+    if not any(answer.best for _, answer in found):
         return None
     several = len(groups) > 1
     common = common_images([row for group in groups for row in group.rows]) if several else {}
@@ -34,7 +34,8 @@ def overview_table(groups: Sequence[Group]) -> pd.DataFrame | None:
         if published := _published(answer):
             lines.append(["*published*", *published, NOTHING])
     frame = pd.DataFrame(lines, columns=[*_HEADERS, "median p\\* (images common to the study)"], dtype=object)
-    return frame if several else frame.iloc[:, :-1]
+    frame = frame if several else frame.iloc[:, :-1]
+    return frame.loc[:, ~frame.isin([NOTHING, "n/a"]).all()]
 
 
 def _ours(answer: Answer) -> list[str]:

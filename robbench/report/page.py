@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import groupby
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import pandas as pd
 from robbench.gate.verdicts import MARKS, Verdict
 from robbench.report import markdown
 from robbench.report.ablation import FEW, ablation_table, effects, median_change
-from robbench.report.answers import answers
-from robbench.report.bootstrap import CONFIDENCE
-from robbench.report.drawing import Picture
+from robbench.report.answers import Answer, answers, compared
+from robbench.report.bootstrap import CONFIDENCE, interval
+from robbench.report.comparisons import fixed_epsilons
+from robbench.report.drawing import Picture, is_source
 from robbench.report.overview import factors, overview_table
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
 from robbench.report.remarks import (
@@ -33,6 +35,7 @@ from robbench.report.remarks import (
 )
 from robbench.report.rows import Group, dataset_label, studies
 from robbench.report.searches import LIMIT, pairs, searches_table
+from robbench.report.seeds import models_of
 from robbench.report.tables import SUSPECT, attack_table, other_table, spread_text, study_table, views_table
 
 Pictures = Mapping[tuple[str, ...], Sequence[Picture]]
@@ -52,7 +55,8 @@ def report_text(
     """The whole of ``report.md``: a section per study, answers first."""
     rows = [row for group in groups for row in group.all_rows]
     records = [record for row in rows for record in row.records]
-    stages = {f"{record.suite}/{record.name}" for record in records} | set(missing)
+    to_compare = [record for record in records if not (record.training and not record.training.epochs)]
+    stages = {f"{record.suite}/{record.name}" for record in to_compare} | set(missing)
     compared = {f"{verdict.suite}/{verdict.case}.{verdict.stage}" for verdict in verdicts}
     groups_of = dict(studies(groups))
     names = dict.fromkeys([*groups_of, *(name.partition("/")[0] for name in missing)])
@@ -67,6 +71,7 @@ def report_text(
             studies=[_study(name, groups_of.get(name, []), pictures, missing) for name in names],
             notes=list(dict.fromkeys([*notes, *(note for record in records for note in record.notes)])),
             marks=MARKS if verdicts else {},
+            transferred=any(row.facts.k for row in rows) or any(map(_is_transfer, missing)),
             data=data_table(records),
             estimates=estimates(groups),
             normalisations=normalisations(records),
@@ -112,17 +117,21 @@ def _environment() -> jinja2.Environment:
 
 def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Sequence[str]) -> dict[str, Any]:
     """Answers, overview, then every architecture model by model."""
+    rows = [row for group in groups for row in group.rows]
     ways = {
-        (dataset_label(row.facts.source or ""), dataset_label(row.record.data.name))
-        for group in groups
-        for row in group.rows
+        (dataset_label(row.facts.source or "a checkpoint"), dataset_label(row.record.data.name))
+        for row in rows
         if row.facts.k
     }
+    lacking = [name.removeprefix(f"{suite}/").rpartition(".")[0] for name in missing if name.startswith(f"{suite}/")]
     return {
         "suite": suite,
         "ways": sorted(ways),
+        "tested_on": sorted({dataset_label(row.record.data.name) for row in rows}),
         "missing": missing_models(missing, suite),
-        "architectures": [_architecture(group, pictures.get((suite, group.architecture), ())) for group in groups],
+        "architectures": [
+            _architecture(group, pictures.get((suite, group.architecture), ()), lacking) for group in groups
+        ],
         "overview": overview_table(groups),
         "pictures": pictures.get((suite,), ()),
         "tested": fewest_tested(groups),
@@ -131,14 +140,52 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
     }
 
 
-def _architecture(group: Group, pictures: Sequence[Picture]) -> dict[str, Any]:
+def _is_transfer(case: str) -> bool:
+    return re.search(r"-TL\d", case) is not None
+
+
+def _asked(group: Group, answer: Answer | None, missing: Collection[str]) -> dict[str, bool]:
+    """Whether a study has these models, run or ``missing``; what it has not is not spoken of."""
+    if answer is None:
+        prefix = group.all_rows[0].case.partition("-")[0] + "-"
+        return {"transfers": any(case.startswith(prefix) and _is_transfer(case) for case in missing)}
+    case, row = re.compile(r"(-seed\d+)?$"), answer.models[0].rows[0]
+    names = {case.sub("", name) for name in missing}
+    target = row.case.rpartition(f"-TL{row.facts.k}")[0]
+    source = case.sub("", row.facts.source_case or "")
+    return {
+        "transfers": True,
+        "source": answer.source is not None or source in names,
+        "standard": answer.standard is not None or f"{target}-standard" in names,
+        "scratch": answer.scratch is not None or f"{target}-pgd" in names,
+    }
+
+
+def _alone(group: Group) -> list[dict[str, Any]]:
+    """Models of a study without transfers, each with its figures."""
+    found = []
+    for model in models_of(group.rows):
+        if model.right:
+            radii = fixed_epsilons(model.right[0].record.result.grid)
+            robust = {radius: model.spread(methodcaller("robust", radius)) for radius in radii}
+            found.append({"model": model, "interval": interval(model.resampled_medians), "robust": robust})
+    return found
+
+
+def _architecture(group: Group, pictures: Sequence[Picture], missing: Collection[str]) -> dict[str, Any]:
     """What is said, tabled and drawn of one architecture."""
+    found = answers(group)
+    answer = found[0] if found else None
     tested = [row for row in group.all_rows if row.robustness]
     fields = [(field, [*own]) for field, own in groupby(effects(group), key=lambda effect: effect.field)]
     return {
         "name": group.architecture,
         "suite": group.suite,
-        "answer": next(iter(answers(group)), None),
+        "answer": answer,
+        "compared": compared(found),
+        "has_source": any(is_source(group, model) for model in models_of(group.of(None))),
+        "asked": _asked(group, answer, missing),
+        "alone": [] if answer else _alone(group),
         "seeds": len(group.seeds),
         "several": len(group.seeds) > 1,
         "published": any(row.published for row in group.rows),

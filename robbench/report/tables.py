@@ -37,7 +37,7 @@ def study_table(group: Group) -> pd.DataFrame:
         *_beside("epochs", models, lambda row: (row.training and len(row.training.epochs)) or None, _whole),
         _column("epoch kept", models, lambda row: (row.training and row.training.best) or None, _whole),
     ]
-    return _table(models, columns)
+    return _table(models, [column for column in columns if {*column[1]} - {NOTHING}])
 
 
 def _table(models: Sequence[Model], columns: Sequence[_Column]) -> pd.DataFrame:

@@ -26,7 +26,7 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
                 f"{result.clean.share:.1%}" if result else "",
                 show_pstar(result.median) if result else "",
                 f"{training.seconds.measured:.1f}" if training else "",
-                f"{history.best}/{len(history.epochs)}" if history else "",
+                f"{history.best}/{len(history.epochs)}" if history and history.epochs else "",
                 f"{robustness.seconds.measured:.1f}" if robustness else "",
                 *(_figure(by_name.get(f"{case}.{kind}"), name) for kind, name in more),
                 _marks(verdicts, case),

@@ -110,14 +110,17 @@ class Checkpoint(Spec):
 
 
 class Model(Spec):
-    """One case: a network trained from scratch, transferred from a source model, or read from a checkpoint."""
+    """One case: a network trained from scratch, transferred from a source model, or with weights of the user's.
+
+    These are a checkpoint, or, without one and without a recipe, those that the user's own function builds it with.
+    """
 
     architecture: str
     dataset: Dataset
     recipe: Recipe | None = None
     transfer: Transfer | None = None
-    source: Model | None = None
-    """Where the kept blocks come from."""
+    source: Model | Checkpoint | None = None
+    """Where the kept blocks come from: a checkpoint by itself where the data that it was trained on are not at hand."""
     teacher: Model | None = None
     """What an objective of one's own imitates."""
     checkpoint: Checkpoint | None = None
@@ -129,7 +132,7 @@ class Model(Spec):
         names = block_names(self.architecture)
         transfer, source = self.transfer, self.source
         if self.checkpoint is not None:
-            alone = self.recipe is None and transfer is None and not self.parents()
+            alone = self.recipe is None and transfer is None and source is None and not self.parents()
             require(alone, "Model checkpoint", "no recipe, transfer, source or teacher beside it", self.checkpoint)
             name = self.checkpoint.timm
             base = f"timm:{name.partition('.')[0]}" if name else self.architecture
@@ -137,20 +140,24 @@ class Model(Spec):
             require(same, f"architecture of the weights {self.checkpoint.path!r}", repr(base), self.architecture)
             return
         if self.recipe is None:
-            raise RobbenchError("Model recipe: expected a Recipe (or a Checkpoint), got None")
+            own = own_module(self.architecture) is not None and transfer is None and source is None
+            how = "a Recipe, a Checkpoint, or a package.module:function that builds the network with its weights"
+            require(own, "Model recipe", how, self.recipe)
+            return
         for role in self.recipe.objective.parents:
             require(role in self.parents(), f"Model {role}", "the model that the recipe's objective needs", None)
         require((transfer is None) == (source is None), "Model transfer", "transfer and source together", transfer)
-        if transfer is not None and source is not None:
+        if isinstance(source, Model):
             same = source.architecture == self.architecture
             require(same, "Model source", f"the target's architecture {self.architecture!r}", source.architecture)
+        if transfer is not None:
             known = names is None or transfer.k <= len(names)
             require(known, "Transfer k", f"1…{len(names or ())} for {self.architecture}", transfer.k)
 
     def parents(self) -> dict[str, Model]:
         """The models that must be trained before, by their role."""
         roles = {"source": self.source, "teacher": self.teacher}
-        return {role: model for role, model in roles.items() if model is not None}
+        return {role: model for role, model in roles.items() if isinstance(model, Model)}
 
     @property
     def method(self) -> str:
@@ -165,14 +172,14 @@ class Model(Spec):
     def id(self) -> str:
         """Readable name, unique within a study: ``cnn7-emnist-TL3-adversarial``."""
         parts = [self.architecture.replace("timm:", "").replace(":", ".").replace("/", "_"), self.dataset.name]
-        if self.transfer is None or self.source is None:
+        if self.transfer is None:
             parts.append(self.method)
         else:
             unusual = {
                 "adversarial": self.method == "transfer-adversarial",
                 self.transfer.head: self.transfer.head != "linear",
                 self.transfer.kept: self.transfer.kept != "frozen",
-                "from-standard": self.source.method == "standard",
+                "from-standard": isinstance(self.source, Model) and self.source.method == "standard",
             }
             parts += [f"TL{self.transfer.k}", *(word for word, said in unusual.items() if said)]
         parts += [self.variant] if self.variant else []

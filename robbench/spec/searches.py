@@ -43,7 +43,9 @@ ATTACKS = {
     ),
     "adv_lib:fab": Known(function="fab", minimal=True, steps="n_iter", options={"n_iter": 100}),
     "adv_lib:fmn": Known(function="fmn", minimal=True, steps="steps", options={"steps": 100}),
-    "pyautoattack:square": Known(function="SquareAttack", minimal=False, steps="n_queries", options={"n_queries": 5000}),
+    "pyautoattack:square": Known(
+        function="SquareAttack", minimal=False, steps="n_queries", options={"n_queries": 5000}
+    ),
 }
 """Attacks of adversarial-library and pyautoattack that need no code of one's own."""
 

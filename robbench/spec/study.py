@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from robbench.errors import require, unknown
+from robbench.errors import RobbenchError, require, unknown
 from robbench.spec.base import Count, Expected, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names
 from robbench.spec.estimate import Estimate
@@ -81,17 +81,24 @@ class Study(Spec):
     """One robustness-transfer study."""
 
     name: Annotated[str, Field(pattern=r"^[\w-]+$"), Expected("letters, digits, '-' and '_' (it names folders)")]
-    source: Dataset | str
-    target: Dataset | str
+    source: Dataset | str | None = None
+    """What source models are trained on, or a checkpoint is tested on; None: not at hand."""
+    target: Dataset | str | None = None
+    """None: nothing is transferred."""
     architectures: Annotated[tuple[str, ...], Field(min_length=1), Expected("a tuple of at least one name")]
-    standard: Recipe | Mapping[str, Recipe]
-    adversarial: Recipe | Mapping[str, Recipe]
-    transfers: tuple[Transfers, ...]
+    standard: Recipe | Mapping[str, Recipe] | None = None
+    """Of conventional training from scratch, on source and target; None: no such models."""
+    adversarial: Recipe | Mapping[str, Recipe] | None = None
+    """Of adversarial training from scratch, likewise."""
+    transfers: tuple[Transfers, ...] = ()
     estimate: Estimate
     also: tuple[Also, ...] = ()
     """Second estimates of some models, which reports hold beside the first."""
     source_checkpoint: Checkpoint | None = None
-    """Weights of the adversarially trained source model, instead of training it."""
+    """Weights of the adversarially trained source model, instead of training it.
+
+    Without it and without recipes from scratch, the source model is the network as its function builds it.
+    """
     seeds: Annotated[tuple[Count, ...], Field(min_length=1), Expected("a tuple of integers ≥ 0")] = (0,)
     needs_cuda: bool = False
     """Skipped without a CUDA device, unless quick or forced with ``--robbench-device cpu``."""
@@ -106,9 +113,11 @@ class Study(Spec):
         for field in ("source", "target"):
             if isinstance(name := getattr(self, field), str):
                 object.__setattr__(self, field, Dataset(name=name))
-        source, target = self.datasets
+        require(bool(self.datasets), "Study source and target", "a data set in one of them at least", None)
+        source, target = self.datasets[0], self.datasets[-1]
         differ = source.name != target.name or source == target
         require(differ, "Study source and target", "two names, or one Dataset for both", source.name)
+        require(not self.transfers or self.target is not None, "Study target", "data for the transfers", None)
         for field in ("architectures", "seeds", "ablate"):
             values = getattr(self, field)
             require(len(set(values)) == len(values), f"Study {field}", "each value once", values)
@@ -123,6 +132,8 @@ class Study(Spec):
         searches = [each.search_name for each in (self.estimate, *(each.estimate for each in self.also))]
         require(len(set(searches)) == len(searches), "Study also", "another search than its own, each once", searches)
         models = self.models()
+        how = "standard, adversarial or transfers, or source beside a source_checkpoint"
+        require(bool(models), f"study {self.name!r}", f"something to run: {how}", None)
         for pattern in (pattern for each in self.also for pattern in each.models):
             found = any(_named(model, pattern) for model in models)
             require(found, "Also models", "patterns of the study's models ('*-pgd', '*-TL3')", pattern)
@@ -131,11 +142,9 @@ class Study(Spec):
         require(not twice, f"study {self.name!r}", "every model declared once", ", ".join(twice))
 
     @property
-    def datasets(self) -> tuple[Dataset, Dataset]:
-        """Source and target."""
-        assert isinstance(self.source, Dataset)
-        assert isinstance(self.target, Dataset)
-        return self.source, self.target
+    def datasets(self) -> tuple[Dataset, ...]:
+        """Source and target, those there are."""
+        return tuple(dataset for dataset in (self.source, self.target) if isinstance(dataset, Dataset))
 
     def models(self) -> tuple[Model, ...]:
         """The study's models, each after the source it is transferred from; then the variants of an ablation."""
@@ -149,7 +158,7 @@ class Study(Spec):
                 "cnn3: its convolution is frozen and reset like any block; the published code did neither, so its "
                 "TL rows stand beside other models"
             )
-        target = self.datasets[1]
+        target = self.datasets[-1]
         if target.name == "cifar100" and any(_froze_nothing(row, target) for row in self.transfers):
             notes.append(
                 "adversarial retraining freezes what is kept; the published code retrained the whole network "
@@ -171,13 +180,13 @@ class Study(Spec):
     def with_recipes(self, change: Callable[[Recipe], Recipe]) -> Study:
         """The study with ``change(recipe)`` in place of every recipe."""
         rows = tuple(replace(row, recipe=_each(row.recipe, change)) for row in self.transfers)
-        standard, adversarial = _each(self.standard, change), _each(self.adversarial, change)
+        standard, adversarial = (each and _each(each, change) for each in (self.standard, self.adversarial))
         return replace(self, standard=standard, adversarial=adversarial, transfers=rows)
 
     def with_datasets(self, change: Callable[[Dataset], Dataset]) -> Study:
         """The study with ``change(dataset)`` in place of source and target."""
-        source, target = self.datasets
-        return replace(self, source=change(source), target=change(target))
+        source, target = (change(each) if isinstance(each, Dataset) else None for each in (self.source, self.target))
+        return replace(self, source=source, target=target)
 
     def with_thesis(self, names: Collection[ProtocolField]) -> Study:
         """The study with the thesis's values of these fields, and all others as declared.
@@ -189,7 +198,7 @@ class Study(Spec):
         changed = self.with_recipes(lambda recipe: thesis_recipe(recipe, names)).with_datasets(
             lambda dataset: thesis_dataset(dataset, names)
         )
-        rows = tuple(_thesis_row(row, changed.datasets[1], names) for row in changed.transfers)
+        rows = tuple(_thesis_row(row, changed.datasets[-1], names) for row in changed.transfers)
         normalised = any(dataset.mean for dataset in self.datasets)
         estimate = thesis_estimate(self.estimate, names, normalised=normalised)
         return replace(changed, transfers=rows, estimate=estimate)
@@ -225,37 +234,48 @@ def _variants(study: Study, field: ProtocolField) -> Iterator[Model]:
     for model, other in zip(_declared(study), _declared(changed), strict=True):
         labelled[model.id] = model
         if other != model:
-            source = other.source and labelled[other.source.id]
+            source = labelled[other.source.id] if isinstance(other.source, Model) else other.source
             labelled[model.id] = replace(other, source=source, variant=field)
             yield labelled[model.id]
 
 
 def _of_architecture(study: Study, architecture: str, seed: int) -> Iterator[Model]:
-    source, target = study.datasets
     scratch = {
-        (dataset.name, method): Model(
+        (dataset, method): Model(
             architecture=architecture, dataset=dataset, recipe=_recipe_for(recipe, architecture), seed=seed
         )
         for method, recipe in (("standard", study.standard), ("adversarial", study.adversarial))
-        for dataset in (source, target)
+        for dataset in study.datasets
+        if recipe is not None
     }
-    if study.source_checkpoint is not None:
-        scratch[source.name, "adversarial"] = Model(
-            architecture=architecture, dataset=source, checkpoint=study.source_checkpoint, seed=seed
-        )
+    mine = study.source_checkpoint
+    if isinstance(study.source, Dataset) and (mine is not None or not scratch):
+        source = Model(architecture=architecture, dataset=study.source, checkpoint=mine, seed=seed)
+        scratch[study.source, "adversarial"] = source
     yield from scratch.values()
     for row in study.transfers:
         if row.architectures is None or architecture in row.architectures:
+            start = _source_of(row, study, scratch)
             kept = {name: getattr(row, name) for name in ("head", "kept", "kept_scale", "kept_statistics")}
             for k in row.k or _every_k(study, architecture):
                 yield Model(
                     architecture=architecture,
-                    dataset=target,
+                    dataset=study.datasets[-1],
                     recipe=_recipe_for(row.recipe, architecture),
                     transfer=Transfer(k=k, **kept),
-                    source=scratch[source.name, row.source],
+                    source=start,
                     seed=seed,
                 )
+
+
+def _source_of(row: Transfers, study: Study, scratch: Mapping[tuple[Dataset, str], Model]) -> Model | Checkpoint:
+    """The model that a row of transfers starts from; the checkpoint itself where the source data are not at hand."""
+    alone = study.source_checkpoint if row.source == "adversarial" else None
+    found = scratch.get((study.source, row.source)) if isinstance(study.source, Dataset) else alone
+    if found is None:
+        either = f"{row.source}= beside source=" + ", or source_checkpoint=" * (row.source == "adversarial")
+        raise RobbenchError(f"Study transfers from source={row.source!r}: expected {either}, got neither")
+    return found
 
 
 def _every_k(study: Study, architecture: str) -> tuple[int, ...]:

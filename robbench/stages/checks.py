@@ -5,9 +5,9 @@ from __future__ import annotations
 from robbench.data import Data
 from robbench.errors import RobbenchError
 from robbench.models import Network, blocks, network_of_checkpoint
-from robbench.spec import Model
+from robbench.spec import Checkpoint, Model
 from robbench.stages.context import RunContext
-from robbench.stages.networks import build_network, check_takes
+from robbench.stages.networks import build_network, built_sha256, check_takes
 
 
 def check(model: Model, context: RunContext) -> None:
@@ -21,23 +21,34 @@ def check(model: Model, context: RunContext) -> None:
     for parent in model.parents().values():
         check(parent, context)
     data = context.images(model.dataset)
-    kind = (model.architecture, data.shape, len(data.classes), model.dataset.mean, model.dataset.std, model.checkpoint)
+    alone = model.source if isinstance(model.source, Checkpoint) else None
+    normalised = model.dataset.mean, model.dataset.std
+    kind = (
+        model.architecture,
+        data.shape,
+        len(data.classes),
+        normalised,
+        model.checkpoint,
+        alone,
+        model.recipe is None,
+    )
     if kind not in context.checked:
         try:
             network = _network(model, context, data)
         except RobbenchError as error:
             raise RobbenchError(f"{model.id}: {error}") from error
+        if model.recipe is None and model.checkpoint is None:
+            built_sha256(model, data)
         context.checked[kind] = len(blocks(network))
     if model.transfer is not None and model.transfer.k > context.checked[kind]:
         raise RobbenchError(f"k: expected 1…{context.checked[kind]} for {model.architecture}, got {model.transfer.k}")
-    if model.source is not None:
+    if isinstance(model.source, Model):
         check_takes(model, context)
 
 
 def _network(model: Model, context: RunContext, data: Data) -> Network:
-    if model.checkpoint is None:
+    alone = model.source if isinstance(model.source, Checkpoint) else None
+    if (checkpoint := model.checkpoint or alone) is None:
         return build_network(model, data)
-    loaded = network_of_checkpoint(
-        model.architecture, model.checkpoint, data.shape, len(data.classes), download=context.download
-    )
-    return loaded.network
+    classes = len(data.classes) if model.checkpoint else None
+    return network_of_checkpoint(model.architecture, checkpoint, data.shape, classes, download=context.download).network

@@ -44,6 +44,8 @@ class RunContext:
     """Messages of stages that failed in this run, by the digest of their task: they are not tried twice."""
     made: set[str] = field(default_factory=set)
     """Keys of the stages that were made in this run."""
+    built: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the weights that users' functions build their networks with, by the digest of the model."""
     checked: dict[Hashable, int] = field(default_factory=dict)
     """Number of blocks of every combination of architecture, images and checkpoint that was found sound."""
 

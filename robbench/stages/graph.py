@@ -103,7 +103,7 @@ def run_stage(task: Task, context: RunContext, *, suite: str = "") -> Record:
 
 def _named(record: Record, task: Task, suite: str) -> Record:
     """A record that another study may have stored, under the names of the study that asks for it."""
-    model, source = task.model, task.model.source
+    model, source = task.model, task.model.parents().get("source")
     facts = msgspec.structs.replace(record.model, source_case=source.id if source else None, variant=model.variant)
     return msgspec.structs.replace(record, suite=suite, case=model.id, stage=task.stage, model=facts)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from robbench.data import Data
-from robbench.errors import RobbenchError
-from robbench.models import Network, Normalise, build, load_weights, network_of_checkpoint, place
+from robbench.errors import RobbenchError, require
+from robbench.models import Network, Normalise, build, load_weights, network_of_checkpoint, place, weights
 from robbench.models.network import COLOUR, sizes
 from robbench.models.weights import in_colour
-from robbench.spec import Model
+from robbench.spec import Checkpoint, Model
 from robbench.stages.context import RunContext
 from robbench.store import Finished
 from robbench.training.transfer import Transferred, transfer
@@ -30,6 +33,21 @@ def build_network(model: Model, data: Data) -> Network:
     )
 
 
+def built_sha256(model: Model, data: Data) -> str:
+    """SHA-256 of the weights that a user's own function builds a network with.
+
+    Raises:
+        RobbenchError: they differ from seed to seed, so they are no trained ones.
+    """
+    first, second = (
+        hashlib.sha256(save_tensors(weights(build_network(replace(model, seed=seed), data)))).hexdigest()
+        for seed in (0, 1)
+    )
+    how = "the same weights at every call, since neither a recipe nor a checkpoint gives it any"
+    require(first == second, model.architecture, how, "others for another seed")
+    return first
+
+
 def transferred_network(model: Model, data: Data, source: Network) -> Transferred:
     """The target network before retraining.
 
@@ -38,7 +56,7 @@ def transferred_network(model: Model, data: Data, source: Network) -> Transferre
     """
     assert model.transfer is not None
     mean, std = model.dataset.mean, model.dataset.std
-    if mean is None or first_source(model).checkpoint is not None:
+    if mean is None or of_checkpoint(model):
         mean, std = source.normalise.values or (None, None)
     return transfer(
         source,
@@ -54,11 +72,22 @@ def transferred_network(model: Model, data: Data, source: Network) -> Transferre
 
 def first_source(model: Model) -> Model:
     """The model that a chain of transfers begins with."""
-    return model if model.source is None else first_source(model.source)
+    return first_source(model.source) if isinstance(model.source, Model) else model
+
+
+def of_checkpoint(model: Model) -> bool:
+    """Whether a chain of transfers begins with weights from elsewhere."""
+    first = first_source(model)
+    return first.checkpoint is not None or isinstance(first.source, Checkpoint)
 
 
 def load_network(model: Model, context: RunContext, trained: Finished) -> Network:
-    """The model of a finished training stage, on the device, in eval mode.
+    """The model of a finished training stage, on the device, in eval mode; errors as of :func:`stored_network`."""
+    return place(stored_network(model, context, trained), context.device).eval()
+
+
+def stored_network(model: Model, context: RunContext, trained: Finished) -> Network:
+    """The model of a finished training stage in plain layers on the CPU.
 
     Raises:
         RobbenchError: its weights are not in the store, or damaged.
@@ -68,7 +97,7 @@ def load_network(model: Model, context: RunContext, trained: Finished) -> Networ
     load_weights(network, tensors, f"store, {model.id}")
     facts = trained.record.model
     network.normalise = Normalise(facts.mean, facts.std, network.shape[0])
-    return place(network, context.device).eval()
+    return network
 
 
 def _like(model: Model, data: Data, tensors: Mapping[str, Tensor]) -> Network:

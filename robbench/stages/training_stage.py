@@ -13,6 +13,7 @@ from robbench.data import ImageSource, pixels, training_parts
 from robbench.machine.memory import Batches
 from robbench.models import Network, network_of_checkpoint, place, weights
 from robbench.record import Counts, Training
+from robbench.spec import Checkpoint
 from robbench.stages.networks import build_network, transferred_network
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
@@ -56,26 +57,34 @@ def train_model(work: Work) -> Made:
         )
         drive({"training": Planned(lambda made: trainer)}, work, save_every=0.0)
         result, notes = trainer.result(), trainer.notes
-    used = images_used(work, train=len(training), validation=len(validation), test=len(work.data.test))
+    trained_on = len(training) if model.recipe else 0
+    used = images_used(work, train=trained_on, validation=len(validation), test=len(work.data.test))
     return Made(result=result, network=network, data=used, weights=weights(network), notes=notes)
 
 
 def _prepared(work: Work) -> _Ready:
     """The network as its training begins with it, on the device."""
     model, device = work.task.model, work.context.device
+    shape, download = work.data.shape, work.context.download
     if model.transfer is None:
         if model.checkpoint is None:
             return _Ready(place(build_network(model, work.data), device))
-        data, download = work.data, work.context.download
         loaded = network_of_checkpoint(
-            model.architecture, model.checkpoint, data.shape, len(data.classes), download=download
+            model.architecture, model.checkpoint, shape, len(work.data.classes), download=download
         )
         return _Ready(place(loaded.network, device), tuple(loaded.notes))
-    transferred = transferred_network(model, work.data, work.network("source"))
+    notes: tuple[str, ...] = ()
+    if isinstance(model.source, Checkpoint):
+        loaded = network_of_checkpoint(model.architecture, model.source, shape, download=download)
+        source, notes = loaded.network, tuple(loaded.notes)
+    else:
+        source = work.network("source")
+    transferred = transferred_network(model, work.data, source)
     kept = model.transfer.kept
     frozen = kept == "frozen" and model.transfer.kept_statistics == "eval"
     return _Ready(
         place(transferred.network, device),
+        notes,
         groups=None if kept == "warm" else parameter_groups(transferred, model.transfer.kept_scale),
         frozen=transferred.kept if frozen else (),
     )

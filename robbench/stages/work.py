@@ -22,7 +22,7 @@ from robbench.record import DataUsed, ModelFacts, Record, Struct
 from robbench.spec import Model, digest_of
 from robbench.stages.context import RunContext
 from robbench.stages.kinds import KINDS
-from robbench.stages.networks import load_network
+from robbench.stages.networks import built_sha256, load_network
 from robbench.stages.task import Task
 from robbench.store import Finished, Need
 
@@ -74,10 +74,14 @@ def key_of(task: Task, context: RunContext, needs: Mapping[str, Finished]) -> st
     A model that is trained anew, other images or another machine class give another key, so what is found under a key
     never has to be compared with anything.
     """
+    data, model = context.images(task.model.dataset), task.model
+    if (as_built := model.recipe is None and model.checkpoint is None) and model.digest not in context.built:
+        context.built[model.digest] = built_sha256(model, data)
     return digest_of(
         {
             "task": task.digest,
-            "images": context.images(task.model.dataset).fingerprint,
+            "images": data.fingerprint,
+            **({"built": context.built[model.digest]} if as_built else {}),
             "needs": {role: finished.weights_sha256 for role, finished in needs.items()},
             "torch": str(torch.__version__),
             "machine": environment(context.device).slug,
@@ -184,7 +188,7 @@ def _facts(model: Model, network: Network) -> ModelFacts:
         method=model.method,
         source=source.dataset.name if source else None,
         source_case=source.id if source else None,
-        source_method=source.method if source else None,
+        source_method=source.method if source else "checkpoint" if transfer else None,
         k=transfer.k if transfer else None,
         blocks=len(blocks(network)),
         head=transfer.head if transfer else "linear",

@@ -212,7 +212,11 @@ def test_a_terminal_that_has_no_arrows(tmp_path, baselines):
 
     def compare(bundle):
         command = (sys.executable, "-m", "robbench.cli", "compare", bundle, "--all", "--baselines", baselines)
-        environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = {
+            **os.environ,
+            "PYTHONIOENCODING": "cp1252",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
         done = subprocess.run(command, capture_output=True, env=environment, check=False)
         return done.returncode, done.stdout.decode("cp1252"), done.stderr.decode("cp1252")
 

@@ -151,7 +151,7 @@ def test_two_studies_are_two_sections() -> None:
     report = render(merged)["report.md"].decode()
     assert [line for line in report.splitlines() if line.startswith("## ")][:2] == [
         "## demo: MNIST → EMNIST",
-        "## more",
+        "## more: MNIST",
     ]
     assert merged.notes == ["a note"]
 

@@ -67,6 +67,13 @@ def test_an_interval_past_the_axis_ends_in_an_arrowhead(drawn: Callable[..., Fig
     assert (arrows(inside), PAST in legend(inside)) == ([[], [], []], False)
 
 
+def test_only_questions_that_can_be_answered_have_a_panel(drawn: Callable[..., Figure]) -> None:
+    """Without the source the first goes, without a model from scratch the others."""
+    source, scratch, transferred = both_records(SOURCE, [4] * 9), both_records(SCRATCH, [3] * 9), transfer(1, [2] * 9)
+    for records, count in (([source, scratch], 3), ([source], 1), ([scratch], 2)):
+        assert len(drawn(dots.draw_answers, make_group(*records, transferred)).axes) == count
+
+
 def test_an_ablations_interval_past_the_grid_is_an_arrow(drawn: Callable[..., Figure]) -> None:
     """To the right where the variant may be past the grid's end, to the left where the base may be."""
     base, shaky = [2] * 40, [2] * 22 + [5] * 18

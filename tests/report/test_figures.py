@@ -37,9 +37,10 @@ def test_five_pictures_that_never_change() -> None:
     [
         ([training_record(make_facts())], ["seconds"]),
         ([robustness_record(make_facts(), [-1, -1])], ["pstar"]),
-        ([robustness_record(make_facts(), [5, 5])], ["pstar", "ecdf", "tradeoff"]),
+        ([robustness_record(make_facts(), [5, 5])], ["pstar", "ecdf"]),
+        (transfer(1, [2], source=None, source_case=None) + transfer(2, [1]), ["pstar", "ecdf", "tradeoff", "seconds"]),
     ],
-    ids=["only trained", "all wrong", "all censored, only tested"],
+    ids=["only trained", "all wrong", "all censored, only tested", "nothing to compare with"],
 )
 def test_what_the_records_lack_is_not_drawn(records: list[Record], kinds: list[str]) -> None:
     """One model alone still gets the pictures that its records allow."""

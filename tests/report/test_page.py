@@ -62,7 +62,6 @@ def test_a_report_from_top_to_bottom() -> None:
         "TL#1 is the most robust of 2 transferred models (k = 1–2): median p\\* **0.2** at 80.0% clean accuracy.",
         "The best k is the same in 100% of the bootstrap resamplings; the intervals of its figures choose it anew in each.",
         "Retention: **50.0%** of the 0.4 of PGD MNIST (99% interval 50.0% to 50.0%).",
-        "n/a (not run: the conventionally trained target model).",
         "Median p\\* falls most after k = 1: 0.2 at k = 1, 0.1 at k = 2 (the drop point; the same in 100% of the "
         "bootstrap resamplings).",
         "Relative robustness: **66.7%** of the 0.3 of PGD EMNIST (99% interval",
@@ -119,14 +118,10 @@ def test_seeds_are_spread_out_in_the_answers() -> None:
 @pytest.mark.parametrize(
     ("records", "sentence"),
     [
-        ([robustness_record(make_facts(), [1])], "not run: no transferred model is among these records."),
         (
             [robustness_record(make_facts("transfer", "emnist", 1), [-1])],
             "n/a: of no transferred model there is a median",
         ),
-        (STUDY[4:6], "not run: PGD EMNIST, the target model adversarially trained from scratch."),
-        (STUDY[4:6], "n/a: TL#1 and the target model adversarially trained from scratch were not both trained"),
-        (STUDY[4:6], "Retention: n/a (not run: the source model)."),
         ([], "No model was run."),
         (
             [*both_records(make_facts(), [5] * 5), *transfer(1, [2] * 5)],
@@ -141,6 +136,53 @@ def test_seeds_are_spread_out_in_the_answers() -> None:
 def test_without_an_answer_the_report_says_so(records: list[Record], sentence: str) -> None:
     """A missing figure is a sentence, never a guess."""
     assert sentence in text(records)
+
+
+@pytest.mark.parametrize(
+    ("records", "missing", "sentence"),
+    [
+        ([robustness_record(make_facts(), [1])], "cnn7-emnist-TL2", "not run: no transferred model is among these"),
+        (STUDY[4:6], "cnn7-emnist-standard", "n/a (not run: the conventionally trained target model)."),
+        (STUDY[4:6], "cnn7-emnist-pgd", "not run: PGD EMNIST, the target model adversarially trained from scratch."),
+        (STUDY[4:6], "cnn7-emnist-pgd-seed2", "n/a: TL#1 and the target model adversarially trained from scratch were"),
+        (STUDY[4:6], "cnn7-mnist-pgd", "Retention: n/a (not run: the source model)."),
+    ],
+)
+def test_what_the_study_asks_for_and_was_not_run_is_said(records: list[Record], missing: str, sentence: str) -> None:
+    """And left out where the study does not ask for it."""
+    assert sentence in text(records, missing=[f"demo/{missing}.training"])
+    assert sentence not in text(records)
+
+
+def test_a_transfer_from_a_checkpoint_alone_is_compared_with_what_there_is() -> None:
+    """No retention, no question without an answer: neither its source nor a model from scratch is in the study."""
+    facts = {"source": None, "source_case": None, "source_method": "checkpoint"}
+    alone = [*transfer(1, [2] * 10, **facts), *transfer(2, [1] * 10, **facts)]
+    report = text(alone)
+    assert "#### cnn7: a checkpoint → EMNIST" in report
+    assert "TL#1 is the most robust of 2 transferred models" in report
+    for word in ("Retention:", "not run", "n/a", "How close", "How much faster", "speed-up |", "retention |  "):
+        assert word not in report.partition("## How to read this")[0]
+    beside = text([*alone, *both_records(make_facts("standard", "emnist"), [1] * 10)])
+    assert "Against conventional training on the target: **2 times** the 0.1 of Standard EMNIST" in beside
+
+
+def test_reading_a_checkpoint_is_nothing_to_compare() -> None:
+    """A study of one passes with its p*."""
+    facts = make_facts("checkpoint", "emnist")
+    records = [training_record(facts, 0.0, epochs=0), robustness_record(facts, [1])]
+    assert "**Passed: 1 figure compared.**" in text(records, verdicts=[verdict("=", case=records[0].case)])
+
+
+def test_a_study_of_one_checkpoint_says_how_robust_it_is() -> None:
+    """Nothing of transfers, of seconds, or of training from scratch."""
+    report = text([robustness_record(make_facts("checkpoint", "emnist"), [3] * 60 + [2] * 30 + [-1] * 10)])
+    assert (
+        "Checkpoint EMNIST (cnn7): median p\\* **0.3** (99% interval 0.3 to 0.3) at 90.0% clean accuracy; "
+        "robust accuracy 90.0% at ε = 0.1, 60.0% at ε = 0.2, 0.0% at ε = 0.3."
+    ) in report
+    for word in ("transfer", "retention", "TL#", "speed-up", "n/a", "scratch"):
+        assert word not in report
 
 
 @pytest.mark.parametrize(("busy", "factors"), [("cnn7-emnist-TL1", 2), ("cnn7-emnist-pgd", 2), ("cnn7-mnist-pgd", 1)])

@@ -68,9 +68,18 @@ def test_censored_and_empty_medians_are_not_numbers() -> None:
 
 def test_a_stage_that_was_not_run_leaves_dashes() -> None:
     """A model that was only trained has no robustness figures, one only tested no seconds."""
-    assert study([training_record(OTHER)]) == [["TL#1", "–", "–", "10.0", "11.0", "3", "2"]]
+    trained, tested = study([training_record(OTHER), robustness_record(replace(OTHER, k=2), [1])])
+    assert trained == ["TL#1", "–", "–", "10.0", "11.0", "3", "2"]
+    assert tested == ["TL#2", "100.0%", "0.1", "–", "–", "–", "–"]
     assert views_table(make_group(training_record(OTHER))) is None
-    assert study([robustness_record(OTHER, [1])])[0][-4:] == ["–"] * 4
+
+
+def test_columns_without_any_figure_are_left_out() -> None:
+    """A checkpoint has no training seconds and no epochs."""
+    frame = study_table(make_group(robustness_record(make_facts("checkpoint", "glyphs10"), [1])))
+    assert frame.to_dict("records") == [
+        {"Model": "Checkpoint glyphs10", "clean accuracy": "100.0%", "median p\\*": "0.1"}
+    ]
 
 
 def test_seeds_are_one_row_with_their_spread() -> None:

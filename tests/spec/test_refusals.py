@@ -116,7 +116,10 @@ BETWEEN_FIELDS = [
     (lambda: attack("adv_lib:fnm"), "unknown attack 'adv_lib:fnm'; expected one of "),
     (lambda: Ensemble(searches=("fast",)), "Ensemble searches: expected two searches or more, built-in or other"),
     (lambda: Ensemble(searches=("fast", "fast")), "Ensemble searches: expected each search once, got ['fast', 'fast']"),
-    (lambda: Model(architecture="cnn7", dataset=MNIST), "Model recipe: expected a Recipe (or a Checkpoint), got None"),
+    (
+        lambda: Model(architecture="cnn7", dataset=MNIST),
+        "Model recipe: expected a Recipe, a Checkpoint, or a package.module:function that builds",
+    ),
     (
         lambda: replace(TARGET, checkpoint=OWN),
         "Model checkpoint: expected no recipe, transfer, source or teacher beside it",
@@ -141,6 +144,29 @@ BETWEEN_FIELDS = [
     (
         lambda: make_study(estimate=REFERENCE, also=(Also(estimate=FAST, models=("*-pgd", "*-TL9")),)),
         "Also models: expected patterns of the study's models ('*-pgd', '*-TL3'), got '*-TL9'",
+    ),
+    (
+        lambda: make_study(source=None, target=None),
+        "Study source and target: expected a data set in one of them at least",
+    ),
+    (
+        lambda: make_study(standard=None, adversarial=None, transfers=()),
+        "Model recipe: expected a Recipe, a Checkpoint, or a package.module:function that builds",
+    ),
+    (lambda: make_study(target=None), "Study target: expected data for the transfers, got None"),
+    (
+        lambda: make_study(adversarial=None),
+        "Study transfers from source='adversarial': expected adversarial= beside source=, or source_checkpoint=",
+    ),
+    (
+        lambda: make_study(
+            source=None, source_checkpoint=OWN, transfers=(Transfers(recipe=STANDARD, source="standard"),)
+        ),
+        "Study transfers from source='standard': expected standard= beside source=, got neither",
+    ),
+    (
+        lambda: make_study(source=None, standard=None, adversarial=None, transfers=(), source_checkpoint=OWN),
+        "study 'demo': expected something to run: standard, adversarial or transfers, or source",
     ),
     (lambda: make_study(protocol="thesis"), "Study protocol: expected 'sound' in a declaration"),
     (

@@ -22,7 +22,7 @@ from robbench.spec import (
     Transfers,
     attack,
 )
-from robbench.spec.command_line import shrink
+from robbench.spec.command_line import adapt, shrink
 from robbench.spec.recipes import with_protocol
 from robbench.stages import Task, tasks_of
 
@@ -123,6 +123,52 @@ def test_a_checkpoint_takes_the_place_of_the_source_model(tmp_path):
 
     assert last("a").source.method == "checkpoint"
     assert last("a").digest == last("b").digest != last("c").digest
+
+
+def test_a_study_has_the_models_that_its_parts_make(tmp_path):
+    """A checkpoint tested on its data; transferred without them; each recipe from scratch by itself."""
+    (tmp_path / "a.safetensors").write_bytes(b"weights")
+    nothing = dict.fromkeys(("source", "target", "standard", "adversarial"))
+    checkpoint = Checkpoint(path=tmp_path / "a.safetensors")
+
+    def ids(**parts):
+        study = make_study(**{**nothing, "transfers": (), **parts})
+        return [model.id for model in shrink(study).models()]
+
+    row = Transfers(recipe=STANDARD, k=(2,))
+    given = {"source_checkpoint": checkpoint}
+    assert ids(source="mnist", **given) == ["cnn7-mnist-checkpoint"]
+    assert ids(target="emnist", transfers=(row,), **given) == ["cnn7-emnist-TL2"]
+    assert ids(target="emnist", adversarial=RECIPE, transfers=(row,), **given) == ["cnn7-emnist-pgd", "cnn7-emnist-TL2"]
+    assert ids(source="mnist", target="emnist", transfers=(row,), **given) == [
+        "cnn7-mnist-checkpoint",
+        "cnn7-emnist-TL2",
+    ]
+    assert ids(source="mnist", standard=STANDARD) == ["cnn7-mnist-standard"]
+    assert ids(target="emnist", standard=STANDARD) == ["cnn7-emnist-standard"]
+    own = {"architectures": ("mine.nets:robust",), "source": "mnist"}
+    assert ids(**own) == ["mine.nets.robust-mnist-checkpoint"]
+    assert ids(**own, target="emnist", transfers=(row,)) == [
+        "mine.nets.robust-mnist-checkpoint",
+        "mine.nets.robust-emnist-TL2",
+    ]
+    from_standard = replace(row, source="standard")
+    assert ids(source="mnist", target="emnist", standard=STANDARD, transfers=(from_standard,)) == [
+        *("cnn7-mnist-standard", "cnn7-emnist-standard", "cnn7-emnist-TL2-from-standard")
+    ]
+
+
+def test_the_options_of_a_run_change_a_study_of_a_checkpoint_too(tmp_path):
+    """Other data, seeds and the thesis protocol, without source data."""
+    (tmp_path / "a.safetensors").write_bytes(b"weights")
+    checkpoint = Checkpoint(path=tmp_path / "a.safetensors")
+    row = Transfers(recipe=STANDARD, k=(2,))
+    study = make_study(source=None, standard=None, adversarial=None, transfers=(row,), source_checkpoint=checkpoint)
+    other = adapt(study, protocol="thesis", datasets={"emnist": "mine"}, seeds=2)
+    assert [model.id for model in other.models()] == ["cnn7-mine-TL2", "cnn7-mine-TL2-seed1"]
+    assert other.models()[0].transfer.kept_statistics == "train"
+    (ablated,) = [model for model in replace(study, ablate=("kept_statistics",)).models() if model.variant]
+    assert ablated.source == checkpoint
 
 
 def test_quick_shrinks_sizes_and_nothing_else():

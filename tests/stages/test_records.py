@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import msgspec
 import pytest
 import torch
-from safetensors.torch import save_file
-from stages import ESTIMATE, FOOLING, RECIPE, comparable, estimate, source, target, train, write_images
+from safetensors.torch import load_file, save_file
+from stages import ESTIMATE, FOOLING, RECIPE, comparable, estimate, small, source, target, train, write_images
 
 from robbench.data import load_data, training_parts
 from robbench.errors import RobbenchError
 from robbench.models import build, weights
 from robbench.record import MISCLASSIFIED
+from robbench.report.bundle import Bundle, encode_bundle
 from robbench.spec import PGD, Checkpoint, Dataset, Model, Transfer
 from robbench.stages import Task
 from robbench.stages.networks import load_network
 from robbench.training.updates import validate
+from robbench.verify.verification import verify
 
 
 def own_weights(tmp_path, **network):
@@ -135,6 +138,50 @@ def test_a_checkpoint_is_a_source_without_training(new_run, tmp_path):
     _, validation = training_parts(mine.dataset, load_data(mine.dataset, context.data, download=False), context.device)
     network = load_network(mine, context, context.store.finished(trained.key))
     assert trained.training.validation == validate(network, RECIPE, validation, seed=0)[0]
+
+
+def test_a_checkpoint_without_its_data_is_a_source_too(new_run, made, tmp_path):
+    """It may have other classes than the target; its blocks are kept bit by bit, and it has no stage of its own."""
+    mine = own_weights(tmp_path, architecture="own_networks:small", classes=7, shape=(1, 8, 8))
+    context = new_run()
+    model = replace(target(1), source=mine.checkpoint)
+    record = estimate(model, context)
+    assert made == ["training", "robustness"]
+    assert (record.model.source_method, record.model.source, record.model.source_case) == ("checkpoint", None, None)
+    kept = context.store.weights(context.store.finished(train(model, context).key))
+    before = load_file(mine.checkpoint.path)
+    assert {name: torch.equal(kept[name], before[name]) for name in ("0.weight", "4.weight")} == {
+        "0.weight": True,
+        "4.weight": True,
+    }
+    assert kept["8.weight"].shape == (4, 24)
+    bundle = Bundle(title="", command="", records=[train(model, context), record])
+    (tmp_path / "records.json").write_bytes(encode_bundle(bundle))
+    found = verify(tmp_path / "records.json", context, ["own_networks"])
+    assert [finding.mark for finding in found] == ["proven", "agrees"]
+
+
+def test_a_network_that_its_function_builds_with_weights_needs_no_checkpoint(new_run, made, monkeypatch):
+    """They are part of the key: other weights are another model. One whose weights are drawn anew is refused."""
+    trained = build("own_networks:small", classes=3, shape=(1, 8, 8), seed=5).body
+
+    def robust(classes, shape):
+        network = small(classes, shape)
+        network.load_state_dict(trained.state_dict())
+        return network
+
+    monkeypatch.setattr(sys.modules["own_networks"], "robust", robust, raising=False)
+    context, model = new_run(), Model(architecture="own_networks:robust", dataset=Dataset(name="near"))
+    record = estimate(model, context)
+    kept = context.store.weights(context.store.finished(train(model, context).key))
+    assert all(torch.equal(kept[name], value) for name, value in trained.state_dict().items())
+    assert (record.model.method, made) == ("checkpoint", ["training", "robustness"])
+    with torch.no_grad():
+        trained[8].bias.add_(1.0)
+    assert estimate(model, new_run()).key != record.key
+    assert made == ["training", "robustness"] * 2
+    with pytest.raises(RobbenchError, match="own_networks:small: expected the same weights at every call"):
+        estimate(replace(model, architecture="own_networks:small"), context)
 
 
 def test_a_checkpoint_whose_logits_are_not_finite_has_no_accuracy(new_run, tmp_path):

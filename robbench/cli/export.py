@@ -1,0 +1,64 @@
+"""``robbench export``: a trained model of a study as a file by itself."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from robbench.cli.options import Commands, adapted_studies, add_places, add_study, path
+from robbench.errors import RobbenchError, unknown
+from robbench.gate.verdicts import show_pstar
+
+
+def add_parser(commands: Commands) -> argparse.ArgumentParser:
+    """Declare the verb's options."""
+    parser = commands.add_parser("export", help="a trained model as .safetensors, TorchScript (.ts) or .onnx")
+    add_study(parser)
+    parser.add_argument("model", metavar="MODEL", help="its name, as pytest lists it: cnn7-glyphs47-TL3")
+    parser.add_argument("-o", "--output", type=path, default=Path("model.safetensors"), metavar="FILE")
+    add_places(parser)
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the file, and print what is in it."""
+    from robbench.machine.environment import choose_device
+    from robbench.models.exported import export_network
+    from robbench.stages import task_of
+    from robbench.stages.context import RunContext
+    from robbench.stages.graph import finished_records
+    from robbench.stages.networks import stored_network
+    from robbench.store import Store
+
+    found = [(study, model) for study in adapted_studies(options) for model in study.models()]
+    study, model = next((pair for pair in found if pair[1].id == options.model), (None, None))
+    if study is None or model is None:
+        raise unknown("model of the suite", options.model, [model.id for _, model in found])
+    context = RunContext(store=Store(options.store), data=options.data, device=choose_device(options.device))
+    tasks = task_of(study, "training", model), task_of(study, "robustness", model)
+    records = finished_records(tasks, context)
+    if tasks[0] not in records:
+        raise RobbenchError(
+            f"export: expected {tasks[0].name} to be finished in {options.store}, it is not; run it first: "
+            f"pytest -m suite {options.suite} -k {model.id}{_as_run(options)}"
+        )
+    finished = context.store.finished(records[tasks[0]].key)
+    assert finished is not None
+    network, data = stored_network(model, context, finished), context.images(model.dataset)
+    head = model.transfer.head if model.transfer else "linear"
+    export_network(options.output, network, head=head, classes=data.classes)
+    said = (
+        f"{options.output}: {model.id}, {'×'.join(map(str, data.shape))} images in [0, 1], {len(data.classes)} classes"
+    )
+    if robustness := tasks[1] in records and records[tasks[1]].robustness:
+        said += f"; median p* {show_pstar(robustness.median)}, clean accuracy {robustness.clean.share:.1%}"
+    print(said)
+    return 0
+
+
+def _as_run(options: argparse.Namespace) -> str:
+    """The options that change the study, as pytest has them."""
+    given = [f"dataset {name}" for name in options.dataset]
+    given += [f"{name} {value}" for name in ("protocol", "seeds") if (value := getattr(options, name)) is not None]
+    given += ["quick"] if options.quick else []
+    return "".join(f" --robbench-{option}" for option in given)
