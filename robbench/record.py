@@ -68,6 +68,8 @@ class Seconds(Struct, frozen=True, kw_only=True):
     """Reading data and writing checkpoints."""
     waiting_for_core: Duration = 0.0
     """Part of ``measured`` in which the thread that waited longest waited for a core; 0 except on Linux."""
+    waiting_for_data: Duration = 0.0
+    """Part of ``training`` in which updates waited for images to be read or decoded."""
 
     @property
     def measured(self) -> float:

@@ -18,6 +18,9 @@ from robbench.errors import RobbenchError, unknown
 UNDESCRIBED = {"undescribed": True}
 """Metadata of a field that results do not depend on: it is not described."""
 
+UNUSUAL = {"unusual": True}
+"""Metadata of a field that is described only where it is not its default."""
+
 KINDS: dict[str, type[Spec]] = {}
 """Every class of specs by its name, a user's own included."""
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any
 
 from robbench.errors import unknown
@@ -14,17 +14,22 @@ from robbench.spec.base import KINDS, Spec
 
 
 def describe(spec: Any) -> Any:
-    """A spec as plain JSON values: its fields, but those with ``metadata=UNDESCRIBED``, or what ``canonical()`` gives."""
+    """A spec as plain JSON values: what ``canonical()`` gives, or its fields, but as their metadata say."""
     if hasattr(spec, "canonical"):
         return spec.canonical()
     if isinstance(spec, Spec):
-        named = [field.name for field in fields(spec) if not field.metadata.get("undescribed")]
-        return {"kind": type(spec).__name__, **{name: describe(getattr(spec, name)) for name in named}}
+        named = {field.name: getattr(spec, field.name) for field in fields(spec) if _described(spec, field)}
+        return {"kind": type(spec).__name__, **{name: describe(value) for name, value in named.items()}}
     if isinstance(spec, Mapping):
         return {str(key): describe(value) for key, value in spec.items()}
     if isinstance(spec, tuple | list):
         return [describe(value) for value in spec]
     return spec
+
+
+def _described(spec: Spec, field: Field[Any]) -> bool:
+    usual = field.metadata.get("unusual") and getattr(spec, field.name) == field.default
+    return not (usual or field.metadata.get("undescribed"))
 
 
 def read_spec(described: Any) -> Any:

@@ -171,7 +171,7 @@ def _record(work: Work, made: Made) -> Record:
         environment=environment(work.context.device),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         result=made.result,
-        notes=made.notes,
+        notes=[*work.data.notes, *made.notes],
     )
 
 

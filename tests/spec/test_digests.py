@@ -54,7 +54,22 @@ CHANGES = [
     (
         Dataset(name="cifar10", test=5),
         {"name": "mine", "train": 9, "validation": 0.1, "augmentation": "none", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-        | {"orientation": "stored", "split": "overlapping", "seed": 1, "test": ...},
+        | {
+            "orientation": "stored",
+            "split": "overlapping",
+            "seed": 1,
+            "test": ...,
+            "size": 32,
+            "hub": ...,
+            "folder": ...,
+        }
+        | {"resize": ..., "channels": ..., "held_out": ..., "crop_area": ..., "skip_broken": ...},
+    ),
+    (
+        Dataset(name="mine", size=32, folder="pictures"),
+        {"name": "cifar10", "train": 9, "validation": 0.1, "augmentation": "none", "mean": ..., "std": ...}
+        | {"orientation": ..., "split": "overlapping", "seed": 1, "test": ..., "size": 31, "hub": ..., "folder": ...}
+        | {"resize": 40, "channels": 1, "held_out": 0.5, "crop_area": 0.3, "skip_broken": True},
     ),
     (
         RECIPE,
