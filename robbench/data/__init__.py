@@ -4,7 +4,7 @@ from robbench.data.augmentation import augment
 from robbench.data.batches import batches, check_pixels, fetch, pixels, split
 from robbench.data.glyphs import GLYPHS, draw
 from robbench.data.images import Data, Images, ImageSource, centre, subset
-from robbench.data.loading import load, load_data, prepare, training_parts
+from robbench.data.loading import attacked_images, load, load_data, prepare, training_parts
 from robbench.data.prepared import read_npz, write_npz
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Data",
     "ImageSource",
     "Images",
+    "attacked_images",
     "augment",
     "batches",
     "centre",

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from robbench.errors import require
 
+IMBALANCED = 1.5
+"""Times as many images in the largest class as in the smallest, from which results are shown class by class."""
+
 
 class ImageSource(Protocol):
     """Labelled images that can be taken by their index, wherever they lie."""
@@ -173,6 +176,12 @@ class Data:
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width that a network gets; images to train on may be larger, to be cropped at random."""
         return self.test.shape
+
+    @cached_property
+    def imbalanced(self) -> bool:
+        """Whether the largest class has :data:`IMBALANCED` times as many images to train on as the smallest, or more."""
+        counts = torch.bincount(self.train.labels.cpu(), minlength=len(self.classes))
+        return bool(counts.max() >= IMBALANCED * counts.min())
 
     @cached_property
     def fingerprint(self) -> str:

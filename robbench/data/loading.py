@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from robbench.data import glyphs, torchvision_sets
 from robbench.data.batches import split
@@ -78,6 +80,12 @@ def list_pictures(dataset: Dataset, folder: Path) -> Listing:
     if not where.is_dir():
         raise RobbenchError(f"dataset {dataset.name!r}: expected a folder of pictures {where}, there is none")
     return list_folders(where, dataset)
+
+
+def attacked_images(test: ImageSource, chosen: Tensor) -> ImageSource:
+    """Those of the test images that are attacked: read at once where they fit into memory, since they are taken many times."""
+    size = len(chosen) * math.prod(test.shape)
+    return test.take(chosen) if size <= MEMORY_SHARE * free_bytes(torch.device("cpu")) else subset(test, chosen)
 
 
 def _placed(source: ImageSource, device: torch.device) -> ImageSource:

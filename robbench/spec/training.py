@@ -201,10 +201,16 @@ class Recipe(Spec):
     """The epoch of the best robust (clean without an attack) or clean validation accuracy, or the last."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of training and validation. float32: in TF32 where the GPU has it. bf16: autocast. p* is always in float32."""
+    class_weights: Literal["none", "balanced"] = field(default="none", metadata=UNUSUAL)
+    """balanced: an image's cross-entropy counts N ÷ (classes · images of its class) times (King and Zeng 2001)."""
 
     def __post_init__(self) -> None:
         for name, attack in (("attack", self.attack), ("validation_attack", self.validation_attack)):
             require(attack is None or attack.epsilon is not None, f"Recipe {name} epsilon", "a radius", None)
+        weighted = self.class_weights == "none" or isinstance(self.objective, CrossEntropy)
+        require(
+            weighted, "Recipe class_weights", "none beside an objective other than CrossEntropy", self.class_weights
+        )
         alone = self.attack is None and self.validation_attack is not None
         require(not alone, "Recipe validation_attack", "none without an attack", self.validation_attack)
 

@@ -204,4 +204,5 @@ def images_used(work: Work, *, train: int, validation: int, test: int) -> DataUs
         test=test,
         sha256=work.data.fingerprint,
         test_limit=work.task.model.dataset.test,
+        folder=work.task.model.dataset.folder,
     )

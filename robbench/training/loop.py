@@ -27,7 +27,7 @@ from robbench.record import Counts, Epoch, Training
 from robbench.spec import Recipe
 from robbench.training.early_stopping import kept_epoch, stops
 from robbench.training.features import Learner, on_features
-from robbench.training.objectives import loss_function
+from robbench.training.objectives import loss_of
 from robbench.training.optimisers import new_optimiser, restore, state_tensors
 from robbench.training.schedule import learning_rate, ramp
 from robbench.training.updates import VALIDATION_BATCH, attacked, device_of, update, validate
@@ -205,7 +205,7 @@ class Trainer:
     def _train(self, epoch: int, learner: Learner) -> tuple[list[float], int]:
         """All updates of an epoch: the loss of each, and how many images were right."""
         recipe, network = self._recipe, learner.network
-        loss = loss_function(recipe.objective, network, self._parents)
+        loss = loss_of(recipe, network, self._parents, learner.training.labels)
         size, device, seed = len(learner.training), self._device, _seed(self._seed, epoch)
         generator = torch.Generator(device).manual_seed(seed)
         order = torch.Generator().manual_seed(seed)
@@ -294,7 +294,7 @@ def _warm_up(
         images = clean
         if recipe.attack is not None:
             images = attacked(network, recipe.attack, recipe.precision, clean, labels, None)
-        loss = loss_function(recipe.objective, network, parents)
+        loss = loss_of(recipe, network, parents, learner.training.labels)
         update(network, recipe, new_optimiser(network, recipe, None), (clean, images, labels), frozen=twins, loss=loss)
 
 
