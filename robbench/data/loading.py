@@ -14,9 +14,11 @@ from torch import Tensor
 from robbench.data import glyphs, torchvision_sets
 from robbench.data.batches import split
 from robbench.data.folders import Listing, list_folders
+from robbench.data.hub import list_rows
 from robbench.data.images import Data, Images, ImageSource, Subset, some_of, subset
 from robbench.data.pictures import MEMORY_SHARE, load_pictures
 from robbench.data.prepared import LAYOUT, read_npz, write_npz
+from robbench.data.shards import archives, list_shards
 from robbench.data.sizes import unknown_dataset
 from robbench.errors import RobbenchError, require
 from robbench.machine.memory import free_bytes
@@ -45,7 +47,7 @@ def load(
         RobbenchError: dataset not on disk, damaged file, failed download.
     """
     if dataset.size is not None:
-        listing = list_pictures(dataset, folder)
+        listing = list_pictures(dataset, folder, download=download)
         return load_pictures(listing, dataset, folder / CACHE, show=show, announce=announce)
     name, train, test, seed = dataset.name, dataset.train, dataset.test, dataset.seed
     if name in glyphs.GLYPHS:
@@ -74,12 +76,18 @@ def training_parts(dataset: Dataset, data: Data, device: torch.device) -> tuple[
     return _placed(train, device), _placed(validation, device)
 
 
-def list_pictures(dataset: Dataset, folder: Path) -> Listing:
-    """The pictures of a dataset that has a size; ``folder`` is the data folder. Errors as of :func:`list_folders`."""
+def list_pictures(dataset: Dataset, folder: Path, *, download: bool = False) -> Listing:
+    """The pictures of a dataset that has a size; ``folder`` is the data folder.
+
+    Raises:
+        RobbenchError: there is no such folder; otherwise as :func:`list_folders`, :func:`list_shards`, :func:`list_rows`.
+    """
+    if dataset.hub is not None:
+        return list_rows(dataset, download=download)
     where = folder / dataset.name if dataset.folder is None else Path(dataset.folder).expanduser()
     if not where.is_dir():
         raise RobbenchError(f"dataset {dataset.name!r}: expected a folder of pictures {where}, there is none")
-    return list_folders(where, dataset)
+    return list_shards(where, dataset) if archives(where) else list_folders(where, dataset)
 
 
 def attacked_images(test: ImageSource, chosen: Tensor) -> ImageSource:

@@ -63,7 +63,10 @@ def test_seeds_quick_and_protocol_combine():
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["emnist"], r"--dataset: expected NAME=OTHER \(emnist=mydata\), each name once, got 'emnist'"),
+        (
+            ["emnist"],
+            r"--dataset: expected NAME=OTHER \(emnist=mydata, emnist=folder:PATH\), each name once, got 'emnist'",
+        ),
         (["=a"], "got '=a'"),
         (["a="], "got 'a='"),
         (["a=b=c"], "got 'a=b=c'"),
