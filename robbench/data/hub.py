@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,9 @@ def list_rows(dataset: Dataset, *, download: bool) -> Listing:
         raise RobbenchError(
             f"dataset {name!r}: expected `datasets` to be installed: pip install robbench[hub]"
         ) from error
-    local = datasets.DownloadConfig(local_files_only=not download)
     try:
-        parts = datasets.load_dataset(name, config or None, download_config=local)
+        with nullcontext() if download else _offline(datasets):
+            parts = datasets.load_dataset(name, config or None)
     except Exception as error:  # whatever its loaders and its network layer raise
         how = "" if download else "; let it be downloaded with --robbench-download"
         raise RobbenchError(f"dataset {name!r} cannot be loaded: {type(error).__name__}: {error}{how}") from error
@@ -75,3 +76,16 @@ def list_rows(dataset: Dataset, *, download: bool) -> Listing:
         return Listing(classes, files(train), files(test))
     alone = train or test or next(iter(parts))
     return split_by_class(f"dataset {name!r}", classes, files(alone), dataset)
+
+
+@contextmanager
+def _offline(datasets: Any) -> Iterator[None]:
+    """Nothing is asked of the hub: ``local_files_only`` alone still asks it for the dataset's card."""
+    from huggingface_hub import constants
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
