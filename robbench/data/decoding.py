@@ -72,7 +72,7 @@ def decode(data: bytes, form: Form) -> tuple[Array, bool]:
         image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = (round((side - form.side) / 2) for side in image.size)
     pixels = np.asarray(image.crop((left, top, left + form.side, top + form.side)))
-    return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1)), turned
+    return np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C"), turned  # a copy, which can be written
 
 
 def look(reader: Reader, form: Form, hashed: bool, name: str) -> tuple[Array, Look]:
