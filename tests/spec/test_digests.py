@@ -76,7 +76,7 @@ CHANGES = [
         {"optimiser": "adam", "learning_rate": 0.2, "weight_decay": 0.1, "batch_size": 9, "epochs": 4, "momentum": 0.5}
         | {"schedule": OneCycle(), "clip_norm": None, "early_stopping": EarlyStopping(), "objective": OtherLoss()}
         | {"attack": PGD(epsilon=0.3, steps=1), "validation_attack": RECIPE.attack, "ramp_epochs": 1}
-        | {"statistics": "running", "kept_epoch": "last", "precision": "bf16"},
+        | {"statistics": "running", "kept_epoch": "last", "precision": "bf16", "class_weights": "balanced"},
     ),
     (RECIPE.attack, {"steps": 5, "epsilon": 0.21, "step_size": None, "random_start": False, "box": (-1.0, 1.0)}),
     (Transfer(k=3), {"k": 2, "head": "mlp1", "kept": "finetuned", "kept_scale": 0.001, "kept_statistics": "train"}),
