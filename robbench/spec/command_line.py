@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePath
+from typing import Any
 
 from robbench.errors import RobbenchError, require
 from robbench.spec import PGD, Dataset, Estimate, Protocol, Quick, Recipe, Study
@@ -71,7 +72,13 @@ def _name_of(other: str) -> str:
     return re.sub(r"[^\w.+-]", "_", PurePath(other.partition(":")[2]).name).lstrip(".+-") or "pictures"
 
 
-def _pictures(dataset: Dataset, other: str) -> Dataset:
+def pictures(text: str, **options: Any) -> Dataset | None:
+    """The pictures that ``folder:PATH`` or ``hub:OWNER/NAME`` names; None of any other text."""
+    kind, _, where = text.partition(":")
+    return Dataset(name=_name_of(text), **{kind: where}, **options) if _PICTURES.match(text) else None
+
+
+def _in_place(dataset: Dataset, other: str) -> Dataset:
     """The same numbers and split of pictures, which are brought to the size of the dataset's images."""
     kind, _, where = other.partition(":")
     facts = DATASETS.get(dataset.name)
@@ -94,7 +101,7 @@ def _pictures(dataset: Dataset, other: str) -> Dataset:
 def _renamed(dataset: Dataset, name: str) -> Dataset:
     """The same sizes and split of other data; only a known dataset brings its usual augmentation and statistics."""
     if _PICTURES.match(name):
-        return _pictures(dataset, name)
+        return _in_place(dataset, name)
     if name == dataset.name:
         return dataset
     if name not in DATASETS:
