@@ -75,7 +75,8 @@ def _name_of(other: str) -> str:
 def pictures(text: str, **options: Any) -> Dataset | None:
     """The pictures that ``folder:PATH`` or ``hub:OWNER/NAME`` names; None of any other text."""
     kind, _, where = text.partition(":")
-    return Dataset(name=_name_of(text), **{kind: where}, **options) if _PICTURES.match(text) else None
+    source: dict[str, Any] = {kind: where}
+    return Dataset(name=_name_of(text), **source, **options) if _PICTURES.match(text) else None
 
 
 def _in_place(dataset: Dataset, other: str) -> Dataset:
