@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def list_rows(dataset: Dataset, *, download: bool) -> Listing:
     assert dataset.hub is not None
     name, _, config = dataset.hub.partition(":")
     try:
-        import datasets
+        datasets: Any = import_module("datasets")
     except ImportError as error:
         raise RobbenchError(
             f"dataset {name!r}: expected `datasets` to be installed: pip install robbench[hub]"

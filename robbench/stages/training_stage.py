@@ -12,16 +12,13 @@ from robbench.attacks import evaluating, is_right
 from robbench.data import ImageSource, pixels, training_parts
 from robbench.machine.memory import Batches
 from robbench.models import Network, place, weights
-from robbench.record import Counts, Seconds, Training
+from robbench.record import Counts, Training
 from robbench.stages.networks import build_network, read_checkpoint, transferred_network
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
 from robbench.training import Trainer, TrainingData
 from robbench.training.transfer import parameter_groups
-from robbench.training.updates import VALIDATION_BATCH, device_of
-
-WAITING = 0.1
-"""Share of a training spent waiting for images from which its record says so."""
+from robbench.training.updates import VALIDATION_BATCH
 
 
 @dataclass(frozen=True)
@@ -57,18 +54,9 @@ def train_model(work: Work) -> Made:
             on_update=lambda done, total: work.context.show(f"training of {model.id}", done, total),
         )
         drive({"training": Planned(lambda made: trainer)}, work, save_every=0.0)
-        result, notes = trainer.result(), [*trainer.notes, *waiting(work.stopwatch.seconds)]
+        result, notes = trainer.result(), trainer.notes
     used = images_used(work, train=len(training), validation=len(validation), test=len(work.data.test))
     return Made(result=result, network=network, data=used, weights=weights(network), notes=notes)
-
-
-def waiting(seconds: Seconds) -> list[str]:
-    """A note where updates waited for images for more than :data:`WAITING` of the training."""
-    share = seconds.waiting_for_data / seconds.training if seconds.training else 0.0
-    said = (
-        f"training waited for its images for {seconds.waiting_for_data:.0f} of {seconds.training:.0f} s ({share:.0%})"
-    )
-    return [said] if share > WAITING and seconds.training >= 1 else []
 
 
 def _prepared(work: Work) -> _Ready:
@@ -103,7 +91,7 @@ def _judged(network: Network, validation: ImageSource, notes: list[str]) -> Trai
         right += int(is_right(network, pixels(batch.images), batch.labels, "validation").sum())
 
     with evaluating(network):
-        Batches("validation", VALIDATION_BATCH, notes).over(len(validation), device_of(network), judge)
+        Batches("validation", VALIDATION_BATCH, notes).over(len(validation), validation.labels.device, judge)
     return Training(
         epochs=[],
         best=0,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 import torch
 from photographs import write_folders
@@ -13,10 +15,13 @@ import robbench.data.loading
 import robbench.data.pictures
 from robbench.data import load_data
 from robbench.errors import RobbenchError
+from robbench.record import Seconds
 from robbench.report import Bundle
 from robbench.report.bundle import encode_bundle
 from robbench.spec import Dataset, Model
+from robbench.stages import Task
 from robbench.stages.context import RunContext
+from robbench.stages.work import waiting
 from robbench.store import Store
 from robbench.verify.verification import verify
 
@@ -46,6 +51,22 @@ def run(tmp_path):
     return make
 
 
+def replace_notes(record):
+    """Without what a record says of waiting."""
+    return msgspec.structs.replace(record, notes=[])
+
+
+def test_a_training_that_waits_for_its_images_says_so(model):
+    """For more than a tenth of its time; not where it took less than a second."""
+    for training, waited, notes in (
+        (40.0, 12.0, ["own_networks.small-mine-pgd waited for its images for 12 of 40 s of training"]),
+        (40.0, 4.0, []),
+        (0.5, 0.4, []),
+    ):
+        stopwatch = SimpleNamespace(seconds=Seconds(training=training, waiting_for_data=waited))
+        assert waiting(SimpleNamespace(stopwatch=stopwatch, task=Task("training", model))) == notes
+
+
 def test_results_are_the_same_wherever_decoded_pixels_are(model, run, monkeypatch):
     """In memory, on disk, and decoded when taken: every figure and every weight; updates that wait are timed."""
     found = {}
@@ -56,7 +77,7 @@ def test_results_are_the_same_wherever_decoded_pixels_are(model, run, monkeypatc
         context = run(form, announce=lambda text: None)
         trained, tested = train(model, context), estimate(model, context)
         weights = context.store.finished(trained.key).weights_sha256
-        found[form] = (comparable(trained), comparable(tested), weights)
+        found[form] = (*(replace_notes(comparable(record)) for record in (trained, tested)), weights)
         assert (trained.seconds.waiting_for_data > 0) == (form != "memory")
         assert trained.seconds.waiting_for_data <= trained.seconds.training
     assert found["memory"] == found["disk"] == found["nowhere"]
