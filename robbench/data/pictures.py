@@ -162,9 +162,9 @@ def load_pictures(
     if found is None:
         if kept != "memory":
             announce(_plan(dataset.name, parts, size, stem, kept))
-        found = _look_at_all(parts, stem, kept, skip=dataset.skip_broken, show=show)
+        found = _look_at_all(dataset, parts, stem, kept, show)
     elif not dataset.skip_broken:
-        _refuse_broken(parts, found)
+        _refuse_broken(dataset.name, parts, found)
     train, test = (_source(part, each, stem, kept) for part, each in zip(parts, found, strict=True))
     for part, source in zip(parts, (train, test), strict=True):
         check_classes(part.what, listing.classes, source.labels.tolist())
@@ -255,7 +255,7 @@ def _remembered(stem: Path, parts: Sequence[_Part], kept: Kept) -> list[_Found] 
     return found
 
 
-def _look_at_all(parts: Sequence[_Part], stem: Path, kept: Kept, *, skip: bool, show: Show) -> list[_Found]:
+def _look_at_all(dataset: Dataset, parts: Sequence[_Part], stem: Path, kept: Kept, show: Show) -> list[_Found]:
     """Decode every picture once, and keep its pixels in memory or on disk; a RobbenchError for those that cannot be read."""
     found = []
     with ExitStack() as files:
@@ -266,8 +266,8 @@ def _look_at_all(parts: Sequence[_Part], stem: Path, kept: Kept, *, skip: bool, 
             elif kept == "disk":
                 keep = files.enter_context(_writing(part.pixel_file(stem)))
             found.append(_look_at(part, keep, show))
-        if not skip:
-            _refuse_broken(parts, found)
+        if not dataset.skip_broken:
+            _refuse_broken(dataset.name, parts, found)
     if kept != "memory":
         write_atomically(Path(f"{stem}.json"), msgspec.json.encode(found))
     return found
@@ -318,7 +318,7 @@ def _writing(path: Path) -> Iterator[Callable[[Tensor], object]]:
         raise RobbenchError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
 
 
-def _refuse_broken(parts: Sequence[_Part], found: Sequence[_Found]) -> None:
+def _refuse_broken(name: str, parts: Sequence[_Part], found: Sequence[_Found]) -> None:
     """Raise a RobbenchError that names every picture that cannot be read, with the reason."""
     broken = [
         f"{part.files.names[place]}: {fault}"
@@ -328,9 +328,8 @@ def _refuse_broken(parts: Sequence[_Part], found: Sequence[_Found]) -> None:
     if broken:
         more = [f"and {len(broken) - _SHOWN:,} more"] if len(broken) > _SHOWN else []
         total = sum(len(part.files) for part in parts)
-        dataset = parts[0].what.rpartition(" of ")[2]
         raise RobbenchError(
-            f"dataset {dataset}: {len(broken):,} of {total:,} pictures cannot be used; mend or delete them, or go on "
+            f"dataset {name!r}: {len(broken):,} of {total:,} pictures cannot be used; mend or delete them, or go on "
             "without them (skip_broken=True):\n  " + "\n  ".join([*broken[:_SHOWN], *more])
         )
 

@@ -83,6 +83,17 @@ def test_results_are_the_same_wherever_decoded_pixels_are(model, run, monkeypatc
     assert found["memory"] == found["disk"] == found["nowhere"]
 
 
+def test_p_star_decodes_the_images_that_it_is_estimated_on(model, run, monkeypatch):
+    """And no others, once all have been looked at: where pictures are decoded when they are taken."""
+    monkeypatch.setattr(robbench.data.pictures, "MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(robbench.data.pictures, "DISK_SHARE", 0.0)
+    train(model, run())
+    names, look = [], robbench.data.pictures.look
+    monkeypatch.setattr(robbench.data.pictures, "look", lambda *given: names.append(given[-1]) or look(*given))
+    found = estimate(model, run(), replace(ESTIMATE, images=3)).robustness
+    assert len(names) == len(found.images) == 3
+
+
 def test_classes_of_different_sizes_are_told_apart(model, run):
     """The images of each class, how many are right, and their median p*; balanced accuracy is the mean over classes."""
     found = estimate(model, run()).robustness
