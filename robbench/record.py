@@ -68,6 +68,8 @@ class Seconds(Struct, frozen=True, kw_only=True):
     """Reading data and writing checkpoints."""
     waiting_for_core: Duration = 0.0
     """Part of ``measured`` in which the thread that waited longest waited for a core; 0 except on Linux."""
+    waiting_for_data: Duration = 0.0
+    """Part of ``training`` in which updates waited for images to be read or decoded."""
 
     @property
     def measured(self) -> float:
@@ -116,6 +118,8 @@ class DataUsed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Fingerprint of images, labels and class names."""
     test_limit: int | None = None
     """The spec's limit of test images; None: all."""
+    folder: str | None = None
+    """Where pictures lie, as the spec says it."""
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):
@@ -238,6 +242,18 @@ class Audit(Struct, frozen=True, kw_only=True):
     """One sentence for each reason not to trust p*."""
 
 
+class OfClass(Struct, frozen=True, kw_only=True):
+    """The images of one class."""
+
+    name: str
+    clean: Counts
+    """Images right unperturbed, of all test images of the class."""
+    median_pstar: float | None
+    """Of the correct ones; None without any, or where it is censored."""
+    censored: bool = False
+    """Whether the median is larger than the grid."""
+
+
 class Robustness(Struct, frozen=True, kw_only=True):
     """The robustness distribution of a model on test images."""
 
@@ -259,6 +275,8 @@ class Robustness(Struct, frozen=True, kw_only=True):
     """Of an ensemble: how many p* are those of each search, by its name; of equal ones the first search's."""
     audit: Audit | None = None
     """None: not audited."""
+    classes: list[OfClass] = []
+    """In the order of the labels, where the dataset's classes differ in size."""
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.pstar) or not self.grid:
@@ -275,6 +293,12 @@ class Robustness(Struct, frozen=True, kw_only=True):
     def censored(self) -> int:
         """Correct images that the attack never fooled."""
         return sum(index == len(self.grid) for index in self.pstar)
+
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """Mean of the classes' clean accuracies; None where classes are not told apart, or none was tested."""
+        shares = [each.clean.share for each in self.classes if each.clean.total]
+        return statistics.fmean(shares) if shares else None
 
     def robust(self, epsilon: float) -> Counts:
         """Images right unperturbed and not fooled at a grid value, of all test images; a RobbenchError off the grid."""
@@ -299,6 +323,8 @@ class Robustness(Struct, frozen=True, kw_only=True):
             "forward_passes": self.forward,
             "backward_passes": self.backward,
         }
+        if self.balanced_accuracy is not None:
+            figures["balanced_accuracy"] = self.balanced_accuracy
         for tested in self.attacks:
             name = f"pgd{tested.steps}" if tested.attack == "pgd" else tested.attack
             figures[f"robust_accuracy_{name}_{tested.epsilon:.4g}"] = tested.robust.share

@@ -1,9 +1,10 @@
-"""Images as tensors: torchvision's datasets, prepared arrays and drawn characters, and how they become batches."""
+"""Images as tensors: torchvision's datasets, pictures, prepared arrays and drawn characters, and how they become batches."""
 
-from robbench.data.batches import augment, batches, check_pixels, fetch, pixels, split
+from robbench.data.augmentation import augment
+from robbench.data.batches import batches, check_pixels, fetch, pixels, split
 from robbench.data.glyphs import GLYPHS, draw
-from robbench.data.images import Data, Images, ImageSource, subset
-from robbench.data.loading import load, load_data, prepare, training_parts
+from robbench.data.images import Data, Images, ImageSource, centre, subset
+from robbench.data.loading import attacked_images, load, load_data, prepare, training_parts
 from robbench.data.prepared import read_npz, write_npz
 
 __all__ = [
@@ -11,8 +12,10 @@ __all__ = [
     "Data",
     "ImageSource",
     "Images",
+    "attacked_images",
     "augment",
     "batches",
+    "centre",
     "check_pixels",
     "draw",
     "fetch",

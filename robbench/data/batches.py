@@ -1,19 +1,18 @@
-"""From images to batches: split, shuffle, read, convert, augment."""
+"""From images to batches: split, shuffle, read, convert."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from robbench.data.images import Images, ImageSource
+from robbench.data.images import Images, ImageSource, Subset
+from robbench.data.pictures import EncodedImages
 from robbench.errors import require
-
-_PADDING = 4
 
 
 def split(count: int, *, validation: float = 0.2, seed: int, overlapping: bool = False) -> tuple[Tensor, Tensor]:
@@ -46,13 +45,34 @@ def batches(count: int, batch_size: int, *, generator: torch.Generator, device: 
     return parts
 
 
-def fetch(source: ImageSource, indices: Iterable[Tensor]) -> Iterator[Images]:
-    """The images at each of the indices, in order.
+def fetch(
+    source: ImageSource,
+    indices: Iterable[Tensor],
+    waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Iterator[Images]:
+    """The images at each of the indices, in order; ``waiting()`` is open while they are waited for.
 
-    A thread reads those of a source that does not lie in memory, one batch ahead of the one in use.
+    Those that do not lie in memory are read ahead: pictures that must be decoded by the workers of a DataLoader, others
+    by a thread, one batch ahead of the one in use.
     """
     if isinstance(source, Images):
         yield from map(source.take, indices)
+        return
+    batches = _read(source, indices)
+    while True:
+        with waiting():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _read(source: ImageSource, indices: Iterable[Tensor]) -> Iterator[Images]:
+    if isinstance(source, Subset):
+        yield from map(source.finished, _read(source.source, (source.index[index.cpu()] for index in indices)))
+        return
+    if isinstance(source, EncodedImages):
+        yield from source.stream(indices)
         return
     with ThreadPoolExecutor(max_workers=1) as reader:
         waiting: deque[Future[Images]] = deque()
@@ -75,23 +95,3 @@ def check_pixels(images: Tensor) -> None:
         return
     low, high = (float(extreme) for extreme in images.aminmax())  # NaN where any pixel is
     require(0 <= low <= high <= 1, "images", "pixels in [0, 1]", (low, high))
-
-
-def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """Augment training images (N, C, H, W), each one in its own way.
-
-    ``crop-flip`` pads with 4 pixels of zero, crops a random H x W out of it, and mirrors half of the images; ``none``
-    gives the images themselves. The generator is on the images' device.
-    """
-    if kind == "none":
-        return images
-    count, channels, height, width = images.shape
-    device = images.device
-    down, right = torch.randint(2 * _PADDING + 1, (2, count, 1), generator=generator, device=device)
-    mirrored = torch.randint(2, (count, 1), generator=generator, device=device).bool()
-    columns = torch.arange(width, device=device).expand(count, width)
-    columns = right + torch.where(mirrored, columns.flip(1), columns)
-    rows = down + torch.arange(height, device=device)
-    image = torch.arange(count, device=device)[:, None, None, None]
-    channel = torch.arange(channels, device=device)[None, :, None, None]
-    return pad(images, [_PADDING] * 4)[image, channel, rows[:, None, :, None], columns[:, None, None, :]]

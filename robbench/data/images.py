@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Protocol, Self, cast
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from robbench.errors import require
+
+IMBALANCED = 1.5
+"""Times as many images in the largest class as in the smallest, from which results are shown class by class."""
 
 
 class ImageSource(Protocol):
@@ -91,6 +94,10 @@ class Subset:
     source: ImageSource
     index: Tensor
     """(M,) int64 on the CPU: which images, in which order."""
+    device: torch.device | str | None = None
+    """Where those that are taken lie; None: where the source takes them."""
+    side: int | None = None
+    """Of the central square that is taken of each; None: the whole."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -103,7 +110,8 @@ class Subset:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
-        return self.source.shape
+        channels, height, width = self.source.shape
+        return (channels, height, width) if self.side is None else (channels, self.side, self.side)
 
     @property
     def fingerprint(self) -> str:
@@ -112,16 +120,43 @@ class Subset:
 
     def take(self, index: Tensor) -> Images:
         """The images at ``index`` of this subset."""
-        return self.source.take(self.index[index.cpu()])
+        return self.finished(self.source.take(self.index[index.cpu()]))
+
+    def finished(self, taken: Images) -> Images:
+        """Images that were taken from the source, cropped, on their device."""
+        if self.side is not None:
+            taken = Images(centre(taken.images, self.side), taken.labels)
+        return taken if self.device is None else taken.to(self.device)
 
     def to(self, device: torch.device | str) -> Subset:
         """The same images; those that are taken lie on ``device``."""
-        return Subset(self.source.to(device), self.index)
+        return replace(self, device=device)
 
 
-def subset(source: ImageSource, index: Tensor) -> ImageSource:
-    """Some images of a source: taken at once where they lie in memory, otherwise when they are asked for."""
-    return source.take(index) if isinstance(source, Images) else Subset(source, index)
+def subset(source: ImageSource, index: Tensor, *, side: int | None = None) -> ImageSource:
+    """Some images of a source: taken at once where they lie in memory, otherwise when they are asked for.
+
+    With a ``side`` the central square of each.
+    """
+    chosen = Subset(source, index, side=side)
+    return chosen.take(torch.arange(len(index))) if isinstance(source, Images) else chosen
+
+
+def some_of(there: int, count: int, seed: int) -> Tensor:
+    """Ascending places of at most ``count`` images, drawn at random; fewer are among those that a larger count gives."""
+    if count >= there:
+        return torch.arange(there)
+    order = torch.randperm(there, generator=torch.Generator().manual_seed(seed))
+    return order[:count].sort().values
+
+
+def centre(images: Tensor, side: int) -> Tensor:
+    """The central square of (N, C, H, W) images, contiguous; as torchvision's CenterCrop."""
+    height, width = images.shape[2:]
+    if height == width == side:
+        return images
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return images[:, :, top : top + side, left : left + side].contiguous()
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,15 +167,27 @@ class Data:
     train: ImageSource
     test: ImageSource
     classes: tuple[str, ...]
+    sha256: str | None = None
+    """Its fingerprint, where that is known without reading the images."""
+    notes: tuple[str, ...] = ()
+    """What the record of a stage must say of them."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        return self.train.shape
+        """Channels, height, width that a network gets; images to train on may be larger, to be cropped at random."""
+        return self.test.shape
+
+    @cached_property
+    def imbalanced(self) -> bool:
+        """Whether the largest class has :data:`IMBALANCED` times as many images to train on as the smallest, or more."""
+        counts = torch.bincount(self.train.labels.cpu(), minlength=len(self.classes))
+        return bool(counts.max() >= IMBALANCED * counts.min())
 
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest over classes, images and labels; the name does not count."""
+        if self.sha256 is not None:
+            return self.sha256
         both = self.train, self.test
         # Images in memory add their bytes and not their fingerprints: so were the digests of the baselines made.
         parts = (part.pieces() if isinstance(part, Images) else [part.fingerprint.encode()] for part in both)

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from robbench.data import glyphs, torchvision_sets
 from robbench.data.batches import split
-from robbench.data.images import Data, Images, ImageSource, subset
+from robbench.data.folders import Listing, list_folders
+from robbench.data.hub import list_rows
+from robbench.data.images import Data, Images, ImageSource, Subset, some_of, subset
+from robbench.data.pictures import MEMORY_SHARE, load_pictures
 from robbench.data.prepared import LAYOUT, read_npz, write_npz
+from robbench.data.shards import archives, list_shards
 from robbench.data.sizes import unknown_dataset
 from robbench.errors import RobbenchError, require
+from robbench.machine.memory import free_bytes
 from robbench.spec import Dataset
 from robbench.spec.catalogue import DATASETS, plain_name
 
+CACHE = "decoded"
+"""Folder in the data folder that holds decoded pictures; it may be deleted."""
 
-def load(dataset: Dataset, folder: Path, *, download: bool = False) -> Data:
-    """A dataset's images on the CPU: drawn, or from ``<folder>/<name>.npz``, or through torchvision, the first that applies.
+
+def load(
+    dataset: Dataset,
+    folder: Path,
+    *,
+    download: bool = False,
+    show: Callable[[str, float, float], None] = lambda what, done, total: None,
+    announce: Callable[[str], None] = lambda text: None,
+) -> Data:
+    """A dataset's images: pictures, or drawn, or from ``<folder>/<name>.npz``, or through torchvision, the first that applies.
 
     What torchvision read is written as the prepared file, if the folder can be written, and read from there afterwards.
-    With ``download`` torchvision downloads what is missing.
+    With ``download`` torchvision downloads what is missing. ``show`` and ``announce`` are those of
+    :func:`robbench.data.pictures.load_pictures`.
 
     Raises:
         RobbenchError: dataset not on disk, damaged file, failed download.
     """
+    if dataset.size is not None:
+        listing = list_pictures(dataset, folder, download=download)
+        return load_pictures(listing, dataset, folder / CACHE, show=show, announce=announce)
     name, train, test, seed = dataset.name, dataset.train, dataset.test, dataset.seed
     if name in glyphs.GLYPHS:
         train, test = train or DATASETS[name].train, test or DATASETS[name].test
@@ -49,8 +71,37 @@ def training_parts(dataset: Dataset, data: Data, device: torch.device) -> tuple[
         chosen = split(len(data.train), validation=dataset.validation, seed=dataset.seed, overlapping=overlapping)
     except RobbenchError as error:
         raise RobbenchError(f"dataset {dataset.name!r} {error}") from error
-    train, validation = (subset(data.train, index).to(device) for index in chosen)
-    return train, validation
+    sides = None, None if data.train.shape == data.shape else data.shape[1]
+    train, validation = (subset(data.train, index, side=side) for index, side in zip(chosen, sides, strict=True))
+    return _placed(train, device), _placed(validation, device)
+
+
+def list_pictures(dataset: Dataset, folder: Path, *, download: bool = False) -> Listing:
+    """The pictures of a dataset that has a size; ``folder`` is the data folder.
+
+    Raises:
+        RobbenchError: there is no such folder; otherwise as :func:`list_folders`, :func:`list_shards`, :func:`list_rows`.
+    """
+    if dataset.hub is not None:
+        return list_rows(dataset, download=download)
+    where = folder / dataset.name if dataset.folder is None else Path(dataset.folder).expanduser()
+    if not where.is_dir():
+        raise RobbenchError(f"dataset {dataset.name!r}: expected a folder of pictures {where}, there is none")
+    return list_shards(where, dataset) if archives(where) else list_folders(where, dataset)
+
+
+def attacked_images(test: ImageSource, chosen: Tensor) -> ImageSource:
+    """Those of the test images that are attacked: read at once where they fit into memory, since they are taken many times."""
+    size = len(chosen) * math.prod(test.shape)
+    return test.take(chosen) if size <= MEMORY_SHARE * free_bytes(torch.device("cpu")) else subset(test, chosen)
+
+
+def _placed(source: ImageSource, device: torch.device) -> ImageSource:
+    """The source on the device; pictures that would fill its memory go there when they are taken."""
+    large = isinstance(source, Images) and source.images.nbytes > MEMORY_SHARE * free_bytes(device)
+    if device.type != "cpu" and large:
+        source = Subset(source, torch.arange(len(source)))
+    return source.to(device)
 
 
 def prepare(name: str, *, folder: Path, download: bool = False) -> Path:
@@ -88,10 +139,6 @@ def _on_disk(name: str, folder: Path, download: bool) -> Data:
 
 
 def _part(source: ImageSource, count: int | None, seed: int, transposed: bool) -> Images:
-    """A random ``count`` of the images, in the file's order; fewer are among those that a larger count gives."""
-    index = torch.arange(len(source))
-    if count is not None and count < len(source):
-        order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
-        index = order[:count].sort().values
-    part = source.take(index)
+    """A random ``count`` of the images, in the file's order."""
+    part = source.take(some_of(len(source), len(source) if count is None else count, seed))
     return Images(part.images.transpose(2, 3).contiguous(), part.labels) if transposed else part

@@ -67,8 +67,8 @@ def from_arrays(name: str, arrays: Mapping[str, Array], source: str) -> Data:
     seen = np.unique(arrays["y_train"]).tolist()
     require(len(seen) > 1, f"{source}: array y_train", "labels of two or more of the classes", seen)
     data = Data(name, parts[0], parts[1], classes)
-    shape, expected = data.test.shape, f"channels, height, width {data.shape} as in x_train"
-    require(shape == data.shape, f"{source}: array x_test", expected, shape)
+    shape, expected = data.train.shape, f"channels, height, width {data.train.shape} as in x_train"
+    require(shape == data.shape, f"{source}: array x_test", expected, data.shape)
     if facts := DATASETS.get(name):
         here, there = (len(classes), *data.shape), (facts.classes, *facts.shape)
         require(here == there, source, f"classes, channels, height, width {there} of {name}", here)

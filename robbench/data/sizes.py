@@ -36,6 +36,16 @@ def sizes(name: str, data: Path) -> Sizes:
     return Sizes(train=facts.train, test=facts.test, shape=facts.shape)
 
 
+def sizes_of(dataset: Dataset, data: Path) -> Sizes:
+    """Sizes of a dataset; those of pictures by their listing, from which none is read. Errors as of what lists them."""
+    if dataset.size is None:
+        return sizes(dataset.name, data)
+    from robbench.data.loading import list_pictures
+
+    found, shape = list_pictures(dataset, data), (dataset.channels, dataset.size, dataset.size)
+    return Sizes(train=len(found.train), test=len(found.test), shape=shape)
+
+
 def unknown_dataset(name: str, data: Path) -> RobbenchError:
     """The error for a name that is neither known nor a prepared file's, with the nearest of both."""
     known = {*DATASETS, *(file.stem for file in data.glob("*.npz"))}

@@ -53,6 +53,13 @@ class Stopwatch:
         finally:
             self._running = None if outer is None else (outer[0], self._start(outer[0]))
 
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time a block within a region in which the stage waits for images; its seconds stay part of the region's."""
+        begun = time.perf_counter()
+        yield
+        self._seconds.update({"waiting_for_data": time.perf_counter() - begun})
+
     def _so_far(self) -> Counter[str]:
         """What was measured so far, in the running region as well."""
         found = self._seconds.copy()

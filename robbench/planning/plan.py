@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from robbench.data.sizes import Sizes, parts, sizes, taken
+from robbench.data.sizes import Sizes, parts, sizes_of, taken
 from robbench.errors import unknown
 from robbench.planning.work import Speed, Work, audit_work, final_work, retrained_share, search_work, training_work
 from robbench.spec import Model, Study
@@ -45,7 +45,7 @@ class PlannedStage:
 
 def plan(study: Study, data: Path) -> tuple[PlannedStage, ...]:
     """Every stage of a study in order, unknown kinds as no work; a RobbenchError for a dataset that is not in ``data``."""
-    found = {dataset.name: sizes(dataset.name, data) for dataset in study.datasets}
+    found = {dataset.name: sizes_of(dataset, data) for dataset in study.datasets}
     planned = {"training": _training, "robustness": _robustness}
     return tuple(planned.get(task.kind, _nothing)(task, found[task.model.dataset.name]) for task in tasks_of(study))
 

@@ -52,6 +52,7 @@ def _figures(row: Row, common: Row | None) -> dict[str, Any]:
         "test_images": robustness and robustness.clean.total,
         "correct_images": robustness and robustness.clean.correct,
         "clean_accuracy": row.accuracy,
+        **({} if row.balanced_accuracy is None else {"balanced_accuracy": row.balanced_accuracy}),
         "median_pstar": row.median,
         **{f"median_pstar_{each.result.search}": each.result.median for each in row.also},
         "median_pstar_common": common and common.median,

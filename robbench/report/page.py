@@ -36,7 +36,15 @@ from robbench.report.remarks import (
 from robbench.report.rows import Group, dataset_label, studies
 from robbench.report.searches import LIMIT, pairs, searches_table
 from robbench.report.seeds import models_of
-from robbench.report.tables import SUSPECT, attack_table, other_table, spread_text, study_table, views_table
+from robbench.report.tables import (
+    SUSPECT,
+    attack_table,
+    classes_table,
+    other_table,
+    spread_text,
+    study_table,
+    views_table,
+)
 
 Pictures = Mapping[tuple[str, ...], Sequence[Picture]]
 """The pictures of a study by (suite,), and of an architecture by (suite, architecture)."""
@@ -198,6 +206,7 @@ def _architecture(group: Group, pictures: Sequence[Picture], missing: Collection
         "audits": [row.robustness.audit for row in tested if row.robustness and row.robustness.audit],
         "suspects": list(dict.fromkeys(row.name for row in tested if row.suspect)),
         "views": views_table(group),
+        "classes": classes_table(group),
         "searches": searches_table(group),
         "swaps": swaps(group),
         "grid_end": max((row.robustness.grid[-1] for row in tested if row.robustness), default=0.0),

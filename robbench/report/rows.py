@@ -86,6 +86,11 @@ class Row:
         return clean.share if clean and clean.total else None
 
     @property
+    def balanced_accuracy(self) -> float | None:
+        """Mean of the classes' clean accuracies; None where the classes are of one size, or without an estimate."""
+        return self.robustness.balanced_accuracy if self.robustness else None
+
+    @property
     def correct(self) -> int | None:
         """Test images classified correctly."""
         return self.robustness.clean.correct if self.robustness else None

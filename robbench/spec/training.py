@@ -5,13 +5,16 @@ from __future__ import annotations
 import warnings
 from dataclasses import field
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Predicate
+from pydantic import BeforeValidator
 
 from robbench.errors import require
 from robbench.spec.base import (
     UNDESCRIBED,
+    UNUSUAL,
     Box,
     Count,
     Expected,
@@ -29,7 +32,12 @@ from robbench.spec.catalogue import DATASETS, plain_name
 
 
 class Dataset(Spec):
-    """A labelled image set: one that robbench knows, or a prepared array file by its name."""
+    """A labelled image set: one that robbench knows, a prepared array file by its name, or pictures (with a ``size``).
+
+    Pictures are image files of any size, brought to one: decoded as torchvision's ImageFolder does, the shorter side
+    resized to ``resize``, and the central ``size`` x ``size`` pixels taken. They lie in ``folder``, or on the ``hub``, or
+    with neither in the folder of this name in the data folder.
+    """
 
     name: Annotated[str, Predicate(plain_name), Expected("a plain name such as 'mnist'")]
     train: PositiveInt | None = None
@@ -38,8 +46,8 @@ class Dataset(Spec):
     """At most this many images; None: all."""
     validation: Part = 0.2
     """Share of the training images kept for validation."""
-    augmentation: Literal["none", "crop-flip"] | None = None
-    """None: what the literature trains the dataset with."""
+    augmentation: Literal["none", "crop-flip", "resized-crop-flip"] | None = None
+    """None: what the literature trains the dataset with; pictures in colour with resized crops, in grey with none."""
     mean: tuple[Number, ...] | None = None
     """Of each channel, for the normalisation inside the model; None: the literature's, if any."""
     std: tuple[Positive, ...] | None = None
@@ -48,17 +56,57 @@ class Dataset(Spec):
     split: Literal["disjoint", "overlapping"] = "disjoint"
     """Train and validation images disjoint, or drawn with two permutations (thesis)."""
     seed: Count = 0
+    folder: Annotated[str, BeforeValidator(lambda path: str(path) if isinstance(path, Path) else path)] | None = field(
+        default=None, metadata=UNDESCRIBED
+    )
+    """Where the pictures lie: ``train``, and ``test`` or ``val``, with a folder for each class; folders of classes, which
+    are split; or webdataset's shards (``train-000.tar``)."""
+    hub: str | None = field(default=None, metadata=UNUSUAL)
+    """The name under which Hugging Face's ``datasets`` loads the pictures, as ``owner/name`` or ``owner/name:config``."""
+    size: PositiveInt | None = field(default=None, metadata=UNUSUAL)
+    """Side in pixels that pictures are brought to."""
+    resize: PositiveInt | None = field(default=None, metadata=UNUSUAL)
+    """Shorter side before the central crop; None: 8/7 of the size with resized crops (256 for 224), else the size."""
+    channels: Literal[1, 3] = field(default=3, metadata=UNUSUAL)
+    """Of pictures: 1 turns them to grey."""
+    held_out: Part = field(default=0.2, metadata=UNUSUAL)
+    """Share of each class to test on, where the pictures come in one part."""
+    crop_area: Share = field(default=0.08, metadata=UNUSUAL)
+    """Least share of a picture's area in a resized crop."""
+    skip_broken: bool = field(default=False, metadata=UNUSUAL)
+    """Go on without pictures that cannot be read, which are an error otherwise."""
 
     def __post_init__(self) -> None:
+        self._check_pictures()
         both = self.mean, self.std
         require((self.mean is None) == (self.std is None), "Dataset mean and std", "both or none", both)
         require(len(self.mean or ()) == len(self.std or ()), "Dataset mean and std", "as many values", both)
         facts = DATASETS.get(self.name)
         if self.augmentation is None:
-            object.__setattr__(self, "augmentation", facts.augmentation if facts else "none")
+            usual = facts.augmentation if facts else "none"
+            photographs = self.size is not None and self.channels == 3 and facts is None
+            object.__setattr__(self, "augmentation", "resized-crop-flip" if photographs else usual)
+        if self.size is not None and self.resize is None:
+            larger = round(self.size * 8 / 7) if self.augmentation == "resized-crop-flip" else self.size
+            object.__setattr__(self, "resize", larger)
         if self.mean is None and facts is not None:
             object.__setattr__(self, "mean", facts.mean)
             object.__setattr__(self, "std", facts.std)
+
+    def _check_pictures(self) -> None:
+        """Raise a RobbenchError where a field of pictures stands without a size, or two do not go together."""
+        if self.size is None:
+            pictures = ("folder", "hub", "resize", "channels", "held_out", "crop_area", "skip_broken")
+            given = [name for name in pictures if getattr(self, name) != getattr(Dataset, name)]
+            how = "the side in pixels that pictures are brought to (size=224)"
+            require(not given, "Dataset size", f"{how}, as {given and given[0]} is given", None)
+            crops = self.augmentation == "resized-crop-flip"
+            require(not crops, "Dataset size", f"{how}, for resized crops", None)
+            return
+        require(self.folder is None or self.hub is None, "Dataset folder and hub", "one of them", self.folder)
+        large = self.resize is None or self.resize >= self.size
+        require(large, "Dataset resize", f"at least the size, {self.size}", self.resize)
+        require(self.orientation == "upright", "Dataset orientation", "upright for pictures", self.orientation)
 
 
 class PGD(Spec):
@@ -153,10 +201,16 @@ class Recipe(Spec):
     """The epoch of the best robust (clean without an attack) or clean validation accuracy, or the last."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of training and validation. float32: in TF32 where the GPU has it. bf16: autocast. p* is always in float32."""
+    class_weights: Literal["none", "balanced"] = field(default="none", metadata=UNUSUAL)
+    """balanced: an image's cross-entropy counts N ÷ (classes · images of its class) times (King and Zeng 2001)."""
 
     def __post_init__(self) -> None:
         for name, attack in (("attack", self.attack), ("validation_attack", self.validation_attack)):
             require(attack is None or attack.epsilon is not None, f"Recipe {name} epsilon", "a radius", None)
+        weighted = self.class_weights == "none" or isinstance(self.objective, CrossEntropy)
+        require(
+            weighted, "Recipe class_weights", "none beside an objective other than CrossEntropy", self.class_weights
+        )
         alone = self.attack is None and self.validation_attack is not None
         require(not alone, "Recipe validation_attack", "none without an attack", self.validation_attack)
 

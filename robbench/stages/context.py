@@ -53,4 +53,4 @@ class RunContext:
         """A dataset's images, from the data folder; errors as of :func:`robbench.data.load`."""
         from robbench.data import load_data
 
-        return load_data(dataset, self.data, download=self.download)
+        return load_data(dataset, self.data, download=self.download, show=self.show, announce=self.announce)

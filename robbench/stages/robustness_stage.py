@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from robbench.data import attacked_images
 from robbench.estimation.audit import AuditPart
 from robbench.estimation.estimators import estimator
 from robbench.estimation.fixed_radii import FixedRadii
 from robbench.estimation.problem import Problem
 from robbench.estimation.sampling import choose_images
-from robbench.record import MISCLASSIFIED, Robustness
+from robbench.record import MISCLASSIFIED, Counts, OfClass, Robustness, median_pstar
 from robbench.spec import Attack, Estimate, describe
 from robbench.spec.searches import parts as searches_of
 from robbench.stages.resumable import Planned, drive
@@ -27,7 +31,7 @@ def estimate_model(work: Work) -> Made:
     with work.stopwatch.region("io"):
         network = work.network("model")
         chosen = choose_images(len(work.data.test), estimate.images, estimate.seed, work.task.model.seed)
-        test = work.data.test.take(torch.tensor(chosen))
+        test = attacked_images(work.data.test, torch.tensor(chosen))
     problem = Problem(
         network=network,
         images=test,
@@ -53,6 +57,7 @@ def estimate_model(work: Work) -> Made:
         audit=parts["audit"].outcome if "audit" in parts else None,
         norm=estimate.norm,
         found_by=search.found_by,
+        classes=_of_classes(work.data.classes, test.labels, search.pstar, estimate) if work.data.imbalanced else [],
     )
     trained = work.needs["model"].record.data
     found = (search.pstar != MISCLASSIFIED) & (search.pstar < len(estimate.grid.values))
@@ -63,6 +68,19 @@ def estimate_model(work: Work) -> Made:
         adversarials=None if search.adversarials is None else search.adversarials[found],
         notes=search.notes,
     )
+
+
+def _of_classes(names: Sequence[str], labels: Tensor, pstar: Tensor, estimate: Estimate) -> list[OfClass]:
+    """The images of each class: how many are right, and the median p* of these."""
+    found, grid = [], list(estimate.grid.values)
+    for label, name in enumerate(names):
+        own = pstar[labels.cpu() == label]
+        right = own[own != MISCLASSIFIED]
+        median = median_pstar(right.tolist(), grid)
+        censored = median is not None and math.isinf(median)
+        counts = Counts(correct=len(right), total=len(own))
+        found.append(OfClass(name=name, clean=counts, median_pstar=None if censored else median, censored=censored))
+    return found
 
 
 def _parts(problem: Problem, estimate: Estimate, search: str) -> dict[str, Planned]:

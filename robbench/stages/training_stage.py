@@ -47,7 +47,7 @@ def train_model(work: Work) -> Made:
         trainer = Trainer(
             network,
             model.recipe,
-            TrainingData(training, validation, model.dataset.augmentation or "none"),
+            TrainingData(training, validation, model.dataset.augmentation or "none", model.dataset.crop_area),
             stopwatch=work.stopwatch,
             seed=model.seed,
             groups=ready.groups,

@@ -26,6 +26,9 @@ from robbench.stages.networks import built_sha256, load_network
 from robbench.stages.task import Task
 from robbench.store import Finished, Need
 
+WAITING = 0.1
+"""Share of a training spent waiting for images from which its record says so."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
@@ -175,8 +178,16 @@ def _record(work: Work, made: Made) -> Record:
         environment=environment(work.context.device),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         result=made.result,
-        notes=made.notes,
+        notes=[*work.data.notes, *made.notes, *waiting(work)],
     )
+
+
+def waiting(work: Work) -> list[str]:
+    """A note where updates waited for images for more than :data:`WAITING` of a training."""
+    waited, training = work.stopwatch.seconds.waiting_for_data, work.stopwatch.seconds.training
+    if waited <= WAITING * training or training < 1:
+        return []
+    return [f"{work.task.model.id} waited for its images for {waited:.0f} of {training:.0f} s of training"]
 
 
 def _facts(model: Model, network: Network) -> ModelFacts:
@@ -211,4 +222,5 @@ def images_used(work: Work, *, train: int, validation: int, test: int) -> DataUs
         test=test,
         sha256=work.data.fingerprint,
         test_limit=work.task.model.dataset.test,
+        folder=work.task.model.dataset.folder,
     )

@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from robbench.data import ImageSource, augment, batches, fetch, pixels
+from robbench.data import ImageSource, augment, batches, centre, fetch, pixels
 from robbench.errors import RobbenchError
 from robbench.machine.environment import multiplies_in_tf32
 from robbench.machine.generators import generators_at
@@ -27,7 +27,7 @@ from robbench.record import Counts, Epoch, Training
 from robbench.spec import Recipe
 from robbench.training.early_stopping import kept_epoch, stops
 from robbench.training.features import Learner, on_features
-from robbench.training.objectives import loss_function
+from robbench.training.objectives import loss_of
 from robbench.training.optimisers import new_optimiser, restore, state_tensors
 from robbench.training.schedule import learning_rate, ramp
 from robbench.training.updates import VALIDATION_BATCH, attacked, device_of, update, validate
@@ -42,7 +42,14 @@ class TrainingData:
     training: ImageSource
     validation: ImageSource
     augmentation: str = "none"
-    """Of the training images: ``none`` or ``crop-flip``."""
+    """Of the training images: ``none``, ``crop-flip`` or ``resized-crop-flip``."""
+    crop_area: float = 0.08
+    """Least share of an image in a resized crop."""
+
+    @property
+    def side(self) -> int:
+        """Of the images that the network gets; those to train on may be larger."""
+        return self.validation.shape[-1]
 
 
 class Trainer:
@@ -191,14 +198,14 @@ class Trainer:
             if recipe.attack is None and data.augmentation == "none" and not self._parents:
                 learner = on_features(learner, recipe, self._frozen, self.notes, self._reuses)
         with tensor_cores(), self._stopwatch.region("warm_up"), self._whole():
-            _warm_up(learner, recipe, self._frozen, self._parents)
+            _warm_up(learner, recipe, self._frozen, self._parents, data)
         self._learner, self._reuses = learner, learner.training is not data.training
         return learner
 
     def _train(self, epoch: int, learner: Learner) -> tuple[list[float], int]:
         """All updates of an epoch: the loss of each, and how many images were right."""
         recipe, network = self._recipe, learner.network
-        loss = loss_function(recipe.objective, network, self._parents)
+        loss = loss_of(recipe, network, self._parents, learner.training.labels)
         size, device, seed = len(learner.training), self._device, _seed(self._seed, epoch)
         generator = torch.Generator(device).manual_seed(seed)
         order = torch.Generator().manual_seed(seed)
@@ -206,13 +213,13 @@ class Trainer:
         with generators_at(seed, device), tensor_cores(), self._stopwatch.region("training"), self._whole():
             chosen = batches(size, recipe.batch_size, generator=order, device=learner.training.labels.device)
             updates = len(chosen)
-            for number, taken in enumerate(fetch(learner.training, chosen)):
+            for number, taken in enumerate(fetch(learner.training, chosen, self._stopwatch.waiting_for_data)):
                 self._in_epoch = number / updates
                 self._on_update(*self.progress)
                 position = (epoch - 1) + number / updates
                 for group in self._optimiser.param_groups:
                     group["lr"] = learning_rate(recipe, position, updates) * group["scale"]
-                clean, labels = augment(pixels(taken.images), self._data.augmentation, generator), taken.labels
+                clean, labels = self._augmented(pixels(taken.images), generator), taken.labels
                 images = clean
                 if recipe.attack is not None:
                     scale = ramp(recipe, position)
@@ -230,6 +237,12 @@ class Trainer:
                 where = f"in epoch {epoch}, batch {number} of {updates}"
                 raise RobbenchError(f"training diverged: the loss is {loss} {where}; {DIVERGED}")
         return values, int(right)
+
+    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        data = self._data
+        if data.augmentation == "none":  # they may be features
+            return images
+        return augment(images, data.augmentation, generator, side=data.side, area=data.crop_area)
 
     def _passes(self) -> tuple[int, int]:
         """Images that passed forward and backward in all epochs."""
@@ -263,17 +276,25 @@ def train(
     return trainer.result()
 
 
-def _warm_up(learner: Learner, recipe: Recipe, frozen: tuple[nn.Module, ...], parents: Mapping[str, nn.Module]) -> None:
+def _warm_up(
+    learner: Learner,
+    recipe: Recipe,
+    frozen: tuple[nn.Module, ...],
+    parents: Mapping[str, nn.Module],
+    data: TrainingData,
+) -> None:
     """A discarded update on a copy, so that set-up costs of kernels and allocator are not counted as training."""
     network, twins = copy.deepcopy((learner.network, frozen))
     first = torch.arange(min(recipe.batch_size, len(learner.training)), device=learner.training.labels.device)
     taken = learner.training.take(first)
     clean, labels = pixels(taken.images), torch.zeros_like(taken.labels)
+    if data.augmentation == "resized-crop-flip":
+        clean = centre(clean, data.side)
     with generators_at(0, clean.device):
         images = clean
         if recipe.attack is not None:
             images = attacked(network, recipe.attack, recipe.precision, clean, labels, None)
-        loss = loss_function(recipe.objective, network, parents)
+        loss = loss_of(recipe, network, parents, learner.training.labels)
         update(network, recipe, new_optimiser(network, recipe, None), (clean, images, labels), frozen=twins, loss=loss)
 
 

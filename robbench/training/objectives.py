@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import singledispatch
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robbench.errors import RobbenchError
-from robbench.spec import CrossEntropy, Objective
+from robbench.spec import CrossEntropy, Objective, Recipe
 
 Loss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """From clean images, the images to train on (attacked if the recipe attacks) and labels to mean loss and logits."""
@@ -32,3 +33,24 @@ def _(objective: CrossEntropy, student: nn.Module, parents: Mapping[str, nn.Modu
         return F.cross_entropy(logits.float(), labels), logits
 
     return loss
+
+
+def loss_of(recipe: Recipe, student: nn.Module, parents: Mapping[str, nn.Module], labels: Tensor) -> Loss:
+    """The loss of a recipe, weighted where it asks for that by the classes of all images to train on, (N,) int64 ``labels``."""
+    if recipe.class_weights == "none":
+        return loss_function(recipe.objective, student, parents)
+    weights = balanced_weights(labels)
+
+    def loss(clean: Tensor, attacked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = student(attacked)
+        full = F.pad(weights, (0, logits.shape[1] - len(weights))).to(logits.device)  # no image of the last classes
+        return F.cross_entropy(logits.float(), labels, weight=full), logits
+
+    return loss
+
+
+def balanced_weights(labels: Tensor) -> Tensor:
+    """Float32 weights of the classes: N ÷ (classes · images of the class), 0 of a class without images."""
+    counts = torch.bincount(labels.cpu())
+    there = counts > 0
+    return torch.where(there, len(labels) / (there.sum() * counts.clamp(min=1)), 0.0).float()

@@ -101,7 +101,7 @@ def _specs(record: Record) -> tuple[Model, Estimate | None]:
     model, estimate = read_spec(record.spec.get("model", record.spec)), read_spec(record.spec.get("estimate"))
     if not isinstance(model, Model) or not isinstance(estimate, Estimate | None):
         raise RobbenchError("spec: expected that of a model (and of an estimate), got something else")
-    dataset = replace(model.dataset, test=record.data.test_limit)
+    dataset = replace(model.dataset, test=record.data.test_limit, folder=record.data.folder)
     return replace(model, dataset=dataset, variant=record.model.variant), estimate
 
 

@@ -47,6 +47,10 @@ GROUPS = {
     "of PGD-40. A batch has at most 256 images on the CPU, 4,096 on CUDA: time that stays "
     "in proportion past one batch shows that memory is bounded by the batch. Passes grow with the logarithm of the grid's "
     "points in the reference search, and more slowly in fast until the grid is fine. Passes are forward passes for each image that the network classifies correctly.",
+    "pictures": "Drawn photographs as JPEG files of mixed sizes, brought to 224×224 and read once in random order as "
+    "floats, by as many workers on both sides; 1000 ÷ ms an image are images a second. From the cache nothing is decoded.",
+    "pictures' memory": "Megabytes of the process and its workers, at the most, while an epoch is read (proportional set "
+    "size: pages that processes share count once).",
     "memory format": "The same step with the weights' channels last and contiguous.",
     "batch": "The attack on 512 images, in batches of the size that is the default and of others.",
     "threads": "The same step with one thread for each core, and with one alone.",
@@ -55,7 +59,13 @@ GROUPS = {
 
 def tables(group: str, members: Sequence[Measurement]) -> str:
     """A group's tables, as Markdown."""
-    makers = {"p*": _searches, "best known p*": _best_known, "p* quality": _quality, "growth": _growth}
+    makers = {
+        "p*": _searches,
+        "best known p*": _best_known,
+        "p* quality": _quality,
+        "growth": _growth,
+        "pictures' memory": _memory,
+    }
     return "\n\n".join(table(rows) for rows in makers.get(group, _ratios)(members))
 
 
@@ -189,6 +199,14 @@ def _growth(members):
             }
         )
     return cases, fits
+
+
+def _memory(members):
+    """A column for each number of images."""
+    yield [
+        {"case": member["case"], **{f"MB, {count} images": _whole(value) for count, value in member["memory"].items()}}
+        for member in members
+    ]
 
 
 def milliseconds(member: Measurement) -> float:

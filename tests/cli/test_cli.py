@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from factories import both_records, make_facts
+from photographs import write_folders
 
 from robbench.cli import main
 from robbench.gate.baselines import write_baseline
@@ -185,6 +186,19 @@ def test_data_checks_a_prepared_file(tmp_path, capsys):
     status, output, _ = run(capsys, "data", "mine", "--data", tmp_path)
     assert status == 0
     assert output.startswith(f"{tmp_path / 'mine.npz'}: 6 training and 2 test images of 1×5×4, 3 classes, sha256 ")
+
+
+def test_data_checks_pictures(tmp_path, capsys):
+    """Decodes all of them, and lists those that cannot be read."""
+    folder = write_folders(tmp_path / "mine", {"a": 5, "b": 5})
+    status, output, _ = run(capsys, "data", f"folder:{folder}", "--size", "20", "--data", tmp_path)
+    assert status == 0
+    assert output.startswith(f"folder:{folder}: 8 training and 2 test images of 3×20×20, 2 classes, sha256 ")
+    (folder / "a" / "0.jpg").write_bytes(b"")
+    status, output, errors = run(capsys, "data", f"folder:{folder}", "--data", tmp_path)
+    assert (status, output) == (2, "")
+    assert "1 of 10 pictures cannot be used" in errors
+    assert run(capsys, "data", f"folder:{folder}", "--data", tmp_path, "--skip-broken")[0] == 0
 
 
 def test_a_wrong_command_line_exits_with_2(capsys):

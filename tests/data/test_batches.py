@@ -1,4 +1,4 @@
-"""Tests of splitting, shuffling and augmenting."""
+"""Tests of splitting and shuffling."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn.functional import pad
 
-from robbench.data import augment, batches, pixels, split
+from robbench.data import batches, pixels, split
 from robbench.errors import RobbenchError
 
 seeds = st.integers(0, 2**31)
@@ -53,40 +52,3 @@ def test_pixels_span_zero_to_one() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(pixels(levels), torch.arange(256) / 255)
     assert pixels(levels).dtype == torch.float32
-
-
-def every_shift(image: torch.Tensor) -> list[torch.Tensor]:
-    """All 162 crops of one padded image (C, H, W), by plain loops."""
-    _, height, width = image.shape
-    padded = pad(image, (4, 4, 4, 4))
-    crops = [padded[:, y : y + height, x : x + width] for y in range(9) for x in range(9)]
-    return [version for crop in crops for version in (crop, crop.flip(2))]
-
-
-@given(
-    count=st.integers(1, 4), channels=st.integers(1, 3), height=st.integers(1, 8), width=st.integers(1, 8), seed=seeds
-)
-def test_augmented_images_are_shifts(count: int, channels: int, height: int, width: int, seed: int) -> None:
-    """Every augmented image is one of the 81 crops of the padded image, as it is or mirrored."""
-    images = torch.rand(count, channels, height, width, generator=torch.Generator().manual_seed(seed))
-    result = augment(images, "crop-flip", torch.Generator().manual_seed(seed))
-    assert result.shape == images.shape
-    assert result.dtype == images.dtype
-    for image, augmented in zip(images, result, strict=True):
-        assert any(torch.equal(augmented, version) for version in every_shift(image))
-
-
-def test_augmentation_uses_every_shift() -> None:
-    """Over many copies of an image all 162 versions come up, each about as often as any other."""
-    image = torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(0))
-    copies = augment(image.expand(16_200, 3, 6, 6), "crop-flip", torch.Generator().manual_seed(1))
-    _, counts = torch.unique(copies.flatten(1), dim=0, return_counts=True)
-    assert len(counts) == 162
-    assert counts.min() > 50
-    assert counts.max() < 150
-
-
-def test_no_augmentation_is_the_identity() -> None:
-    """Kind ``none`` returns the images."""
-    images = torch.rand(2, 1, 4, 4)
-    assert augment(images, "none", torch.Generator()) is images

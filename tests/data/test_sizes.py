@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from robbench.data.sizes import Sizes, parts, sizes, taken
+from robbench.data.sizes import Sizes, parts, sizes, sizes_of, taken
 from robbench.errors import RobbenchError
 from robbench.spec import Dataset
 
@@ -26,6 +26,17 @@ def test_a_dataset_that_is_nowhere_is_an_error(tmp_path):
     (tmp_path / "other.npz").write_text("not an archive")
     with pytest.raises(RobbenchError, match=r"other\.npz: expected a prepared file"):
         sizes("other", tmp_path)
+
+
+def test_pictures_are_counted_and_not_read(tmp_path):
+    """By the folders that hold them; their shape is the one that they are brought to."""
+    for part, count in (("train", 3), ("val", 2)):
+        for name in ("a", "b"):
+            (tmp_path / "mine" / part / name).mkdir(parents=True)
+            for number in range(count):
+                (tmp_path / "mine" / part / name / f"{number}.jpg").write_bytes(b"not read")
+    assert sizes_of(Dataset(name="mine", size=20, channels=1), tmp_path) == Sizes(train=6, test=4, shape=(1, 20, 20))
+    assert sizes_of(Dataset(name="cifar100"), tmp_path) == sizes("cifar100", tmp_path)
 
 
 def test_no_more_images_than_there_are():

@@ -44,6 +44,17 @@ def stopwatch(clock):
     return Stopwatch(torch.device("cpu"))
 
 
+def test_waiting_for_data_is_part_of_its_region(stopwatch, clock):
+    """It is counted beside the region's seconds, not out of them, and goes on from a saved state."""
+    stopwatch.add(Seconds(training=1.0, waiting_for_data=0.5))
+    with stopwatch.region("training"):
+        clock.now += 2
+        with stopwatch.waiting_for_data():
+            clock.now += 3
+    assert (stopwatch.seconds.training, stopwatch.seconds.waiting_for_data) == (6.0, 3.5)
+    assert stopwatch.seconds.total == 6.0
+
+
 @given(DURATIONS)
 def test_the_regions_of_a_name_add_up(durations):
     """Each region's seconds are the sum of its blocks, and time between blocks is nobody's."""

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from photographs import write_folders
 
 import robbench.data
 import robbench.stages.training_stage
@@ -137,7 +138,7 @@ def test_the_command_line_wins(settings):
         (
             ["--robbench-dataset", "emnist"],
             "",
-            "--robbench-dataset: expected NAME=OTHER (emnist=mydata), each name once, got 'emnist'",
+            "--robbench-dataset: expected NAME=OTHER (emnist=mydata, emnist=folder:PATH), each name once, got 'emnist'",
         ),
         (["--robbench-quick", "--robbench-update"], "", "--robbench-quick and --robbench-update: expected one of them"),
         (
@@ -227,9 +228,9 @@ def test_download_reaches_the_loader(one, monkeypatch):
     """And nothing is downloaded unless it is asked for."""
     asked, load = set(), robbench.data.load_data
 
-    def listening(dataset, folder, *, download):
+    def listening(dataset, folder, *, download, **told):
         asked.add(download)
-        return load(dataset, folder)
+        return load(dataset, folder, **told)
 
     monkeypatch.setattr(robbench.data, "load_data", listening)
     one("--robbench-update")
@@ -320,3 +321,16 @@ def test_a_second_run_takes_stages_from_the_store_and_says_so(updated, stages, p
     result = updated("--robbench-fresh")
     assert len(stages) == 2
     assert "taken from the store" not in result.stdout.str()
+
+
+def test_a_folder_of_pictures_in_place_of_a_dataset(tiny, pytester):
+    """Brought to the size and channels of that dataset; broken pictures are listed before anything is trained."""
+    write_folders(pytester.path / "my pictures", {"a": 20, "b": 30}, ending="png")
+    options = ("--robbench-dataset=glyphs10=folder:my pictures", "--robbench-quick", "-k", "my_pictures-standard")
+    tiny(*options).assert_outcomes(passed=2, deselected=8)
+    bundle = read_bundle(pytester.path / "reports" / "tiny-my_pictures-quick")
+    assert {record.data.name for record in bundle.records} == {"my_pictures"}
+    (pytester.path / "my pictures" / "a" / "1.png").write_bytes(b"")
+    result = tiny(*options)
+    result.assert_outcomes(failed=2, deselected=8)
+    result.stdout.fnmatch_lines(["*1 of 40 pictures cannot be used; *", "*a/1.png: empty file*"])

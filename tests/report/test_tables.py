@@ -4,8 +4,8 @@ import pytest
 from factories import both_records, make_facts, make_group, robustness_record, training_record
 from msgspec.structs import replace
 
-from robbench.record import AttackAccuracy, Counts, Record
-from robbench.report.tables import attack_table, study_table, views_table
+from robbench.record import AttackAccuracy, Counts, OfClass, Record
+from robbench.report.tables import attack_table, classes_table, study_table, views_table
 
 TL1 = make_facts("transfer", "emnist", 1)
 OTHER = make_facts("transfer", "glyphs47", 1, source="glyphs10")
@@ -34,6 +34,26 @@ def test_a_row_of_the_study_table() -> None:
         "epochs": "3",
         "epoch kept": "2",
     }
+
+
+def test_classes_one_by_one() -> None:
+    """Balanced accuracy, then median p* and accuracy of each class; no table where classes are of one size."""
+    rows = both_records(OTHER, [1, 2, 5, -1, -1])
+    assert classes_table(make_group(*rows)) is None
+    classes = [
+        OfClass(name="rose", clean=Counts(correct=2, total=3), median_pstar=0.15),
+        OfClass(name="a|b", clean=Counts(correct=1, total=2), median_pstar=None, censored=True),
+        OfClass(name="lily", clean=Counts(correct=0, total=0), median_pstar=None),
+    ]
+    rows[1] = replace(rows[1], result=replace(rows[1].result, classes=classes))
+    frame = classes_table(make_group(*rows))
+    assert list(frame.columns) == ["Class", "TL#1"]
+    assert frame.values.tolist() == [
+        ["balanced accuracy", "58.3%"],
+        ["rose", "0.15 (66.7%)"],
+        ["a\\|b", "> 0.4 (50.0%)"],
+        ["lily", "– (–)"],
+    ]
 
 
 def test_three_views_side_by_side() -> None:

@@ -49,6 +49,23 @@ def test_a_known_dataset_brings_its_own_normalisation():
     assert adapt(replace(study, source=own), datasets={"cifar10": "cifar100"}).source == replace(own, name="cifar100")
 
 
+@pytest.mark.parametrize("kind", ["folder", "hub"])
+def test_pictures_take_the_size_of_the_dataset_in_whose_place_they_come(kind):
+    """Its channels, numbers, split and augmentation, too; they are named after the end of their path."""
+    changed = adapt(STUDY, datasets=parse_datasets("", [f"emnist={kind}:~/a=b/my letters"]), protocol="thesis")
+    expected = Dataset(name="my_letters", train=5000, size=28, channels=1, augmentation="none")
+    assert changed.target == replace(expected, **{kind: "~/a=b/my letters"})
+    assert changed.name == "demo-thesis-my_letters"
+    flowers = Dataset(name="flowers", folder="here", size=64, train=9)
+    study = make_study(source=flowers, architectures=("resnet18",))
+    other = adapt(study, datasets={"flowers": f"{kind}:there/roses"}).source
+    assert other == Dataset(name="roses", size=64, train=9, **{kind: "there/roses"})
+    assert adapt(study, datasets={"flowers": "cifar10"}).source == Dataset(name="cifar10", train=9)
+    assert adapt(study, datasets={"flowers": "tulips"}).source == Dataset(name="tulips", size=64, train=9)
+    with pytest.raises(RobbenchError, match="expected a data set of known size in its place, got 'mine'"):
+        adapt(make_study(source="mine"), datasets={"mine": f"{kind}:there"})
+
+
 def test_seeds_quick_and_protocol_combine():
     """Every change of meaning is in the name; more seeds are more models."""
     changed = adapt(STUDY, protocol="thesis", datasets={"mnist": "other"}, seeds=2, quick=True)
@@ -63,7 +80,10 @@ def test_seeds_quick_and_protocol_combine():
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["emnist"], r"--dataset: expected NAME=OTHER \(emnist=mydata\), each name once, got 'emnist'"),
+        (
+            ["emnist"],
+            r"--dataset: expected NAME=OTHER \(emnist=mydata, emnist=folder:PATH\), each name once, got 'emnist'",
+        ),
         (["=a"], "got '=a'"),
         (["a="], "got 'a='"),
         (["a=b=c"], "got 'a=b=c'"),

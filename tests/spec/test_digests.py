@@ -57,14 +57,29 @@ CHANGES = [
     (
         Dataset(name="cifar10", test=5),
         {"name": "mine", "train": 9, "validation": 0.1, "augmentation": "none", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-        | {"orientation": "stored", "split": "overlapping", "seed": 1, "test": ...},
+        | {
+            "orientation": "stored",
+            "split": "overlapping",
+            "seed": 1,
+            "test": ...,
+            "size": 32,
+            "hub": ...,
+            "folder": ...,
+        }
+        | {"resize": ..., "channels": ..., "held_out": ..., "crop_area": ..., "skip_broken": ...},
+    ),
+    (
+        Dataset(name="mine", size=32, folder="pictures"),
+        {"name": "cifar10", "train": 9, "validation": 0.1, "augmentation": "none", "mean": ..., "std": ...}
+        | {"orientation": ..., "split": "overlapping", "seed": 1, "test": ..., "size": 31, "hub": ..., "folder": ...}
+        | {"resize": 40, "channels": 1, "held_out": 0.5, "crop_area": 0.3, "skip_broken": True},
     ),
     (
         RECIPE,
         {"optimiser": "adam", "learning_rate": 0.2, "weight_decay": 0.1, "batch_size": 9, "epochs": 4, "momentum": 0.5}
         | {"schedule": OneCycle(), "clip_norm": None, "early_stopping": EarlyStopping(), "objective": OtherLoss()}
         | {"attack": PGD(epsilon=0.3, steps=1), "validation_attack": RECIPE.attack, "ramp_epochs": 1}
-        | {"statistics": "running", "kept_epoch": "last", "precision": "bf16"},
+        | {"statistics": "running", "kept_epoch": "last", "precision": "bf16", "class_weights": "balanced"},
     ),
     (RECIPE.attack, {"steps": 5, "epsilon": 0.21, "step_size": None, "random_start": False, "box": (-1.0, 1.0)}),
     (Transfer(k=3), {"k": 2, "head": "mlp1", "kept": "finetuned", "kept_scale": 0.001, "kept_statistics": "train"}),

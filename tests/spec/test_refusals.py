@@ -18,6 +18,7 @@ from robbench.spec import (
     EpsilonGrid,
     Model,
     MultiStepLR,
+    Objective,
     StepLR,
     Transfer,
     Transfers,
@@ -73,9 +74,21 @@ CHOICES = [
     (lambda: Checkpoint("w.pt", 0), "Checkpoint: expected every value by its name (mean=…), got 0 without"),
 ]
 
+SIDE = "Dataset size: expected the side in pixels that pictures are brought to (size=224),"
+
 BETWEEN_FIELDS = [
     (lambda: Dataset(name="x", mean=(0.5,)), "Dataset mean and std: expected both or none, got ((0.5,), None)"),
     (lambda: Dataset(name="x", mean=(0.5, 0.5), std=(0.5,)), "Dataset mean and std: expected as many values, got"),
+    (lambda: Dataset(name="x", folder="here"), f"{SIDE} as folder is given, got None"),
+    (lambda: Dataset(name="x", skip_broken=True), f"{SIDE} as skip_broken is given, got None"),
+    (lambda: Dataset(name="x", augmentation="resized-crop-flip"), f"{SIDE} for resized crops, got None"),
+    (lambda: Dataset(name="x", size=9, folder="a", hub="b"), "Dataset folder and hub: expected one of them, got 'a'"),
+    (lambda: Dataset(name="x", size=9, resize=8), "Dataset resize: expected at least the size, 9, got 8"),
+    (lambda: Dataset(name="x", size=9, orientation="stored"), "Dataset orientation: expected upright for pictures"),
+    (
+        lambda: recipe(class_weights="balanced", objective=Objective()),
+        "Recipe class_weights: expected none beside an objective other than CrossEntropy, got 'balanced'",
+    ),
     (lambda: recipe(attack=PGD(steps=1)), "Recipe attack epsilon: expected a radius, got None"),
     (lambda: replace(STANDARD, validation_attack=ATTACK), "Recipe validation_attack: expected none without an attack"),
     (lambda: Checkpoint("w.pt", mean=0), "Checkpoint mean and std: expected both or none, got ((0.0,), None)"),

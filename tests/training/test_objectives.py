@@ -13,6 +13,7 @@ from torch import nn
 from robbench.errors import RobbenchError
 from robbench.spec import CrossEntropy, Objective
 from robbench.training import loss_function
+from robbench.training.objectives import balanced_weights, loss_of
 
 
 class Imitation(Objective):
@@ -66,3 +67,21 @@ def test_an_objective_without_a_loss_is_an_error():
 
     with pytest.raises(RobbenchError, match="objective: expected a kind with a loss function, got Unknown"):
         run(network(), recipe(objective=Unknown()))
+
+
+def test_balanced_weights_make_every_class_count_the_same():
+    """N ÷ (classes · images of the class); a class without images has none, and is not counted."""
+    assert balanced_weights(torch.tensor([0, 0, 0, 2])).tolist() == pytest.approx([4 / 6, 0.0, 4 / 2])
+
+
+def test_a_weighted_loss_is_the_weighted_mean():
+    """Over a batch, by the weights of all training images; logits of classes that no image has are left alone."""
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    labels, known = torch.tensor([0, 1]), torch.tensor([0, 0, 0, 1])
+    loss = loss_of(recipe(class_weights="balanced"), lambda images: logits, {}, known)
+    value, given = loss(logits, logits, labels)
+    each, weights = F.cross_entropy(logits, labels, reduction="none"), torch.tensor([4 / 6, 4 / 2])
+    assert value == pytest.approx(float((weights * each).sum() / weights.sum()))
+    assert given is logits
+    plain, _ = loss_of(recipe(), lambda images: logits, {}, known)(logits, logits, labels)
+    assert plain == pytest.approx(float(each.mean()))
