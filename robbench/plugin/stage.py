@@ -56,6 +56,7 @@ class Robbench:
             pytest.fail(for_terminal(outcome["fault"]), pytrace=False)
         outcome["record"] = msgspec.json.encode(record).decode()
         outcome["verdicts"] = msgspec.json.encode(verdicts).decode()
+        outcome["tolerances"] = msgspec.json.encode(self._mark.kwargs).decode()
         if failures := [verdict.message for verdict in verdicts if verdict.fails]:
             pytest.fail(for_terminal(f"{study.name}/{model.id}: " + "\n  ".join(failures)), pytrace=False)
         return record
@@ -89,7 +90,10 @@ class Robbench:
         }
         self._benchmark.extra_info.update(figures)
         kept = [pair for pair in self._item.user_properties if pair[0] not in figures]  # of a run before, by --reruns
-        self._item.user_properties[:] = [*kept, *((name, value) for name, value in figures.items() if value is not None)]
+        self._item.user_properties[:] = [
+            *kept,
+            *((name, value) for name, value in figures.items() if value is not None),
+        ]
         return record, self._judged(study, record, baseline)
 
     @property

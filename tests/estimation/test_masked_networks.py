@@ -97,7 +97,9 @@ def test_the_audit_changes_no_figure(demonstration, context):
 def test_square_without_its_library_is_refused(monkeypatch):
     """One sentence says what to install."""
     monkeypatch.setattr(robbench.estimation.audit, "find_spec", lambda name: None)
-    with pytest.raises(RobbenchError, match=r"expected pyautoattack .* 50 queries of Square, got none; pip install 'robbench\[audit\]'"):
+    with pytest.raises(
+        RobbenchError, match=r"expected pyautoattack .* 50 queries of Square, got none; pip install 'robbench\[audit\]'"
+    ):
         check_audit(AuditSpec(square_queries=50))
     check_audit(AuditSpec())
     check_audit(None)

@@ -31,6 +31,7 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("repetition", (1, 2))
 """
 
+
 @pytest.fixture
 def verdicts(pytester):
     """What the last run's bundle says of its stages."""
