@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from robbench.cli.options import Commands, add_data, path
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import read_baseline
-from robbench.gate.verdicts import Tolerances, Verdict, compare, levels, plain_verdict
+from robbench.gate.verdicts import Tolerances, Verdict, compare, declared, levels, plain_verdict
 
 TOLERANCES = {
     "pstar": "share of the median p*",
@@ -41,7 +41,12 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     add_data(parser)
     parser.add_argument("-o", "--output", type=path, metavar="DIR", help="keep both sides' report bundles there")
     for name, text in TOLERANCES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=f"tolerance: {text}")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=float,
+            metavar="X",
+            help=f"tolerance, instead of the suite's own: {text}",
+        )
     parser.add_argument("--all", action="store_true", help="list the figures within tolerance, too")
     return parser
 
@@ -49,15 +54,16 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Print the verdicts; 1 where one of them fails."""
     given = {name: getattr(options, name) for name in TOLERANCES if getattr(options, name) is not None}
-    tolerances = Tolerances.of(given)
-    verdicts = _to_revision(options, tolerances) if options.base else _to_baselines(options, tolerances)
+    Tolerances.of(given)  # out of range: before anything runs
+    verdicts = _to_revision(options, given) if options.base else _to_baselines(options, given)
     _print(verdicts, everything=options.all)
     failing = sum(verdict.fails for verdict in verdicts)
     if not failing:
         print(f"no regression: {sum(verdict.mark == '=' for verdict in verdicts)} of {len(verdicts)} as before")
         return 0
-    held = f"--pstar {tolerances.pstar:g} --accuracy {tolerances.accuracy:g} --seconds {tolerances.seconds:g}"
-    print(f"{failing} of {len(verdicts)} figures fail, held to {held}; suites may declare other tolerances")
+    held = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in given.items())
+    what = f"{held}, and else to what" if held else "what"
+    print(f"{failing} of {len(verdicts)} figures fail, held to {what} their suites declare")
     return 1
 
 
@@ -72,13 +78,13 @@ def _print(verdicts: Sequence[Verdict], *, everything: bool) -> None:
         print(f"{'x':7}  {stages} stages: {message}")
 
 
-def _to_revision(options: argparse.Namespace, tolerances: Tolerances) -> list[Verdict]:
+def _to_revision(options: argparse.Namespace, given: Mapping[str, float]) -> list[Verdict]:
     from robbench.cli.revisions import against_base
 
     return against_base(
         options.base,
         options.arguments,
-        tolerances=tolerances,
+        given=given,
         rounds=options.rounds,
         data=options.data,
         keep=options.output,
@@ -86,7 +92,7 @@ def _to_revision(options: argparse.Namespace, tolerances: Tolerances) -> list[Ve
     )
 
 
-def _to_baselines(options: argparse.Namespace, tolerances: Tolerances) -> list[Verdict]:
+def _to_baselines(options: argparse.Namespace, given: Mapping[str, float]) -> list[Verdict]:
     """Verdicts on a bundle's records; a stage that has a baseline but no record fails."""
     from robbench.report import read_bundle
 
@@ -94,9 +100,12 @@ def _to_baselines(options: argparse.Namespace, tolerances: Tolerances) -> list[V
         got = " ".join(options.arguments) or "neither"
         raise RobbenchError(f"compare: expected one bundle, or --base REV, got {got}")
     bundle, folder = Path(options.arguments[0]), options.baselines
-    records = read_bundle(bundle).records
+    found = read_bundle(bundle)
+    records = found.records
     if not records:
         raise RobbenchError(f"compare: expected a bundle with records, {bundle} has none")
+    if any(verdict.mark == "quick" for verdict in found.verdicts):
+        raise RobbenchError(f"compare: expected a run at full scale, {bundle} is of --robbench-quick: it means nothing")
     if not folder.is_dir():
         raise RobbenchError(f"compare: expected a folder of baselines, {folder} is none; see --baselines")
     verdicts, level = [], levels(records)
@@ -105,7 +114,7 @@ def _to_baselines(options: argparse.Namespace, tolerances: Tolerances) -> list[V
         if baseline is None:
             verdicts.append(plain_verdict(record.suite, record.name, "missing", f"no baseline in {folder}"))
         else:
-            verdicts += compare(record, baseline, tolerances, level[record.suite])
+            verdicts += compare(record, baseline, declared(found.tolerances, record, given), level[record.suite])
     measured = {(record.suite, record.name) for record in records}
     return verdicts + [
         plain_verdict(suite, file.stem, "error", f"has a baseline, but no record in {bundle}")

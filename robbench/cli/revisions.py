@@ -21,9 +21,9 @@ import msgspec
 
 from robbench.errors import RobbenchError, require
 from robbench.gate.baselines import baseline_of, figures_of
-from robbench.gate.verdicts import Tolerances, Verdict, compare, levels, plain_verdict
+from robbench.gate.verdicts import Tolerances, Verdict, compare, declared, levels, plain_verdict
 from robbench.record import Record
-from robbench.report import read_bundle
+from robbench.report import Bundle, merge, read_bundle
 from robbench.report.terminal import busy
 
 TAIL = 25
@@ -51,7 +51,7 @@ def against_base(
     revision: str,
     arguments: Sequence[str],
     *,
-    tolerances: Tolerances,
+    given: Mapping[str, float],
     rounds: int,
     data: Path,
     keep: Path | None,
@@ -59,7 +59,7 @@ def against_base(
 ) -> list[Verdict]:
     """Verdicts on the working tree, uncommitted changes included, against a revision that git knows.
 
-    ``arguments`` go to pytest; ``keep`` gets both sides' report bundles; ``say`` gets a line whenever a round is over.
+    ``arguments`` go to pytest; ``given`` are tolerances in place of those of the suites' markers at head; ``keep`` gets both sides' report bundles; ``say`` gets a line whenever a round is over.
 
     Raises:
         RobbenchError: no repository, an unknown revision, or a suite that does not run.
@@ -68,20 +68,27 @@ def against_base(
     for argument in arguments:  # an absolute one would make both sides run the working tree's file
         relative = not Path(argument.partition("::")[0]).is_absolute()
         require(relative, "compare --base", "paths relative to the current folder, which base has too", argument)
-    found: dict[str, list[Records]] = {"base": [], "head": []}
+    quick = "--robbench-quick" in arguments
+    require(not quick, "compare --base", "runs at full scale: quick figures mean nothing", "--robbench-quick")
+    found: dict[str, list[Bundle]] = {"base": [], "head": []}
     with _sides(revision) as sides:
         for number in range(rounds):
             for side in sides if number % 2 == 0 else reversed(sides):
                 begun = time.monotonic()
-                records = _run(side, arguments, data)
-                found[side.name].append(records)
-                took = f"{len(records)} stages in {time.monotonic() - begun:.0f} s"
+                bundle = _run(side, arguments, data)
+                found[side.name].append(bundle)
+                took = f"{len(bundle.records)} stages in {time.monotonic() - begun:.0f} s"
                 say(f"{side.name} ({side.shown}), round {number + 1} of {rounds}: {took}")
         if keep is not None:
             for side in sides:
                 shutil.copytree(side.output / "reports", keep / side.name, dirs_exist_ok=True)
-    base, head = (_summary(name, found[name], say) for name in ("base", "head"))
-    return judge(base, head, tolerances)
+    base, head = (_summary(name, [_named(bundle) for bundle in found[name]], say) for name in ("base", "head"))
+    marked = found["head"][0].tolerances
+    return judge(base, head, lambda record: declared(marked, record, given))
+
+
+def _named(bundle: Bundle) -> Records:
+    return {f"{record.suite}/{record.name}": record for record in bundle.records}
 
 
 def _summary(name: str, rounds: Sequence[Records], say: Callable[[str], None]) -> Records:
@@ -100,7 +107,9 @@ def _summary(name: str, rounds: Sequence[Records], say: Callable[[str], None]) -
     return records
 
 
-def judge(base: Mapping[str, Record], head: Mapping[str, Record], tolerances: Tolerances) -> list[Verdict]:
+def judge(
+    base: Mapping[str, Record], head: Mapping[str, Record], tolerances: Callable[[Record], Tolerances]
+) -> list[Verdict]:
     """Verdicts of head's records on base's. A stage that only head has is new; one that it lost fails.
 
     Seconds are compared wherever the specification is the same, even if the digest is not: the code may have changed.
@@ -112,7 +121,7 @@ def judge(base: Mapping[str, Record], head: Mapping[str, Record], tolerances: To
             continue
         digest = record.digest if base[name].spec == record.spec else base[name].digest
         baseline = msgspec.structs.replace(baseline_of(base[name]), digest=digest)
-        verdicts += compare(record, baseline, tolerances, level[record.suite])
+        verdicts += compare(record, baseline, tolerances(record), level[record.suite])
     lost = [record for name, record in base.items() if name not in head]
     return verdicts + [plain_verdict(old.suite, old.name, "error", "head has no such stage") for old in lost]
 
@@ -126,8 +135,8 @@ def fastest(rounds: Sequence[Mapping[str, Record]]) -> Records:
     return {name: msgspec.structs.replace(record, seconds=least(name).seconds) for name, record in rounds[0].items()}
 
 
-def _run(side: Side, arguments: Sequence[str], data: Path) -> Records:
-    """Run the suite on one side, every stage anew; its records, or a RobbenchError with the end of pytest's output."""
+def _run(side: Side, arguments: Sequence[str], data: Path) -> Bundle:
+    """Run the suite on one side, every stage anew; all its bundles as one, or a RobbenchError with the end of pytest's output."""
     folders = {name: side.output / name for name in ("store", "reports", "baselines")}
     shutil.rmtree(folders["reports"], ignore_errors=True)  # a round's records are its own
     side.output.mkdir(parents=True, exist_ok=True)
@@ -135,7 +144,7 @@ def _run(side: Side, arguments: Sequence[str], data: Path) -> Records:
         *(sys.executable, "-m", "pytest", "-m", "suite", "-p", "no:cacheprovider", *arguments, "--robbench-fresh"),
         *(f"--robbench-data={data.absolute()}", f"--robbench-store={folders['store']}"),
         *(f"--robbench-report={folders['reports']}", f"--robbench-baselines={folders['baselines']}"),
-        *(() if "--robbench-quick" in arguments else ("--robbench-update",)),
+        "--robbench-update",
     ]
     log = side.output / "log"
     status = _execute(command, side.root, log)
@@ -145,7 +154,7 @@ def _run(side: Side, arguments: Sequence[str], data: Path) -> Records:
         why = f"pytest ended with status {status}" if status else "no stage ran"
         hint = "; a suite that base does not have cannot be compared with it" if side.name == "base" else ""
         raise RobbenchError(f"compare --base: the suite does not run at {side.name}: {why}{hint}\n" + "\n".join(lines))
-    return {f"{record.suite}/{record.name}": record for path in bundles for record in read_bundle(path).records}
+    return merge([read_bundle(path) for path in bundles])
 
 
 def _execute(command: Sequence[str], folder: Path, log: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,25 @@ def write_baseline(folder: Path, record: Record) -> Path:
     previous = read_baseline(folder, record.suite, record.case, record.stage)
     write_atomically(path, encode_baseline(baseline_of(record, previous)).encode())
     return path
+
+
+def undeclared(folder: Path, suite: str, declared: Collection[str]) -> list[Path]:
+    """The baselines of a suite that belong to none of its stages (``case.stage``), of any seed: an option may add seeds."""
+    known = {_without_seed(name) for name in declared}
+    found = [path for path in sorted((folder / suite).glob("*.json")) if _without_seed(path.stem) not in known]
+    return [path for path in found if _is_ours(folder, suite, path.stem)]
+
+
+def _without_seed(name: str) -> str:
+    return re.sub(r"-seed\d+(?=\.[^.]+$)", "", name)
+
+
+def _is_ours(folder: Path, suite: str, name: str) -> bool:
+    case, _, stage = name.rpartition(".")
+    try:
+        return read_baseline(folder, suite, case, stage) is not None
+    except RobbenchError:
+        return False
 
 
 def encode_baseline(baseline: Baseline) -> str:

@@ -73,6 +73,14 @@ class Tolerances:
         return cls(**given)
 
 
+def declared(
+    marked: Mapping[str, Mapping[str, float | None]], record: Record, given: Mapping[str, float]
+) -> Tolerances:
+    """The tolerances of a record: those given, else those of its test's marker, as a bundle holds them, else the defaults."""
+    marker = marked.get(f"{record.suite}/{record.stage}", {})
+    return Tolerances.of({**{name: math.inf if value is None else value for name, value in marker.items()}, **given})
+
+
 class Verdict(Struct, frozen=True, kw_only=True):
     """One figure of one stage against its baseline."""
 

@@ -6,7 +6,8 @@ import os
 import platform
 import re
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +44,21 @@ def choose_device(name: str, worker: int = 0, workers: int = 1) -> torch.device:
     device = torch.device("cuda", worker % count)  # a worker that replaces one that died has a new number
     torch.cuda.set_device(device)
     return device
+
+
+@contextmanager
+def share_of_threads(workers: int) -> Iterator[None]:
+    """Compute with this worker's share of torch's threads, unless ``OMP_NUM_THREADS`` says with how many.
+
+    Workers that each take all cores wait for one another at the end of every operation.
+    """
+    before = torch.get_num_threads()
+    if workers > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, before // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def environment(device: torch.device) -> Environment:

@@ -27,6 +27,7 @@ class Results:
         self._earlier: dict[str, list[str]] = {}
         self._bundles: list[tuple[Bundle, Path]] = []
         self._faults: list[str] = []
+        self._remarks: list[str] = []
         self._interrupted = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -101,6 +102,8 @@ class Results:
                 f"{reused} of {len(self._outcomes)} stages were taken from the store; --robbench-fresh makes them again"
             )
             say(said)
+        for remark in self._remarks:
+            say(remark, yellow=True)
         for fault in dict.fromkeys(self._faults):
             say(fault, red=True)
 
@@ -117,6 +120,7 @@ class Results:
             notes.append("quick scale: every stage ran, but no figure here means anything")
         if self._interrupted:
             notes.append("this run was interrupted before its end")
+        notes += self._undeclared(plan)
         bundle = Bundle(
             title=study,
             command=self._command(),
@@ -124,8 +128,34 @@ class Results:
             verdicts=self._verdicts(study),
             records=records,
             missing=missing,
+            tolerances=self._tolerances(study),
         )
         return bundle, write_bundle(settings.report / study, bundle)
+
+    def _undeclared(self, plan: dict[str, Any]) -> list[str]:
+        """A sentence that names the baselines of what a study no longer declares; an update removes them."""
+        from robbench.gate.baselines import undeclared
+
+        study, settings = plan["study"], self._session.settings
+        paths = undeclared(settings.baselines, study, [f"{case}.{stage}" for case, stage in plan["stages"]])
+        if not paths:
+            return []
+        for path in paths if settings.update else ():
+            path.unlink(missing_ok=True)
+        done = "these baselines were removed" if settings.update else "--robbench-update removes these baselines"
+        said = f"study {study!r} no longer declares their models or stages, {done}: {', '.join(path.stem for path in paths)}"
+        self._remarks.append(said)
+        return [said]
+
+    def _tolerances(self, study: str) -> dict[str, dict[str, float | None]]:
+        """What the markers of a study's tests declare, by the kind of stage that they run."""
+        import msgspec
+
+        return {
+            f"{study}/{name.rpartition('.')[2]}": declared
+            for name, outcome in self._outcomes.items()
+            if name.startswith(f"{study}/") and (declared := msgspec.json.decode(outcome.get("tolerances", "{}")))
+        }
 
     def _verdicts(self, study: str) -> list[Verdict]:
         import msgspec

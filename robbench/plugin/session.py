@@ -59,10 +59,12 @@ class Session:
             RobbenchError: the device cannot be had.
         """
         from robbench.machine.determinism import deterministic_algorithms
+        from robbench.machine.environment import share_of_threads
         from robbench.stages.context import RunContext
         from robbench.store import Store
 
         device = self.device
+        self.switches.enter_context(share_of_threads(self._workers))
         if self.settings.deterministic:
             self.switches.enter_context(deterministic_algorithms())
         return RunContext(
@@ -85,9 +87,13 @@ class Session:
         """
         from robbench.machine.environment import choose_device
 
-        given = getattr(self.config, "workerinput", {})
-        worker = re.search(r"\d+$", given.get("workerid", ""))
-        return choose_device(self.settings.device, int(worker[0]) if worker else 0, given.get("workercount", 1))
+        worker = re.search(r"\d+$", getattr(self.config, "workerinput", {}).get("workerid", ""))
+        return choose_device(self.settings.device, int(worker[0]) if worker else 0, self._workers)
+
+    @property
+    def _workers(self) -> int:
+        """How many workers of pytest-xdist run stages; 1 without it."""
+        return int(getattr(self.config, "workerinput", {}).get("workercount", 1))
 
     def study(self, declared: Study) -> Study:
         """The study as this run's options want it, remembered by its name.
@@ -195,7 +201,8 @@ class Session:
 SESSION = pytest.StashKey[Session]()
 
 OUTCOME = pytest.StashKey[dict[str, str]]()
-"""What came out of an item's stage, as text: ``stage`` (study/case.stage), ``fault``, ``record``, ``verdicts``, ``reused``."""
+"""What came out of an item's stage, as text: ``stage`` (study/case.stage), ``fault``, ``record``, ``verdicts``, ``reused``,
+and ``tolerances``, as its marker declares them."""
 
 
 def suite_mark(node: Any) -> pytest.Mark | None:

@@ -56,6 +56,7 @@ class Robbench:
             pytest.fail(for_terminal(outcome["fault"]), pytrace=False)
         outcome["record"] = msgspec.json.encode(record).decode()
         outcome["verdicts"] = msgspec.json.encode(verdicts).decode()
+        outcome["tolerances"] = msgspec.json.encode(self._mark.kwargs).decode()
         if failures := [verdict.message for verdict in verdicts if verdict.fails]:
             pytest.fail(for_terminal(f"{study.name}/{model.id}: " + "\n  ".join(failures)), pytrace=False)
         return record

@@ -39,6 +39,8 @@ class Bundle(Struct, frozen=True, kw_only=True):
     records: list[Record] = msgspec.field(default_factory=list)
     missing: list[str] = msgspec.field(default_factory=list)
     """Stages that the studies ask for and no record has: ``suite/case.stage``."""
+    tolerances: dict[str, dict[str, float | None]] = msgspec.field(default_factory=dict)
+    """What the markers of the tests declare, by ``suite/stage``; None is infinite, which JSON is not."""
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Path:
@@ -120,6 +122,7 @@ def encode_bundle(bundle: Bundle) -> bytes:
     fields = {name: msgspec.json.encode(getattr(bundle, name)) for name in ("schema", "title", "command")}
     fields |= {"notes": lines(bundle.notes), "verdicts": lines(_in_order(bundle.verdicts)), "records": lines(records)}
     fields |= {"missing": lines(bundle.missing)} if bundle.missing else {}
+    fields |= {"tolerances": msgspec.json.encode(bundle.tolerances, order="sorted")} if bundle.tolerances else {}
     return b"{\n" + b",\n".join(f'"{name}": '.encode() + data for name, data in fields.items()) + b"\n}\n"
 
 
@@ -177,4 +180,5 @@ def merge(bundles: Sequence[Bundle]) -> Bundle:
         verdicts=[*verdicts.values()],
         records=[record for record, _ in chosen.values()],
         missing=[name for name in missing if tuple(name.split("/", 1)) not in chosen],
+        tolerances={stage: declared for bundle in bundles for stage, declared in bundle.tolerances.items()},
     )

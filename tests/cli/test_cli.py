@@ -12,11 +12,12 @@ from photographs import write_folders
 
 from robbench.cli import main
 from robbench.gate.baselines import write_baseline
+from robbench.gate.verdicts import plain_verdict
 from robbench.report import Bundle, bundle, read_bundle, write_bundle
 
 FACTS = make_facts()
 GOOD, BAD = [3] * 200, [1] * 200
-HELD = "held to --pstar 0.05 --accuracy 0.01 --seconds 1.25; suites may declare other tolerances"
+HELD = "held to what their suites declare"
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +26,10 @@ def _no_figures(monkeypatch):
     monkeypatch.setattr(bundle, "draw", lambda group: [])
 
 
-def bundle_of(folder, places=GOOD, seconds=10.0, created="2025-01-01T00:00:00Z", title="demo"):
+def bundle_of(folder, places=GOOD, seconds=10.0, created="2025-01-01T00:00:00Z", title="demo", **fields):
     """A bundle of one model on disk."""
     records = both_records(FACTS, places, seconds, created=created)
-    write_bundle(folder, Bundle(title=title, command="pytest", records=records))
+    write_bundle(folder, Bundle(title=title, command="pytest", records=records, **fields))
     return folder
 
 
@@ -73,6 +74,28 @@ def test_compare_takes_tolerances(tmp_path, baselines, capsys):
     given = ("--pstar", "0.9", "--seconds", "3", "--seconds-floor", "1", "--accuracy", "0.5")
     assert run(capsys, "compare", folder, "--baselines", baselines, *given)[0] == 0
     assert run(capsys, "compare", folder, "--baselines", baselines, *given[:4], "--seconds", "1.25")[0] == 1
+
+
+def test_compare_holds_to_what_the_suites_markers_declare(tmp_path, baselines, capsys):
+    """Stage by stage, infinity included; an option counts more."""
+    marked = {"demo/training": {"seconds": None}, "demo/robustness": {"pstar": 0.9, "seconds": 3.0}}
+    folder = bundle_of(tmp_path / "run", BAD, 20.0, tolerances=marked)
+    assert run(capsys, "compare", folder, "--baselines", baselines)[0] == 0
+    status, output, _ = run(capsys, "compare", folder, "--baselines", baselines, "--pstar", "0.05")
+    assert (status, "median p* 0.3 → 0.1" in output) == (1, True)
+    assert output.endswith("1 of 5 figures fail, held to --pstar 0.05, and else to what their suites declare\n")
+
+
+def test_compare_refuses_quick_runs(tmp_path, baselines, capsys):
+    """Their figures mean nothing, for better or worse."""
+    verdict = plain_verdict("demo-quick", "cnn7-mnist-pgd.training", "quick", "quick scale")
+    folder = bundle_of(tmp_path / "run", verdicts=[verdict])
+    status, output, errors = run(capsys, "compare", folder, "--baselines", baselines)
+    assert (status, output) == (2, "")
+    assert (
+        errors
+        == f"robbench: compare: expected a run at full scale, {folder} is of --robbench-quick: it means nothing\n"
+    )
 
 
 def test_compare_without_baselines(tmp_path, capsys):

@@ -41,9 +41,19 @@ def both(pstar=GOOD, seconds=10.0, facts=FACTS):
     return training_record(facts, seconds), robustness_record(facts, pstar)
 
 
-def records_json(*records):
+def bundle_of(*records, **fields):
+    """A bundle of these records."""
+    return Bundle(title="demo", command="pytest", records=list(records), **fields)
+
+
+def records_json(*records, **fields):
     """A bundle's bytes."""
-    return encode_bundle(Bundle(title="demo", command="pytest", records=list(records)))
+    return encode_bundle(bundle_of(*records, **fields))
+
+
+def defaults(record):
+    """Tolerances of a suite whose marker declares none."""
+    return Tolerances()
 
 
 def named(records):
@@ -101,15 +111,15 @@ def compared(capsys):
 def test_seconds_are_compared_although_the_code_has_another_digest():
     """Same specification, other digest: slower fails. Another specification: seconds say nothing."""
     base, head = training_record(FACTS, 10.0), training_record(FACTS, 20.0, digest="1" * 64)
-    marks = {v.figure: v.mark for v in judge(named([base]), named([head]), Tolerances())}
+    marks = {v.figure: v.mark for v in judge(named([base]), named([head]), defaults)}
     assert marks == {"validation accuracy": "=", "seconds": "-"}
     longer = msgspec.structs.replace(head, spec={"epochs": 9})
-    assert {v.figure: v.mark for v in judge(named([base]), named([longer]), Tolerances())}["seconds"] == "x"
+    assert {v.figure: v.mark for v in judge(named([base]), named([longer]), defaults)}["seconds"] == "x"
 
 
 def test_new_stages_pass_and_lost_ones_fail():
     """A stage that base lacks has nothing to lose; one that head lacks must not look like one that passed."""
-    verdicts = judge(named(both()), named(both(facts=OTHER)), Tolerances())
+    verdicts = judge(named(both()), named(both(facts=OTHER)), defaults)
     assert [(v.case, v.mark, v.fails) for v in verdicts] == [
         *[("cnn7-mnist-standard", "new", False)] * 2,
         *[("cnn7-mnist-pgd", "error", True)] * 2,
@@ -153,6 +163,14 @@ def test_uncommitted_changes_are_part_of_head(repository, suite, compared):
     assert [compared("--base", base, "--rounds", "1")[0] for base in ("HEAD", "HEAD~1")] == [0, 1]
 
 
+def test_sides_are_held_to_what_heads_markers_declare(repository, suite, compared):
+    """An option counts more."""
+    marked = {"demo/training": {"seconds": None}, "demo/robustness": {"pstar": 0.9, "seconds": 3.0}}
+    (repository / "records.json").write_bytes(records_json(*both(BAD, 20.0), tolerances=marked))
+    assert compared("--base", "HEAD", "--rounds", "1")[0] == 0
+    assert compared("--base", "HEAD", "--rounds", "1", "--seconds", "1.25")[0] == 1
+
+
 def test_a_comparison_from_a_folder_within(repository, suite, compared, monkeypatch):
     """Both sides run in the same folder of their trees."""
     below = repository / "below"
@@ -171,7 +189,7 @@ def test_a_side_that_differs_from_itself_is_named(repository, suite, compared, m
     monkeypatch.setattr(
         revisions,
         "_run",
-        lambda side, *rest: named(both(next(pstars))) if side.name == "head" else run(side, *rest),
+        lambda side, *rest: bundle_of(*both(next(pstars))) if side.name == "head" else run(side, *rest),
     )
     _, _, errors = compared("--base", "HEAD")
     assert "head differs from itself between rounds (demo/cnn7-mnist-pgd.robustness)" in errors
@@ -183,6 +201,7 @@ def test_a_side_that_differs_from_itself_is_named(repository, suite, compared, m
     [
         (("--base", "no-such"), "expected a commit, got 'no-such'"),
         (("--base", "HEAD", "--rounds", "0"), "compare --rounds: expected at least 1, got 0"),
+        (("--base", "HEAD", "--", "--robbench-quick"), "runs at full scale: quick figures mean nothing"),
         ((), "expected one bundle, or --base REV, got neither"),
         (("a", "b"), "expected one bundle, or --base REV, got a b"),
     ],

@@ -9,7 +9,7 @@ import torch
 
 import robbench.machine.environment
 from robbench.errors import RobbenchError
-from robbench.machine.environment import choose_device, environment, multiplies_in_tf32
+from robbench.machine.environment import choose_device, environment, multiplies_in_tf32, share_of_threads
 
 
 @pytest.fixture
@@ -49,6 +49,25 @@ def test_more_workers_than_cuda_devices_are_refused(monkeypatch):
     assert choose_device("cpu", 2, 3) == torch.device("cpu")
     mock_devices(monkeypatch, 0)
     assert choose_device("auto", 2, 3) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("threads", "workers", "asked", "share"),
+    [(8, 1, None, 8), (8, 3, None, 2), (2, 4, None, 1), (8, 4, "8", 8)],
+)
+def test_workers_share_the_threads(monkeypatch, threads, workers, asked, share):
+    """At least one each, unless the environment says how many; afterwards there are as many as before."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        with share_of_threads(workers):
+            assert torch.get_num_threads() == share
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_tf32_is_told_of_devices_that_have_it(monkeypatch):

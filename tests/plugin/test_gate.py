@@ -77,6 +77,33 @@ def test_a_terminal_that_has_no_arrows(updated, doctor, pytester, quick_workers,
     assert "\\u" not in result.stdout.str()
 
 
+def test_baselines_of_what_is_no_longer_declared(updated, pytester, errors):
+    """Named in the terminal and the report, and removed by an update; not those of other seeds, nor files of others."""
+    folder = pytester.path / "baselines" / "tiny"
+    kept = {*folder.iterdir()}
+
+    def like(name):
+        text = (folder / f"{ONE}.training.json").read_text().replace(f'"{ONE}"', f'"{name}"')
+        (folder / f"{name}.training.json").write_text(text)
+        return folder / f"{name}.training.json"
+
+    gone, kept = [like("cnn7-glyphs10-pgd"), like("net.mlp-glyphs47-TL9-seed1")], kept | {like(f"{ONE}-seed1")}
+    (folder / "notes.json").write_text("[]")
+    kept |= {folder / "notes.json"}
+    names = "cnn7-glyphs10-pgd.training, net.mlp-glyphs47-TL9-seed1.training"
+    said = "study 'tiny' no longer declares their models or stages, {}: " + names
+    result = updated()
+    result.assert_outcomes(passed=2, deselected=8)
+    assert said.format("--robbench-update removes these baselines") in errors(result)
+    assert (
+        said.format("--robbench-update removes these baselines")
+        in read_bundle(pytester.path / "reports" / "tiny").notes
+    )
+    assert {*folder.iterdir()} == kept | {*gone}
+    assert said.format("these baselines were removed") in errors(updated("--robbench-update"))
+    assert {*folder.iterdir()} == kept
+
+
 def test_a_gain_passes(updated, doctor):
     """It is shown with a plus."""
     doctor("robustness", lambda values: fooled_at(values, 0))

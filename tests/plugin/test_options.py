@@ -172,6 +172,24 @@ def test_a_worker_of_xdist_tells_its_number_and_how_many_there_are(monkeypatch):
         device(workerinput={"workerid": "gw1", "workercount": 3})
 
 
+def test_workers_of_xdist_divide_the_threads(monkeypatch, tmp_path):
+    """Each computes with its share until its end, whatever runs beside it."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    paths = {name: tmp_path for name in ("store", "data")}
+    flags = dict.fromkeys(("deterministic", "download", "fresh", "keep_adversarials"), False)
+    config = SimpleNamespace(workerinput={"workerid": "gw1", "workercount": 4})
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(8)
+        session = Session(config, SimpleNamespace(device="cpu", **paths, **flags))
+        assert session.context.device == torch.device("cpu")
+        assert torch.get_num_threads() == 2
+        session.switches.close()
+        assert torch.get_num_threads() == 8
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_cuda_without_a_cuda_device_fails_with_the_reason(one, errors, monkeypatch):
     """The item, not the session: other tests may need no device."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -65,6 +65,7 @@ def test_a_part_of_a_study_says_what_is_missing(one, pytester):
     one("--robbench-update")
     bundle = read_bundle(pytester.path / "reports" / "tiny")
     assert bundle.notes == []
+    assert bundle.tolerances == {"tiny/training": {"seconds": 1000}, "tiny/robustness": {"seconds": 1000}}
     assert bundle.missing[0] == "tiny/net.mlp-glyphs47-standard.training"
     one("-k", "glyphs10-standard and test_training")
     assert read_bundle(pytester.path / "reports" / "tiny").records == bundle.records
