@@ -24,7 +24,7 @@ import numpy as np
 import PIL
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from robbench.data.decoding import Form, Look, look
 from robbench.data.folders import Files, Listing, check_classes
@@ -365,14 +365,10 @@ class _Decoder:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitems__(self, numbers: list[int]) -> tuple[Tensor, list[Look]]:
-        """(B, C, S, S) uint8 pixels, and what was found in each picture."""
-        pixels, looks = torch.empty(len(numbers), *self._form.shape, dtype=torch.uint8), []
-        for place, number in enumerate(numbers):
-            decoded, looked = look(self._files.reader, self._form, self._hashed, self._files.names[number])
-            pixels[place] = torch.from_numpy(decoded)
-            looks.append(looked)
-        return pixels, looks
+    def __getitems__(self, numbers: list[int]) -> list[tuple[Tensor, Look]]:
+        """(C, S, S) uint8 pixels of each picture, and what was found in it."""
+        found = (look(self._files.reader, self._form, self._hashed, self._files.names[number]) for number in numbers)
+        return [(torch.from_numpy(pixels), looked) for pixels, looked in found]
 
 
 def _decoded(
@@ -383,11 +379,12 @@ def _decoded(
         _Decoder(files, form, hashed),  # type: ignore[arg-type]
         batch_sampler=[batch.tolist() for batch in batches],
         num_workers=min(workers(), len(batches)) if len(batches) > 1 else 0,
-        collate_fn=_as_it_is,
+        collate_fn=_together,
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the training's generator
     )
     yield from loader
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _together(found: list[tuple[Tensor, Look]]) -> tuple[Tensor, list[Look]]:
+    """A batch of pixels. torch puts it into shared memory at once: put there later, it would stay in the worker as well."""
+    return default_collate([pixels for pixels, _ in found]), [looked for _, looked in found]
