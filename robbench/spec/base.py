@@ -24,6 +24,14 @@ KINDS: dict[str, type[Spec]] = {}
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
+def within(box: tuple[float, float], field: str, radius: float | None) -> None:
+    """Raise a :class:`RobbenchError` where a radius is larger than the range of pixels, as one in levels of 255 is."""
+    width = box[1] - box[0]
+    if radius is not None and radius > width * (1 + 1e-9):
+        meant = f"; did you mean {radius:g}/255?" if 1 <= radius <= 255 * width else ""
+        raise RobbenchError(f"{field}: expected a radius ≤ {width:g}, as pixels lie in {box}, got {radius:g}{meant}")
+
+
 class Expected:
     """Annotates a type with what an error says of it: ``PGD steps: expected an integer ≥ 1, got 0``."""
 
