@@ -4,6 +4,7 @@ from robbench.models.blocks import Block, blocks
 from robbench.models.build import build
 from robbench.models.heads import HEADS, put_head, replace_head
 from robbench.models.network import Network, Normalise, parameter_count, place, seeded
+from robbench.models.trial import share_alike, try_network
 from robbench.models.weights import load_weights, weights
 
 __all__ = [
@@ -19,5 +20,7 @@ __all__ = [
     "put_head",
     "replace_head",
     "seeded",
+    "share_alike",
+    "try_network",
     "weights",
 ]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from robbench.data import Data
+    from robbench.stages.checks import Tried
 
 
 def show_nothing(what: str, done: float, total: float) -> None:
@@ -44,8 +45,10 @@ class RunContext:
     """Messages of stages that failed in this run, by the digest of their task: they are not tried twice."""
     made: set[str] = field(default_factory=set)
     """Keys of the stages that were made in this run."""
-    checked: dict[Hashable, int] = field(default_factory=dict)
-    """Number of blocks of every combination of architecture, images and checkpoint that was found sound."""
+    tried: dict[Hashable, Tried] = field(default_factory=dict)
+    """What came out of trying every combination of architecture, images and classes."""
+    sound: set[Hashable] = field(default_factory=set)
+    """What was checked and needs no second look: models, and the store under an empty name."""
 
     def images(self, dataset: Dataset) -> Data:
         """A dataset's images, from the data folder; errors as of :func:`robbench.data.load`."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
 from robbench.data import Data
 from robbench.errors import RobbenchError
 from robbench.models import Network, build, load_weights, place
-from robbench.models.network import sizes
 from robbench.spec import Checkpoint, Model
 from robbench.stages.context import RunContext
 from robbench.store import Finished
@@ -31,15 +29,29 @@ def build_network(model: Model, data: Data) -> Network:
     )
 
 
-def transferred_network(model: Model, data: Data, source: Network | None) -> Transferred:
-    """The target network before retraining; without a source, one of the same layout to read weights into."""
+def layout(model: Model, context: RunContext) -> tuple[int, int, int]:
+    """The images that a model's network is built for, (C, H, W): those of the model that its first weights come from."""
+    while model.source is not None:
+        model = model.source
+    return context.images(model.dataset).shape
+
+
+def network_like(model: Model, context: RunContext) -> Network:
+    """A network of a model's layout, to read its weights into."""
+    data = context.images(model.dataset)
+    if model.transfer is None:
+        return build_network(model, data)
+    source = build(model.architecture, classes=len(data.classes), shape=layout(model, context), seed=model.seed)
+    return transferred_network(model, data, source).network
+
+
+def transferred_network(model: Model, data: Data, source: Network) -> Transferred:
+    """The target network before retraining."""
     assert model.transfer is not None
     assert model.source is not None
     mean, std = model.dataset.mean, model.dataset.std
     if mean is None:  # the target's statistics are unknown: what the kept blocks are used to is the best guess
         mean, std = model.source.dataset.mean, model.source.dataset.std
-    if source is None:
-        source = build_network(model, data)
     return transfer(
         source,
         k=model.transfer.k,
@@ -58,8 +70,7 @@ def load_network(model: Model, context: RunContext, trained: Finished) -> Networ
     Raises:
         RobbenchError: its weights are not in the store, or damaged.
     """
-    data = context.images(model.dataset)
-    network = transferred_network(model, data, None).network if model.transfer else build_network(model, data)
+    network = network_like(model, context)
     load_weights(network, context.store.weights(trained), f"store, {model.id}")
     return place(network, context.device).eval()
 
@@ -79,16 +90,3 @@ def read_checkpoint(network: Network, checkpoint: Checkpoint) -> None:
     if hashlib.sha256(data).hexdigest() != checkpoint.sha256:
         raise RobbenchError(f"checkpoint {path!r}: the file has changed since this run began; run again")
     load_weights(network, tensors, f"checkpoint {path!r}")
-
-
-def check_takes(source: Model, source_data: Data, target: Model, data: Data) -> None:
-    """Raise a RobbenchError where a network built for the source's images does not take the target's."""
-    if source_data.shape == data.shape:
-        return
-    try:
-        with torch.no_grad():
-            build_network(source, source_data).eval()(torch.zeros(1, *data.shape))
-    except Exception as error:  # whatever the network raises for a shape that it does not know
-        raise RobbenchError(
-            f"{target.id}: expected images that {source.id} takes, {sizes(source_data.shape)}, got {sizes(data.shape)}"
-        ) from error

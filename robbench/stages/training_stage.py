@@ -13,6 +13,7 @@ from robbench.data import ImageSource, pixels, training_parts
 from robbench.machine.memory import Batches
 from robbench.models import Network, place, weights
 from robbench.record import Counts, Training
+from robbench.stages.checks import remarks
 from robbench.stages.networks import build_network, read_checkpoint, transferred_network
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
@@ -55,6 +56,7 @@ def train_model(work: Work) -> Made:
         )
         drive({"training": Planned(lambda made: trainer)}, work, save_every=0.0)
         result, notes = trainer.result(), trainer.notes
+    notes = [*remarks(model, work.context), *notes]
     used = images_used(work, train=len(training), validation=len(validation), test=len(work.data.test))
     return Made(result=result, network=network, data=used, weights=weights(network), notes=notes)
 
