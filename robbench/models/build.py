@@ -18,6 +18,7 @@ from robbench.models.network import Network, Normalise, seeded, sizes
 from robbench.models.residual import RESNET_STAGES, resnet, wide_resnet
 from robbench.models.trial import answer
 from robbench.spec.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
+from robbench.spec.own_code import remember
 
 
 def build(
@@ -99,6 +100,7 @@ def _from_function(architecture: str, classes: int, shape: tuple[int, int, int])
     module, _, function = architecture.partition(":")
     try:
         make = getattr(import_module(module), function)
+        remember(module)
     except Exception as error:
         tried = f"from {module} import {function}"
         raise RobbenchError(f"architecture {architecture!r}: tried `{tried}`, got {error!r}") from error
@@ -112,7 +114,9 @@ def _from_function(architecture: str, classes: int, shape: tuple[int, int, int])
     path, inside = unwrapped(body)
     children = [name for name, child in inside.named_children() if any(True for _ in child.parameters())]
     last = path + children[-1] if children else ""
-    linear = [name for name, m in body.named_modules() if isinstance(m, nn.Linear) and f"{name}.".startswith(f"{last}.")]
+    linear = [
+        name for name, m in body.named_modules() if isinstance(m, nn.Linear) and f"{name}.".startswith(f"{last}.")
+    ]
     if not linear or body.get_submodule(linear[-1]).out_features != classes:
         expected = f"an nn.Linear with {classes} outputs at the end of its last child with parameters"
         raise RobbenchError(f"{architecture}: expected {expected}, got {body.get_submodule(last)}")

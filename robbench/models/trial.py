@@ -36,9 +36,13 @@ def _answer(body: nn.Module, architecture: str, images: Tensor, classes: int) ->
     except Exception as error:
         if ran_out(error):
             raise
-        raise RobbenchError(f"{architecture} does not take {sizes(images.shape[1:])} images{mode}: {error!r}") from error
+        raise RobbenchError(
+            f"{architecture} does not take {sizes(images.shape[1:])} images{mode}: {error!r}"
+        ) from error
     if not isinstance(logits, Tensor):
-        raise RobbenchError(f"{architecture}: expected its forward{mode} to return the logits alone, got {_kind(logits)}")
+        raise RobbenchError(
+            f"{architecture}: expected its forward{mode} to return the logits alone, got {_kind(logits)}"
+        )
     got, expected = tuple(logits.shape), (len(images), classes)
     if got != expected:
         raise RobbenchError(f"{architecture}: expected logits of shape {expected} for two images{mode}, got {got}")

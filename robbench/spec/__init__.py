@@ -8,7 +8,7 @@ from robbench.errors import RobbenchError
 from robbench.spec.base import Spec
 from robbench.spec.description import describe, differences, digest_of, read_spec
 from robbench.spec.estimate import Audit, EpsilonGrid, Estimate, Search
-from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer, code_of
+from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer, code_of, edited_code
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
 from robbench.spec.study import Also, Quick, Study, Transfers
 from robbench.spec.training import (
@@ -55,5 +55,6 @@ __all__ = [
     "describe",
     "differences",
     "digest_of",
+    "edited_code",
     "read_spec",
 ]

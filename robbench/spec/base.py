@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema, core_schema
 
 from robbench.errors import RobbenchError, unknown
+from robbench.spec.own_code import remember
 
 UNDESCRIBED = {"undescribed": True}
 """Metadata of a field that results do not depend on: it is not described."""
@@ -68,6 +69,8 @@ class Spec:
 
     def __init_subclass__(cls) -> None:
         KINDS[cls.__name__] = cls
+        if cls.__module__.partition(".")[0] != "robbench":
+            remember(cls.__module__)
         dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)
         checked = cls.__init__
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterator
 from dataclasses import field, fields
 from functools import cached_property
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,6 +16,7 @@ from robbench.errors import RobbenchError, require
 from robbench.spec.base import UNDESCRIBED, Count, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names, own_module
 from robbench.spec.description import describe, digest_of
+from robbench.spec.own_code import edited, remember, sha256_of
 from robbench.spec.training import Dataset, Recipe
 
 TRAINING_VERSION = 1
@@ -97,6 +96,7 @@ class Model(Spec):
 
     def __post_init__(self) -> None:
         names = block_names(self.architecture)
+        remember(own_module(self.architecture) or "")
         transfer, source = self.transfer, self.source
         if self.checkpoint is not None:
             alone = self.recipe is None and transfer is None and not self.parents()
@@ -148,9 +148,9 @@ class Model(Spec):
     def __str__(self) -> str:
         return self.id
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """SHA-256 over exactly the fields that the trained weights depend on."""
+        """SHA-256 over exactly the fields that the trained weights depend on, and the user's own code as it was imported."""
         code = code_of(self)
         return digest_of({"version": TRAINING_VERSION, "model": describe(self), **({"code": code} if code else {})})
 
@@ -158,7 +158,15 @@ class Model(Spec):
 def code_of(*values: Any) -> list[str]:
     """What identifies the code behind specs and functions that is not robbench's: SHA-256 of modules, timm's version."""
     modules = {module for value in values for module in _modules(value)}
-    return sorted(filter(None, map(_identified, modules)))
+    return sorted(
+        filter(None, (f"timm {version(module)}" if module == "timm" else sha256_of(module) for module in modules))
+    )
+
+
+def edited_code(*values: Any) -> list[Path]:
+    """Files behind specs and functions that were edited after they had been imported: what runs is what they were before."""
+    modules = {module for value in values for module in _modules(value)}
+    return sorted(filter(None, map(edited, modules - {"timm"})))
 
 
 def _modules(value: Any) -> Iterator[str]:
@@ -175,16 +183,3 @@ def _modules(value: Any) -> Iterator[str]:
     if isinstance(parts, list | tuple):
         for part in parts:
             yield from _modules(part)
-
-
-def _identified(module: str) -> str | None:
-    """None for what cannot be found: building the network says what is wrong."""
-    if module == "timm":
-        return f"timm {version('timm')}"
-    try:
-        loaded = sys.modules.get(module)
-        found = None if loaded else find_spec(module)
-        path = loaded.__file__ if loaded else found and found.origin
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
-    except Exception:  # find_spec imports the module's package
-        return None

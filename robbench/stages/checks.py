@@ -34,12 +34,12 @@ def check(model: Model, context: RunContext) -> None:
     Raises:
         RobbenchError: the first fault.
     """
-    if "" not in context.sound:
+    if "" not in context.seen:
         context.store.check_writable()
-        context.sound.add("")
+        context.seen.add("")
     for parent in model.parents().values():
         check(parent, context)
-    if model in context.sound:
+    if model in context.seen:
         return
     data, dataset = context.images(model.dataset), model.dataset
     try:
@@ -61,7 +61,7 @@ def check(model: Model, context: RunContext) -> None:
         require(model.transfer.k <= tried.blocks, "k", f"1…{tried.blocks} for {model.architecture}", model.transfer.k)
     if model.checkpoint is not None:
         read_checkpoint(network_like(model, context), model.checkpoint)
-    context.sound.add(model)
+    context.seen.add(model)
 
 
 def remarks(model: Model, context: RunContext) -> tuple[str, ...]:

@@ -47,8 +47,8 @@ class RunContext:
     """Keys of the stages that were made in this run."""
     tried: dict[Hashable, Tried] = field(default_factory=dict)
     """What came out of trying every combination of architecture, images and classes."""
-    sound: set[Hashable] = field(default_factory=set)
-    """What was checked and needs no second look: models, and the store under an empty name."""
+    seen: set[Hashable] = field(default_factory=set)
+    """What was checked or told in this run, and is not again: models, sentences, the store under an empty name."""
 
     def images(self, dataset: Dataset) -> Data:
         """A dataset's images, from the data folder; errors as of :func:`robbench.data.load`."""

@@ -19,7 +19,7 @@ from robbench.machine.memory import must_fit_whole
 from robbench.machine.timing import Stopwatch
 from robbench.models import Network, blocks, parameter_count
 from robbench.record import DataUsed, ModelFacts, Record, Struct
-from robbench.spec import Model, digest_of
+from robbench.spec import Model, digest_of, edited_code
 from robbench.stages.context import RunContext
 from robbench.stages.kinds import KINDS
 from robbench.stages.networks import load_network
@@ -127,6 +127,9 @@ def finished_needs(task: Task, context: RunContext) -> dict[str, Finished]:
 
 
 def _make(work: Work) -> Finished:
+    for note in set(_edits(work.task)) - work.context.seen:
+        work.context.seen.add(note)
+        work.context.announce(note)
     made = KINDS[work.task.kind].run(work)
     record = _record(work, made)
     needs = {
@@ -171,8 +174,16 @@ def _record(work: Work, made: Made) -> Record:
         environment=environment(work.context.device),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         result=made.result,
-        notes=made.notes,
+        notes=[*made.notes, *_edits(task)],
     )
+
+
+def _edits(task: Task) -> list[str]:
+    """What a user must know whose code was edited while it was in use."""
+    return [
+        f"{path.name} was edited after it had been imported: this is what it was before, start Python anew to use the edit"
+        for path in edited_code(task.model, task.spec, KINDS[task.kind].run)
+    ]
 
 
 def _facts(model: Model, network: Network) -> ModelFacts:

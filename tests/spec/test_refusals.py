@@ -81,7 +81,10 @@ BETWEEN_FIELDS = [
         "PGD epsilon: expected a radius ≤ 1, as pixels lie in (0.0, 1.0), got 8; did you mean 8/255?",
     ),
     (lambda: PGD(steps=1, epsilon=8 / 255, step_size=2), "PGD step_size: expected a radius ≤ 1, as pixels lie in (0.0"),
-    (lambda: PGD(steps=1, epsilon=300, box=(-1, 1)), "PGD epsilon: expected a radius ≤ 2, as pixels lie in (-1.0, 1.0)"),
+    (
+        lambda: PGD(steps=1, epsilon=300, box=(-1, 1)),
+        "PGD epsilon: expected a radius ≤ 2, as pixels lie in (-1.0, 1.0)",
+    ),
     (
         lambda: replace(ESTIMATE, grid=EpsilonGrid(stop=16, step=1)),
         "Estimate grid stop: expected a radius ≤ 1, as pixels lie in (0.0, 1.0), got 16; did you mean 16/255?",
