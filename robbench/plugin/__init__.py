@@ -79,6 +79,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         Tolerances.of(dict(metafunc.definition.get_closest_marker("suite").kwargs))  # type: ignore[union-attr]
         find_code_in(metafunc.config.invocation_params.dir)
         study = session.study(declared)
+        session.check_names(study)
         if not _parametrises_models(metafunc.definition):
             models = study.models()
             if study.also and "search" in metafunc.fixturenames:
