@@ -69,12 +69,15 @@ def try_network(network: Network, shape: tuple[int, int, int] | None = None) -> 
     with seeded(0), must_fit_whole(f"{architecture} does not fit", "choose a smaller network"):
         with torch.no_grad():
             answer(network.train().body, architecture, shape, network.classes)
+            for parameter in network.parameters():
+                if not parameter.any():  # a branch that begins as zero (residual units, say) lets no gradient through yet
+                    parameter.normal_(std=0.1)
         images = _noise(shape).requires_grad_()
         features, logits = _probed(network.eval(), images)
         low, high = logits.min().item(), logits.max().item()
         if features is not None and (low >= -1 or high <= 1):
             raise RobbenchError(
-                f"{architecture}: expected logits, got values from {low:.3g} to {high:.3g} where its last nn.Linear gives "
+                f"{architecture}: expected logits, got values from {low:.4g} to {high:.4g} where its last nn.Linear gives "
                 f"±{_LARGE:g}; leave out what follows it (a softmax, say): the loss and the attacks have their own"
             )
         return _unseen(architecture, images, logits if features is None else features)
