@@ -134,6 +134,9 @@ def vast(classes, shape):
 def picky(classes, shape):
     return {3: None}[shape[0]]
 
+def wrapped(classes, shape):
+    return nn.Sequential(nn.Sequential(small(classes, shape), nn.Identity()))
+
 def empty(classes, shape):
     return nn.Identity()
 """
@@ -156,6 +159,13 @@ def test_a_function_of_the_user_is_built_from_the_seed():
     assert first(torch.rand(2, *GREY)).shape == (2, 7)
     assert torch.equal(first.body[1].weight, again.body[1].weight)
     assert not torch.equal(first.body[1].weight, other.body[1].weight)
+
+
+@pytest.mark.usefixtures("own")
+def test_the_head_of_a_wrapped_network_is_found():
+    """The last nn.Linear of the network inside."""
+    network = build("own_networks:wrapped", classes=7, shape=GREY)
+    assert (network.head, network.classes) == ("0.0.3", 7)
 
 
 @pytest.mark.usefixtures("own")

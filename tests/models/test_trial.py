@@ -40,7 +40,7 @@ def built(monkeypatch):
     ("behind", "values"),
     [
         (nn.Softmax(dim=1), "0 to 0.2"),
-        (nn.LogSoftmax(dim=1), "-2000 to -1.609"),
+        (nn.LogSoftmax(dim=1), "-2002 to -1.609"),
         (nn.Sigmoid(), "0 to 1"),
         (nn.LogSigmoid(), "-1000 to 0"),
         (nn.Tanh(), "-1 to 1"),
