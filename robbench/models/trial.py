@@ -70,7 +70,9 @@ def try_network(network: Network, shape: tuple[int, int, int] | None = None) -> 
         with torch.no_grad():
             answer(network.train().body, architecture, shape, network.classes)
             for parameter in network.parameters():
-                if not parameter.any():  # a branch that begins as zero (residual units, say) lets no gradient through yet
+                if (
+                    not parameter.any()
+                ):  # a branch that begins as zero (residual units, say) lets no gradient through yet
                     parameter.normal_(std=0.1)
         images = _noise(shape).requires_grad_()
         features, logits = _probed(network.eval(), images)

@@ -117,7 +117,9 @@ def wrapped(body, depth):
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_network_inside_another_has_its_own_blocks(depth):
     """However many wrap it; their parameters go with its first block, and the head is the last block alone."""
-    body = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 2, 3), flat=nn.Flatten(), fc1=nn.Linear(8, 4), fc2=nn.Linear(4, 3)))
+    body = nn.Sequential(
+        OrderedDict(conv=nn.Conv2d(1, 2, 3), flat=nn.Flatten(), fc1=nn.Linear(8, 4), fc2=nn.Linear(4, 3))
+    )
     network = Network(wrapped(body, depth), architecture="my.code:odd", shape=(1, 4, 4), head="model." * depth + "fc2")
     found = blocks(network)
     assert [block.name for block in found] == ["conv", "fc1", "fc2"]

@@ -88,7 +88,9 @@ OTHERWISE = {
 @pytest.mark.parametrize("got", OTHERWISE)
 def test_one_tensor_is_asked_for_in_both_modes(built, got):
     """A network with an auxiliary head gives it in training mode only; what came is named, and it is no wrong size."""
-    with pytest.raises(RobbenchError, match=rf"^own_networks:make: expected its forward to return .* alone, got {got}$"):
+    with pytest.raises(
+        RobbenchError, match=rf"^own_networks:make: expected its forward to return .* alone, got {got}$"
+    ):
         built(lambda classes: Through(mlp(classes), logits=OTHERWISE[got]))
     network = built(lambda classes: InTraining(mlp(classes), OTHERWISE[got]))
     with pytest.raises(RobbenchError, match=rf"^own_networks:make: expected its forward in training mode to .* {got}$"):
@@ -98,7 +100,9 @@ def test_one_tensor_is_asked_for_in_both_modes(built, got):
 def test_a_fault_in_training_mode_is_named(built):
     """Logits of another shape, or an error."""
     network = built(lambda classes: InTraining(mlp(classes), lambda logits: logits[0]))
-    with pytest.raises(RobbenchError, match=r"expected logits of shape \(2, 10\) for two images in training mode, got \(10,"):
+    with pytest.raises(
+        RobbenchError, match=r"expected logits of shape \(2, 10\) for two images in training mode, got \(10,"
+    ):
         try_network(network)
     network = built(lambda classes: InTraining(mlp(classes), lambda logits: 1 / 0))
     with pytest.raises(RobbenchError, match="does not take 1x16x16 images in training mode: ZeroDivisionError"):
@@ -107,7 +111,10 @@ def test_a_fault_in_training_mode_is_named(built):
 
 def test_two_images_are_enough_for_batch_normalisation(built):
     """Of one image's features it can compute no statistics."""
-    assert try_network(built(lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.BatchNorm1d(8), mlp8()))) == []
+    assert (
+        try_network(built(lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.BatchNorm1d(8), mlp8())))
+        == []
+    )
 
 
 def mlp8():
@@ -121,7 +128,9 @@ def mlp8():
 def test_a_network_that_sees_a_corner_of_its_images_is_refused(built):
     """As vision transformers do whose patches are larger than half of an image: 10x10 of 16x16 pixels."""
     network = built(lambda classes: nn.Sequential(nn.Conv2d(1, 2, 10, stride=10), nn.Flatten(), nn.Linear(2, classes)))
-    with pytest.raises(RobbenchError, match="sees whole images, got one that sees 100 of the 256 pixels of 16x16 images"):
+    with pytest.raises(
+        RobbenchError, match="sees whole images, got one that sees 100 of the 256 pixels of 16x16 images"
+    ):
         try_network(network)
 
 
@@ -136,7 +145,9 @@ def test_timms_patches_are_counted():
 def test_a_network_that_misses_an_edge_is_remarked(built):
     """A stride that does not divide the images leaves a row and a column: 15x15 of 16x16 pixels."""
     network = built(lambda classes: nn.Sequential(nn.Conv2d(1, 2, 3, stride=3), nn.Flatten(), nn.Linear(50, classes)))
-    assert try_network(network) == ["own_networks:make sees 225 of the 256 pixels of 16x16 images: the others have no gradient"]
+    assert try_network(network) == [
+        "own_networks:make sees 225 of the 256 pixels of 16x16 images: the others have no gradient"
+    ]
 
 
 class Unit(nn.Module):
@@ -161,7 +172,10 @@ def test_a_branch_that_begins_as_zero_counts_as_seen(built):
 
 def test_a_network_without_any_gradient_is_the_audits_matter(built):
     """Rounded pixels have none."""
-    assert try_network(built(lambda classes: nn.Sequential(Through(nn.Identity(), torch.Tensor.round), *mlp(classes)))) == []
+    assert (
+        try_network(built(lambda classes: nn.Sequential(Through(nn.Identity(), torch.Tensor.round), *mlp(classes))))
+        == []
+    )
 
 
 # --- seeds ------------------------------------------------------------------------------------------------------------

@@ -177,7 +177,9 @@ def test_a_misspelt_data_set_fails_at_collection(write_suite, pytester, errors, 
     (folder / "flowers.npz").touch()
     result = pytester.runpytest_inprocess("--collect-only", option)
     assert result.ret == ret
-    said = re.search(r"test_tiny.py::test_training: unknown dataset '\w+'; .*\(did you mean '(\w+)'\?\)", errors(result))
+    said = re.search(
+        r"test_tiny.py::test_training: unknown dataset '\w+'; .*\(did you mean '(\w+)'\?\)", errors(result)
+    )
     assert (said and said[1]) == {"glpyhs47": "glyphs47", "glyphs47": "flowers"}.get(name)
 
 

@@ -12,7 +12,9 @@ from specs import MNIST, RECIPE
 
 from robbench.spec import Model, code_of, edited_code
 
-BEFORE, AFTER = (f"from robbench import Objective\n\nclass Own(Objective):\n    pass\n\n# {word}\n" for word in ("old", "new"))
+BEFORE, AFTER = (
+    f"from robbench import Objective\n\nclass Own(Objective):\n    pass\n\n# {word}\n" for word in ("old", "new")
+)
 
 
 @pytest.fixture
