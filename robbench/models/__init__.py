@@ -6,6 +6,7 @@ from robbench.models.checkpoints import Loaded, network_of_checkpoint
 from robbench.models.exported import export_network, load_model
 from robbench.models.heads import HEADS, put_head, replace_head
 from robbench.models.network import Network, Normalise, parameter_count, place, seeded
+from robbench.models.trial import share_alike, try_network
 from robbench.models.weights import load_weights, weights
 
 __all__ = [
@@ -25,5 +26,7 @@ __all__ = [
     "put_head",
     "replace_head",
     "seeded",
+    "share_alike",
+    "try_network",
     "weights",
 ]

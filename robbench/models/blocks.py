@@ -33,7 +33,8 @@ def blocks(network: Network) -> tuple[Block, ...]:
 
     Those of the study's architectures have the names of the catalogue; the last batch norm of a wide ResNet is in none.
     Those of a timm network are timm's coarse parameter groups and the head. Those of any other network are the children
-    of its body that have parameters. A dropout belongs to the block that it feeds.
+    of its body that have parameters; of a body that wraps another network, that network's. A dropout belongs to the block
+    that it feeds.
     """
     names = block_names(network.architecture)
     if names is not None:
@@ -54,13 +55,30 @@ def _named_blocks(body: nn.Module, names: Sequence[str]) -> tuple[Block, ...]:
     return tuple(found)
 
 
+def unwrapped(body: nn.Module) -> tuple[str, nn.Module]:
+    """The network that is the only child with parameters of those around it, and its path in ``body``: ``model.``."""
+    path, inside = "", body
+    while True:
+        children = _with_parameters(inside)
+        if len(children) != 1 or not _with_parameters(next(iter(children.values()))):
+            return path, inside
+        ((name, inside),) = children.items()
+        path += f"{name}."
+
+
+def _with_parameters(module: nn.Module) -> dict[str, nn.Module]:
+    return {name: child for name, child in module.named_children() if any(True for _ in child.parameters())}
+
+
 def _child_groups(body: nn.Module) -> dict[str, list[str]]:
-    """Parameter names by the child that has them; the body's own parameters go with the first child."""
-    names = [name for name, _ in body.named_parameters()]
-    first = next((name.partition(".")[0] for name in names if "." in name), "")
-    groups: dict[str, list[str]] = {first: []}
-    for name in names:
-        groups.setdefault(name.partition(".")[0] if "." in name else first, []).append(name)
+    """Parameter names by the child that has them; the parameters of no child go with the first child."""
+    path, inside = unwrapped(body)
+    children = _with_parameters(inside)
+    groups: dict[str, list[str]] = {name: [] for name in list(children)[:1] or [""]}
+    first = next(iter(groups))
+    for name, _ in body.named_parameters():
+        child = name.removeprefix(path).partition(".")[0] if name.startswith(path) else first
+        groups.setdefault(child if child in children else first, []).append(name)
     return groups
 
 

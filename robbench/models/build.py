@@ -13,9 +13,12 @@ from torch import nn
 from robbench.errors import RobbenchError, require
 from robbench.machine.memory import must_fit_whole, ran_out
 from robbench.models import plain
+from robbench.models.blocks import unwrapped
 from robbench.models.network import Network, Normalise, seeded, sizes
 from robbench.models.residual import RESNET_STAGES, preact_resnet18, published_wide_resnet, resnet, wide_resnet
+from robbench.models.trial import answer
 from robbench.spec.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
+from robbench.spec.own_code import remember
 
 
 def build(
@@ -45,7 +48,9 @@ def build(
         else:
             found = _from_timm if architecture.startswith("timm:") else _from_function
             body, head = found(architecture, classes, shape)
-            _try(body, architecture, classes, shape)
+            with torch.no_grad():  # a network that does not fit is found before any stage begins
+                answer(body.eval(), architecture, shape, classes)
+            body.train()
     normalise = Normalise(mean, std, shape[0])
     return Network(body, architecture=architecture, shape=shape, head=head, normalise=normalise)
 
@@ -108,6 +113,7 @@ def _from_function(architecture: str, classes: int, shape: tuple[int, int, int])
     module, _, function = architecture.partition(":")
     try:
         make = getattr(import_module(module), function)
+        remember(module)
     except Exception as error:
         tried = f"from {module} import {function}"
         raise RobbenchError(f"architecture {architecture!r}: tried `{tried}`, got {error!r}") from error
@@ -118,23 +124,13 @@ def _from_function(architecture: str, classes: int, shape: tuple[int, int, int])
             raise
         raise RobbenchError(f"{architecture}: called with classes={classes}, shape={shape}, got {error!r}") from error
     require(isinstance(body, nn.Module), architecture, "an nn.Module from the function", type(body).__name__)
-    children = [name for name, child in body.named_children() if any(True for _ in child.parameters())]
-    last = children[-1] if children else ""
-    linear = [name for name, m in body.named_modules() if isinstance(m, nn.Linear) and name.split(".")[0] == last]
+    path, inside = unwrapped(body)
+    children = [name for name, child in inside.named_children() if any(True for _ in child.parameters())]
+    last = path + children[-1] if children else ""
+    linear = [
+        name for name, m in body.named_modules() if isinstance(m, nn.Linear) and f"{name}.".startswith(f"{last}.")
+    ]
     if not linear or body.get_submodule(linear[-1]).out_features != classes:
         expected = f"an nn.Linear with {classes} outputs at the end of its last child with parameters"
         raise RobbenchError(f"{architecture}: expected {expected}, got {body.get_submodule(last)}")
     return body, linear[-1]
-
-
-def _try(body: nn.Module, architecture: str, classes: int, shape: tuple[int, int, int]) -> None:
-    """Classify one blank image, so that a network that does not fit is found before any stage begins."""
-    body.eval()
-    try:
-        with torch.no_grad():
-            got = tuple(body(torch.zeros(1, *shape, dtype=torch.float32)).shape)
-    except Exception as error:
-        raise RobbenchError(f"{architecture} does not take {sizes(shape)} images: {error!r}") from error
-    body.train()
-    if got != (1, classes):
-        raise RobbenchError(f"{architecture}: expected logits of shape (1, {classes}) for one image, got {got}")

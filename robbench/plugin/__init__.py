@@ -79,6 +79,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         Tolerances.of(mark.kwargs)
         find_code_in(metafunc.config.invocation_params.dir, metafunc.config.rootpath)
         study = session.study(mark.args[0])
+        session.check_names(study)
         if not _parametrises_models(metafunc.definition):
             models = study.models()
             if study.also and "search" in metafunc.fixturenames:

@@ -8,13 +8,14 @@ import sys
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from robbench.errors import RobbenchError
+from robbench.errors import RobbenchError, unknown
 from robbench.plugin.progress import Progress
 from robbench.plugin.settings import Settings
 
@@ -114,6 +115,16 @@ class Session:
         if self.studies.setdefault(study.name, study) != study:
             raise RobbenchError(f"study {study.name!r}: expected one study of this name, got two that differ")
         return study
+
+    def check_names(self, study: Study) -> None:
+        """Raise a RobbenchError for a data set that is not there and has almost the name of one that is, or is known."""
+        from robbench.spec.catalogue import DATASETS
+
+        known = {*DATASETS, *(file.stem for file in self.settings.data.glob("*.npz"))}
+        for name in [dataset.name for dataset in study.datasets]:
+            # A name that goes on from a known one (cifar10-c) is somebody's own, to be prepared elsewhere.
+            if name not in known and not name.startswith(tuple(known)) and get_close_matches(name, known):
+                raise unknown("dataset", name, known)
 
     def preflight(self, study: str, model: str, stage: str) -> None:
         """Check all selected models of a study before the first of its stages runs; those without fault go on.

@@ -8,7 +8,7 @@ from robbench.errors import RobbenchError
 from robbench.spec.base import Spec
 from robbench.spec.description import describe, differences, digest_of, read_spec
 from robbench.spec.estimate import Audit, EpsilonGrid, Estimate
-from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer, code_of
+from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer, code_of, edited_code
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
 from robbench.spec.searches import Attack, Ensemble, Search, attack
 from robbench.spec.study import Also, Quick, Study, Transfers
@@ -59,5 +59,6 @@ __all__ = [
     "describe",
     "differences",
     "digest_of",
+    "edited_code",
     "read_spec",
 ]

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema, core_schema
 
 from robbench.errors import RobbenchError, unknown
+from robbench.spec.own_code import remember
 
 UNDESCRIBED = {"undescribed": True}
 """Metadata of a field that results do not depend on: it is not described."""
@@ -25,6 +26,14 @@ KINDS: dict[str, type[Spec]] = {}
 """Every class of specs by its name, a user's own included."""
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def within(box: tuple[float, float], field: str, radius: float | None) -> None:
+    """Raise a :class:`RobbenchError` where a radius is larger than the range of pixels, as one in levels of 255 is."""
+    width = box[1] - box[0]
+    if radius is not None and radius > width * (1 + 1e-9):
+        meant = f"; did you mean {radius:g}/255?" if 1 <= radius <= 255 * width else ""
+        raise RobbenchError(f"{field}: expected a radius ≤ {width:g}, as pixels lie in {box}, got {radius:g}{meant}")
 
 
 class Expected:
@@ -65,6 +74,8 @@ class Spec:
 
     def __init_subclass__(cls) -> None:
         KINDS[cls.__name__] = cls
+        if cls.__module__.partition(".")[0] != "robbench":
+            remember(cls.__module__)
         dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)
         checked = cls.__init__
 

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from robbench.errors import require
-from robbench.spec.base import UNUSUAL, Count, Expected, PositiveInt, Radius, Share, Spec
+from robbench.spec.base import UNUSUAL, Count, Expected, PositiveInt, Radius, Share, Spec, within
 from robbench.spec.searches import ATTACKS, Attack, BuiltIn, Norm, Search, parts, search_name
 from robbench.spec.training import PGD
 
@@ -71,6 +71,7 @@ class Estimate(Spec):
 
     def __post_init__(self) -> None:
         attack, on_image_alone = self.attack, "False (the result must depend on the image alone, not on its batch)"
+        within(attack.box, "Estimate grid stop", self.grid.stop)
         require(attack.epsilon is None, "Estimate attack epsilon", "none (the grid gives it)", attack.epsilon)
         require(attack.step_size is None, "Estimate attack step_size", "none (ε ÷ steps)", attack.step_size)
         require(not attack.random_start, "Estimate attack random_start", on_image_alone, True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterator
 from dataclasses import field, fields
 from functools import cached_property
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,6 +16,7 @@ from robbench.errors import RobbenchError, require
 from robbench.spec.base import UNDESCRIBED, Count, Number, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names, own_module
 from robbench.spec.description import describe, digest_of
+from robbench.spec.own_code import edited, remember, sha256_of
 from robbench.spec.searches import LIBRARIES, Attack
 from robbench.spec.training import Dataset, Recipe
 
@@ -130,6 +129,7 @@ class Model(Spec):
 
     def __post_init__(self) -> None:
         names = block_names(self.architecture)
+        remember(own_module(self.architecture) or "")
         transfer, source = self.transfer, self.source
         if self.checkpoint is not None:
             alone = self.recipe is None and transfer is None and source is None and not self.parents()
@@ -189,9 +189,9 @@ class Model(Spec):
     def __str__(self) -> str:
         return self.id
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """SHA-256 over exactly the fields that the trained weights depend on."""
+        """SHA-256 over exactly the fields that the trained weights depend on, and the user's own code as it was imported."""
         code = code_of(self)
         return digest_of({"version": TRAINING_VERSION, "model": describe(self), **({"code": code} if code else {})})
 
@@ -200,6 +200,12 @@ def code_of(*values: Any) -> list[str]:
     """What identifies the code behind specs and functions that is not robbench's: SHA-256 of modules, libraries' versions."""
     modules = {module for value in values for module in _modules(value)}
     return sorted(filter(None, map(_identified, modules)))
+
+
+def edited_code(*values: Any) -> list[Path]:
+    """Files behind specs and functions that were edited after they had been imported: what runs is what they were before."""
+    modules = {module for value in values for module in _modules(value)}
+    return sorted(filter(None, map(edited, modules - _VERSIONED.keys())))
 
 
 def _modules(value: Any) -> Iterator[str]:
@@ -220,14 +226,15 @@ def _modules(value: Any) -> Iterator[str]:
             yield from _modules(part)
 
 
+_VERSIONED = {"timm": "timm", **LIBRARIES}
+"""Packages that their version identifies."""
+
+
 def _identified(module: str) -> str | None:
     """None for what cannot be found: what needs it says what is wrong."""
+    if module not in _VERSIONED:
+        return sha256_of(module)
     try:
-        if package := {"timm": "timm", **LIBRARIES}.get(module):
-            return f"{package} {version(package)}"
-        loaded = sys.modules.get(module)
-        found = None if loaded else find_spec(module)
-        path = loaded.__file__ if loaded else found and found.origin
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
-    except Exception:  # not installed, or what find_spec imports is broken
+        return f"{_VERSIONED[module]} {version(_VERSIONED[module])}"
+    except PackageNotFoundError:
         return None

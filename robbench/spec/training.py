@@ -27,6 +27,7 @@ from robbench.spec.base import (
     Radius,
     Share,
     Spec,
+    within,
 )
 from robbench.spec.catalogue import DATASETS, plain_name
 
@@ -122,6 +123,8 @@ class PGD(Spec):
     """Range of valid pixels."""
 
     def __post_init__(self) -> None:
+        for name in ("epsilon", "step_size"):
+            within(self.box, f"PGD {name}", getattr(self, name))
         if self.epsilon and self.step_size and self.steps * self.step_size < self.epsilon * (1 - 1e-9):
             message = f"PGD: {self.steps} steps of {self.step_size:g} cannot reach the radius {self.epsilon:g}"
             warnings.warn(message, stacklevel=4)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from robbench.data import Data
+    from robbench.stages.checks import Tried
 
 
 def show_nothing(what: str, done: float, total: float) -> None:
@@ -46,8 +47,10 @@ class RunContext:
     """Keys of the stages that were made in this run."""
     built: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the weights that users' functions build their networks with, by the digest of the model."""
-    checked: dict[Hashable, int] = field(default_factory=dict)
-    """Number of blocks of every combination of architecture, images and checkpoint that was found sound."""
+    tried: dict[Hashable, Tried] = field(default_factory=dict)
+    """What came out of trying every combination of architecture, images and classes."""
+    seen: set[Hashable] = field(default_factory=set)
+    """What was checked or told in this run, and is not again: models, sentences, the store under an empty name."""
 
     def images(self, dataset: Dataset) -> Data:
         """A dataset's images, from the data folder; errors as of :func:`robbench.data.load`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from robbench.record import RESULTS, Robustness, Struct, Training
 from robbench.spec import Estimate, Model, Study
+from robbench.spec.own_code import remember
 
 if TYPE_CHECKING:
     from robbench.stages.work import Made, Work
@@ -59,6 +60,7 @@ KINDS: dict[str, StageKind] = {}
 def add_kind(kind: StageKind) -> None:
     """Let studies have stages of this kind, and records their results."""
     KINDS[kind.name] = kind
+    remember(kind.run.__module__)
     RESULTS[kind.name] = kind.result
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
-import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from robbench.data import Data
-from robbench.errors import RobbenchError, require
+from robbench.errors import require
 from robbench.models import Network, Normalise, build, load_weights, network_of_checkpoint, place, weights
-from robbench.models.network import COLOUR, sizes
+from robbench.models.network import COLOUR
 from robbench.models.weights import in_colour
 from robbench.spec import Checkpoint, Model
 from robbench.stages.context import RunContext
@@ -56,7 +56,7 @@ def transferred_network(model: Model, data: Data, source: Network) -> Transferre
     """
     assert model.transfer is not None
     mean, std = model.dataset.mean, model.dataset.std
-    if mean is None or of_checkpoint(model):
+    if mean is None or first_source(model)[1] is not None:
         mean, std = source.normalise.values or (None, None)
     return transfer(
         source,
@@ -70,15 +70,28 @@ def transferred_network(model: Model, data: Data, source: Network) -> Transferre
     )
 
 
-def first_source(model: Model) -> Model:
-    """The model that a chain of transfers begins with."""
-    return first_source(model.source) if isinstance(model.source, Model) else model
+def first_source(model: Model) -> tuple[Model, Checkpoint | None]:
+    """The model that a chain of transfers begins with, or that begins with a checkpoint by itself; and the checkpoint."""
+    while isinstance(model.source, Model):
+        model = model.source
+    return model, model.checkpoint or model.source
 
 
-def of_checkpoint(model: Model) -> bool:
-    """Whether a chain of transfers begins with weights from elsewhere."""
-    first = first_source(model)
-    return first.checkpoint is not None or isinstance(first.source, Checkpoint)
+def layout(model: Model, context: RunContext) -> tuple[int, int, int]:
+    """The images that a model's network is built for, (C, H, W): those of the model that its first weights come from."""
+    first, checkpoint = first_source(model)
+    shape = context.images(first.dataset).shape
+    if checkpoint is None or shape[0] != 1:
+        return shape
+    return _layout_of(first.architecture, checkpoint, shape, context.download)
+
+
+@lru_cache(maxsize=16)
+def _layout_of(
+    architecture: str, checkpoint: Checkpoint, shape: tuple[int, int, int], download: bool
+) -> tuple[int, int, int]:
+    """Whether the checkpoint is of a network for colour takes reading it, which is done once."""
+    return network_of_checkpoint(architecture, checkpoint, shape, download=download).network.shape
 
 
 def load_network(model: Model, context: RunContext, trained: Finished) -> Network:
@@ -106,25 +119,3 @@ def _like(model: Model, data: Data, tensors: Mapping[str, Tensor]) -> Network:
     if in_colour(network, tensors):
         network = build(model.architecture, classes=len(data.classes), shape=(COLOUR, *data.shape[1:]))
     return network if model.transfer is None else transferred_network(model, data, network).network
-
-
-def check_takes(model: Model, context: RunContext) -> None:
-    """Raise a RobbenchError where the network that a transferred model begins with does not take the model's images."""
-    first, data = first_source(model), context.images(model.dataset)
-    known = context.images(first.dataset)
-    if known.shape == data.shape:
-        return
-    if first.checkpoint is None:
-        network = build_network(first, known).eval()
-    else:
-        network = network_of_checkpoint(
-            first.architecture, first.checkpoint, known.shape, len(known.classes), download=context.download
-        ).network
-    try:
-        with torch.no_grad():
-            network(torch.zeros(1, *data.shape))
-    except Exception as error:  # whatever the network raises for a shape that it does not know
-        how = "make them grey" if data.shape[0] > network.shape[0] else "give them that size"
-        raise RobbenchError(
-            f"{model.id}: expected images that {first.id} takes, {sizes(network.shape)}, got {sizes(data.shape)}; {how}"
-        ) from error

@@ -11,9 +11,10 @@ from torch import nn
 from robbench.attacks import evaluating, is_right
 from robbench.data import ImageSource, pixels, training_parts
 from robbench.machine.memory import Batches
-from robbench.models import Network, network_of_checkpoint, place, weights
+from robbench.models import Loaded, Network, network_of_checkpoint, place, weights
 from robbench.record import Counts, Training
 from robbench.spec import Checkpoint
+from robbench.stages.checks import remarks
 from robbench.stages.networks import build_network, transferred_network
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
@@ -40,7 +41,7 @@ def train_model(work: Work) -> Made:
     with work.stopwatch.region("io"):
         training, validation = training_parts(model.dataset, work.data, device)
         ready = _prepared(work)
-    network, notes = ready.network, [*ready.notes]
+    network, notes = ready.network, list[str]()
     if model.recipe is None:
         result = _judged(network, validation, notes)
     else:
@@ -57,6 +58,7 @@ def train_model(work: Work) -> Made:
         )
         drive({"training": Planned(lambda made: trainer)}, work, save_every=0.0)
         result, notes = trainer.result(), trainer.notes
+    notes = [*remarks(model, work.context), *ready.notes, *notes]
     trained_on = len(training) if model.recipe else 0
     used = images_used(work, train=trained_on, validation=len(validation), test=len(work.data.test))
     return Made(result=result, network=network, data=used, weights=weights(network), notes=notes)
@@ -65,17 +67,14 @@ def train_model(work: Work) -> Made:
 def _prepared(work: Work) -> _Ready:
     """The network as its training begins with it, on the device."""
     model, device = work.task.model, work.context.device
-    shape, download = work.data.shape, work.context.download
     if model.transfer is None:
         if model.checkpoint is None:
             return _Ready(place(build_network(model, work.data), device))
-        loaded = network_of_checkpoint(
-            model.architecture, model.checkpoint, shape, len(work.data.classes), download=download
-        )
+        loaded = _of_checkpoint(work, model.checkpoint, len(work.data.classes))
         return _Ready(place(loaded.network, device), tuple(loaded.notes))
     notes: tuple[str, ...] = ()
     if isinstance(model.source, Checkpoint):
-        loaded = network_of_checkpoint(model.architecture, model.source, shape, download=download)
+        loaded = _of_checkpoint(work, model.source)
         source, notes = loaded.network, tuple(loaded.notes)
     else:
         source = work.network("source")
@@ -88,6 +87,11 @@ def _prepared(work: Work) -> _Ready:
         groups=None if kept == "warm" else parameter_groups(transferred, model.transfer.kept_scale),
         frozen=transferred.kept if frozen else (),
     )
+
+
+def _of_checkpoint(work: Work, checkpoint: Checkpoint, classes: int | None = None) -> Loaded:
+    architecture, shape = work.task.model.architecture, work.data.shape
+    return network_of_checkpoint(architecture, checkpoint, shape, classes, download=work.context.download)
 
 
 def count_right(network: Network, images: ImageSource, kind: str, notes: list[str]) -> Counts:

@@ -19,7 +19,7 @@ from robbench.machine.memory import must_fit_whole
 from robbench.machine.timing import Stopwatch
 from robbench.models import Network, blocks, parameter_count
 from robbench.record import DataUsed, ModelFacts, Record, Struct
-from robbench.spec import Model, digest_of
+from robbench.spec import Model, digest_of, edited_code
 from robbench.stages.context import RunContext
 from robbench.stages.kinds import KINDS
 from robbench.stages.networks import built_sha256, load_network
@@ -134,6 +134,9 @@ def finished_needs(task: Task, context: RunContext) -> dict[str, Finished]:
 
 
 def _make(work: Work) -> Finished:
+    for note in set(_edits(work.task)) - work.context.seen:
+        work.context.seen.add(note)
+        work.context.announce(note)
     made = KINDS[work.task.kind].run(work)
     record = _record(work, made)
     needs = {
@@ -178,7 +181,7 @@ def _record(work: Work, made: Made) -> Record:
         environment=environment(work.context.device),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         result=made.result,
-        notes=[*work.data.notes, *made.notes, *waiting(work)],
+        notes=[*work.data.notes, *made.notes, *waiting(work), *_edits(task)],
     )
 
 
@@ -188,6 +191,14 @@ def waiting(work: Work) -> list[str]:
     if waited <= WAITING * training or training < 1:
         return []
     return [f"{work.task.model.id} waited for its images for {waited:.0f} of {training:.0f} s of training"]
+
+
+def _edits(task: Task) -> list[str]:
+    """What a user must know whose code was edited while it was in use."""
+    return [
+        f"{path.name} was edited after it had been imported: this is what it was before, start Python anew to use the edit"
+        for path in edited_code(task.model, task.spec, KINDS[task.kind].run)
+    ]
 
 
 def _facts(model: Model, network: Network) -> ModelFacts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 from torch import nn
 
@@ -102,3 +104,42 @@ def test_any_other_network_has_its_children_as_blocks():
         (body.scale,),
     )
     assert (last.name, last.modules, last.loose) == ("head", (body.flatten, body.head, body.dropout), ())
+
+
+def wrapped(body, depth):
+    """A network inside others, of which one has a parameter of its own and one a layer without."""
+    outer = body
+    for _ in range(depth):
+        outer = nn.Sequential(OrderedDict(normalise=nn.Flatten(0, 0), model=outer))
+    outer.register_parameter("scale", nn.Parameter(nn.Linear(1, 1).weight))
+    return outer
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_network_inside_another_has_its_own_blocks(depth):
+    """However many wrap it; their parameters go with its first block, and the head is the last block alone."""
+    body = nn.Sequential(
+        OrderedDict(conv=nn.Conv2d(1, 2, 3), flat=nn.Flatten(), fc1=nn.Linear(8, 4), fc2=nn.Linear(4, 3))
+    )
+    network = Network(wrapped(body, depth), architecture="my.code:odd", shape=(1, 4, 4), head="model." * depth + "fc2")
+    found = blocks(network)
+    assert [block.name for block in found] == ["conv", "fc1", "fc2"]
+    assert sorted(in_blocks(network)) == sorted(id(parameter) for parameter in network.parameters())
+    assert list(found[2].parameters()) == list(body.fc2.parameters())
+    assert found[0].loose == (network.body.scale,)
+
+
+def test_layers_in_a_list_are_blocks():
+    """A list is a wrapper, too; one layer is not."""
+
+    class Listed(nn.Module):
+        def __init__(self, *layers):
+            super().__init__()
+            self.layers = nn.ModuleList(layers)
+
+    def names(body):
+        return [block.name for block in blocks(Network(body, architecture="my.code:odd", shape=(1, 4, 4), head=""))]
+
+    assert names(Listed(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))) == ["0", "2"]
+    assert names(Listed(nn.Linear(2, 2))) == ["0"]
+    assert names(nn.Sequential(nn.Flatten(), nn.Linear(2, 2))) == ["1"]

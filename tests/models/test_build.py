@@ -140,6 +140,9 @@ def vast(classes, shape):
 def picky(classes, shape):
     return {3: None}[shape[0]]
 
+def wrapped(classes, shape):
+    return nn.Sequential(nn.Sequential(small(classes, shape), nn.Identity()))
+
 def empty(classes, shape):
     return nn.Identity()
 """
@@ -165,6 +168,13 @@ def test_a_function_of_the_user_is_built_from_the_seed():
 
 
 @pytest.mark.usefixtures("own")
+def test_the_head_of_a_wrapped_network_is_found():
+    """The last nn.Linear of the network inside."""
+    network = build("own_networks:wrapped", classes=7, shape=GREY)
+    assert (network.head, network.classes) == ("0.0.3", 7)
+
+
+@pytest.mark.usefixtures("own")
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -172,7 +182,7 @@ def test_a_function_of_the_user_is_built_from_the_seed():
         ("own_networks:empty", "expected an nn.Linear with 10 outputs at the end of .*got Identity"),
         ("own_networks:stubborn", "expected an nn.Linear with 10 outputs at the end of .*got Linear"),
         ("own_networks:narrow", "does not take 1x28x28 images"),
-        ("own_networks:maps", r"expected logits of shape \(1, 10\) for one image, got \(1, 1, 28, 10\)"),
+        ("own_networks:maps", r"expected logits of shape \(2, 10\) for two images, got \(2, 1, 28, 10\)"),
         ("own_networks:nothing", "expected an nn.Module from the function, got 'NoneType'"),
         ("own_networks:picky", r"called with classes=10, shape=\(1, 28, 28\), got KeyError\(1\)"),
         ("own_networks:vast", "out of memory: own_networks:vast does not fit"),

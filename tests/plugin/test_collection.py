@@ -199,6 +199,28 @@ def test_a_wrong_value_in_a_suite_is_one_sentence(write_suite, pytester):
     assert "robbench/spec" not in text
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "ret"),
+    [
+        ("glpyhs47", "--robbench-seeds=1", pytest.ExitCode.INTERRUPTED),
+        ("glyphs47", "--robbench-dataset=glyphs47=flwoers", pytest.ExitCode.INTERRUPTED),
+        ("glyphs47-mine", "--robbench-seeds=1", pytest.ExitCode.OK),
+    ],
+)
+def test_a_misspelt_data_set_fails_at_collection(write_suite, pytester, errors, name, option, ret):
+    """Beside known names and prepared files; one that is merely not here yet is the business of its own items."""
+    write_suite(('name="glyphs47"', f'name="{name}"'))
+    folder = pytester.mkdir(".robbench") / "data"
+    folder.mkdir()
+    (folder / "flowers.npz").touch()
+    result = pytester.runpytest_inprocess("--collect-only", option)
+    assert result.ret == ret
+    said = re.search(
+        r"test_tiny.py::test_training: unknown dataset '\w+'; .*\(did you mean '(\w+)'\?\)", errors(result)
+    )
+    assert (said and said[1]) == {"glpyhs47": "glyphs47", "glyphs47": "flowers"}.get(name)
+
+
 # --- on request ---------------------------------------------------------------------------------------------------------
 
 

@@ -99,6 +99,19 @@ BETWEEN_FIELDS = [
         "architecture of the weights 'timm:resnet18.a1_in1k': expected 'timm:resnet18', got 'timm:resnet34'",
     ),
     (lambda: EpsilonGrid(stop=0.1, step=0.2), "EpsilonGrid stop: expected a radius ≥ one step, got 0.1"),
+    (
+        lambda: PGD(steps=1, epsilon=8),
+        "PGD epsilon: expected a radius ≤ 1, as pixels lie in (0.0, 1.0), got 8; did you mean 8/255?",
+    ),
+    (lambda: PGD(steps=1, epsilon=8 / 255, step_size=2), "PGD step_size: expected a radius ≤ 1, as pixels lie in (0.0"),
+    (
+        lambda: PGD(steps=1, epsilon=300, box=(-1, 1)),
+        "PGD epsilon: expected a radius ≤ 2, as pixels lie in (-1.0, 1.0)",
+    ),
+    (
+        lambda: replace(ESTIMATE, grid=EpsilonGrid(stop=16, step=1)),
+        "Estimate grid stop: expected a radius ≤ 1, as pixels lie in (0.0, 1.0), got 16; did you mean 16/255?",
+    ),
     (lambda: replace(ESTIMATE, attack=ATTACK), "Estimate attack epsilon: expected none (the grid gives it), got 0.1"),
     (
         lambda: replace(ESTIMATE, attack=PGD(steps=1, step_size=0.1, random_start=False)),

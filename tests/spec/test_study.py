@@ -36,6 +36,11 @@ def test_a_grid_has_a_radius_for_every_whole_step(count, units, scale):
     assert EpsilonGrid(stop=stop + 0.6 * step, step=step).values == values
 
 
+def test_a_grid_of_integers_has_floats_for_radii():
+    """They are written as JSON and become tensors, of which an integer would change the kind."""
+    assert repr(EpsilonGrid(stop=1, step=1).values) == "(0.0, 1.0)"
+
+
 CIFAR10, CIFAR100 = Dataset(name="cifar10"), Dataset(name="cifar100")
 PGD_SOURCE = Model(architecture="resnet34", dataset=CIFAR10, recipe=RECIPE)
 CONVENTIONAL = replace(PGD_SOURCE, recipe=STANDARD)
