@@ -82,7 +82,7 @@ def try_network(network: Network, shape: tuple[int, int, int] | None = None) -> 
                 f"{architecture}: expected logits, got values from {low:.4g} to {high:.4g} where its last nn.Linear gives "
                 f"±{_LARGE:g}; leave out what follows it (a softmax, say): the loss and the attacks have their own"
             )
-        return _unseen(architecture, images, logits if features is None else features)
+        return _unseen(network, images, logits if features is None else features)
 
 
 def _probed(network: Network, images: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -102,8 +102,8 @@ def _probed(network: Network, images: Tensor) -> tuple[Tensor | None, Tensor]:
     return (seen[0] if seen else None), logits
 
 
-def _unseen(architecture: str, images: Tensor, output: Tensor) -> list[str]:
-    """Whether whole rows or columns of the images have no gradient: a network that has none at all is the audit's matter."""
+def _unseen(network: Network, images: Tensor, output: Tensor) -> list[str]:
+    """Whether whole rows or columns of the images change nothing: where gradients alone are missing, the audit says so."""
     if not output.requires_grad:
         return []
     (gradient,) = torch.autograd.grad((output * torch.randn_like(output)).sum(), images, allow_unused=True)
@@ -111,9 +111,12 @@ def _unseen(architecture: str, images: Tensor, output: Tensor) -> list[str]:
         return []
     moves = (gradient != 0).any(dim=0).any(dim=0)
     height, width = moves.shape
-    seen, pixels = int(moves.any(dim=1).sum() * moves.any(dim=0).sum()), height * width
-    if seen == pixels:
-        return []
+    sees = moves.any(dim=1, keepdim=True) & moves.any(dim=0, keepdim=True)
+    with torch.no_grad():
+        redrawn = torch.where(sees, images, 1 - images)
+        if sees.all() or not torch.equal(network.body(images), network.body(redrawn)):
+            return []
+    seen, pixels, architecture = int(sees.sum()), sees.numel(), network.architecture
     some = f"{seen} of the {pixels} pixels of {height}x{width} images"
     if 2 * seen < pixels:
         raise RobbenchError(

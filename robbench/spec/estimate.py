@@ -71,7 +71,8 @@ class Estimate(Spec):
 
     def __post_init__(self) -> None:
         attack, on_image_alone = self.attack, "False (the result must depend on the image alone, not on its batch)"
-        within(attack.box, "Estimate grid stop", self.grid.stop)
+        if self.norm == "linf":
+            within(attack.box, "Estimate grid stop", self.grid.stop)
         require(attack.epsilon is None, "Estimate attack epsilon", "none (the grid gives it)", attack.epsilon)
         require(attack.step_size is None, "Estimate attack step_size", "none (ε ÷ steps)", attack.step_size)
         require(not attack.random_start, "Estimate attack random_start", on_image_alone, True)

@@ -201,7 +201,8 @@ class Study(Spec):
         rows = tuple(_thesis_row(row, changed.datasets[-1], names) for row in changed.transfers)
         normalised = any(dataset.mean for dataset in self.datasets)
         estimate = thesis_estimate(self.estimate, names, normalised=normalised)
-        return replace(changed, transfers=rows, estimate=estimate)
+        also = tuple(each for each in self.also if each.estimate.search_name != estimate.search_name)
+        return replace(changed, transfers=rows, estimate=estimate, also=also)
 
 
 def _each(recipe: Recipe | Mapping[str, Recipe], change: Callable[[Recipe], Recipe]) -> Recipe | Mapping[str, Recipe]:

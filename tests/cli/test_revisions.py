@@ -280,6 +280,13 @@ def linear(classes, shape):
 """
 
 
+OPPOSITE = """
+class Opposite(nn.Module):
+    def forward(self, logits):
+        return -logits
+"""
+
+
 def test_a_network_that_lost_its_classes_is_seen(repository, compared, monkeypatch):
     """Pytest runs on both sides: the same weights, but head's network answers the opposite."""
     monkeypatch.setenv("PYTHONPATH", str(Path(robbench.__file__).parents[1]))
@@ -291,7 +298,7 @@ def test_a_network_that_lost_its_classes_is_seen(repository, compared, monkeypat
     weights = {"1.weight": torch.randn(10, 784, generator=torch.Generator().manual_seed(0)), "1.bias": torch.ones(10)}
     save_file(weights, repository / "net.safetensors")
     commit(repository, "tiny")
-    (repository / "net.py").write_text(NETWORK.replace("classes))", "classes), nn.Softmin(1))"))
+    (repository / "net.py").write_text(NETWORK.replace("classes))", "classes), Opposite())") + OPPOSITE)
     arguments = ("--base", "HEAD", "--rounds", "1", "--all", "--seconds", "inf", "--accuracy", "0")
     _, output, errors = compared(*arguments, "--", "-k", "checkpoint")
     figures = [line.split(": ")[1].split()[0] for line in output.splitlines()[:-1]]

@@ -92,7 +92,7 @@ def test_no_step_of_the_shrinking_ball_reads_a_value():
     state = images + 0.05, images.clone(), found, age, zeros + 1
     with Reads() as reads:
         _, _, shrunk, _, _ = _step(
-            network().eval(), state, (images, labels, zeros), radii, torch.tensor([20]), (0.0, 1.0)
+            network().eval(), state, (images, labels, zeros), radii, torch.tensor([20]), (0.0, 1.0), "linf"
         )
     assert reads.operations > 40
     assert reads.found == []

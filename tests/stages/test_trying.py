@@ -54,11 +54,18 @@ def colour(new_run):
     return context, lambda architecture: replace(source(architecture=architecture), dataset=dataset)
 
 
-def test_grey_images_for_a_network_of_three_channels_are_found_before_training(own, colour, made):
-    """The statistics of three channels would make three channels of one, in training but not when it is read back."""
+def test_grey_images_are_seen_in_three_channels_by_a_network_for_colour(own, colour):
+    """In training, and when it is read back."""
     context, model = colour
-    with pytest.raises(RobbenchError, match=r"TL1: expected images that .*colour.* takes, 3x8x8, got 1x8x8"):
-        train(target(of=model(own(plain))), context)
+    assert len(estimate(target(of=model(own(plain))), context).robustness.pstar) == 20
+
+
+def test_colour_for_a_network_of_grey_images_is_found_before_training(own, colour, made):
+    """The other way round is not."""
+    context, model = colour
+    grey = source(architecture=own(plain))
+    with pytest.raises(RobbenchError, match=r"TL1: expected images that .* takes, 1x8x8, got 3x8x8; make them grey"):
+        train(replace(target(of=grey), dataset=model(grey.architecture).dataset), context)
     assert made == []
 
 
@@ -113,7 +120,7 @@ def test_weights_that_no_seed_draws_are_refused_or_remarked(own, new_run, made, 
     from safetensors.torch import save_file
 
     save_file(pretrained(3, (1, 8, 8)).state_dict(), tmp_path / "mine.safetensors")
-    checkpoint = Checkpoint(path=str(tmp_path / "mine.safetensors"))
+    checkpoint = Checkpoint(path=str(tmp_path / "mine.safetensors"), mean=0, std=1)
     check(Model(architecture=model.architecture, dataset=model.dataset, checkpoint=checkpoint), context)
 
 
