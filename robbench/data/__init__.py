@@ -1,4 +1,4 @@
-"""Images as tensors: torchvision's datasets, pictures, prepared arrays and drawn characters, and how they become batches."""
+"""Images as tensors: torchvision's, pictures, prepared arrays and drawn characters; and how they become batches."""
 
 from robbench.data.augmentation import augment
 from robbench.data.batches import batches, check_pixels, fetch, pixels, split

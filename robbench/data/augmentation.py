@@ -25,9 +25,9 @@ def augment(
     """Augment training images (N, C, H, W), each one in its own way; (N, C, S, S), or as they are without a ``side`` S.
 
     ``crop-flip`` pads with 4 pixels of zero, crops a random H x W out of it, and mirrors half of the images.
-    ``resized-crop-flip`` resizes a random part of each image, of the share ``area`` of its pixels at least, to S x S, and
-    mirrors half of them (Szegedy et al. 2015; torchvision's RandomResizedCrop). ``none`` gives the images themselves. The
-    generator is on the images' device.
+    ``resized-crop-flip`` resizes a random part of each image, of the share ``area`` of its pixels at least, to S x S,
+    and mirrors half of them (Szegedy et al. 2015; torchvision's RandomResizedCrop). ``none`` gives the images
+    themselves. The generator is on the images' device.
     """
     if kind == "resized-crop-flip":
         return _resized_crops(images, side or images.shape[-1], area, generator)
@@ -64,8 +64,8 @@ def _resized_crops(images: Tensor, side: int, area: float, generator: torch.Gene
 def crops(count: int, height: int, width: int, area: float, generator: torch.Generator) -> Tensor:
     """(N, 4) int64 top, left, height, width of random crops, with sizes as torchvision's RandomResizedCrop draws them.
 
-    Their share of the image is uniform from ``area`` to 1, the logarithm of their width ÷ height uniform between that of
-    3 ÷ 4 and of 4 ÷ 3.
+    Their share of the image is uniform from ``area`` to 1, the logarithm of their width ÷ height uniform between that
+    of 3 ÷ 4 and of 4 ÷ 3.
     """
     device = generator.device
     drawn = torch.rand(4, count, _TRIES, generator=generator, device=device, dtype=torch.float64)

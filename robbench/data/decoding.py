@@ -1,4 +1,4 @@
-"""From an image file's bytes to pixels of one size, as torchvision's ImageFolder, Resize and CenterCrop give them. No torch."""
+"""From an image file's bytes to pixels of one size, as ImageFolder, Resize and CenterCrop give them. No torch."""
 
 from __future__ import annotations
 

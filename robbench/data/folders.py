@@ -1,4 +1,4 @@
-"""Which pictures a dataset has: in class folders, as torchvision's ImageFolder reads them, and where they are split. No torch."""
+"""Which pictures a dataset has: class folders as torchvision's ImageFolder reads them, and their split. No torch."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Folder:
 
 
 def list_folders(path: Path, dataset: Dataset) -> Listing:
-    """The pictures below a folder of class folders, or of the parts ``train`` and one of :data:`TEST_PARTS` with class folders.
+    """The pictures in class folders, or in the parts ``train`` and one of :data:`TEST_PARTS` with class folders.
 
     What begins with a dot is left out, since it is no picture: macOS and Jupyter leave such files and folders behind.
 

@@ -37,8 +37,8 @@ def list_rows(dataset: Dataset, *, download: bool) -> Listing:
     """The pictures of a dataset on the hub, from the cache of ``datasets`` unless it may be downloaded.
 
     Raises:
-        RobbenchError: ``datasets`` is not installed, the dataset cannot be loaded, has not one column of images and one of
-            classes, or lacks a part or images of a class.
+        RobbenchError: ``datasets`` is not installed, the dataset cannot be loaded, has not one column of images and
+            one of classes, or lacks a part or images of a class.
     """
     assert dataset.hub is not None
     name, _, config = dataset.hub.partition(":")

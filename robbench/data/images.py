@@ -143,7 +143,7 @@ def subset(source: ImageSource, index: Tensor, *, side: int | None = None) -> Im
 
 
 def some_of(there: int, count: int, seed: int) -> Tensor:
-    """Ascending places of at most ``count`` images, drawn at random; fewer are among those that a larger count gives."""
+    """Ascending places of ``count`` images at most, drawn at random; fewer are among those of a larger count."""
     if count >= there:
         return torch.arange(there)
     order = torch.randperm(there, generator=torch.Generator().manual_seed(seed))
@@ -179,7 +179,7 @@ class Data:
 
     @cached_property
     def imbalanced(self) -> bool:
-        """Whether the largest class has :data:`IMBALANCED` times as many images to train on as the smallest, or more."""
+        """Whether the largest class has :data:`IMBALANCED` times the images to train on of the smallest, or more."""
         counts = torch.bincount(self.train.labels.cpu(), minlength=len(self.classes))
         return bool(counts.max() >= IMBALANCED * counts.min())
 

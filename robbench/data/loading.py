@@ -37,7 +37,7 @@ def load(
     show: Callable[[str, float, float], None] = lambda what, done, total: None,
     announce: Callable[[str], None] = lambda text: None,
 ) -> Data:
-    """A dataset's images: pictures, or drawn, or from ``<folder>/<name>.npz``, or through torchvision, the first that applies.
+    """A dataset's images: pictures, drawn, from ``<folder>/<name>.npz``, or torchvision's, the first that applies.
 
     What torchvision read is written as the prepared file, if the folder can be written, and read from there afterwards.
     With ``download`` torchvision downloads what is missing. ``show`` and ``announce`` are those of
@@ -80,7 +80,7 @@ def list_pictures(dataset: Dataset, folder: Path, *, download: bool = False) -> 
     """The pictures of a dataset that has a size; ``folder`` is the data folder.
 
     Raises:
-        RobbenchError: there is no such folder; otherwise as :func:`list_folders`, :func:`list_shards`, :func:`list_rows`.
+        RobbenchError: no such folder; otherwise as :func:`list_folders`, :func:`list_shards`, :func:`list_rows`.
     """
     if dataset.hub is not None:
         return list_rows(dataset, download=download)
@@ -91,7 +91,7 @@ def list_pictures(dataset: Dataset, folder: Path, *, download: bool = False) -> 
 
 
 def attacked_images(test: ImageSource, chosen: Tensor) -> ImageSource:
-    """Those of the test images that are attacked: read at once where they fit into memory, since they are taken many times."""
+    """The test images that are attacked: read at once where they fit into memory, since they are taken many times."""
     size = len(chosen) * math.prod(test.shape)
     return test.take(chosen) if size <= MEMORY_SHARE * free_bytes(torch.device("cpu")) else subset(test, chosen)
 

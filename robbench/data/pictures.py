@@ -1,7 +1,7 @@
-"""Pictures as image sources: decoded in memory, mapped from a cache of decoded pixels on disk, or decoded when they are taken.
+"""Pictures as image sources: decoded in memory, in a cache of decoded pixels on disk, or decoded when they are taken.
 
-All three give the same bits. Every picture is decoded once before anything is trained, so that those that cannot be read
-are known.
+All three give the same bits. Every picture is decoded once before anything is trained, so that those that cannot be
+read are known.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class EncodedImages:
         return self.form.shape
 
     def take(self, index: Tensor) -> Images:
-        """The pictures at ``index``, decoded in threads; a RobbenchError where one has changed since it was looked at."""
+        """The pictures at ``index``, decoded in threads; a RobbenchError where one has changed in the meantime."""
         names = [self.files.names[number] for number in index.tolist()]
         with ThreadPoolExecutor(workers()) as pool:
             found = [*pool.map(partial(look, self.files.reader, self.form, False), names)]
@@ -256,7 +256,7 @@ def _remembered(stem: Path, parts: Sequence[_Part], kept: Kept) -> list[_Found] 
 
 
 def _look_at_all(dataset: Dataset, parts: Sequence[_Part], stem: Path, kept: Kept, show: Show) -> list[_Found]:
-    """Decode every picture once, and keep its pixels in memory or on disk; a RobbenchError for those that cannot be read."""
+    """Decode every picture once, and keep its pixels in memory or on disk; a RobbenchError for broken ones."""
     found = []
     with ExitStack() as files:
         for part in parts:
@@ -339,7 +339,7 @@ def _notes(name: str, parts: Sequence[_Part], found: Sequence[_Found]) -> tuple[
     broken, turned = sum(len(each.faults) for each in found), sum(each.turned for each in found)
     said = {
         f"{name}: {broken:,} of {total:,} pictures cannot be used and were left out": broken,
-        f"{name}: {turned:,} of {total:,} pictures have an EXIF rotation, which is not applied, as by ImageFolder": turned,
+        f"{name}: {turned:,} of {total:,} pictures have an EXIF rotation, not applied, as by ImageFolder": turned,
     }
     return tuple(text for text, count in said.items() if count)
 
@@ -374,7 +374,7 @@ class _Decoder:
 def _decoded(
     files: Files, form: Form, batches: Sequence[Tensor], *, hashed: bool
 ) -> Iterator[tuple[Tensor, list[Look]]]:
-    """Decode batches in the workers of a DataLoader, which keep two batches each ahead; a single batch in this process."""
+    """Decode batches in the workers of a DataLoader, two batches each ahead; a single batch in this process."""
     loader: DataLoader[Any] = DataLoader(
         _Decoder(files, form, hashed),  # type: ignore[arg-type]
         batch_sampler=[batch.tolist() for batch in batches],
@@ -386,5 +386,5 @@ def _decoded(
 
 
 def _together(found: list[tuple[Tensor, Look]]) -> tuple[Tensor, list[Look]]:
-    """A batch of pixels. torch puts it into shared memory at once: put there later, it would stay in the worker as well."""
+    """A batch of pixels. torch puts it into shared memory at once: put there later, the worker would keep a copy."""
     return default_collate([pixels for pixels, _ in found]), [looked for _, looked in found]

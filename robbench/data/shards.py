@@ -1,4 +1,4 @@
-"""Pictures in webdataset's shards: tar archives of images, each beside a text file ``.cls`` with its class. No torch."""
+"""Pictures in webdataset's shards: tar archives of images, each beside a file ``.cls`` with its class. No torch."""
 
 from __future__ import annotations
 

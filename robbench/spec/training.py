@@ -33,7 +33,7 @@ from robbench.spec.catalogue import DATASETS, plain_name
 
 
 class Dataset(Spec):
-    """A labelled image set: one that robbench knows, a prepared array file by its name, or pictures (with a ``size``).
+    """A labelled image set: one that robbench knows, a prepared file by its name, or pictures (with a ``size``).
 
     Pictures are image files of any size, brought to one: decoded as torchvision's ImageFolder does, the shorter side
     resized to ``resize``, and the central ``size`` x ``size`` pixels taken. They lie in ``folder``, or on the ``hub``, or
@@ -60,10 +60,10 @@ class Dataset(Spec):
     folder: Annotated[str, BeforeValidator(lambda path: str(path) if isinstance(path, Path) else path)] | None = field(
         default=None, metadata=UNDESCRIBED
     )
-    """Where the pictures lie: ``train``, and ``test`` or ``val``, with a folder for each class; folders of classes, which
-    are split; or webdataset's shards (``train-000.tar``)."""
+    """Where the pictures lie: ``train``, and ``test`` or ``val``, with a folder for each class; folders of classes,
+    which are split; or webdataset's shards (``train-000.tar``)."""
     hub: str | None = field(default=None, metadata=UNUSUAL)
-    """The name under which Hugging Face's ``datasets`` loads the pictures, as ``owner/name`` or ``owner/name:config``."""
+    """The name by which Hugging Face's ``datasets`` loads the pictures: ``owner/name`` or ``owner/name:config``."""
     size: PositiveInt | None = field(default=None, metadata=UNUSUAL)
     """Side in pixels that pictures are brought to."""
     resize: PositiveInt | None = field(default=None, metadata=UNUSUAL)

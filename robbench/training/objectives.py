@@ -36,7 +36,7 @@ def _(objective: CrossEntropy, student: nn.Module, parents: Mapping[str, nn.Modu
 
 
 def loss_of(recipe: Recipe, student: nn.Module, parents: Mapping[str, nn.Module], labels: Tensor) -> Loss:
-    """The loss of a recipe, weighted where it asks for that by the classes of all images to train on, (N,) int64 ``labels``."""
+    """The loss of a recipe, weighted, where it asks for that, by the (N,) int64 labels of all images to train on."""
     if recipe.class_weights == "none":
         return loss_function(recipe.objective, student, parents)
     weights = balanced_weights(labels)

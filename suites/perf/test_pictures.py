@@ -1,7 +1,7 @@
 """Photographs: images a second that reach a training, beside torch's own DataLoader on torchvision's ImageFolder.
 
-Drawn photographs of mixed sizes are written as JPEG files to a temporary folder. Both sides decode, resize and crop, with
-as many workers. ROBBENCH_PERF_PICTURES sets how many there are where memory is measured (default: 20,000).
+Drawn photographs of mixed sizes are written as JPEG files to a temporary folder. Both sides decode, resize and crop,
+with as many workers. ROBBENCH_PERF_PICTURES sets how many there are where memory is measured (default: 20,000).
 """
 
 from __future__ import annotations

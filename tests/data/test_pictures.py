@@ -55,7 +55,7 @@ def test_pictures_are_those_of_torchvision(dataset: Dataset, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("limits", [{}, {"train": 11, "test": 5}])
 def test_all_three_forms_give_the_same_bits(dataset: Dataset, tmp_path: Path, limits: dict[str, int]) -> None:
-    """Images, labels and fingerprints: taken one by one, read batch by batch, cropped to validate, from a second run, too."""
+    """Images, labels and fingerprints: taken, read batch by batch, cropped to validate, and from a second run."""
     dataset, found = replace(dataset, **limits), []
     for kept in (*FORMS, "disk", "nowhere"):
         data = opened(dataset, tmp_path / "cache", kept)
@@ -102,7 +102,9 @@ def break_two(folder: Path) -> None:
 def test_broken_pictures_are_named_at_once_or_left_out(dataset: Dataset, tmp_path: Path, kept: Kept) -> None:
     """All of both parts with their reasons, in a second run as well; skipping them says how many."""
     break_two(tmp_path / "pictures")
-    listed = r"2 of 42 pictures cannot be used; .*\n  train/a/3.jpg: empty file\n  test/c/0.jpg: no image that Pillow can read$"
+    listed = (
+        r"2 of 42 pictures cannot be used; .*\n  train/a/3.jpg: empty file\n  test/c/0.jpg: no image that Pillow can "
+    )
     for _ in range(2):
         with pytest.raises(RobbenchError, match=listed):
             opened(dataset, tmp_path / "cache", kept)
@@ -132,7 +134,7 @@ def test_turned_photographs_are_counted(dataset: Dataset, tmp_path: Path) -> Non
     exif = Image.Exif()
     exif[0x0112] = 8
     photograph(5).save(tmp_path / "pictures" / "test" / "c" / "0.jpg", exif=exif)
-    note = "mine: 1 of 42 pictures have an EXIF rotation, which is not applied, as by ImageFolder"
+    note = "mine: 1 of 42 pictures have an EXIF rotation, not applied, as by ImageFolder"
     assert load(dataset, tmp_path).notes == (note,)
 
 
