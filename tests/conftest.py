@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import sys
 
 import hypothesis
 import pytest
@@ -20,3 +21,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _places_of_code():
+    """A test's own networks are not found by the next one, which has others of the same name."""
+    before = sys.path[:]
+    yield
+    sys.path[:] = before
