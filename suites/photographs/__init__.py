@@ -1,0 +1,1 @@
+"""Transfers on photographs: what they need, and their suites."""
