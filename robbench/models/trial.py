@@ -69,10 +69,9 @@ def try_network(network: Network, shape: tuple[int, int, int] | None = None) -> 
     with seeded(0), must_fit_whole(f"{architecture} does not fit", "choose a smaller network"):
         with torch.no_grad():
             answer(network.train().body, architecture, shape, network.classes)
+            # A branch that begins as zero, as a residual unit's may, lets no gradient through yet.
             for parameter in network.parameters():
-                if (
-                    not parameter.any()
-                ):  # a branch that begins as zero (residual units, say) lets no gradient through yet
+                if not parameter.any():
                     parameter.normal_(std=0.1)
         images = _noise(shape).requires_grad_()
         features, logits = _probed(network.eval(), images)
