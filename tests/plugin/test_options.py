@@ -174,7 +174,7 @@ def test_a_worker_of_xdist_tells_its_number_and_how_many_there_are(monkeypatch):
 def test_workers_of_xdist_divide_the_threads(monkeypatch, tmp_path):
     """Each computes with its share until its end, whatever runs beside it."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    paths = {name: tmp_path for name in ("store", "data")}
+    paths = dict.fromkeys(("store", "data"), tmp_path)
     flags = dict.fromkeys(("deterministic", "download", "fresh", "keep_adversarials"), False)
     config = SimpleNamespace(workerinput={"workerid": "gw1", "workercount": 4})
     before = torch.get_num_threads()
