@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     assert finished is not None
     network, data = stored_network(model, context, finished), context.images(model.dataset)
     head = model.transfer.head if model.transfer else "linear"
-    export_network(options.output, network, head=head, classes=data.classes)
+    export_network(options.output, network, head=head, classes=data.classes, shape=data.shape)
     said = (
         f"{options.output}: {model.id}, {'×'.join(map(str, data.shape))} images in [0, 1], {len(data.classes)} classes"
     )

@@ -136,6 +136,11 @@ def _normalisation(
             f"checkpoint {checkpoint.path!r}: expected the normalisation that it was trained with, {what}; "
             f"Checkpoint({checkpoint.path!r}, mean=(…), std=(…)) says it, mean=0, std=1 for plain pixels in [0, 1]"
         )
+    if max(mean) > 1:
+        raise RobbenchError(
+            f"checkpoint {checkpoint.path!r}: expected the mean of pixels in [0, 1], got {shown(mean, std)} ({whence}); where "
+            f"they are of pixels in 0…255, Checkpoint({checkpoint.path!r}, mean=(…), std=(…)) says both divided by 255"
+        )
     return mean, std, f"pixels are normalised by {shown(mean, std)} ({whence})"
 
 

@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import torch
@@ -25,6 +26,9 @@ SAME = 1e-4
 """Share of the largest logit by which a traced network may differ from the original on other images."""
 
 
+_Shape: TypeAlias = tuple[int, int, int]
+
+
 class _Facts(Struct, frozen=True, kw_only=True):
     """What rebuilds a network, beside its weights."""
 
@@ -36,7 +40,9 @@ class _Facts(Struct, frozen=True, kw_only=True):
     std: list[float] | None
 
 
-def export_network(path: Path, network: Network, *, head: str, classes: Sequence[str]) -> None:
+def export_network(
+    path: Path, network: Network, *, head: str, classes: Sequence[str], shape: _Shape | None = None
+) -> None:
     """Write a network as its file's ending says: ``.safetensors``, ``.ts`` (TorchScript) or ``.onnx``.
 
     All three take (N, C, H, W) float32 images in [0, 1] and give (N, classes) logits; N may vary.
@@ -46,6 +52,7 @@ def export_network(path: Path, network: Network, *, head: str, classes: Sequence
         network: on the CPU, in plain layers.
         head: the kind of its head, a name of :data:`robbench.models.HEADS`.
         classes: their names, in the order of the logits.
+        shape: (C, H, W) of the images, where the network sees grey ones in three channels; None: its own.
 
     Raises:
         RobbenchError: another ending, a network that cannot be traced, ONNX without its packages, a path not writable.
@@ -57,7 +64,7 @@ def export_network(path: Path, network: Network, *, head: str, classes: Sequence
     facts = _Facts(
         architecture=network.architecture, shape=network.shape, classes=list(classes), head=head, mean=mean, std=std
     )
-    write_atomically(path, _FORMATS[path.suffix](network.eval(), facts))
+    write_atomically(path, _FORMATS[path.suffix](network.eval(), facts, shape or network.shape))
 
 
 def load_model(path: str | Path, *, device: str | torch.device = "cpu", code: str | None = None) -> Network:
@@ -92,13 +99,13 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu", code: st
     return network.to(device).eval()
 
 
-def _safetensors(network: Network, facts: _Facts) -> bytes:
+def _safetensors(network: Network, facts: _Facts, shape: _Shape) -> bytes:
     return save(weights(network), metadata={"robbench": msgspec.json.encode(facts).decode()})
 
 
-def _torchscript(network: Network, facts: _Facts) -> bytes:
+def _torchscript(network: Network, facts: _Facts, shape: _Shape) -> bytes:
     """Traced on two images, and held to the original on three others."""
-    pair, three = torch.rand(2, *facts.shape), torch.rand(3, *facts.shape)
+    pair, three = torch.rand(2, *shape), torch.rand(3, *shape)
     data = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch deprecates TorchScript
@@ -115,7 +122,7 @@ def _torchscript(network: Network, facts: _Facts) -> bytes:
     return data.getvalue()
 
 
-def _onnx(network: Network, facts: _Facts) -> bytes:
+def _onnx(network: Network, facts: _Facts, shape: _Shape) -> bytes:
     try:
         import onnxscript  # noqa: F401 - torch writes ONNX with it
     except ImportError as error:
@@ -125,7 +132,7 @@ def _onnx(network: Network, facts: _Facts) -> bytes:
     try:
         program = torch.onnx.export(
             network,
-            (torch.rand(2, *facts.shape),),
+            (torch.rand(2, *shape),),
             input_names=["images"],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("images", min=1)},),
@@ -136,7 +143,7 @@ def _onnx(network: Network, facts: _Facts) -> bytes:
         raise RobbenchError(f"{facts.architecture} cannot be written as ONNX: {error}") from error
 
 
-_FORMATS: dict[str, Callable[[Network, _Facts], bytes]] = {
+_FORMATS: dict[str, Callable[[Network, _Facts, _Shape], bytes]] = {
     ".safetensors": _safetensors,
     ".ts": _torchscript,
     ".onnx": _onnx,

@@ -42,7 +42,7 @@ def read_tensors(data: bytes, path: str) -> dict[str, Tensor]:
             how = "in a process where you trust the file, save the state_dict in it alone: torch.save(state_dict, path)"
             message = f"expected tensors and plain values only, it also holds {refused[1]}, which can run code; {how}"
         else:
-            message = f"expected what torch.save writes, or a file of safetensors ({str(error).splitlines()[0]})"
+            message = "expected what torch.save writes of a state_dict, or a file of safetensors, got neither"
         raise RobbenchError(f"checkpoint {path!r}: {message}") from error
     tensors = dict(_flat(found))
     if not tensors:

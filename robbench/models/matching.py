@@ -149,7 +149,7 @@ def _normalisations(
         if other not in tensors or other in taken:
             continue
         mean, std = (tuple(each.flatten().tolist()) for each in (tensors[name], tensors[other]))
-        if len(mean) == len(std) and len(mean) in (1, channels):
+        if len(mean) == len(std) and len(mean) in (1, channels) and all(0 < value < float("inf") for value in std):
             found.setdefault((mean, std), Normalisation(mean, std, (name, other)))
             paired |= {name, other}
     return tuple(found.values()), paired

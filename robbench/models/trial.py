@@ -22,7 +22,13 @@ def answer(body: nn.Module, architecture: str, shape: tuple[int, int, int], clas
     Raises:
         RobbenchError: the network does not take such images, or gives something else than one tensor of logits.
     """
-    return _answer(body, architecture, _noise(shape), classes)
+    logits = _answer(body, architecture, _noise(shape), classes)
+    if classes > 1 and bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones(len(logits)), atol=1e-5):
+        raise RobbenchError(
+            f"{architecture}: expected logits{' in training mode' if body.training else ''}, got probabilities (they add up to 1); leave out the softmax: the loss "
+            "and the attacks have their own"
+        )
+    return logits
 
 
 def _noise(shape: tuple[int, int, int]) -> Tensor:
@@ -46,6 +52,8 @@ def _answer(body: nn.Module, architecture: str, images: Tensor, classes: int) ->
     got, expected = tuple(logits.shape), (len(images), classes)
     if got != expected:
         raise RobbenchError(f"{architecture}: expected logits of shape {expected} for two images{mode}, got {got}")
+    if not torch.isfinite(logits).all():
+        raise RobbenchError(f"{architecture}: expected finite logits{mode}, got NaN or infinity")
     return logits
 
 

@@ -121,7 +121,9 @@ class Session:
         from robbench.spec.catalogue import DATASETS
 
         known = {*DATASETS, *(file.stem for file in self.settings.data.glob("*.npz"))}
-        for name in [dataset.name for dataset in study.datasets]:
+        for name in [
+            dataset.name for dataset in study.datasets if dataset.size is None
+        ]:  # pictures have names of their own
             # A name that goes on from a known one (cifar10-c) is somebody's own, to be prepared elsewhere.
             if name not in known and not name.startswith(tuple(known)) and get_close_matches(name, known):
                 raise unknown("dataset", name, known)

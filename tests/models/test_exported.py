@@ -69,6 +69,24 @@ def test_a_file_gives_the_network_back(tmp_path, made):
     assert load_file(path).keys() == weights(before).keys()
 
 
+@pytest.mark.parametrize("ending", [".ts", ".onnx"])
+def test_a_network_for_colour_that_sees_grey_images_is_traced_with_grey_ones(tmp_path, ending):
+    """As it is asked in the study that made it."""
+    before, path = network("resnet18", (3, 16, 16), mean=(0.5,), std=(0.2,)), tmp_path / f"model{ending}"
+    export_network(path, before, head="linear", classes=CLASSES, shape=(1, 16, 16))
+    images = torch.rand(3, 1, 16, 16)
+    if ending == ".ts":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = torch.jit.load(path)(images)
+    else:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    torch.testing.assert_close(found, before(images), rtol=0, atol=1e-4)
+
+
 @pytest.mark.usefixtures("own")
 def test_code_of_ones_own_runs_only_if_it_is_named(tmp_path):
     """The file alone imports nothing."""

@@ -39,7 +39,6 @@ def built(monkeypatch):
 @pytest.mark.parametrize(
     ("behind", "values"),
     [
-        (nn.Softmax(dim=1), "0 to 0.2"),
         (nn.LogSoftmax(dim=1), "-2002 to -1.609"),
         (nn.Sigmoid(), "0 to 1"),
         (nn.LogSigmoid(), "-1000 to 0"),
@@ -55,6 +54,48 @@ def test_what_is_behind_the_logits_is_found(built, behind, values, classes):
     said = "expected logits, got values from " + (values if classes == 10 else "")
     with pytest.raises(RobbenchError, match=rf"own_networks:make: {said}.* where its last nn.Linear gives ±1000"):
         try_network(network)
+
+
+class SoftmaxInTraining(nn.Module):
+    """Probabilities in training mode alone."""
+
+    def forward(self, logits):
+        """(N, classes), both ways."""
+        return logits.softmax(1) if self.training else logits
+
+
+class Functional(nn.Module):
+    """Its last layer is not called."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.layers = mlp(classes)
+
+    def forward(self, images):
+        """Probabilities of images."""
+        hidden = self.layers[:-1](images)
+        return nn.functional.linear(hidden, self.layers[-1].weight, self.layers[-1].bias).softmax(1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda classes: nn.Sequential(*mlp(classes), nn.Softmax(dim=1)),
+        lambda classes: nn.Sequential(*mlp(classes), SoftmaxInTraining()),
+        Functional,
+    ],
+    ids=["softmax", "in training mode", "functional"],
+)
+def test_a_softmax_is_found_wherever_it_is(built, make):
+    """Behind a layer that is called or not, in either mode."""
+    with pytest.raises(RobbenchError, match=r"own_networks:make: expected logits.* got probabilities"):
+        try_network(built(make))
+
+
+def test_logits_that_are_no_numbers_are_found(built):
+    """Of untrained weights."""
+    with pytest.raises(RobbenchError, match="expected finite logits"):
+        built(lambda classes: Through(mlp(classes), logits=lambda logits: logits * float("nan")))
 
 
 @pytest.mark.parametrize("factor", [0.01, -30.0])
