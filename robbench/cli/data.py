@@ -25,8 +25,9 @@ def run(options: argparse.Namespace) -> int:
     from robbench.spec.command_line import pictures
     from robbench.store.locks import to_stderr
 
-    path = options.name
-    if (dataset := pictures(options.name, size=options.size or 224, skip_broken=options.skip_broken)) is not None:
+    path, beside = options.name, options.data / options.name
+    named = f"folder:{beside}" if options.size and beside.is_dir() else options.name
+    if (dataset := pictures(named, size=options.size or 224, skip_broken=options.skip_broken)) is not None:
         data = load(dataset, options.data, download=options.download, announce=to_stderr)
     else:
         path = prepare(options.name, folder=options.data, download=options.download)

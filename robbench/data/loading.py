@@ -86,7 +86,7 @@ def list_pictures(dataset: Dataset, folder: Path, *, download: bool = False) -> 
         return list_rows(dataset, download=download)
     where = folder / dataset.name if dataset.folder is None else Path(dataset.folder).expanduser()
     if not where.is_dir():
-        raise RobbenchError(f"dataset {dataset.name!r}: expected a folder of pictures {where}, there is none")
+        raise RobbenchError(f"dataset {dataset.name!r}: expected a folder of pictures {where.resolve()}, there is none")
     return list_shards(where, dataset) if archives(where) else list_folders(where, dataset)
 
 

@@ -57,14 +57,19 @@ def network_of_checkpoint(
     if logits is not None and classes is None:
         replace_head(network, len(logits))
     elif logits is not None and len(logits) != classes:
-        raise RobbenchError(f"{origin}: expected a network of {classes} classes, as the images have, got {len(logits)}")
+        raise RobbenchError(
+            f"{origin}: expected a network of {classes} classes, as the images have, got {len(logits)}; a study that only "
+            "transfers it to other classes has a target, and no source"
+        )
     if not found.names:
         names = ", ".join([*tensors][:4])
         raise RobbenchError(f"{origin}: expected names as {architecture} is published with, got {names}, …")
     try:
         load_weights(network, found.tensors, origin)
     except RobbenchError as error:
-        raise RobbenchError(f"{error}; `robbench import {checkpoint.path}` says which architectures it fits") from error
+        raise RobbenchError(
+            f"{error}; `robbench import {checkpoint.path}` says which of the named architectures it fits"
+        ) from error
     mean, std, said = _normalisation(architecture, checkpoint, found, usual)
     if len(mean) not in (1, network.shape[0]):
         raise RobbenchError(f"{origin}: expected 1 or {network.shape[0]} values of mean and std, got {len(mean)}")

@@ -217,6 +217,8 @@ def test_data_checks_pictures(tmp_path, capsys):
     status, output, _ = run(capsys, "data", f"folder:{folder}", "--size", "20", "--data", tmp_path)
     assert status == 0
     assert output.startswith(f"folder:{folder}: 8 training and 2 test images of 3×20×20, 2 classes, sha256 ")
+    _, by_name, _ = run(capsys, "data", "mine", "--size", "20", "--data", tmp_path)
+    assert by_name.removeprefix("mine") == output.removeprefix(f"folder:{folder}")
     (folder / "a" / "0.jpg").write_bytes(b"")
     status, output, errors = run(capsys, "data", f"folder:{folder}", "--data", tmp_path)
     assert (status, output) == (2, "")
