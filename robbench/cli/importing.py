@@ -11,6 +11,7 @@ from robbench.cli.options import Commands, add_data, path
 from robbench.errors import RobbenchError, require
 from robbench.spec import Checkpoint, Dataset
 from robbench.spec.catalogue import ARCHITECTURE_SHAPES, TWINS
+from robbench.spec.command_line import pictures
 
 if TYPE_CHECKING:
     from robbench.data import Data
@@ -25,9 +26,13 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("import", help="match weights from elsewhere to an architecture, and try them")
     parser.add_argument("file", help="of safetensors or of torch.save; or timm:NAME (timm:resnet18.a1_in1k)")
     parser.add_argument("--architecture", metavar="NAME", help="left out: prints which named ones the file fits")
-    parser.add_argument("--dataset", metavar="NAME", help="whose test images the clean accuracy is taken on")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="whose test images the clean accuracy is taken on; folder:PATH"
+    )
     add_data(parser)
-    parser.add_argument("--shape", type=_shape, metavar="C,H,W", help="of the images, without a data set")
+    parser.add_argument(
+        "--shape", type=_shape, metavar="C,H,W", help="of the images, without a data set or of pictures"
+    )
     parser.add_argument(
         "--mean", type=_numbers, metavar="R,G,B", help="of the normalisation trained with; 0: plain pixels"
     )
@@ -148,7 +153,9 @@ def _images(options: argparse.Namespace) -> Data | None:
 
     if options.dataset is None:
         return None
-    return load(Dataset(name=options.dataset), options.data, download=options.download)
+    channels, side, _ = options.shape or ARCHITECTURE_SHAPES.get(options.architecture, (3, 224, 224))
+    dataset = pictures(options.dataset, size=side, channels=channels) or Dataset(name=options.dataset)
+    return load(dataset, options.data, download=options.download)
 
 
 def _numbers(text: str) -> Values:

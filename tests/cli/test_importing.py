@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from photographs import write_folders
 
 from robbench.cli import main
 from robbench.models import build, weights
@@ -44,6 +45,15 @@ def test_what_went_where_is_printed_and_written(imported, tmp_path):
     images = torch.rand(4, *GREY)
     own = network_of_checkpoint("cnn7", Checkpoint(output), GREY).network(images)
     assert torch.equal(own, build("cnn7", classes=10, shape=GREY).eval().body((images - 0.25) / 0.5))
+
+
+def test_the_accuracy_is_taken_on_pictures(imported, tmp_path):
+    """Of the size and channels that the architecture is for."""
+    folder = write_folders(tmp_path / "mine", {str(number): 5 for number in range(10)})
+    arguments = ("--architecture", "cnn7", "--dataset", f"folder:{folder}", "--data", str(tmp_path))
+    status, printed, errors = imported(*arguments, extra=PAIR)
+    assert (status, errors) == (0, "")
+    assert printed.splitlines()[9].endswith("% of 10 test images of mine")
 
 
 def test_an_unknown_normalisation_is_tried_and_asked_for(imported, tmp_path):
