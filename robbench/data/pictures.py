@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 import numpy as np
@@ -33,7 +31,7 @@ from robbench.errors import RobbenchError
 from robbench.machine.memory import free_bytes
 from robbench.record import UNREADABLE
 from robbench.spec import Dataset
-from robbench.store.files import TEMPORARY, write_atomically
+from robbench.store.files import write_atomically, writing
 
 MEMORY_SHARE = 0.25
 """Of the free memory that decoded pictures may take; training takes as much again."""
@@ -264,13 +262,17 @@ def _look_at_all(dataset: Dataset, parts: Sequence[_Part], stem: Path, kept: Kep
             if kept == "memory":
                 keep = _memory(part)
             elif kept == "disk":
-                keep = files.enter_context(_writing(part.pixel_file(stem)))
+                keep = partial(_append, files.enter_context(writing(part.pixel_file(stem))))
             found.append(_look_at(part, keep, show))
         if not dataset.skip_broken:
             _refuse_broken(dataset.name, parts, found)
     if kept != "memory":
         write_atomically(Path(f"{stem}.json"), msgspec.json.encode(found))
     return found
+
+
+def _append(file: BinaryIO, rows: Tensor) -> None:
+    file.write(rows.numpy().tobytes())
 
 
 def _look_at(part: _Part, keep: Callable[[Tensor], object], show: Show) -> _Found:
@@ -299,23 +301,6 @@ def _memory(part: _Part) -> Callable[[Tensor], None]:
         part.pixels = space[: begin + len(rows)]
 
     return keep
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[Callable[[Tensor], object]]:
-    """Writes rows to a file that gets its name where all goes well; a RobbenchError where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield lambda rows: file.write(rows.numpy().tobytes())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise RobbenchError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
 
 
 def _refuse_broken(name: str, parts: Sequence[_Part], found: Sequence[_Found]) -> None:

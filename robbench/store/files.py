@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from robbench.errors import RobbenchError
 
@@ -13,8 +15,9 @@ TEMPORARY = ".writing-"
 """How the names of files begin while they are written."""
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name beside it, flush it to disk, and rename it.
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file under a temporary name beside ``path``, which is flushed to disk and gets that name where all goes well.
 
     Raises:
         RobbenchError: the folder cannot be written.
@@ -24,7 +27,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)  # mkstemp's files are readable by their owner only
@@ -34,6 +37,12 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise
     except OSError as error:
         raise RobbenchError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; errors as of :func:`writing`."""
+    with writing(path) as file:
+        file.write(data)
 
 
 def check_writable(folder: Path) -> None:
