@@ -1,0 +1,1 @@
+"""Certified lower bounds: within which radius no perturbation changes the class."""

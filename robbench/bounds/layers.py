@@ -1,0 +1,263 @@
+"""The layers that bounds are known of: what each does to values, to intervals and, backwards, to linear functions.
+
+Every tensor of values is (N, *shape). A linear function of a layer's output is a tensor of its coefficients, (R, *shape).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robbench.machine.onednn import FusedConvolution
+from robbench.models import Normalise
+
+MARGIN = 1e-5
+"""Of all that is added up for a bound, in absolute values, the share by which it is moved outwards.
+
+float32 loses less than a tenth of it (``tests/bounds/test_rounding.py`` holds bounds against those in float64)."""
+
+Interval = tuple[Tensor, Tensor]
+"""Smallest and largest values, (N, *shape) each."""
+
+
+class Affine:
+    """A layer that is a linear map and, perhaps, a bias."""
+
+    mixes = True
+    """Whether an output is made of several inputs, so that intervals through two such layers are not exact."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The layer's output."""
+        raise NotImplementedError
+
+    def absolute(self, values: Tensor) -> Tensor:
+        """What the linear map with the absolute values of its weights makes of values ≥ 0."""
+        raise NotImplementedError
+
+    def transposed(self, function: Tensor, shape: Sequence[int]) -> Tensor:
+        """The coefficients (R, *shape) of a linear function of the output in terms of the inputs, which have this shape."""
+        raise NotImplementedError
+
+    @property
+    def bias(self) -> Tensor | None:
+        """What is added, so that it can be broadcast to an output without its first dimension."""
+        return None
+
+    def interval(self, bounds: Interval) -> Interval:
+        """Bounds of the output (IBP: Gowal et al. 2018, equation 6)."""
+        low, high = bounds
+        middle, radius = (low + high) / 2, (high - low) / 2
+        centre = self.forward(middle)
+        # The margin covers what float32 loses in both sums.
+        radius = self.absolute(radius + MARGIN * (middle.abs() + radius)) + MARGIN * centre.abs()
+        return centre - radius, centre + radius
+
+
+@dataclass(frozen=True)
+class Dense(Affine):
+    """A fully connected layer; or the difference of two of its rows, which no interval comes between."""
+
+    layer: nn.Linear
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.layer(values)  # type: ignore[no-any-return]
+
+    def absolute(self, values: Tensor) -> Tensor:
+        return F.linear(values, self.layer.weight.abs())
+
+    def transposed(self, function: Tensor, shape: Sequence[int]) -> Tensor:
+        return function @ self.layer.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.layer.bias
+
+
+@dataclass(frozen=True)
+class Convolution(Affine):
+    """A convolution padded with zeros."""
+
+    layer: nn.Conv2d | FusedConvolution
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(N, C, H, W) both ways."""
+        return F.conv2d(values, self.layer.weight, self.layer.bias, **self._settings)
+
+    def absolute(self, values: Tensor) -> Tensor:
+        """(N, C, H, W) both ways."""
+        return F.conv2d(values, self.layer.weight.abs(), None, **self._settings)
+
+    def transposed(self, function: Tensor, shape: Sequence[int]) -> Tensor:
+        """(R, C', H', W') -> (R, C, H, W)."""
+        size = [len(function), *shape]
+        return torch.nn.grad.conv2d_input(size, self.layer.weight, function, **self._settings)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(C', 1, 1)."""
+        return None if self.layer.bias is None else self.layer.bias.view(-1, 1, 1)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        names = ("stride", "padding", "dilation", "groups")
+        return {name: getattr(self.layer, name) for name in names if hasattr(self.layer, name)}
+
+
+class Scale(Affine):
+    """Each channel multiplied, and something added: a batch norm in eval mode, or the input normalisation."""
+
+    mixes = False
+
+    def __init__(self, values: Callable[[], tuple[Tensor, Tensor]]) -> None:
+        self._values = values
+
+    def forward(self, values: Tensor) -> Tensor:
+        factor, added = self._values()
+        return values * factor + added
+
+    def absolute(self, values: Tensor) -> Tensor:
+        return values * self._values()[0].abs()
+
+    def transposed(self, function: Tensor, shape: Sequence[int]) -> Tensor:
+        return function * self._values()[0]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self._values()[1]
+
+
+def normalisation(layer: Normalise) -> list[Scale]:
+    """The input normalisation; nothing where it changes nothing."""
+    mean, std = layer.mean, layer.std
+    return [] if mean is None or std is None else [Scale(lambda: (1 / std[0], -mean[0] / std[0]))]
+
+
+def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> Scale:
+    """A batch norm with the statistics that it has learned."""
+    shape = (-1, 1, 1) if isinstance(layer, nn.BatchNorm2d) else (-1,)
+
+    def values() -> tuple[Tensor, Tensor]:
+        assert layer.running_mean is not None and layer.running_var is not None
+        factor = (layer.running_var + layer.eps).rsqrt()
+        factor = factor if layer.weight is None else factor * layer.weight
+        added = -layer.running_mean * factor
+        return factor.view(shape), (added if layer.bias is None else added + layer.bias).view(shape)
+
+    return Scale(values)
+
+
+@dataclass(frozen=True)
+class Positive(Affine):
+    """A linear map without a bias whose weights are all ≥ 0: average pooling, a mean, padding with zeros, flattening."""
+
+    function: Callable[[Tensor], Tensor]
+    mixes: bool = True
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.function(values)
+
+    def absolute(self, values: Tensor) -> Tensor:
+        return self.function(values)
+
+    def transposed(self, function: Tensor, shape: Sequence[int]) -> Tensor:
+        with torch.enable_grad():
+            inputs = function.new_zeros((len(function), *shape), requires_grad=True)
+            outputs = self.function(inputs)
+        (found,) = torch.autograd.grad(outputs, inputs, function, create_graph=function.requires_grad)
+        return found
+
+
+class Sum:
+    """Of two layers: the end of a shortcut."""
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """Two linear functions that enclose a layer's output: ``low · x ≤ y ≤ high · x + added``, elementwise.
+
+    Of a max-pooling ``x`` is the input at ``at``, flat places in the image planes of the inputs.
+    """
+
+    low: Tensor
+    high: Tensor
+    added: Tensor
+    at: Tensor | None = None
+
+
+class Relu:
+    """The only nonlinearity but max-pooling."""
+
+    def interval(self, bounds: Interval) -> Interval:
+        low, high = bounds
+        return low.clamp(min=0), high.clamp(min=0)
+
+    def relaxed(self, bounds: Interval) -> Relaxed:
+        """CROWN's adaptive relaxation (Zhang et al. 2018, section 3.3): the lower line has the slope 0 or 1."""
+        low, high = bounds
+        open_ = (low < 0) & (high > 0)
+        slope = high / torch.where(open_, high - low, 1.0) * (1 + 2**-20)  # rounded upwards
+        high_slope = torch.where(open_, slope.clamp(max=1), (low >= 0).to(low))
+        added = torch.where(open_, -low * high_slope, 0.0)
+        return Relaxed(torch.where(high > -low, 1.0, 0.0).to(low), high_slope, added)
+
+    def transposed(self, function: Tensor, relaxed: Relaxed, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A lower bound of a linear function of the output: its coefficients for the inputs, and what is added by element."""
+        negative = function.clamp(max=0)
+        return (function - negative) * relaxed.low + negative * relaxed.high, negative * relaxed.added
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The largest of a window: at least the input with the largest lower bound, at most the largest upper bound.
+
+    It equals that input where no other can be larger (Singh et al. 2019, section 4.4).
+    """
+
+    layer: nn.MaxPool2d
+
+    def interval(self, bounds: Interval) -> Interval:
+        """Bounds of the output."""
+        return self.layer(bounds[0]), self.layer(bounds[1])
+
+    def relaxed(self, bounds: Interval) -> Relaxed:
+        """From bounds of the input."""
+        low, high = (self._windows(value, -torch.inf) for value in bounds)
+        shape = self.layer(bounds[0]).shape
+        least, chosen = low.max(2, keepdim=True)
+        rest = high.scatter(2, chosen, -torch.inf).amax(2)
+        decided = (least.squeeze(2) >= rest).view(shape)
+        places = torch.arange(bounds[0][0, 0].numel(), device=low.device).view(1, 1, *bounds[0].shape[2:])
+        at = self._windows(places.double(), -1).expand(*low.shape).gather(2, chosen).long().view(shape)
+        largest = high.amax(2).view(shape)
+        return Relaxed(
+            low=torch.ones_like(largest),
+            high=decided.to(largest),
+            added=torch.where(decided, 0.0, largest),
+            at=at,
+        )
+
+    def transposed(self, function: Tensor, relaxed: Relaxed, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As of :meth:`Relu.transposed`."""
+        negative = function.clamp(max=0)
+        each = (function - negative) * relaxed.low + negative * relaxed.high
+        assert relaxed.at is not None
+        found = function.new_zeros((len(function), *shape)).flatten(2)
+        found = found.scatter_add(2, relaxed.at.flatten(2), each.flatten(2))
+        return found.view(len(function), *shape), negative * relaxed.added
+
+    def _windows(self, values: Tensor, padding: float) -> Tensor:
+        """(N, C, inputs of a window, windows)."""
+        layer, (count, channels) = self.layer, values.shape[:2]
+        side = F.pad(values, [_pair(layer.padding)[1]] * 2 + [_pair(layer.padding)[0]] * 2, value=padding)
+        kernel = {"dilation": layer.dilation, "stride": layer.stride}
+        found = F.unfold(side.flatten(0, 1).unsqueeze(1), layer.kernel_size, **kernel)
+        return found.view(count, channels, *found.shape[1:])
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (value, value) if isinstance(value, int) else value
