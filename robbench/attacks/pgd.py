@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,14 @@ from torch import Tensor, nn
 from robbench.attacks.modes import without_parameter_gradients
 from robbench.errors import require
 from robbench.machine.graphs import GraphedLoop, Tensors, repeat
+
+AttackLoss = Callable[[Tensor, Tensor], Tensor]
+"""From (N, classes) logits and a target for each image to the sum over the images of what an attack maximises."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the cross-entropies of (N, classes) logits and (N,) int64 labels."""
+    return F.cross_entropy(logits, labels, reduction="sum")
 
 
 def gradient_of(loss: Tensor, images: Tensor) -> Tensor:
@@ -44,8 +54,10 @@ def pgd(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     loop: GraphedLoop | None = None,
+    loss: AttackLoss = cross_entropy,
+    target: Tensor | None = None,
 ) -> Tensor:
-    """Projected gradient descent on the cross-entropy loss in the L∞ ball (Madry et al. 2018, eq. 2.11 of the thesis).
+    """Projected gradient descent on the cross-entropy, or another loss, in the L∞ ball (Madry et al. 2018, eq. 2.11 of the thesis).
 
     The loss is summed, so one image's result depends on the others of its batch by rounding only. The caller sets the
     modes of the modules; flags and gradients of the parameters stay as they were.
@@ -62,6 +74,8 @@ def pgd(
         generator: source of the random start, on the images' device.
         noise: of :func:`start_noise`, drawn before; None draws it here.
         loop: repeats the steps; one that lives as long as the network replays them on a GPU.
+        loss: what the attack maximises; with a ``loop`` a function of a module, as a graph is kept for each.
+        target: (N, ...), what the loss compares the logits with; None for the labels.
 
     Returns:
         (N, C, H, W) adversarial images inside both the ball and the box; the last iterate.
@@ -81,15 +95,15 @@ def pgd(
         adversarial = torch.addcmul(images, noise, radius).clamp_(lower, upper)
 
     def ascend(state: Tensors, constants: Tensors) -> Tensors:
-        (iterate,), (labels, step, lower, upper) = state, constants
+        (iterate,), (target, step, lower, upper) = state, constants
         with torch.enable_grad():
             iterate = iterate.detach().requires_grad_()
-            loss = F.cross_entropy(network(iterate), labels, reduction="sum")
-            gradient = gradient_of(loss, iterate)
+            gradient = gradient_of(loss(network(iterate), target), iterate)
         return (torch.addcmul(iterate.detach(), gradient.sign(), step).clamp_(lower, upper),)
 
+    constants = labels if target is None else target, step, lower, upper
     with without_parameter_gradients(network):
-        (adversarial,) = (loop or repeat)(ascend, (adversarial,), (labels, step, lower, upper), steps)
+        (adversarial,) = (loop or repeat)(ascend, (adversarial,), constants, steps)
     return adversarial.detach()
 
 

@@ -261,7 +261,7 @@ def test_the_warm_up_is_one_more_update_on_a_copy(attack, monkeypatch):
     before = copy.deepcopy(model.state_dict())
 
     def spy(used, spec, optimiser, batch, **rest):
-        made.append((used is model, batch[1].clone(), same(model.state_dict(), before)))
+        made.append((used is model, batch.attacked.clone(), same(model.state_dict(), before)))
         return update(used, spec, optimiser, batch, **rest)
 
     monkeypatch.setattr(robbench.training.loop, "update", spy)
