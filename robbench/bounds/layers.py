@@ -1,6 +1,6 @@
 """The layers that bounds are known of: what each does to values, to intervals and, backwards, to linear functions.
 
-Every tensor of values is (N, *shape). A linear function of a layer's output is a tensor of its coefficients, (R, *shape).
+Every tensor of values is (N, *shape). R linear functions of a layer's output are a :class:`Window` of coefficients.
 """
 
 from __future__ import annotations
@@ -25,6 +25,56 @@ Interval = tuple[Tensor, Tensor]
 """Smallest and largest values, (N, *shape) each."""
 
 
+@dataclass(frozen=True)
+class Window:
+    """Coefficients of linear functions that look at a part of the image planes only; all others are zero.
+
+    A neuron of a convolution sees a few pixels of the layers before it: what it does not see is not computed.
+    """
+
+    values: Tensor
+    """(R, C, h, w), or (R, features) of values without planes."""
+    corner: tuple[int, int] = (0, 0)
+    """Row and column of the first coefficient in the planes."""
+
+    def of(self, values: Tensor) -> Tensor:
+        """The part of (B, *shape) values that the functions look at."""
+        if self.values.dim() < 4:
+            return values
+        (row, column), (height, width) = self.corner, self.values.shape[2:]
+        return values[..., row : row + height, column : column + width]
+
+    def whole(self, shape: Sequence[int]) -> Tensor:
+        """(R, *shape): the coefficients of all values."""
+        if self.values.dim() < 4 or self.values.shape[1:] == torch.Size(shape):
+            return self.values
+        (row, column), (height, width) = self.corner, self.values.shape[2:]
+        return F.pad(self.values, [column, shape[2] - column - width, row, shape[1] - row - height])
+
+    def inside(self, shape: Sequence[int]) -> Window:
+        """Without what lies outside planes of this shape, where there are only zeros."""
+        (row, column), (height, width) = self.corner, self.values.shape[2:]
+        top, left = max(0, -row), max(0, -column)
+        bottom, right = min(height, shape[1] - row), min(width, shape[2] - column)
+        return Window(self.values[..., top:bottom, left:right], (row + top, column + left))
+
+    def plus(self, other: Window) -> Window:
+        """The sum, of functions of the same values."""
+        if self.values.shape == other.values.shape and self.corner == other.corner:
+            return Window(self.values + other.values, self.corner)
+        first = [min(pair) for pair in zip(self.corner, other.corner, strict=True)]
+        last = [
+            max(a + m, b + n)
+            for a, m, b, n in zip(self.corner, self.values.shape[2:], other.corner, other.values.shape[2:], strict=True)
+        ]
+        shape = (self.values.shape[1], last[0] - first[0], last[1] - first[1])
+        mine, theirs = (
+            Window(each.values, (each.corner[0] - first[0], each.corner[1] - first[1])).whole(shape)
+            for each in (self, other)
+        )
+        return Window(mine + theirs, (first[0], first[1]))
+
+
 class Affine:
     """A layer that is a linear map and, perhaps, a bias."""
 
@@ -39,8 +89,8 @@ class Affine:
         """What the linear map with the absolute values of its weights makes of values ≥ 0."""
         raise NotImplementedError
 
-    def transposed(self, function: Tensor, shape: Sequence[int]) -> Tensor:
-        """The coefficients (R, *shape) of a linear function of the output in terms of the inputs, which have this shape."""
+    def transposed(self, function: Window, shape: Sequence[int], output: Sequence[int]) -> Window:
+        """Linear functions of the output, which has that shape, in terms of the inputs, which have this one."""
         raise NotImplementedError
 
     @property
@@ -60,7 +110,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Dense(Affine):
-    """A fully connected layer; or the difference of two of its rows, which no interval comes between."""
+    """A fully connected layer."""
 
     layer: nn.Linear
 
@@ -70,8 +120,9 @@ class Dense(Affine):
     def absolute(self, values: Tensor) -> Tensor:
         return F.linear(values, self.layer.weight.abs())
 
-    def transposed(self, function: Tensor, shape: Sequence[int]) -> Tensor:
-        return function @ self.layer.weight
+    def transposed(self, function: Window, shape: Sequence[int], output: Sequence[int]) -> Window:
+        """(R, outputs) -> (R, inputs)."""
+        return Window(function.values @ self.layer.weight)
 
     @property
     def bias(self) -> Tensor | None:
@@ -92,10 +143,19 @@ class Convolution(Affine):
         """(N, C, H, W) both ways."""
         return F.conv2d(values, self.layer.weight.abs(), None, **self._settings)
 
-    def transposed(self, function: Tensor, shape: Sequence[int]) -> Tensor:
-        """(R, C', H', W') -> (R, C, H, W)."""
-        size = [len(function), *shape]
-        return torch.nn.grad.conv2d_input(size, self.layer.weight, function, **self._settings)
+    def transposed(self, function: Window, shape: Sequence[int], output: Sequence[int]) -> Window:
+        """(R, C', h', w') -> (R, C, h, w): the window grows by the kernel."""
+        layer, options = self.layer, dict(self._settings)
+        padding = options.pop("padding", 0)
+        if padding == "same":
+            spans = zip(layer.kernel_size, layer.dilation, strict=True)  # type: ignore[union-attr, arg-type]
+            padding = tuple(dilation * (side - 1) // 2 for side, dilation in spans)
+        elif padding == "valid":
+            padding = 0
+        values = F.conv_transpose2d(function.values, layer.weight, None, **options)
+        places = zip(function.corner, _pair(options.get("stride", 1)), _pair(padding), strict=True)
+        row, column = (place * stride - margin for place, stride, margin in places)
+        return Window(values, (row, column)).inside(shape)
 
     @property
     def bias(self) -> Tensor | None:
@@ -123,8 +183,9 @@ class Scale(Affine):
     def absolute(self, values: Tensor) -> Tensor:
         return values * self._values()[0].abs()
 
-    def transposed(self, function: Tensor, shape: Sequence[int]) -> Tensor:
-        return function * self._values()[0]
+    def transposed(self, function: Window, shape: Sequence[int], output: Sequence[int]) -> Window:
+        """As the values."""
+        return Window(function.values * self._values()[0], function.corner)
 
     @property
     def bias(self) -> Tensor | None:
@@ -164,12 +225,13 @@ class Positive(Affine):
     def absolute(self, values: Tensor) -> Tensor:
         return self.function(values)
 
-    def transposed(self, function: Tensor, shape: Sequence[int]) -> Tensor:
+    def transposed(self, function: Window, shape: Sequence[int], output: Sequence[int]) -> Window:
+        """Of all outputs: a map without a window of its own."""
+        values = function.whole(output)
         with torch.enable_grad():
-            inputs = function.new_zeros((len(function), *shape), requires_grad=True)
+            inputs = values.new_zeros((len(values), *shape), requires_grad=True)
             outputs = self.function(inputs)
-        (found,) = torch.autograd.grad(outputs, inputs, function, create_graph=function.requires_grad)
-        return found
+        return Window(torch.autograd.grad(outputs, inputs, values, create_graph=values.requires_grad)[0])
 
 
 class Sum:
@@ -205,10 +267,13 @@ class Relu:
         added = torch.where(open_, -low * high_slope, 0.0)
         return Relaxed(torch.where(high > -low, 1.0, 0.0).to(low), high_slope, added)
 
-    def transposed(self, function: Tensor, relaxed: Relaxed, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """A lower bound of a linear function of the output: its coefficients for the inputs, and what is added by element."""
-        negative = function.clamp(max=0)
-        return (function - negative) * relaxed.low + negative * relaxed.high, negative * relaxed.added
+    def transposed(self, function: Window, relaxed: Relaxed, shape: Sequence[int]) -> tuple[Window, Tensor]:
+        """Lower bounds of linear functions of the output: as functions of the inputs, and what is added by element.
+
+        ``relaxed`` is that of each function's window.
+        """
+        values, added = _bounded(function.values, relaxed)
+        return Window(values, function.corner), added
 
 
 @dataclass(frozen=True)
@@ -241,14 +306,23 @@ class MaxPool:
             at=at,
         )
 
-    def transposed(self, function: Tensor, relaxed: Relaxed, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """As of :meth:`Relu.transposed`."""
-        negative = function.clamp(max=0)
-        each = (function - negative) * relaxed.low + negative * relaxed.high
+    def transposed(self, function: Window, relaxed: Relaxed, shape: Sequence[int]) -> tuple[Window, Tensor]:
+        """As of :meth:`Relu.transposed`; the window grows by that of the pooling."""
+        layer, (height, width) = self.layer, function.values.shape[2:]
+        reach = [
+            dilation * (side - 1) + 1 + stride * (count - 1)
+            for side, dilation, stride, count in zip(
+                _pair(layer.kernel_size), _pair(layer.dilation), _pair(layer.stride), (height, width), strict=True
+            )
+        ]
+        places = zip(function.corner, _pair(layer.stride), _pair(layer.padding), strict=True)
+        row, column = (place * stride - margin for place, stride, margin in places)
         assert relaxed.at is not None
-        found = function.new_zeros((len(function), *shape)).flatten(2)
-        found = found.scatter_add(2, relaxed.at.flatten(2), each.flatten(2))
-        return found.view(len(function), *shape), negative * relaxed.added
+        at = (relaxed.at // shape[2] - row) * reach[1] + relaxed.at % shape[2] - column
+        values, added = _bounded(function.values, relaxed)
+        found = values.new_zeros(*values.shape[:2], reach[0] * reach[1])
+        found = found.scatter_add(2, at.flatten(2), values.flatten(2)).view(*values.shape[:2], *reach)
+        return Window(found, (row, column)).inside(shape), added
 
     def _windows(self, values: Tensor, padding: float) -> Tensor:
         """(N, C, inputs of a window, windows)."""
@@ -257,6 +331,12 @@ class MaxPool:
         kernel = {"dilation": layer.dilation, "stride": layer.stride}
         found = F.unfold(side.flatten(0, 1).unsqueeze(1), layer.kernel_size, **kernel)
         return found.view(count, channels, *found.shape[1:])
+
+
+def _bounded(coefficients: Tensor, relaxed: Relaxed) -> tuple[Tensor, Tensor]:
+    """Positive coefficients take the lower line, negative ones the upper: coefficients of the input, and what is added."""
+    negative = coefficients.clamp(max=0)
+    return (coefficients - negative) * relaxed.low + negative * relaxed.high, negative * relaxed.added
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.bounds.layers import MARGIN, Affine, Interval, Relaxed, Sum
+from robbench.bounds.layers import MARGIN, Affine, Interval, Relaxed, Sum, Window
 from robbench.bounds.network import Node, nodes_of
 from robbench.machine.memory import Batches
 
@@ -70,7 +71,13 @@ class BoundedNetwork:
         self._intervals(boxes, relax=method != "ibp", tighten=method == "crown")
         # Intervals of the values in front of the last linear layers lose less than those of the logits.
         stop = self._front(last) if method == "ibp" else {0}
-        return self._over(boxes, last, functions, owners, stop)
+        found = boxes.low.new_empty(len(owners))
+
+        def work(part: slice) -> None:
+            found[part] = self._backwards(boxes, last, Window(functions[part].to(found)), owners[part], stop)
+
+        self.batches.over(len(owners), found.device, work)
+        return found
 
     def worst_logits(self, boxes: Boxes, labels: Tensor, classes: int) -> Tensor:
         """(B, classes) upper bounds by IBP of every logit minus the label's, as certified training minimises them."""
@@ -80,7 +87,7 @@ class BoundedNetwork:
         functions = one_hot[labels].repeat_interleave(classes, 0) - one_hot.repeat(count, 1)
         self._intervals(boxes, relax=False)
         last = len(self.nodes)
-        found = self._backwards(boxes, last, functions, owners, self._front(last), outwards=False)
+        found = self._backwards(boxes, last, Window(functions), owners, self._front(last), outwards=False)
         return -found.view(count, classes)
 
     def _front(self, at: int) -> set[int]:
@@ -115,80 +122,78 @@ class BoundedNetwork:
 
     def _tighten(self, boxes: Boxes, value: int) -> None:
         """Put CROWN's bounds of a value in place of looser ones, where they leave its sign open."""
-        low, high = (bound.flatten(1).clone() for bound in boxes.bounds[value])
-        shape = boxes.bounds[value][0].shape[1:]
-        owners, places = ((low < 0) & (high > 0)).nonzero(as_tuple=True)
-        for bound, sign in ((low, 1.0), (high, -1.0)):
-            found = self._of_places(boxes, value, owners, places, sign, shape)
-            old = bound[owners, places]
-            bound[owners, places] = torch.maximum(old, found) if sign > 0 else torch.minimum(old, -found)
-        boxes.bounds[value] = low.view(-1, *shape), high.view(-1, *shape)
+        low, high = (bound.clone() for bound in boxes.bounds[value])
+        planes = low.dim() == 4
+        open_ = (low < 0) & (high > 0)
+        places = open_.flatten(2).any(0).any(0).nonzero().flatten().tolist() if planes else [0]
+        for place in places:  # the functions of one place of the planes look at the same window
+            row, column = divmod(place, low.shape[-1]) if planes else (0, 0)
+            here = (..., row, column) if planes else (...,)
+            owners, channels = open_[here].nonzero(as_tuple=True)
+            found = self._of_channels(boxes, value, owners, channels, (row, column))
+            low[here][owners, channels] = torch.maximum(low[here][owners, channels], found[0])
+            high[here][owners, channels] = torch.minimum(high[here][owners, channels], -found[1])
+        boxes.bounds[value] = low, high
 
-    def _of_places(
-        self, boxes: Boxes, value: int, owners: Tensor, places: Tensor, sign: float, shape: Sequence[int]
+    def _of_channels(
+        self, boxes: Boxes, value: int, owners: Tensor, channels: Tensor, corner: tuple[int, int]
     ) -> Tensor:
-        found = torch.empty(len(owners), dtype=boxes.low.dtype, device=boxes.low.device)
+        """(2, R) lower bounds of some channels' values at one place, and of these values with the other sign."""
+        shape = boxes.bounds[value][0].shape[1:]
+        found = boxes.low.new_empty(2, len(owners))
 
         def work(part: slice) -> None:
-            rows = part.stop - part.start
-            functions = found.new_zeros(rows, int(torch.Size(shape).numel()))
-            functions[torch.arange(rows, device=found.device), places[part]] = sign
-            found[part] = self._backwards(boxes, value, functions.view(rows, *shape), owners[part], {0})
-
-        self.batches.over(len(owners), found.device, work)
-        return found
-
-    def _over(self, boxes: Boxes, value: int, functions: Tensor, owners: Tensor, stop: set[int]) -> Tensor:
-        found = torch.empty(len(owners), dtype=boxes.low.dtype, device=boxes.low.device)
-
-        def work(part: slice) -> None:
-            found[part] = self._backwards(boxes, value, functions[part].to(found), owners[part], stop)
+            one_hot = F.one_hot(channels[part], shape[0]).to(found)
+            functions = torch.cat([one_hot, -one_hot]).view(-1, shape[0], *(1 for _ in shape[1:]))
+            both = self._backwards(boxes, value, Window(functions, corner), owners[part].repeat(2), {0})
+            found[:, part] = both.view(2, -1)
 
         self.batches.over(len(owners), found.device, work)
         return found
 
     def _backwards(
-        self, boxes: Boxes, value: int, functions: Tensor, owners: Tensor, stop: set[int], *, outwards: bool = True
+        self, boxes: Boxes, value: int, functions: Window, owners: Tensor, stop: set[int], *, outwards: bool = True
     ) -> Tensor:
         """(R,) lower bounds of linear functions of a value, through the layers back to the values in ``stop``."""
         self.rows += len(owners)
-        waiting: dict[int, Tensor] = {value: functions}
-        bound = functions.new_zeros(len(functions))
+        waiting: dict[int, Window] = {value: functions}
+        bound = functions.values.new_zeros(len(owners))
         size = torch.zeros_like(bound)
         for number in range(value, -1, -1):
             if number not in waiting:
                 continue
             function = waiting.pop(number)
             if number in stop or number == 0:
-                low, high = (each[owners] for each in boxes.bounds[number])
+                low, high = (function.of(each)[owners] for each in boxes.bounds[number])
                 middle, radius = (low + high) / 2, (high - low) / 2
-                absolute = function.abs()
-                bound = bound + (function * middle - absolute * radius).flatten(1).sum(1)
+                absolute = function.values.abs()
+                bound = bound + (function.values * middle - absolute * radius).flatten(1).sum(1)
                 size = size + (absolute * (middle.abs() + radius)).flatten(1).sum(1)
                 continue
             node = self.nodes[number - 1]
+            shapes = [boxes.bounds[each][0].shape[1:] for each in node.inputs]
             added: Tensor | None = None
             if isinstance(node.layer, Sum):
                 found = [function, function]
             elif isinstance(node.layer, Affine):
-                shape = boxes.bounds[node.inputs[0]][0].shape[1:]
-                found = [node.layer.transposed(function, shape)]
-                added = None if node.layer.bias is None else function * node.layer.bias
+                found = [node.layer.transposed(function, shapes[0], boxes.bounds[number][0].shape[1:])]
+                added = None if node.layer.bias is None else function.values * node.layer.bias
             else:
-                shape = boxes.bounds[node.inputs[0]][0].shape[1:]
-                relaxed = _rows(boxes.relaxed[number], owners)
-                (*found, added) = node.layer.transposed(function, relaxed, shape)
+                relaxed = _rows(boxes.relaxed[number], function, owners)
+                one, added = node.layer.transposed(function, relaxed, shapes[0])
+                found = [one]
             if added is not None:
                 bound = bound + added.flatten(1).sum(1)
                 size = size + added.abs().flatten(1).sum(1)
             for each, part in zip(node.inputs, found, strict=True):
-                waiting[each] = waiting[each] + part if each in waiting else part
+                waiting[each] = waiting[each].plus(part) if each in waiting else part
         return bound - MARGIN * size if outwards else bound
 
 
-def _rows(relaxed: Relaxed, owners: Tensor) -> Relaxed:
-    at = None if relaxed.at is None else relaxed.at[owners]
-    return Relaxed(relaxed.low[owners], relaxed.high[owners], relaxed.added[owners], at)
+def _rows(relaxed: Relaxed, function: Window, owners: Tensor) -> Relaxed:
+    """The relaxation of each function's box, where the function looks."""
+    low, high, added = (function.of(each)[owners] for each in (relaxed.low, relaxed.high, relaxed.added))
+    return Relaxed(low, high, added, None if relaxed.at is None else function.of(relaxed.at)[owners])
 
 
 def margin_functions(labels: Tensor, open_classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
