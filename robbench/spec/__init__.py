@@ -12,7 +12,7 @@ from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint
 from robbench.spec.objectives import ARD, DARD, MART, RSLAD, TRADES, DicePGD, LwF
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
 from robbench.spec.searches import Attack, Ensemble, Search, attack
-from robbench.spec.study import Also, Quick, Study, Transfers
+from robbench.spec.study import Also, FromScratch, Quick, Study, Transfers
 from robbench.spec.training import (
     PGD,
     CrossEntropy,
@@ -47,6 +47,7 @@ __all__ = [
     "Ensemble",
     "EpsilonGrid",
     "Estimate",
+    "FromScratch",
     "LwF",
     "Model",
     "MultiStepLR",

@@ -17,8 +17,7 @@ from robbench.training.objectives import Adversary, Batch, Loss, loss_function
 def _(objective: TRADES, student: nn.Module, parents: Mapping[str, nn.Module]) -> Loss:
     def loss(batch: Batch) -> tuple[Tensor, Tensor]:
         clean, attacked = student(batch.clean).float(), student(batch.attacked).float()
-        distance = F.kl_div(attacked.log_softmax(1), clean.softmax(1), reduction="batchmean")
-        return F.cross_entropy(clean, batch.labels) + objective.beta * distance, attacked
+        return F.cross_entropy(clean, batch.labels) + objective.beta * _moved(clean, attacked).mean(), attacked
 
     return Loss(loss, Adversary(divergence, target=own_shares, spread=0.001))
 
@@ -28,11 +27,15 @@ def _(objective: MART, student: nn.Module, parents: Mapping[str, nn.Module]) -> 
     def loss(batch: Batch) -> tuple[Tensor, Tensor]:
         clean, attacked = student(batch.clean).float(), student(batch.attacked).float()
         labels = batch.labels[:, None]
-        distance = F.kl_div(attacked.log_softmax(1), clean.softmax(1), reduction="none").sum(dim=1)
         doubt = 1 - clean.softmax(1).gather(1, labels).squeeze(1)
-        return _boosted(attacked, labels) + objective.weight * (distance * doubt).mean(), attacked
+        return _boosted(attacked, labels) + objective.weight * (_moved(clean, attacked) * doubt).mean(), attacked
 
     return Loss(loss)
+
+
+def _moved(clean: Tensor, attacked: Tensor) -> Tensor:
+    """KL(p(x) ‖ p(x')) of each image, of logarithms: a probability that is 0 in float32 would have no gradient."""
+    return F.kl_div(attacked.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(dim=1)
 
 
 def _boosted(logits: Tensor, labels: Tensor) -> Tensor:
