@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
@@ -140,9 +141,10 @@ class Study(Spec):
         for field in ("architectures", "seeds", "ablate"):
             values = getattr(self, field)
             require(len(set(values)) == len(values), f"Study {field}", "each value once", values)
-        for architecture in (name for row in self.transfers for name in row.architectures or ()):
+        named = [row.architectures or () for row in self.transfers] + [row.architectures or () for row in self.scratch]
+        for architecture in chain(*named):
             if architecture not in self.architectures:
-                raise unknown("architecture of a transfer", architecture, self.architectures)
+                raise unknown("architecture of a row", architecture, self.architectures)
         for row in self.scratch:
             require(getattr(self, row.data) is not None, f"Study {row.data}", "data for the rows from scratch", None)
         thesis = all(row.kept != "frozen" or row.kept_statistics == "train" for row in self.transfers)
