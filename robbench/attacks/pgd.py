@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robbench.attacks.losses import AttackLoss, cross_entropy
 from robbench.attacks.modes import without_parameter_gradients
 from robbench.errors import require
-from robbench.machine.graphs import GraphedLoop, Tensors, repeat
-
-AttackLoss = Callable[[Tensor, Tensor], Tensor]
-"""From (N, classes) logits and a target for each image to the sum over the images of what an attack maximises."""
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of the cross-entropies of (N, classes) logits and (N,) int64 labels."""
-    return F.cross_entropy(logits, labels, reduction="sum")
+from robbench.machine.graphs import GraphedLoop, Step, Tensors, repeat
 
 
 def gradient_of(loss: Tensor, images: Tensor) -> Tensor:
@@ -55,6 +45,7 @@ def pgd(
     noise: Tensor | None = None,
     loop: GraphedLoop | None = None,
     loss: AttackLoss = cross_entropy,
+    first: AttackLoss | None = None,
     target: Tensor | None = None,
 ) -> Tensor:
     """Projected gradient descent on the cross-entropy, or another loss, in the L∞ ball (Madry et al. 2018, eq. 2.11 of the thesis).
@@ -75,6 +66,7 @@ def pgd(
         noise: of :func:`start_noise`, drawn before; None draws it here.
         loop: repeats the steps; one that lives as long as the network replays them on a GPU.
         loss: what the attack maximises; with a ``loop`` a function of a module, as a graph is kept for each.
+        first: what the first step maximises, where that is something else.
         target: (N, ...), what the loss compares the logits with; None for the labels.
 
     Returns:
@@ -94,16 +86,21 @@ def pgd(
         noise = start_noise(images, generator) if noise is None else noise
         adversarial = torch.addcmul(images, noise, radius).clamp_(lower, upper)
 
-    def ascend(state: Tensors, constants: Tensors) -> Tensors:
-        (iterate,), (target, step, lower, upper) = state, constants
-        with torch.enable_grad():
-            iterate = iterate.detach().requires_grad_()
-            gradient = gradient_of(loss(network(iterate), target), iterate)
-        return (torch.addcmul(iterate.detach(), gradient.sign(), step).clamp_(lower, upper),)
+    def ascending(loss: AttackLoss) -> Step:
+        def ascend(state: Tensors, constants: Tensors) -> Tensors:
+            (iterate,), (target, step, lower, upper) = state, constants
+            with torch.enable_grad():
+                iterate = iterate.detach().requires_grad_()
+                gradient = gradient_of(loss(network(iterate), target), iterate)
+            return (torch.addcmul(iterate.detach(), gradient.sign(), step).clamp_(lower, upper),)
+
+        return ascend
 
     constants = labels if target is None else target, step, lower, upper
     with without_parameter_gradients(network):
-        (adversarial,) = (loop or repeat)(ascend, (adversarial,), constants, steps)
+        if first is not None:
+            (adversarial,), steps = ascending(first)((adversarial,), constants), steps - 1
+        (adversarial,) = (loop or repeat)(ascending(loss), (adversarial,), constants, steps)
     return adversarial.detach()
 
 

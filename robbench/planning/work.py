@@ -68,12 +68,14 @@ class Speed:
 
 
 def training_work(recipe: Recipe, training: int, validation: int) -> Work:
-    """All epochs: attacked images and their update, clean and attacked validation images."""
-    attack = recipe.attack
+    """All epochs: attacked images and their update, clean and attacked validation images; without a teacher's passes."""
+    attack, objective = recipe.attack, recipe.objective
+    update = training * objective.passes * (2 if recipe.awp else 1)
     if attack is None:
-        return Work(update=training, inference=validation) * recipe.epochs
+        return Work(update=update, inference=validation) * recipe.epochs
     checks = (recipe.validation_attack or attack).steps
-    epoch = Work(update=training, attack=training * attack.steps + validation * checks, inference=2 * validation)
+    inference = training * objective.looks + 2 * validation
+    epoch = Work(update=update, attack=training * attack.steps + validation * checks, inference=inference)
     return epoch * recipe.epochs
 
 

@@ -84,7 +84,7 @@ def _effect(varied: Model, base: Model | None, epsilon: float | None) -> Effect:
 def _key(facts: ModelFacts) -> tuple[object, ...]:
     """What a variant shares with its base: all but the seed, the variant, and the variants of its source."""
     kept = "frozen" if facts.variant == "kept" else facts.kept
-    return facts.dataset, facts.method, facts.source, facts.source_method, facts.k, facts.head, kept
+    return facts.dataset, facts.method, facts.source, facts.source_method, facts.k, facts.head, kept, facts.objective
 
 
 def ablation_table(found: Sequence[Effect]) -> pd.DataFrame:

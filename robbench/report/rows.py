@@ -156,13 +156,14 @@ class Row:
     def _particulars(self) -> str:
         head = f", {self.facts.head.upper()} head" if self.facts.head != "linear" else ""
         kept = _KEPT[self.facts.kept or "frozen"]
-        return head + kept + (", from a standard source" if self.facts.source_method == "standard" else "")
+        objective = f", {self.facts.objective.upper()}" if self.facts.objective else ""
+        return head + kept + objective + (", from a standard source" if self.facts.source_method == "standard" else "")
 
     @property
     def label(self) -> str:
         """The model's name in tables, without its seed: ``PGD EMNIST``, ``TL#3 adversarial``."""
         if self.facts.k is None:
-            method = _SCRATCH.get(self.facts.method, self.facts.method)
+            method = _SCRATCH.get(self.facts.method, self.facts.method.upper())
             return f"{method} {dataset_label(self.record.data.name)}"
         adversarial = " adversarial" if self.facts.method == "transfer-adversarial" else ""
         return f"TL#{self.facts.k}{adversarial}{self._particulars}"

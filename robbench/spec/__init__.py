@@ -9,9 +9,10 @@ from robbench.spec.base import Spec
 from robbench.spec.description import describe, differences, digest_of, read_spec
 from robbench.spec.estimate import Audit, EpsilonGrid, Estimate
 from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer, code_of, edited_code
+from robbench.spec.objectives import ARD, DARD, MART, RSLAD, TRADES, DicePGD, LwF
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
 from robbench.spec.searches import Attack, Ensemble, Search, attack
-from robbench.spec.study import Also, Quick, Study, Transfers
+from robbench.spec.study import Also, FromScratch, Quick, Study, Transfers
 from robbench.spec.training import (
     PGD,
     CrossEntropy,
@@ -25,10 +26,15 @@ from robbench.spec.training import (
 )
 
 __all__ = [
+    "ARD",
+    "DARD",
     "EFFECTS",
     "ESTIMATION_VERSION",
+    "MART",
     "PGD",
     "PROTOCOL_FIELDS",
+    "RSLAD",
+    "TRADES",
     "TRAINING_VERSION",
     "Also",
     "Attack",
@@ -36,10 +42,13 @@ __all__ = [
     "Checkpoint",
     "CrossEntropy",
     "Dataset",
+    "DicePGD",
     "EarlyStopping",
     "Ensemble",
     "EpsilonGrid",
     "Estimate",
+    "FromScratch",
+    "LwF",
     "Model",
     "MultiStepLR",
     "Objective",

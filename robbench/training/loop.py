@@ -28,7 +28,7 @@ from robbench.spec import Recipe
 from robbench.training.early_stopping import kept_epoch, stops
 from robbench.training.features import Learner, extract, on_features
 from robbench.training.objectives import loss_of
-from robbench.training.optimisers import new_optimiser, restore, state_tensors
+from robbench.training.optimisers import new_optimiser, restore, set_rates, state_tensors
 from robbench.training.schedule import learning_rate
 from robbench.training.updates import VALIDATION_BATCH, autocast, batch_of, device_of, update, validate
 
@@ -229,8 +229,7 @@ class Trainer:
                 self._in_epoch = number / updates
                 self._on_update(*self.progress)
                 position = (epoch - 1) + number / updates
-                for group in self._optimiser.param_groups:
-                    group["lr"] = learning_rate(recipe, position, updates) * group["scale"]
+                set_rates(self._optimiser, learning_rate(recipe, position, updates), position)
                 batch = batch_of(
                     network,
                     recipe,
@@ -261,11 +260,12 @@ class Trainer:
     def _passes(self) -> tuple[int, int]:
         """Images that passed forward and backward in all epochs."""
         recipe, training, validation = self._recipe, len(self._data.training), len(self._data.validation)
-        steps = recipe.attack.steps if recipe.attack else 0
+        steps, looks = (recipe.attack.steps, recipe.objective.looks) if recipe.attack else (0, 0)
+        passes = recipe.objective.passes * (2 if recipe.awp else 1)
         judge = recipe.validation_attack or recipe.attack
         judged = judge.steps + 1 if judge else 0
-        forward = training * (steps + 1) + validation * (judged + 1)
-        backward = training * (steps + 1) + validation * max(0, judged - 1)
+        forward = training * (looks + steps + passes) + validation * (judged + 1)
+        backward = training * (steps + passes) + validation * max(0, judged - 1)
         return len(self._history) * forward, len(self._history) * backward
 
     def _keep(self) -> None:

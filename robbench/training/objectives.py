@@ -37,6 +37,8 @@ class Adversary:
 
     loss: AttackLoss = cross_entropy
     """A function of a module: a GPU keeps a graph of the attack for each."""
+    first: AttackLoss | None = None
+    """What its first step maximises, where that is something else."""
     target: Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor] | None = None
     """From student (in eval mode), clean images, labels and reference to what ``loss`` compares with; None: the labels."""
     spread: float | None = None
@@ -52,8 +54,6 @@ class Loss:
     adversary: Adversary = Adversary()
     reference: nn.Module | None = None
     """A fixed network of which the loss wants what it makes of the clean images; computed once where they stay the same."""
-    passes: int = 1
-    """How often each image passes the student forward and backward in ``function``."""
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """As ``function``."""

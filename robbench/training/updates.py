@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 
 import torch
@@ -15,6 +15,7 @@ from robbench.machine.graphs import GraphedLoop
 from robbench.machine.memory import Batches
 from robbench.record import Counts
 from robbench.spec import PGD, Recipe
+from robbench.training.awp import perturbed
 from robbench.training.objectives import Adversary, Batch, Loss, loss_function
 from robbench.training.schedule import ramp
 
@@ -63,6 +64,7 @@ def attacked(
             noise=noise,
             loop=loop,
             loss=adversary.loss,
+            first=adversary.first,
             target=target,
         )
 
@@ -133,17 +135,28 @@ def update(
     for module in frozen:
         module.eval()
     optimiser.zero_grad(set_to_none=True)
-    with autocast(recipe.precision, batch.clean.device):
-        value, logits = loss(batch)
-    if not value.requires_grad:
-        what = "logits that depend on the parameters to train, got logits without a gradient"
-        raise RobbenchError(f"training: expected {what} (torch.no_grad or detach in the network's forward?)")
-    value.backward()  # type: ignore[no-untyped-call]
+
+    def forward() -> tuple[Tensor, Tensor]:
+        with autocast(recipe.precision, batch.clean.device):
+            return loss(batch)
+
+    with perturbed(network, recipe.awp, forward):
+        value, right = _backward(forward, batch.labels)
     if recipe.clip_norm is not None:
         trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
     optimiser.step()
-    return value.detach(), (logits.detach().argmax(dim=1) == batch.labels).sum()
+    return value, right
+
+
+def _backward(forward: Callable[[], tuple[Tensor, Tensor]], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the parameters their gradients; the loss, and the number of images classified correctly."""
+    value, logits = forward()
+    if not value.requires_grad:
+        what = "logits that depend on the parameters to train, got logits without a gradient"
+        raise RobbenchError(f"training: expected {what} (torch.no_grad or detach in the network's forward?)")
+    value.backward()  # type: ignore[no-untyped-call]
+    return value.detach(), (logits.detach().argmax(dim=1) == labels).sum()
 
 
 def validate(

@@ -149,10 +149,16 @@ def linear(layer, sign=1):
     return lambda state, constants: (layer(state[0]) - constants[0],)
 
 
+def transformed(layer, function):
+    """A step with a function in its closure."""
+    return lambda state, constants: (function(layer(state[0])),)
+
+
 LAYERS = [nn.Linear(5, 5), nn.Linear(5, 5)]
 SWITCHED = {
     "step": (linear(LAYERS[0], -1), nullcontext),
     "network": (linear(LAYERS[1]), nullcontext),
+    "function": (transformed(LAYERS[0], lambda values: -values), nullcontext),
     "autocast": (linear(LAYERS[0]), lambda: torch.autocast("cpu", torch.bfloat16)),
     "precision": (linear(LAYERS[0]), lambda: tensor_cores(torch.get_float32_matmul_precision() == "highest")),
 }

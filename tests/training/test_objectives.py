@@ -20,6 +20,7 @@ class Imitation(Objective):
     """Cross-entropy on attacked images, and the distance of the clean ones' logits from a teacher's."""
 
     parents: ClassVar = ("teacher",)
+    passes: ClassVar = 2
     weight: float = 1.0
 
 
@@ -30,7 +31,7 @@ def _(objective: Imitation, student, parents):
         distance = F.mse_loss(student(batch.clean), batch.reference)
         return F.cross_entropy(logits, batch.labels) + objective.weight * distance, logits
 
-    return Loss(loss, reference=parents["teacher"], passes=2)
+    return Loss(loss, reference=parents["teacher"])
 
 
 def test_an_objective_of_ones_own_trains_with_its_parents():
