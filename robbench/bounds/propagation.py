@@ -79,15 +79,19 @@ class BoundedNetwork:
         self.batches.over(len(owners), found.device, work)
         return found
 
-    def worst_logits(self, boxes: Boxes, labels: Tensor, classes: int) -> Tensor:
-        """(B, classes) upper bounds by IBP of every logit minus the label's, as certified training minimises them."""
+    def worst_logits(self, boxes: Boxes, labels: Tensor, classes: int, method: Method) -> Tensor:
+        """(B, classes) upper bounds of every logit minus the label's, as certified training minimises them.
+
+        They can be differentiated, and are not moved outwards.
+        """
         count = len(labels)
         owners = torch.arange(count, device=labels.device).repeat_interleave(classes)
         one_hot = torch.eye(classes, device=boxes.low.device, dtype=boxes.low.dtype)
         functions = one_hot[labels].repeat_interleave(classes, 0) - one_hot.repeat(count, 1)
-        self._intervals(boxes, relax=False)
+        self._intervals(boxes, relax=method != "ibp", tighten=method == "crown")
         last = len(self.nodes)
-        found = self._backwards(boxes, last, Window(functions), owners, self._front(last), outwards=False)
+        stop = self._front(last) if method == "ibp" else {0}
+        found = self._backwards(boxes, last, Window(functions), owners, stop, outwards=False)
         return -found.view(count, classes)
 
     def _front(self, at: int) -> set[int]:

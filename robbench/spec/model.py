@@ -186,11 +186,12 @@ class Model(Spec):
         if self.transfer is None:
             parts.append(self.method)
         else:
+            source = self.source.method if isinstance(self.source, Model) else ""
             unusual = {
                 "adversarial": self.method == "transfer-adversarial",
                 self.transfer.head: self.transfer.head != "linear",
                 self.transfer.kept: self.transfer.kept != "frozen",
-                "from-standard": isinstance(self.source, Model) and self.source.method == "standard",
+                f"from-{source}": source not in ("", "pgd", "checkpoint"),
                 self.recipe.method if self.recipe else "": bool(self.recipe and self.recipe.method),
             }
             parts += [f"TL{self.transfer.k}", *(word for word, said in unusual.items() if said)]

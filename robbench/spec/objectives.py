@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from robbench.errors import require
-from robbench.spec.base import Expected, NonNegative, Positive
+from robbench.spec.base import Expected, NonNegative, Positive, Radius
 from robbench.spec.training import Objective, Recipe
 
 _Weight = Annotated[float, Field(ge=0, le=1), Expected("a number from 0 to 1")]
@@ -128,6 +128,34 @@ class DARD(Distillation):
 
     alpha: _Weight = 0.7
     temperature: Positive = 3.0
+
+
+class IBP(Objective):
+    """Certified training: κ · CE(z(x)) + (1 − κ) · CE(worst z over the ball) (Gowal et al. 2018, eq. 12).
+
+    The worst logits come from interval bounds over the L∞ ball of ``epsilon`` cut to [0, 1]. After ``warm_up`` ε grows from
+    0 and κ falls from 1 to ``kappa``, both linearly over ``ramp``: without a ramp training collapses to a constant network.
+    ``crown`` mixes CROWN-IBP bounds in at the start of the ramp and none at its end (Zhang et al. 2020, section 3.2).
+    """
+
+    on_images: ClassVar[bool] = True
+    epsilon: Radius
+    kappa: _Weight = 0.5
+    warm_up: _Weight = 0.05
+    """Share of the training on clean images alone."""
+    ramp: _Weight = 0.55
+    """Share of the training after that, over which ε and κ change."""
+    crown: bool = False
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise a RobbenchError beside an attack, in bfloat16, or where an early epoch could be kept."""
+        require(recipe.attack is None, "Recipe attack", "none with IBP, which bounds all attacks", recipe.attack)
+        require(recipe.precision == "float32", "Recipe precision", "float32 with IBP", recipe.precision)
+        last = "last with IBP, whose early epochs are trained for smaller radii"
+        require(recipe.kept_epoch == "last", "Recipe kept_epoch", last, recipe.kept_epoch)
+        require(recipe.early_stopping is None, "Recipe early_stopping", "none with IBP", recipe.early_stopping)
+        whole = self.warm_up + self.ramp <= 1
+        require(whole, "IBP warm_up and ramp", "shares that add up to 1 at most", (self.warm_up, self.ramp))
 
 
 def needs_attack(objective: Objective, recipe: Recipe) -> None:

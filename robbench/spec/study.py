@@ -13,6 +13,7 @@ from pydantic import Field
 from robbench.errors import RobbenchError, require, unknown
 from robbench.spec.base import Count, Expected, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names
+from robbench.spec.certified import Bounds
 from robbench.spec.estimate import Estimate
 from robbench.spec.model import Checkpoint, Head, Kept, Model, Transfer
 from robbench.spec.protocol import (
@@ -45,8 +46,9 @@ class Transfers(Spec):
     kept: Kept = "frozen"
     kept_scale: Share = 0.01
     kept_statistics: Literal["eval", "train"] = "eval"
-    source: Literal["adversarial", "standard"] = "adversarial"
-    """Which source model the blocks come from."""
+    source: str = "adversarial"
+    """Which source model the blocks come from: ``adversarial``, ``standard``, or what a row of the study's ``scratch`` on
+    the source data minimises (``ibp``)."""
     teacher: Model | None = None
     """What the recipe's objective imitates."""
 
@@ -79,10 +81,11 @@ class Also(Spec):
 
     def asks(self, model: Model) -> bool:
         """Whether this model is to be estimated a second time."""
-        return any(_named(model, pattern) for pattern in self.models)
+        return any(named(model, pattern) for pattern in self.models)
 
 
-def _named(model: Model, pattern: str) -> bool:
+def named(model: Model, pattern: str) -> bool:
+    """Whether a model's id without its seed matches a shell pattern."""
     return fnmatchcase(model.id.removesuffix(f"-seed{model.seed}"), pattern)
 
 
@@ -114,6 +117,8 @@ class Study(Spec):
     estimate: Estimate
     also: tuple[Also, ...] = ()
     """Second estimates of some models, which reports hold beside the first."""
+    bounds: Bounds | None = None
+    """Certified lower bounds of the same radii; None: none."""
     source_checkpoint: Checkpoint | None = None
     """Weights of the adversarially trained source model, instead of training it.
 
@@ -154,11 +159,13 @@ class Study(Spec):
         require(one, "Study source_checkpoint", "one architecture beside it", self.architectures)
         searches = [each.search_name for each in (self.estimate, *(each.estimate for each in self.also))]
         require(len(set(searches)) == len(searches), "Study also", "another search than its own, each once", searches)
+        by_norm = self.bounds is None or self.estimate.norm == "linf"
+        require(by_norm, "Study bounds", "none with norm l2 (they are of the linf norm)", self.bounds)
         models = self.models()
         how = "standard, adversarial or transfers, or source beside a source_checkpoint"
         require(bool(models), f"study {self.name!r}", f"something to run: {how}", None)
         for pattern in (pattern for each in self.also for pattern in each.models):
-            found = any(_named(model, pattern) for model in models)
+            found = any(named(model, pattern) for model in models)
             require(found, "Also models", "patterns of the study's models ('*-pgd', '*-TL3')", pattern)
         names = [model.id for model in models]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -300,13 +307,15 @@ def _of_architecture(study: Study, architecture: str, seed: int) -> Iterator[Mod
     yield from scratch.values()
     for extra in study.scratch:
         if extra.architectures is None or architecture in extra.architectures:
-            yield Model(
+            made = Model(
                 architecture=architecture,
                 dataset=getattr(study, extra.data),
                 recipe=_recipe_for(extra.recipe, architecture),
                 teacher=extra.teacher,
                 seed=seed,
             )
+            scratch[made.dataset, made.method] = made
+            yield made
     for row in study.transfers:
         if row.architectures is None or architecture in row.architectures:
             start = _source_of(row, study, scratch)
@@ -327,6 +336,9 @@ def _source_of(row: Transfers, study: Study, scratch: Mapping[tuple[Dataset, str
     """The model that a row of transfers starts from; the checkpoint itself where the source data are not at hand."""
     alone = study.source_checkpoint if row.source == "adversarial" else None
     found = scratch.get((study.source, row.source)) if isinstance(study.source, Dataset) else alone
+    if found is None and row.source not in ("adversarial", "standard"):
+        known = ["adversarial", "standard", *(method for dataset, method in scratch if dataset == study.source)]
+        raise unknown("source of transfers", row.source, dict.fromkeys(known))
     if found is None:
         either = f"{row.source}= beside source=" + ", or source_checkpoint=" * (row.source == "adversarial")
         raise RobbenchError(f"Study transfers from source={row.source!r}: expected {either}, got neither")

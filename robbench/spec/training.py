@@ -177,6 +177,8 @@ class Objective(Spec):
     """How often an update passes each image through the student, forward and backward."""
     looks: ClassVar[int] = 0
     """How often the attack passes it forward before its first step."""
+    on_images: ClassVar[bool] = False
+    """Whether the loss needs the images themselves, and cannot start from the features of frozen blocks."""
     weights_move: ClassVar[bool] = False
     """Whether it trains under adversarial weight perturbation, too."""
 

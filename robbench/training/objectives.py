@@ -25,8 +25,8 @@ class Batch:
     """The images to train on: attacked if the recipe attacks, else the clean ones."""
     labels: Tensor
     """(B,) int64."""
-    position: float = 0.0
-    """Epochs done, with a fraction for the one that runs: what a ramp depends on."""
+    done: float = 0.0
+    """Share of the recipe's epochs that is done: what a ramp depends on."""
     reference: Tensor | None = None
     """(B, ...), what the loss's reference makes of the clean images; None where it has none."""
 

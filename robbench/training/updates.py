@@ -102,7 +102,7 @@ def batch_of(
             adversary=loss.adversary,
             reference=reference,
         )
-    return Batch(clean, images, labels, position, reference)
+    return Batch(clean, images, labels, position / recipe.epochs, reference)
 
 
 def referred(loss: Loss, recipe: Recipe, clean: Tensor) -> Tensor | None:
