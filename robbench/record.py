@@ -363,7 +363,9 @@ class LowerBounds(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.lower) == len(self.upper) or not self.grid:
             raise ValueError(f"expected two bounds per image, got {len(self.lower)} and {len(self.upper)}")
-        crossed = [image for image, low, high in zip(self.images, self.lower, self.upper, strict=True) if 0 <= high <= low]
+        crossed = [
+            image for image, low, high in zip(self.images, self.lower, self.upper, strict=True) if 0 <= high <= low
+        ]
         if crossed:
             raise ValueError(f"expected lower bounds below p*, got others for images {crossed[:5]}")
 

@@ -115,9 +115,11 @@ class Dense(Affine):
     layer: nn.Linear
 
     def forward(self, values: Tensor) -> Tensor:
+        """(N, inputs…) -> (N, outputs…)."""
         return self.layer(values)  # type: ignore[no-any-return]
 
     def absolute(self, values: Tensor) -> Tensor:
+        """As the values, with the absolute weights."""
         return F.linear(values, self.layer.weight.abs())
 
     def transposed(self, function: Window, shape: Sequence[int], output: Sequence[int]) -> Window:
@@ -126,6 +128,7 @@ class Dense(Affine):
 
     @property
     def bias(self) -> Tensor | None:
+        """As it is broadcast to the outputs."""
         return self.layer.bias
 
 
@@ -148,7 +151,7 @@ class Convolution(Affine):
         layer, options = self.layer, dict(self._settings)
         padding = options.pop("padding", 0)
         if padding == "same":
-            spans = zip(layer.kernel_size, layer.dilation, strict=True)  # type: ignore[union-attr, arg-type]
+            spans = zip(layer.kernel_size, layer.dilation, strict=True)  # type: ignore[arg-type]
             padding = tuple(dilation * (side - 1) // 2 for side, dilation in spans)
         elif padding == "valid":
             padding = 0
@@ -177,10 +180,12 @@ class Scale(Affine):
         self._values = values
 
     def forward(self, values: Tensor) -> Tensor:
+        """(N, inputs…) -> (N, outputs…)."""
         factor, added = self._values()
         return values * factor + added
 
     def absolute(self, values: Tensor) -> Tensor:
+        """As the values, with the absolute weights."""
         return values * self._values()[0].abs()
 
     def transposed(self, function: Window, shape: Sequence[int], output: Sequence[int]) -> Window:
@@ -189,6 +194,7 @@ class Scale(Affine):
 
     @property
     def bias(self) -> Tensor | None:
+        """As it is broadcast to the outputs."""
         return self._values()[1]
 
 
@@ -203,7 +209,8 @@ def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> Scale:
     shape = (-1, 1, 1) if isinstance(layer, nn.BatchNorm2d) else (-1,)
 
     def values() -> tuple[Tensor, Tensor]:
-        assert layer.running_mean is not None and layer.running_var is not None
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
         factor = (layer.running_var + layer.eps).rsqrt()
         factor = factor if layer.weight is None else factor * layer.weight
         added = -layer.running_mean * factor
@@ -220,9 +227,11 @@ class Positive(Affine):
     mixes: bool = True
 
     def forward(self, values: Tensor) -> Tensor:
+        """(N, inputs…) -> (N, outputs…)."""
         return self.function(values)
 
     def absolute(self, values: Tensor) -> Tensor:
+        """As the values, with the absolute weights."""
         return self.function(values)
 
     def transposed(self, function: Window, shape: Sequence[int], output: Sequence[int]) -> Window:
@@ -255,6 +264,7 @@ class Relu:
     """The only nonlinearity but max-pooling."""
 
     def interval(self, bounds: Interval) -> Interval:
+        """Bounds of the output."""
         low, high = bounds
         return low.clamp(min=0), high.clamp(min=0)
 

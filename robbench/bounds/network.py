@@ -97,7 +97,9 @@ def _name(network: nn.Module) -> str:
 
 
 def _unknown(name: str) -> RobbenchError:
-    return RobbenchError(f"bounds: expected layers with known bounds ({KNOWN}), got {name}; leave this model's bounds out")
+    return RobbenchError(
+        f"bounds: expected layers with known bounds ({KNOWN}), got {name}; leave this model's bounds out"
+    )
 
 
 def _layers(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[list[Layer], str]:
@@ -163,10 +165,9 @@ def _of_function(node: fx.Node, target: Callable[..., Any] | str, name: str) -> 
     if target is F.dropout and not (options.get("training", True) if len(node.args) < 3 else node.args[2]):
         return []
     if target is F.pad:
-        mode, value = (*node.args[2:], *("constant", 0)[len(node.args[2:]) :])
-        if options.get("mode", mode) == "constant" and not options.get("value", value):
-            pad = options.get("pad", node.args[1] if len(node.args) > 1 else None)
-            return [Positive(partial(F.pad, pad=pad), mixes=False)]
+        given = dict(zip(("pad", "mode", "value"), node.args[1:], strict=False)) | options
+        if given.get("mode", "constant") == "constant" and not given.get("value"):
+            return [Positive(partial(F.pad, pad=given["pad"]), mixes=False)]
     if target in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
         return [Positive(partial(torch.flatten, start_dim=1), mixes=False)]
     if target in _LINEAR:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -41,6 +41,9 @@ class Boxes:
         return cls(low, high)
 
 
+Tighten = Callable[[Boxes, int], None]
+
+
 class BoundedNetwork:
     """Bounds of one network in eval mode, whose weights may go on changing.
 
@@ -68,7 +71,7 @@ class BoundedNetwork:
                 Zhang et al. 2018).
         """
         last = len(self.nodes)
-        self._intervals(boxes, relax=method != "ibp", tighten=method == "crown")
+        self._prepare(boxes, method)
         # Intervals of the values in front of the last linear layers lose less than those of the logits.
         stop = self._front(last) if method == "ibp" else {0}
         found = boxes.low.new_empty(len(owners))
@@ -88,19 +91,35 @@ class BoundedNetwork:
         owners = torch.arange(count, device=labels.device).repeat_interleave(classes)
         one_hot = torch.eye(classes, device=boxes.low.device, dtype=boxes.low.dtype)
         functions = one_hot[labels].repeat_interleave(classes, 0) - one_hot.repeat(count, 1)
-        self._intervals(boxes, relax=method != "ibp", tighten=method == "crown")
+        self._prepare(boxes, method)
         last = len(self.nodes)
         stop = self._front(last) if method == "ibp" else {0}
         found = self._backwards(boxes, last, Window(functions), owners, stop, outwards=False)
         return -found.view(count, classes)
+
+    def _prepare(self, boxes: Boxes, method: Method) -> None:
+        self._intervals(boxes, relax=method != "ibp", tighten=self._tighten if method == "crown" else None)
+
+    def neurons(self, shape: Sequence[int]) -> int:
+        """How many values of an image of (C, H, W) go into nonlinear layers and have no exact interval: CROWN bounds each."""
+        counted: list[int] = []
+        boxes = Boxes(torch.zeros(1, *shape), torch.ones(1, *shape))
+        with torch.no_grad():
+            self._intervals(
+                boxes, relax=False, tighten=lambda boxes, value: counted.append(boxes.bounds[value][0].numel())
+            )
+        return sum(counted)
 
     def _front(self, at: int) -> set[int]:
         """The values in front of the linear layer whose output this value is, or the value itself."""
         layer = self.nodes[at - 1].layer if at else None
         return set(self.nodes[at - 1].inputs) if isinstance(layer, Affine) and at else {at}
 
-    def _intervals(self, boxes: Boxes, *, relax: bool, tighten: bool = False) -> None:
-        """Bounds of every value by intervals, and relaxations; to tighten, CROWN bounds what goes into nonlinear layers."""
+    def _intervals(self, boxes: Boxes, *, relax: bool, tighten: Tighten | None = None) -> None:
+        """Bounds of every value by intervals, and relaxations; ``tighten`` sees each value that goes into a nonlinear layer.
+
+        But for those whose intervals are exact: one linear layer after single pixels.
+        """
         boxes.bounds[0] = boxes.low, boxes.high
         # Values that are made of one pixel each, and those that are one linear function of separate ones: IBP is exact.
         boxes.relaxed.clear()
@@ -119,7 +138,7 @@ class BoundedNetwork:
             else:
                 value = node.inputs[0]
                 if tighten and value not in exact:
-                    self._tighten(boxes, value)
+                    tighten(boxes, value)
                 if relax:
                     boxes.relaxed[number] = layer.relaxed(boxes.bounds[value])
                 boxes.bounds[number] = layer.interval(boxes.bounds[value])

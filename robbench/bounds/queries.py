@@ -1,4 +1,4 @@
-"""Questions to complete verifiers as VNN-LIB text: does a box hold an image of another class?"""
+"""Questions to complete verifiers as VNN-LIB text: whether a box holds an image of another class."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def vnnlib(low: Tensor, high: Tensor, label: int, classes: int, version: str = "
         logits = [f"Y_{place}" for place in range(classes)]
         declared = [f"(declare-const {name} Real)" for name in (*pixels, *logits)]
     bounds = zip(pixels, low.flatten().tolist(), high.flatten().tolist(), strict=True)
-    asserted = [f"(assert (>= {name} {_number(least)}))\n(assert (<= {name} {_number(most)}))" for name, least, most in bounds]
+    asserted = [
+        f"(assert (>= {name} {_number(least)}))\n(assert (<= {name} {_number(most)}))" for name, least, most in bounds
+    ]
     others = [f"(and (>= {name} {logits[label]}))" for place, name in enumerate(logits) if place != label]
     return "\n".join([*declared, *asserted, f"(assert (or {' '.join(others)}))"]) + "\n"
 

@@ -198,7 +198,10 @@ def command_of(verifier: Verifier, folder: Path, device: str = "cpu") -> tuple[l
         name, *options = shlex.split(verifier.engine)
         program = [_found(name)]
     fill = {**{name: str(path) for name, path in files.items()}, "seconds": seconds}
-    return [*program, *(re.sub(r"\{(\w+)\}", lambda found: fill.get(found[1], found[0]), each) for each in options)], where
+    return [
+        *program,
+        *(re.sub(r"\{(\w+)\}", lambda found: fill.get(found[1], found[0]), each) for each in options),
+    ], where
 
 
 def _found(name: str, installed: Path | None = None) -> str:

@@ -15,7 +15,7 @@ from robbench.estimation.sampling import (
     probe_passes,
     scan_steps,
 )
-from robbench.spec import Attack, Estimate, Model, Recipe, Search
+from robbench.spec import Attack, Bounds, Estimate, Model, Recipe, Search
 from robbench.spec.catalogue import block_names
 from robbench.spec.searches import ATTACKS, parts, search_name
 
@@ -117,6 +117,12 @@ def audit_work(estimate: Estimate, images: int) -> Work:
     # It ranks the classes, looks at its last iterates, and is judged.
     apgd = Work(inference=2 + APGD_TARGETS, attack=APGD_TARGETS * APGD_STEPS) * min(images, audit.apgd_images)
     return apgd + Work(inference=judged + probes + square, attack=looked[0] + probes * (steps + 1))
+
+
+def bound_rows(bounds: Bounds, radii: int, classes: int, neurons: int) -> int:
+    """Linear functions that go backwards for one image, at most: every neuron's sign open, every class, every round."""
+    rounds = 1 + math.ceil(math.log(radii + 1, bounds.probes + 1))
+    return (1 + (rounds - 1) * bounds.probes) * (2 * neurons + classes - 1)
 
 
 def retrained_share(model: Model) -> float:

@@ -81,10 +81,10 @@ class Also(Spec):
 
     def asks(self, model: Model) -> bool:
         """Whether this model is to be estimated a second time."""
-        return any(named(model, pattern) for pattern in self.models)
+        return any(is_named(model, pattern) for pattern in self.models)
 
 
-def named(model: Model, pattern: str) -> bool:
+def is_named(model: Model, pattern: str) -> bool:
     """Whether a model's id without its seed matches a shell pattern."""
     return fnmatchcase(model.id.removesuffix(f"-seed{model.seed}"), pattern)
 
@@ -165,7 +165,7 @@ class Study(Spec):
         how = "standard, adversarial or transfers, or source beside a source_checkpoint"
         require(bool(models), f"study {self.name!r}", f"something to run: {how}", None)
         for pattern in (pattern for each in self.also for pattern in each.models):
-            found = any(named(model, pattern) for model in models)
+            found = any(is_named(model, pattern) for model in models)
             require(found, "Also models", "patterns of the study's models ('*-pgd', '*-TL3')", pattern)
         names = [model.id for model in models]
         twice = sorted({name for name in names if names.count(name) > 1})

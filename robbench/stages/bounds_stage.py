@@ -60,6 +60,10 @@ def bound_model(work: Work) -> Made:
         fooled = bool(attacked.fooled(near, original, label, radius))
         return int(attacked.grid_index(near, original)) if fooled else None
 
+    # torch writes ONNX in its own precision, so before full precision is switched on.
+    plain = stored_network(model, work.context, trained).eval() if bounds.verifier else None
+    onnx = as_onnx(plain, work.data.shape) if plain else b""
+
     def verification(made: dict[str, Any]) -> Verification:
         assert bounds.verifier is not None
         return Verification(
@@ -67,7 +71,7 @@ def bound_model(work: Work) -> Made:
             made["bounds"],
             bounds.verifier,
             seed=model.seed,
-            onnx=as_onnx(stored_network(model, work.context, trained).eval(), work.data.shape),
+            onnx=onnx,
             kept=work.context.store.folder / "verifier" / model.id,
             confirm=confirm,
             notes=notes,
@@ -110,7 +114,7 @@ def _one_class(work: Work, network: torch.nn.Module) -> str | None:
     """The class that all test images get, if it is the same."""
     test = work.data.test
     given: set[int] = set()
-    for part in torch.arange(len(test)).split(256):
+    for part in torch.split(torch.arange(len(test)), 256):
         with torch.no_grad():
             batch = pixels(test.take(part).images).to(work.context.device)
             given |= set(network(batch).argmax(1).tolist())

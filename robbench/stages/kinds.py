@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from robbench.record import RESULTS, LowerBounds, Robustness, Struct, Training
 from robbench.spec import Bounded, Estimate, Model, Study
 from robbench.spec.own_code import remember
-from robbench.spec.study import named
+from robbench.spec.study import is_named
 
 if TYPE_CHECKING:
     from robbench.stages.work import Made, Work
@@ -63,7 +63,7 @@ def _estimates(study: Study, model: Model) -> dict[str, Estimate]:
 
 def _bounds(study: Study, model: Model) -> dict[str, Bounded]:
     bounds = study.bounds
-    if bounds is None or not any(named(model, pattern) for pattern in bounds.models):
+    if bounds is None or not any(is_named(model, pattern) for pattern in bounds.models):
         return {}
     return {"": Bounded(bounds=bounds, estimate=study.estimate)}
 

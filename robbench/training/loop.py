@@ -196,7 +196,11 @@ class Trainer:
         recipe, data = self._recipe, self._data
         learner = Learner(self._network, data.training, data.validation)
         with generators_at(_seed(self._seed, 0), self._device), tensor_cores(), self._stopwatch.region("training"):
-            if recipe.attack is None and data.augmentation == "none" and not (self._parents or recipe.objective.on_images):
+            if (
+                recipe.attack is None
+                and data.augmentation == "none"
+                and not (self._parents or recipe.objective.on_images)
+            ):
                 learner = on_features(learner, recipe, self._frozen, self.notes, self._reuses)
             self._references = self._referred(learner)
         with tensor_cores(), self._stopwatch.region("warm_up"), self._whole():
