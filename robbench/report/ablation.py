@@ -16,12 +16,9 @@ from robbench.report.bootstrap import CONFIDENCE
 from robbench.report.comparisons import Change, accuracy_change, change, robust_change, speed_up
 from robbench.report.markdown import NOTHING, escape, percent, points, pstar, pstar_digits, seconds, signed
 from robbench.report.ranking import ranking_epsilon
-from robbench.report.rows import Group, Row
+from robbench.report.rows import FEW, Group, Row
 from robbench.report.seeds import Model, Spread, models_of
 from robbench.report.tables import spread_text
-
-FEW = 30
-"""Correct images below which a median is called out, and no finding rests on it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from robbench.gate.verdicts import MARKS, Verdict
 from robbench.report import markdown
-from robbench.report.ablation import FEW, ablation_table, effects, median_change
+from robbench.report.ablation import ablation_table, effects, median_change
 from robbench.report.answers import Answer, answers, compared
 from robbench.report.bootstrap import CONFIDENCE, interval
 from robbench.report.comparisons import fixed_epsilons
@@ -33,7 +33,7 @@ from robbench.report.remarks import (
     missing_models,
     normalisations,
 )
-from robbench.report.rows import Group, dataset_label, studies
+from robbench.report.rows import FEW, Group, dataset_label, studies
 from robbench.report.searches import LIMIT, pairs, searches_table
 from robbench.report.seeds import models_of
 from robbench.report.tables import (

@@ -9,9 +9,8 @@ import msgspec
 import pandas as pd
 
 from robbench.record import Record
-from robbench.report.ablation import FEW
 from robbench.report.markdown import NOTHING, escape
-from robbench.report.rows import Group
+from robbench.report.rows import FEW, Group
 from robbench.report.seeds import models_of
 
 ENOUGH = 1_000
