@@ -129,6 +129,7 @@ class Results:
             records=records,
             missing=missing,
             tolerances=self._tolerances(study),
+            accuracy_floors={} if plan["accuracy_floor"] is None else {study: plan["accuracy_floor"]},
         )
         return bundle, write_bundle(settings.report / study, bundle)
 

@@ -177,6 +177,7 @@ class Session:
             return {}
         stages = [(task.model.id, task.stage) for task in tasks_of(study)]
         plan = {"study": study.name, "protocol": study.protocol, "notes": list(study.notes()), "stages": stages}
+        plan["accuracy_floor"] = study.accuracy_floor
         self.plans[study.name] = plan
         return plan
 

@@ -15,10 +15,12 @@ import jinja2
 import pandas as pd
 
 from robbench.gate.verdicts import MARKS, Verdict
+from robbench.record import Record
 from robbench.report import markdown
 from robbench.report.ablation import ablation_table, effects, median_change
 from robbench.report.answers import Answer, answers, compared
 from robbench.report.bootstrap import CONFIDENCE, interval
+from robbench.report.choice import Choice, choices
 from robbench.report.comparisons import fixed_epsilons
 from robbench.report.drawing import Picture, is_source
 from robbench.report.overview import factors, overview_table
@@ -63,9 +65,6 @@ def report_text(
     """The whole of ``report.md``: a section per study, answers first."""
     rows = [row for group in groups for row in group.all_rows]
     records = [record for row in rows for record in row.records]
-    to_compare = [record for record in records if not (record.training and not record.training.epochs)]
-    stages = {f"{record.suite}/{record.name}" for record in to_compare} | set(missing)
-    compared = {f"{verdict.suite}/{verdict.case}.{verdict.stage}" for verdict in verdicts}
     groups_of = dict(studies(groups))
     names = dict.fromkeys([*groups_of, *(name.partition("/")[0] for name in missing)])
     text = (
@@ -73,9 +72,9 @@ def report_text(
         .get_template("page.md.j2")
         .render(
             title=title,
-            headline=headline(verdicts, len(stages - compared)),
+            headline=headline(verdicts, lacking_stages(records, verdicts, missing)),
             suspects=[row for row in rows if row.suspect],
-            verdicts=_verdict_table(verdicts),
+            verdicts=verdict_table(verdicts),
             studies=[_study(name, groups_of.get(name, []), pictures, missing) for name in names],
             notes=list(dict.fromkeys([*notes, *(note for record in records for note in record.notes)])),
             marks=MARKS if verdicts else {},
@@ -89,6 +88,23 @@ def report_text(
         )
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def lacking_stages(records: Sequence[Record], verdicts: Sequence[Verdict], missing: Sequence[str]) -> int:
+    """How many stages of the studies were not compared; reading a checkpoint is nothing to compare."""
+    to_compare = [record for record in records if not (record.training and not record.training.epochs)]
+    stages = {f"{record.suite}/{record.name}" for record in to_compare} | set(missing)
+    return len(stages - {f"{verdict.suite}/{verdict.case}.{verdict.stage}" for verdict in verdicts})
+
+
+def ordered(groups: Sequence[Group], found: Sequence[Choice]) -> list[Group]:
+    """The architectures, that of the most robust model that may be recommended first."""
+
+    def rank(group: Group) -> float:
+        own = [each for choice in found for each in choice.candidates if each.eligible]
+        return max((each.pstar for each in own if each.model.facts.architecture == group.architecture), default=-1.0)
+
+    return sorted(groups, key=rank, reverse=True)
 
 
 def headline(verdicts: Sequence[Verdict], lacking: int = 0) -> str:
@@ -218,7 +234,7 @@ def _architecture(group: Group, pictures: Sequence[Picture], missing: Collection
     }
 
 
-def _verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame | None:
+def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame | None:
     """What is not as before, the failures first; verdicts of one wording share a line. None where all is as before."""
     lines: dict[tuple[str, str, str, str], list[str]] = {}
     worth = [verdict for verdict in verdicts if verdict.mark not in ("=", "new", "quick")]

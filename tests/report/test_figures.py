@@ -14,7 +14,7 @@ from robbench.report.seeds import models_of
 
 MODELS = [
     *both_records(make_facts("pgd", "mnist"), [4, 5, 3, 4], 30.0),
-    *both_records(make_facts("standard", "emnist"), [-1] * 4, 4.0),
+    *both_records(make_facts("standard", "emnist"), [-1] * 16, 4.0),
     *transfer(1, [1, 2, 3, -1], 2.0),
     *transfer(2, [5, 5, 5, 5], 3.0),
 ]

@@ -10,10 +10,10 @@ from robbench.report.rows import group_records
 def records(architecture: str = "cnn7") -> list[Record]:
     """Source 0.4, scratch 0.3, TL#1 0.2, TL#2 0.1."""
     return [
-        *both_records(make_facts("pgd", "mnist", architecture=architecture), [4] * 9, 100.0),
-        *both_records(make_facts("pgd", "emnist", architecture=architecture), [3] * 9, 400.0),
-        *transfer(1, [2] * 9, architecture=architecture),
-        *transfer(2, [1] * 9, architecture=architecture),
+        *both_records(make_facts("pgd", "mnist", architecture=architecture), [4] * 36, 100.0),
+        *both_records(make_facts("pgd", "emnist", architecture=architecture), [3] * 36, 400.0),
+        *transfer(1, [2] * 36, architecture=architecture),
+        *transfer(2, [1] * 36, architecture=architecture),
     ]
 
 

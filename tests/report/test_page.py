@@ -30,16 +30,16 @@ def audited(record: Record, audit: Audit) -> Record:
 
 
 STUDY = [
-    *both_records(make_facts("pgd", "mnist"), [4] * 9, 100.0),
-    *both_records(make_facts("pgd", "emnist"), [3] * 9 + [-1], 400.0),
-    *transfer(1, [2] * 8 + [-1] * 2),
-    *transfer(2, [1] * 10),
+    *both_records(make_facts("pgd", "mnist"), [4] * 36, 100.0),
+    *both_records(make_facts("pgd", "emnist"), [3] * 36 + [-1], 400.0),
+    *transfer(1, [2] * 32 + [-1] * 8),
+    *transfer(2, [1] * 40),
 ]
 AGAIN = [
-    *both_records(make_facts("pgd", "mnist", seed=1), [4] * 9, 100.0),
-    *both_records(make_facts("pgd", "emnist", seed=1), [3] * 9 + [-1], 200.0),
-    *transfer(1, [1] * 8 + [-1] * 2, seed=1),
-    *transfer(2, [1] * 10, seed=1),
+    *both_records(make_facts("pgd", "mnist", seed=1), [4] * 36, 100.0),
+    *both_records(make_facts("pgd", "emnist", seed=1), [3] * 36 + [-1], 200.0),
+    *transfer(1, [1] * 32 + [-1] * 8, seed=1),
+    *transfer(2, [1] * 40, seed=1),
 ]
 
 
@@ -124,11 +124,11 @@ def test_seeds_are_spread_out_in_the_answers() -> None:
         ),
         ([], "No model was run."),
         (
-            [*both_records(make_facts(), [5] * 5), *transfer(1, [2] * 5)],
+            [*both_records(make_facts(), [5] * 20), *transfer(1, [2] * 20)],
             "Retention: **less than 50.0%** of the > 0.4 of PGD MNIST",
         ),
         (
-            [*both_records(make_facts(), [5] * 5), *transfer(1, [5] * 5)],
+            [*both_records(make_facts(), [5] * 20), *transfer(1, [5] * 20)],
             "Retention: n/a (> 0.4 ÷ the > 0.4 of PGD MNIST has no value).",
         ),
     ],
@@ -157,13 +157,13 @@ def test_what_the_study_asks_for_and_was_not_run_is_said(records: list[Record], 
 def test_a_transfer_from_a_checkpoint_alone_is_compared_with_what_there_is() -> None:
     """No retention, no question without an answer: neither its source nor a model from scratch is in the study."""
     facts = {"source": None, "source_case": None, "source_method": "checkpoint"}
-    alone = [*transfer(1, [2] * 10, **facts), *transfer(2, [1] * 10, **facts)]
+    alone = [*transfer(1, [2] * 40, **facts), *transfer(2, [1] * 40, **facts)]
     report = text(alone)
     assert "#### cnn7: a checkpoint → EMNIST" in report
     assert "TL#1 is the most robust of 2 transferred models" in report
     for word in ("Retention:", "not run", "n/a", "How close", "How much faster", "speed-up |", "retention |  "):
         assert word not in report.partition("## How to read this")[0]
-    beside = text([*alone, *both_records(make_facts("standard", "emnist"), [1] * 10)])
+    beside = text([*alone, *both_records(make_facts("standard", "emnist"), [1] * 40)])
     assert "Against conventional training on the target: **2 times** the 0.1 of Standard EMNIST" in beside
 
 
@@ -176,7 +176,7 @@ def test_reading_a_checkpoint_is_nothing_to_compare() -> None:
 
 def test_a_study_of_one_checkpoint_says_how_robust_it_is() -> None:
     """Nothing of transfers, of seconds, or of training from scratch."""
-    report = text([robustness_record(make_facts("checkpoint", "emnist"), [3] * 60 + [2] * 30 + [-1] * 10)])
+    report = text([robustness_record(make_facts("checkpoint", "emnist"), [3] * 60 + [2] * 30 + [-1] * 40)])
     assert (
         "Checkpoint EMNIST (cnn7): median p\\* **0.3** (99% interval 0.3 to 0.3) at 90.0% clean accuracy; "
         "robust accuracy 90.0% at ε = 0.1, 60.0% at ε = 0.2, 0.0% at ε = 0.3."
@@ -269,18 +269,18 @@ def test_a_suspect_model_is_named_at_the_top_and_marked_in_the_tables() -> None:
 def test_the_report_shows_both_and_warns() -> None:
     """A table, a remark with both medians, and how the second was estimated; nothing of it without a second search."""
     source = STUDY[1]
-    report = text([*STUDY, again(source, "fast", [3] * 9)])
+    report = text([*STUDY, again(source, "fast", [3] * 36)])
     assert "**Two searches differ by more than 10%** in median p\\*: PGD MNIST (0.4; fast 0.3)." in report
     assert "Median p\\* by two searches, on the same images (⚠: they differ by more than 10%):" in report
     assert "fast search with PGD (steps 40)" in report
-    assert "Two searches" not in text([*STUDY, again(source, "fast", [4] * 9)])
+    assert "Two searches" not in text([*STUDY, again(source, "fast", [4] * 36)])
     assert "two searches" not in text(STUDY)
 
 
 def test_an_ablation_says_which_fields_move() -> None:
     """One sentence for the fields beyond noise, one for the others; a table per field."""
-    base = [3] * 60 + [2] * 30 + [-1] * 10
-    moved = transfer(1, [1] * 90 + [-1] * 10, variant="kept_statistics")
+    base = [3] * 60 + [2] * 30 + [-1] * 40
+    moved = transfer(1, [1] * 90 + [-1] * 40, variant="kept_statistics")
     report = text([*transfer(1, base), *moved, *transfer(1, base, variant="box")])
     assert "**`kept_statistics` moves figures beyond noise**: TL#1 (median p\\* -0.2)." in report
     assert "Nothing beyond noise: `box`." in report
