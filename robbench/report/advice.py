@@ -43,6 +43,15 @@ def nothing(choice: Choice) -> str:
     )
 
 
+def excluded(choice: Choice) -> str:
+    """Which models were not considered, and why; empty where all were."""
+    names = [each.name for each in choice.candidates if not each.eligible]
+    if not names or not choice.recommendations:
+        return ""
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return f"not considered, below {floor_text(choice)} clean accuracy or {FEW} correct images: {shown}"
+
+
 def floor_text(choice: Choice) -> str:
     """The accuracy floor, from the least to the greatest of the architectures."""
     return " to ".join(dict.fromkeys(markdown.percent(floor, 0) for floor in (choice.floors[0], choice.floors[-1])))

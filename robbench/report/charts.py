@@ -152,11 +152,19 @@ def robust_curves(group: Group) -> str:
     for model in models:
         grid, shares = curves[model.label]
         points = [point for point in zip(grid, shares, strict=True) if point[0] <= end]
-        dashes = "" if model.facts.k else ("2 3" if model.facts.dataset in {row.facts.source for row in group.rows} else "7 3")
-        ink = of_k(model.facts.k) if model.facts.k else colour(model.rows[0])
-        lines.append(svg.Line(points=_thinned(points), title=model.label, colour=ink, dashes=dashes, steps=True))
+        look = {"title": model.label, "colour": _ink(model), "dashes": "" if model.facts.k else "6 3", "steps": True}
+        lines.append(svg.Line(points=_thinned(points), **look))
     y = svg.Axis(low=0.0, high=1.0, label="right and not fooled, of all images", percent=True)
     return svg.plot("robust accuracy by radius", svg.Axis(low=0.0, high=end, label=RADIUS), y, (), lines)
+
+
+def curve_legend(group: Group) -> list[tuple[str, str, bool]]:
+    """Name, colour, and whether it is dashed, of every curve."""
+    return [(model.label, _ink(model), not model.facts.k) for model in models_of(group.rows) if model.tested]
+
+
+def _ink(model: Model) -> str:
+    return of_k(model.facts.k) if model.facts.k else colour(model.rows[0])
 
 
 def _robust_curve(rows: Sequence[Row]) -> tuple[list[float], list[float]]:

@@ -23,6 +23,7 @@ from robbench.report.ablation import ablation_table, effects
 from robbench.report.answers import Answer, answers
 from robbench.report.bootstrap import CONFIDENCE
 from robbench.report.charts import (
+    curve_legend,
     distributions,
     factors_by_k,
     histories,
@@ -92,6 +93,7 @@ def _environment() -> jinja2.Environment:
         autoescape=True,
     )
     environment.filters |= {"table": _table, "many": markdown.many, "data_uri": _data_uri, "dataset": dataset_label}
+    environment.filters |= {"few": remarks.few_named}
     environment.filters |= {"pstar": lambda value: f"{value:.4g}"}
     environment.globals |= {"CONFIDENCE": f"{CONFIDENCE:.0%}"}
     return environment
@@ -116,12 +118,16 @@ def _choice(choice: Choice) -> dict[str, Any]:
         "dataset": dataset_label(choice.dataset),
         "advice": [(each, advice.criterion(each.purpose, choice)) for each in advice.advice(choice)],
         "nothing": advice.nothing(choice),
+        "excluded": advice.excluded(choice),
         "floor": advice.floor_text(choice),
         "picture": Markup(tradeoff(choice)),
         "front": [each.name for each in choice.on_front],
         "area": f"{choice.area:.3f} ({choice.area_interval[0]:.3f} to {choice.area_interval[1]:.3f})",
         "epsilon": markdown.radius(choice.epsilon),
-        "candidates": [_candidate(each, choice) for each in choice.candidates],
+        "candidates": [
+            _candidate(each, choice)
+            for each in sorted(choice.candidates, key=lambda each: (each.eligible, each.pstar), reverse=True)
+        ],
     }
 
 
@@ -216,6 +222,7 @@ def _architecture(group: Group) -> dict[str, Any]:
     return {
         "name": group.architecture,
         "pictures": {name: Markup(svg) for name, svg in pictures.items() if svg},
+        "legends": {"Robust accuracy by radius": curve_legend(group)},
         "tables": {name: frame for name, frame in tables.items() if frame is not None},
         "histories": [(name, Markup(svg)) for name, svg in histories(group)],
         "examples": [(what, row.label, row.robustness.examples) for what, row in _shown(group) if row.robustness],

@@ -14,39 +14,43 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from robbench.gate.verdicts import MARKS, Verdict
+from robbench.gate.verdicts import Verdict
 from robbench.record import Record
 from robbench.report import markdown
 from robbench.report.ablation import ablation_table, effects, median_change
-from robbench.report.answers import Answer, answers, compared
+from robbench.report.advice import advice, excluded, nothing
+from robbench.report.answers import Answer, answers
 from robbench.report.bootstrap import CONFIDENCE, interval
-from robbench.report.choice import Choice, choices
+from robbench.report.choice import Choice, accuracy_floor, choices
 from robbench.report.comparisons import fixed_epsilons
-from robbench.report.drawing import Picture, is_source
-from robbench.report.overview import factors, overview_table
+from robbench.report.drawing import Picture
+from robbench.report.overview import best_answer, overview_table
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
 from robbench.report.remarks import (
     busy,
     data_table,
-    environment_table,
     estimates,
     few_images,
+    few_named,
     fewest_tested,
+    machines,
     missing_models,
     normalisations,
 )
 from robbench.report.rows import FEW, Group, dataset_label, studies
-from robbench.report.searches import LIMIT, pairs, searches_table
+from robbench.report.searches import LIMIT, pairs
 from robbench.report.seeds import models_of
 from robbench.report.tables import (
     SUSPECT,
     attack_table,
     classes_table,
     other_table,
-    spread_text,
+    published_table,
     study_table,
     views_table,
+    without_ranges,
 )
+from robbench.report.terminal import legend
 
 Pictures = Mapping[tuple[str, ...], Sequence[Picture]]
 """The pictures of a study by (suite,), and of an architecture by (suite, architecture)."""
@@ -77,12 +81,11 @@ def report_text(
             verdicts=verdict_table(verdicts),
             studies=[_study(name, groups_of.get(name, []), pictures, missing) for name in names],
             notes=list(dict.fromkeys([*notes, *(note for record in records for note in record.notes)])),
-            marks=MARKS if verdicts else {},
-            transferred=any(row.facts.k for row in rows) or any(map(_is_transfer, missing)),
+            legend=legend(verdicts),
             data=data_table(records),
             estimates=estimates(groups),
             normalisations=normalisations(records),
-            environment=environment_table(records),
+            machines=machines(records),
             created=sorted(record.created for record in records),
             command=command,
         )
@@ -122,16 +125,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["few"] = few_named
     environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "SUSPECT": SUSPECT, "infinity": math.inf}
     environment.globals["APART"] = f"{LIMIT - 1:.0%}"
     environment.globals["CONFIDENCE"] = f"{CONFIDENCE:.0%}"
-    plain = ("table", "many", "percent", "points", "pstar", "seconds", "times", "ranges")
+    plain = ("table", "many", "percent", "points", "pstar", "radius", "seconds", "times")
     environment.filters |= {name: getattr(markdown, name) for name in plain}
     environment.filters |= {
         "md": markdown.escape,
-        "percents": lambda found: spread_text(found, markdown.percent),
-        "pstars": lambda found, end: spread_text(found, lambda value: markdown.pstar(value, end)),
-        "factors": factors,
         "number": lambda value, digits=4: f"{value:.{digits}g}",
         "median_change": lambda value: f"{value:+.4g}" if math.isfinite(value) else median_change(value, 4),
         "dataset": dataset_label,
@@ -140,7 +141,8 @@ def _environment() -> jinja2.Environment:
 
 
 def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Sequence[str]) -> dict[str, Any]:
-    """Answers, overview, then every architecture model by model."""
+    """What to choose, then every architecture: its answers, and model by model."""
+    found = choices(groups)
     rows = [row for group in groups for row in group.rows]
     ways = {
         (dataset_label(row.facts.source or "a checkpoint"), dataset_label(row.record.data.name))
@@ -153,15 +155,24 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
         "ways": sorted(ways),
         "tested_on": sorted({dataset_label(row.record.data.name) for row in rows}),
         "missing": missing_models(missing, suite),
-        "architectures": [
-            _architecture(group, pictures.get((suite, group.architecture), ()), lacking) for group in groups
+        "choices": [
+            {"dataset": dataset_label(each.dataset), "advice": advice(each), "nothing": nothing(each), "excluded": excluded(each)}
+            for each in found
         ],
-        "overview": overview_table(groups),
+        "architectures": [
+            _architecture(group, pictures.get((suite, group.architecture), ()), lacking)
+            for group in ordered(groups, found)
+        ],
+        "overview": _plain(overview_table(groups)),
         "pictures": pictures.get((suite,), ()),
         "tested": fewest_tested(groups),
-        "several": any(len(group.seeds) > 1 for group in groups),
         "published": any(row.published for group in groups for row in group.rows),
     }
+
+
+def _plain(frame: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Without ranges over seeds, which the HTML and the CSV have."""
+    return None if frame is None else without_ranges(frame)
 
 
 def _is_transfer(case: str) -> bool:
@@ -199,35 +210,34 @@ def _alone(group: Group) -> list[dict[str, Any]]:
 def _architecture(group: Group, pictures: Sequence[Picture], missing: Collection[str]) -> dict[str, Any]:
     """What is said, tabled and drawn of one architecture."""
     found = answers(group)
-    answer = found[0] if found else None
+    answer = best_answer(found)
     tested = [row for row in group.all_rows if row.robustness]
     fields = [(field, [*own]) for field, own in groupby(effects(group), key=lambda effect: effect.field)]
     return {
         "name": group.architecture,
         "suite": group.suite,
         "answer": answer,
-        "compared": compared(found),
-        "has_source": any(is_source(group, model) for model in models_of(group.of(None))),
+        "transferred": len([model for each in found for model in each.models if model.tested]),
+        "floor": accuracy_floor(group, found[0].models[0].facts.dataset) if found else 0.0,
         "asked": _asked(group, answer, missing),
         "alone": [] if answer else _alone(group),
         "seeds": len(group.seeds),
         "several": len(group.seeds) > 1,
-        "published": any(row.published for row in group.rows),
         "few": few_images(group),
         "busy": busy(group),
         "apart": [pair for pair in pairs(group) if pair.differs],
         "pictures": {picture.kind: picture for picture in pictures},
-        "table": study_table(group) if group.rows else None,
+        "table": without_ranges(study_table(group)) if group.rows else None,
+        "published_table": _plain(published_table(group)),
         "tested": tested,
         "audits": [row.robustness.audit for row in tested if row.robustness and row.robustness.audit],
         "suspects": list(dict.fromkeys(row.name for row in tested if row.suspect)),
-        "views": views_table(group),
-        "classes": classes_table(group),
-        "searches": searches_table(group),
+        "views": _plain(views_table(group)),
+        "classes": _plain(classes_table(group)),
         "swaps": swaps(group),
         "grid_end": max((row.robustness.grid[-1] for row in tested if row.robustness), default=0.0),
         "epsilon": ranking_epsilon(group),
-        "final": attack_table(group),
+        "final": _plain(attack_table(group)),
         "others": other_table(group),
         "fields": {field: [effect for effect in own if effect.moved] for field, own in fields},
         "ablation": {field: ablation_table(own) for field, own in fields},

@@ -112,17 +112,18 @@ def _whole(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]
 
 
 def views_table(group: Group) -> pd.DataFrame | None:
-    """Median over common images, and robust accuracies over all images; None without an estimate."""
+    """Median over common images, and robust accuracies at other radii than :func:`study_table`; None without an estimate."""
     models = [model for model in models_of(group.rows) if model.tested]
     if not models:
         return None
     found = common_images(group.rows)
     common = [Model(tuple(found[row.case] for row in model.tested)) for model in models]
+    radii = fixed_epsilons(models[0].tested[0].record.result.grid)
     columns = [
         _column("correct images", models, lambda row: row.correct, _whole),
         _column("common images", common, lambda row: row.correct, _whole),
         _column("median p\\* of them", common, lambda row: row.median, _medians),
-        *(_robust(models, epsilon) for epsilon in fixed_epsilons(models[0].tested[0].record.result.grid)),
+        *(_robust(models, epsilon) for epsilon in radii if epsilon != ranking_epsilon(group)),
     ]
     if any(row.censored_share for model in models for row in model.tested):
         columns.append(_column("censored", models, lambda row: row.censored_share, _accuracies))

@@ -84,6 +84,12 @@ function hover() {
   document.addEventListener("pointermove", show);
   document.addEventListener("pointerdown", show);
   document.addEventListener("scroll", hide, { passive: true });
+  for (const name of document.querySelectorAll(".legend [data-line]")) {
+    const lines = [...name.closest("figure").querySelectorAll(".hover")].filter((line) => line.dataset.tip === name.dataset.line);
+    const mark = (on) => () => lines.forEach((line) => line.classList.toggle("on", on));
+    name.addEventListener("pointerenter", mark(true));
+    name.addEventListener("pointerleave", mark(false));
+  }
 }
 
 // The most robust model within the limits that were typed in.
