@@ -36,7 +36,9 @@ def advice(choice: Choice) -> list[Advice]:
 
 
 def nothing(choice: Choice) -> str:
-    """Why nothing is recommended."""
+    """Why nothing is recommended; empty where there is nothing to choose from."""
+    if choice.recommendations or len(choice.candidates) < 2:
+        return ""
     return (
         f"nothing is recommended on {dataset_label(choice.dataset)}: no model has {FEW} correct images and "
         f"{floor_text(choice)} clean accuracy"

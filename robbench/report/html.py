@@ -152,21 +152,24 @@ def _candidate(candidate: Candidate, choice: Choice) -> dict[str, Any]:
 
 
 def _cards(groups: Sequence[Group], found: Sequence[Choice]) -> list[dict[str, str]]:
-    """At most four large figures: the recommended model's median p*, and the three answers."""
+    """At most four large figures: what is recommended on each data set, and the three answers."""
+    on = {each.dataset: f" on {dataset_label(each.dataset)}" if len(found) > 1 else "" for each in found}
     cards = []
     for choice in found:
-        best = choice.recommended("best balance")
+        recommended = choice.recommended("best balance")
+        eligible = [each for each in choice.candidates if each.eligible]
+        best = recommended.best if recommended else eligible[0] if eligible else None
         if best is not None:
+            accuracy = f"at {markdown.percent(best.accuracy)} clean accuracy"
+            named = {"figure": best.name, "interval": f"median p* {advice.pstar_text(best)}"}
+            alone = {"figure": markdown.pstar(best.model.median, best.model.grid_end), "interval": advice.pstar_interval(best)}
             cards.append(
-                {
-                    "what": f"recommended{f' on {dataset_label(choice.dataset)}' if len(found) > 1 else ''}",
-                    "figure": best.best.name,
-                    "interval": f"median p* {advice.pstar_text(best.best)}",
-                    "of": f"at {markdown.percent(best.best.accuracy)} clean accuracy: the best balance",
-                }
+                {"what": f"recommended{on[choice.dataset]}", **named, "of": f"{accuracy}: the best balance"}
+                if recommended
+                else {"what": f"median p*{on[choice.dataset]}", **alone, "of": f"{accuracy}: {best.name}"}
             )
     answered = [answer for group in groups if (answer := best_answer(answers(group))) and answer.best]
-    return [*cards[: 4 if not answered else 1], *(_answer_cards(answered[0]) if answered else ())]
+    return [*cards[: 1 if answered else 4], *(_answer_cards(answered[0]) if answered else ())]
 
 
 def _answer_cards(answer: Answer) -> Iterable[dict[str, str]]:

@@ -99,7 +99,8 @@ def machines(records: Sequence[Record]) -> list[str]:
         f"{each.robbench}{f' at {each.commit[:8]}' if each.commit else ''}{' with uncommitted changes' if each.dirty else ''}"
         for each in (record.environment for record in records)
     )
-    return [f"{machine}: {count} stages" for machine, count in sorted(found.items())]
+    counted = len(found) > 1
+    return [machine + (f": {count} stages" if counted else "") for machine, count in sorted(found.items())]
 
 
 def estimates(groups: Sequence[Group]) -> list[tuple[str, str, str]]:

@@ -104,8 +104,8 @@ def test_what_nothing_separates_is_named() -> None:
 def test_seeds_are_one_candidate() -> None:
     """Two seeds of a model: its figures are their medians, its seconds have an interval."""
     seeds = [transfer(1, [2] * 100, 10.0 + seed, seed=seed) for seed in (0, 1)]
-    found = choice(*seeds)
-    assert [each.name for each in found.candidates] == ["TL#1"]
+    found = choice(*seeds, transfer(2, [2] * 100, 20.0))
+    assert [each.name for each in found.candidates] == ["TL#1", "TL#2"]
     cheapest = found.recommended("least cost")
     assert (cheapest.best.seconds, cheapest.low, cheapest.high) == (10.5, 10.0, 11.0)
 
@@ -123,8 +123,9 @@ def test_seconds_of_another_machine_are_no_cost() -> None:
 
 def test_without_transfers_every_data_set_has_a_choice() -> None:
     """Checkpoints on two data sets, without seconds: no least cost, and a censored median is the most robust."""
-    facts = [make_facts("checkpoint", name) for name in ("mnist", "emnist")]
+    facts = [make_facts(method, name) for name in ("mnist", "emnist") for method in ("checkpoint", "pgd")]
     found = choices([make_group(*(robustness_record(each, [5] * 40) for each in facts))])
     assert [each.dataset for each in found] == ["emnist", "mnist"]
     assert [each.purpose for each in found[0].recommendations] == ["most robustness", "best balance"]
     assert found[0].recommendations[0].low == math.inf
+    assert choices([make_group(robustness_record(facts[0], [5] * 40))])[0].recommendations == ()
