@@ -78,7 +78,7 @@ class Results:
         if not self._outcomes and not self._faults:
             return
         from robbench.report.plain_text import for_terminal
-        from robbench.report.terminal import busy, legend, table, warnings
+        from robbench.report.terminal import busy, legend, recommended, table, warnings
 
         def say(text: str, **markup: bool) -> None:
             terminalreporter.write_line(for_terminal(text), **markup)
@@ -89,6 +89,8 @@ class Results:
             say("")
             if marks := legend(bundle.verdicts):
                 say(marks)
+            for line in recommended(bundle.records, bundle.accuracy_floors):
+                say(line)
             for warning in (*warnings(bundle.records), busy(bundle.records)):
                 if warning:
                     say(warning, yellow=True)

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 
 from robbench.record import ModelFacts
 from robbench.report import drawing
-from robbench.report.bootstrap import CONFIDENCE
 from robbench.report.comparisons import Change, accuracy_change, change, robust_change
 from robbench.report.markdown import NOTHING, escape, percent, points, pstar, pstar_digits, radius, seconds, signed
 from robbench.report.ranking import ranking_epsilon

@@ -25,7 +25,7 @@ class Advice(NamedTuple):
     """A sentence that names what nothing separates from it; empty where it stands alone."""
 
     def __str__(self) -> str:
-        return f"for {self.purpose}: {self.name} ({self.figures}){'; ' * bool(self.rivals)}{self.rivals}"
+        return f"for {self.purpose}: {self.name}, {self.figures}{'; ' * bool(self.rivals)}{self.rivals}"
 
 
 def advice(choice: Choice) -> list[Advice]:

@@ -171,7 +171,12 @@ def draw_ecdf(group: Group) -> bytes:
     lines = group.lines or (None,)
     across = min(2, len(lines))
     models = [model for model in models_of(group.rows) if model.right]
-    found = [value for model in models if (values := _values(model)).size for value in [np.quantile(values, 0.999, method="inverted_cdf")]]
+    found = [
+        value
+        for model in models
+        if (values := _values(model)).size
+        for value in [np.quantile(values, 0.999, method="inverted_cdf")]
+    ]
     end = min(max(model.grid_end for model in models), 1.1 * max(found))
     with drawing.canvas(
         7.4 * across, 4.6 * -(-len(lines) // across), drawing.title(group, "distribution of p*")
@@ -183,8 +188,8 @@ def draw_ecdf(group: Group) -> bytes:
 
 def _panel(panel: Axes, group: Group, line: str | None, end: float) -> None:
     for model in models_of(group.of(None)):
-        style = "--" if drawing.is_source(group, model) else "-"
-        _curve(panel, model, color=drawing.colour(model.rows[0]), linestyle=style, linewidth=2.0)
+        dashed = "--" if drawing.is_source(group, model) else "-"
+        _curve(panel, model, color=drawing.colour(model.rows[0]), linestyle=dashed, linewidth=2.0)
     shown = models_of(group.of(line)) if line else ()
     for number, model in enumerate(shown):
         ink, style = drawing.of_k(model.facts.k or 1), ("-", (0, (6, 1)), (0, (3, 1, 1, 1)))[number % 3]

@@ -81,9 +81,7 @@ def medians_by_k(group: Group) -> str:
                 relation = "" if each.relation == "=" else f"{each.relation} "
                 text = f"{model.label}: {relation}{value:.1%} of the median p* {of} ({each.low:.1%} to {each.high:.1%})"
                 high = min(each.high, 1.5 * value)
-                marks.append(
-                    svg.Mark(x=k, y=value, title=text, colour=ink, hollow=hollow, y_ends=(each.low, high))
-                )
+                marks.append(svg.Mark(x=k, y=value, title=text, colour=ink, hollow=hollow, y_ends=(each.low, high)))
     if not marks:
         return ""
     top = 1.05 * max(1.0, *(mark.y_ends[1] for mark in marks if mark.y_ends))
@@ -114,7 +112,13 @@ def factors_by_k(group: Group) -> str:
     if not marks:
         return ""
     low, high = min(0.9, *(mark.y for mark in marks)) / 1.2, max(1.0, *(mark.y for mark in marks)) * 1.5
-    return svg.plot("speed-up by blocks retrained", _of_k(ks), svg.Axis(low=low, high=high, label="times faster", log=True), marks, lines)
+    return svg.plot(
+        "speed-up by blocks retrained",
+        _of_k(ks),
+        svg.Axis(low=low, high=high, label="times faster", log=True),
+        marks,
+        lines,
+    )
 
 
 def _of_k(ks: set[int]) -> svg.Axis:
@@ -146,14 +150,16 @@ def robust_curves(group: Group) -> str:
     if not models:
         return ""
     curves = {model.label: _robust_curve(model.tested) for model in models}
-    reached = [radius for grid, shares in curves.values() for radius, share in zip(grid, shares, strict=True) if share > 0.002]
+    reached = [
+        radius for grid, shares in curves.values() for radius, share in zip(grid, shares, strict=True) if share > 0.002
+    ]
     end = 1.05 * max([*reached, 0.01])
     lines = []
     for model in models:
         grid, shares = curves[model.label]
         points = [point for point in zip(grid, shares, strict=True) if point[0] <= end]
-        look = {"title": model.label, "colour": _ink(model), "dashes": "" if model.facts.k else "6 3", "steps": True}
-        lines.append(svg.Line(points=_thinned(points), **look))
+        dashes, points = "" if model.facts.k else "6 3", _thinned(points)
+        lines.append(svg.Line(points=points, title=model.label, colour=_ink(model), dashes=dashes, steps=True))
     y = svg.Axis(low=0.0, high=1.0, label="right and not fooled, of all images", percent=True)
     return svg.plot("robust accuracy by radius", svg.Axis(low=0.0, high=end, label=RADIUS), y, (), lines)
 
@@ -210,7 +216,10 @@ def histories(group: Group) -> list[tuple[str, str]]:
         epochs, ink = training.epochs, colour(model.rows[0])
         worst = max(epoch.loss for epoch in epochs) or 1.0
         curves = {
-            "validation accuracy": ("", [(epoch.epoch, epoch.validation.share, f"{epoch.validation.share:.1%}") for epoch in epochs]),
+            "validation accuracy": (
+                "",
+                [(epoch.epoch, epoch.validation.share, f"{epoch.validation.share:.1%}") for epoch in epochs],
+            ),
             "robust validation accuracy": (
                 "5 3",
                 [(epoch.epoch, epoch.robust.share, f"{epoch.robust.share:.1%}") for epoch in epochs if epoch.robust],
@@ -222,7 +231,9 @@ def histories(group: Group) -> list[tuple[str, str]]:
             if points:
                 lines.append(svg.Line(points=[point[:2] for point in points], title=what, colour=ink, dashes=dashes))
                 marks += [
-                    svg.Mark(x=x, y=y, title=f"epoch {x}: {what} {text}", colour=ink, hollow=what != "validation accuracy")
+                    svg.Mark(
+                        x=x, y=y, title=f"epoch {x}: {what} {text}", colour=ink, hollow=what != "validation accuracy"
+                    )
                     for x, y, text in points
                 ]
         x = svg.Axis(low=0.5, high=len(epochs) + 0.5, label=f"epoch ({training.best} was kept)", whole=True)

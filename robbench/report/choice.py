@@ -72,7 +72,7 @@ class Candidate:
     @property
     def balance(self) -> float:
         """Expected robustness ÷ seconds^PRICE."""
-        return self.expected / (self.seconds or 1.0) ** PRICE
+        return float(self.expected / (self.seconds or 1.0) ** PRICE)
 
     @cached_property
     def accuracies(self) -> Resamples:
@@ -187,7 +187,7 @@ def front(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which of (N, D) points no other dominates: is at least as large in every dimension, and larger in one."""
     at_least = (points[None] >= points[:, None]).all(axis=2)
     larger = (points[None] > points[:, None]).any(axis=2)
-    return ~(at_least & larger).any(axis=1)
+    return np.asarray(~np.any(at_least & larger, axis=1))
 
 
 def area_below(across: NDArray[np.float64], up: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -280,7 +280,9 @@ def _recommendations(eligible: Sequence[Candidate]) -> tuple[Recommendation, ...
     kept = [each for each in timed if each.pstar >= KEPT * robust.pstar]
     if kept:
         cheapest = min(kept, key=lambda each: each.seconds or math.inf)
-        found.append(_recommend("least cost", cheapest, kept, lambda each: -each.durations, lambda each: each.durations))
+        found.append(
+            _recommend("least cost", cheapest, kept, lambda each: -each.durations, lambda each: each.durations)
+        )
     return tuple(found)
 
 
@@ -305,4 +307,3 @@ def _recommend(
     low, high = interval((shown or deciding)(best))
     nearest = sorted(rivals, key=lambda pair: pair[0])
     return Recommendation(purpose=purpose, best=best, low=low, high=high, rivals=tuple(each for _, each in nearest))
-

@@ -5,19 +5,16 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
 from robbench.gate.verdicts import MARKS, Verdict
-from robbench.record import Record
 from robbench.report import advice, markdown, remarks
 from robbench.report.ablation import ablation_table, effects
 from robbench.report.answers import Answer, answers
@@ -162,7 +159,10 @@ def _cards(groups: Sequence[Group], found: Sequence[Choice]) -> list[dict[str, s
         if best is not None:
             accuracy = f"at {markdown.percent(best.accuracy)} clean accuracy"
             named = {"figure": best.name, "interval": f"median p* {advice.pstar_text(best)}"}
-            alone = {"figure": markdown.pstar(best.model.median, best.model.grid_end), "interval": advice.pstar_interval(best)}
+            alone = {
+                "figure": markdown.pstar(best.model.median, best.model.grid_end),
+                "interval": advice.pstar_interval(best),
+            }
             cards.append(
                 {"what": f"recommended{on[choice.dataset]}", **named, "of": f"{accuracy}: the best balance"}
                 if recommended

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from operator import methodcaller
 from pathlib import Path
@@ -134,7 +134,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "md": markdown.escape,
         "number": lambda value, digits=4: f"{value:.{digits}g}",
-        "median_change": lambda value: f"{value:+.4g}" if math.isfinite(value) else median_change(value, 4),
+        "median_change": partial(median_change, digits=3),
         "dataset": dataset_label,
     }
     return environment
@@ -156,7 +156,12 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
         "tested_on": sorted({dataset_label(row.record.data.name) for row in rows}),
         "missing": missing_models(missing, suite),
         "choices": [
-            {"dataset": dataset_label(each.dataset), "advice": advice(each), "nothing": nothing(each), "excluded": excluded(each)}
+            {
+                "dataset": dataset_label(each.dataset),
+                "advice": advice(each),
+                "nothing": nothing(each),
+                "excluded": excluded(each),
+            }
             for each in found
         ],
         "architectures": [

@@ -117,8 +117,8 @@ def estimates(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
             attack = "" if found.attack["kind"] == "Attack" else f" with {found.attack['kind']} ({shown})"
             ways.setdefault((images, grid, f"{found.search} search{attack}"), Counter()).update(found.found_by)
     sets: dict[tuple[str, str], list[str]] = {}
-    for (images, grid, how), found in ways.items():
-        sets.setdefault((grid, how + _finders(found)), []).append(images)
+    for (images, grid, how), finders in ways.items():
+        sets.setdefault((grid, how + _finders(finders)), []).append(images)
     return [(", ".join(images), grid, how) for (grid, how), images in sets.items()]
 
 

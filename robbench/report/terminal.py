@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
 from robbench.gate.verdicts import MARKS, Verdict, show_pstar
 from robbench.record import Record
+from robbench.report.advice import advice, excluded, nothing
+from robbench.report.choice import choices
+from robbench.report.rows import group_records, studies
 
 
 def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
@@ -54,6 +57,18 @@ def _figure(record: Record | None, name: str) -> str:
         return show_pstar(record.robustness.median)
     value = record.figures.get(name) if record else None
     return "" if value is None else f"{value:.4g}"
+
+
+def recommended(records: Sequence[Record], floors: Mapping[str, float]) -> list[str]:
+    """What to choose among the models of a study, a line for each purpose; nothing at quick scale.
+
+    ``floors`` are the accuracy floors of the suites that declare one.
+    """
+    groups = group_records([record for record in records if not record.suite.endswith("-quick")], floors)
+    lines = []
+    for choice in (choice for _, found in studies(groups) for choice in choices(found)):
+        lines += [*map(str, advice(choice)), excluded(choice), nothing(choice)]
+    return [line for line in lines if line]
 
 
 def legend(verdicts: Sequence[Verdict]) -> str:

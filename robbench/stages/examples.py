@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -68,12 +69,13 @@ def examples(
     return shown
 
 
-def _kinds(pstar: Tensor, censored: int) -> dict[int, str]:
+def _kinds(pstar: Tensor, censored: int) -> dict[int, Literal["worst", "typical"]]:
     """Positions of the examples among the images, by p*, and their kinds; none where nothing was fooled."""
     fooled = ((pstar != MISCLASSIFIED) & (pstar > 0) & (pstar < censored)).nonzero().flatten()
     order = fooled[pstar[fooled].argsort(stable=True)].tolist()
     middle = max(0, (len(order) - OF_A_KIND) // 2)
-    return dict.fromkeys(order[middle : middle + OF_A_KIND], "typical") | dict.fromkeys(order[:OF_A_KIND], "worst")
+    typical, worst = order[middle : middle + OF_A_KIND], order[:OF_A_KIND]
+    return {at: "worst" for at in worst} | {at: "typical" for at in typical if at not in worst}
 
 
 def _png(original: Tensor, adversarial: Tensor) -> bytes:

@@ -273,7 +273,7 @@ def test_an_ablation_says_which_fields_move() -> None:
     base = [3] * 60 + [2] * 30 + [-1] * 40
     moved = transfer(1, [1] * 90 + [-1] * 40, variant="kept_statistics")
     report = text([*transfer(1, base), *moved, *transfer(1, base, variant="box")])
-    assert "**`kept_statistics` moves figures beyond noise**: TL#1 (median p\\* -0.2)." in report
+    assert "**`kept_statistics` moves figures beyond noise**: TL#1 (median p\\* -0.200)." in report
     assert "Nothing beyond noise: `box`." in report
     assert "\n\n`box`:\n\n| Model" in report
 
@@ -287,7 +287,9 @@ def test_pictures_stand_by_their_section() -> None:
 def test_the_answers_are_those_of_the_most_robust_transfer() -> None:
     """Adversarial retraining, where it is better, not the first kind of transfer; and the better network comes first."""
     better = both_records(make_facts("transfer-adversarial", "emnist", 1), [3] * 40)
-    assert "TL#1 adversarial is the most robust of 3 transferred models: median p\\* **0.300**" in text([*STUDY, *better])
+    assert "TL#1 adversarial is the most robust of 3 transferred models: median p\\* **0.300**" in text(
+        [*STUDY, *better]
+    )
     second = transfer(1, [1] * 40, architecture="cnn4")
     report = text([*STUDY, *second])
     assert report.index("### cnn7") < report.index("### cnn4")

@@ -1,12 +1,12 @@
 """The table at the end of a run, and the line while it goes on."""
 
 import pytest
-from factories import SOUND, again, both_records, make_facts, robustness_record, training_record
+from factories import SOUND, again, both_records, make_facts, robustness_record, training_record, transfer
 from msgspec.structs import replace
 
 from robbench.gate.verdicts import Verdict
 from robbench.record import Seconds
-from robbench.report.terminal import busy, legend, progress_line, table, warnings
+from robbench.report.terminal import busy, legend, progress_line, recommended, table, warnings
 
 
 def verdict(case, figure, mark, stage="robustness"):
@@ -104,3 +104,16 @@ def test_stages_that_were_measured_on_a_busy_machine_are_named():
     assert busy(records[:2]) == f"{said}cnn7-emnist-TL1.training 12%"
     assert busy(records).startswith(f"{said}cnn7-emnist-TL1.training 12%, cnn7-emnist-TL2.training 25%, ")
     assert busy(records).endswith("cnn7-emnist-TL4.training 50%, and 2 more")
+
+
+def test_a_run_ends_with_what_to_choose() -> None:
+    """A line for each purpose, and one for what was not considered; nothing where no figure means anything."""
+    records = [*transfer(1, [2] * 40, 2.0), *transfer(2, [1] * 40, 1.0), *transfer(3, [4] * 2 + [-1] * 38)]
+    assert [line.partition(",")[0] for line in recommended(records, {})] == [
+        "for most robustness: TL#1",
+        "for best balance: TL#1",
+        "for least cost: TL#2",
+        "not considered",
+    ]
+    assert recommended(records, {"demo": 1.0})[-1].startswith("not considered, below 100% clean accuracy")
+    assert recommended([replace(record, suite="demo-quick") for record in records], {}) == []
