@@ -39,9 +39,10 @@ def nothing(choice: Choice) -> str:
     """Why nothing is recommended; empty where there is nothing to choose from."""
     if choice.recommendations or len(choice.candidates) < 2:
         return ""
+    names = [each.name for each in choice.candidates if each.eligible]
     return (
-        f"nothing is recommended on {dataset_label(choice.dataset)}: no model has {FEW} correct images and "
-        f"{floor_text(choice)} clean accuracy"
+        f"nothing is recommended on {dataset_label(choice.dataset)}: {f'only {names[0]}' if names else 'no model'} has "
+        f"{FEW} correct images and {floor_text(choice)} clean accuracy"
     )
 
 

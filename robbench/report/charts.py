@@ -138,8 +138,8 @@ def distributions(group: Group) -> str:
         low, first, middle, third, high = (markdown.pstar(value, model.grid_end) for value in found[model.label])
         accuracy = markdown.percent(model.accuracies.value if model.accuracies else None)
         said = f"{model.label}: median {middle}, half from {first} to {third}, three quarters from {low} to {high}; "
-        name = f"{model.label}: {middle} at {accuracy}"
         said += f"{accuracy} clean accuracy"
+        name = f"{model.label}: {markdown.pstar(model.median, model.grid_end)} at {accuracy}"
         rows.append(svg.Box(name=name, percentiles=found[model.label], title=said, colour=colour(model.rows[0])))
     return svg.boxes("p* per model", svg.Axis(low=0.0, high=top or 1.0, label=f"p*: {RADIUS}"), rows)
 

@@ -124,7 +124,7 @@ class Choice:
     dataset: str
     candidates: tuple[Candidate, ...]
     recommendations: tuple[Recommendation, ...]
-    """None of them where no candidate may be recommended, or there is only one model."""
+    """None of them where fewer than two candidates may be recommended: then there is no choice."""
     on_front: tuple[Candidate, ...]
     """Eligible candidates that no other beats in clean accuracy and median p* at once, by accuracy, descending."""
     on_front_with_cost: tuple[Candidate, ...]
@@ -248,7 +248,7 @@ def _choice(groups: Sequence[Group], dataset: str) -> Choice:
     return Choice(
         dataset=dataset,
         candidates=candidates,
-        recommendations=_recommendations(eligible) if len(candidates) > 1 else (),
+        recommendations=_recommendations(eligible) if len(eligible) > 1 else (),
         on_front=tuple(each for each, there in descending if there),
         on_front_with_cost=tuple(
             each for each, there in zip(eligible, front(np.column_stack([flat, costs])), strict=True) if there

@@ -185,7 +185,7 @@ def _answer_cards(answer: Answer) -> Iterable[dict[str, str]]:
         with_source = answer.speed_up_with_source
         whole = f"; × {with_source.value:.3g} with the source's training" if with_source else ""
         found = answer.speed_up
-        several = f"seeds: × {found.low:.3g} to × {found.high:.3g}" if found.count > 1 else "one seed"
+        several = f"seeds: × {found.low:.3g} to × {found.high:.3g}" if found.count > 1 else "one seed: no interval"
         of = f"faster than adversarial training from scratch, by {name}{whole}"
         yield {"what": "3. time", "figure": factors(answer.speed_up).partition(" [")[0], "interval": several, "of": of}
 

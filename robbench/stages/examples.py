@@ -75,7 +75,7 @@ def _kinds(pstar: Tensor, censored: int) -> dict[int, Literal["worst", "typical"
     order = fooled[pstar[fooled].argsort(stable=True)].tolist()
     middle = max(0, (len(order) - OF_A_KIND) // 2)
     typical, worst = order[middle : middle + OF_A_KIND], order[:OF_A_KIND]
-    return {at: "worst" for at in worst} | {at: "typical" for at in typical if at not in worst}
+    return dict.fromkeys(worst, "worst") | {at: "typical" for at in typical if at not in worst}
 
 
 def _png(original: Tensor, adversarial: Tensor) -> bytes:

@@ -36,7 +36,7 @@ function sortable(table) {
   });
 }
 
-// A field above a table of more than eight rows: only rows that hold every word stay.
+// A field above a table of more than eight rows: only rows whose name holds every word stay.
 function filterable(table) {
   if (table.tBodies[0].rows.length <= 8) return;
   const field = document.createElement("input");
@@ -47,7 +47,7 @@ function filterable(table) {
   field.addEventListener("input", () => {
     const words = field.value.toLowerCase().split(/\s+/);
     for (const row of table.tBodies[0].rows) {
-      const text = row.textContent.toLowerCase();
+      const text = row.cells[0].textContent.toLowerCase();
       row.hidden = !words.every((word) => text.includes(word));
     }
   });
