@@ -59,7 +59,7 @@ def report_html(
     """The whole of ``report.html``: what to choose first, then tables and pictures, then where it was made."""
     records = [record for group in groups for row in group.all_rows for record in row.records]
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             title=title,
@@ -81,19 +81,20 @@ def report_html(
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """The templates of pages, which escape what they show."""
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=True,
     )
-    environment.filters |= {"table": _table, "many": markdown.many, "data_uri": _data_uri, "dataset": dataset_label}
-    environment.filters |= {"few": remarks.few_named}
-    environment.filters |= {"pstar": lambda value: f"{value:.4g}"}
-    environment.globals |= {"CONFIDENCE": f"{CONFIDENCE:.0%}"}
-    return environment
+    templates.filters |= {"table": _table, "many": markdown.many, "data_uri": _data_uri, "dataset": dataset_label}
+    templates.filters |= {"few": remarks.few_named}
+    templates.filters |= {"pstar": lambda value: f"{value:.4g}"}
+    templates.globals |= {"CONFIDENCE": f"{CONFIDENCE:.0%}"}
+    return templates
 
 
 def _study(suite: str, groups: Sequence[Group], missing: Sequence[str]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class Axis:
     percent: bool = False
     whole: bool = False
     """Ticks at whole numbers alone."""
+    names: Sequence[str] = ()
+    """What stands at 0, 1, …, in place of numbers."""
 
     def share(self, value: float) -> float:
         """Where a value lies on the axis, from 0 to 1; what lies beyond stays at its end."""
@@ -38,6 +40,9 @@ class Axis:
     @property
     def ticks(self) -> list[float]:
         """About five round values."""
+        if self.names:
+            every = -(-len(self.names) // 6)
+            return [float(at) for at in range(0, len(self.names), every)]
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             return [tick for power in decades if self.low <= (tick := 10.0**power) <= self.high]
@@ -48,6 +53,8 @@ class Axis:
 
     def text(self, value: float) -> str:
         """A tick's label."""
+        if self.names:
+            return escape(self.names[round(value)])
         return f"{value:.0%}" if self.percent else f"{value:,.10g}" if value >= 1_000 else f"{value:.4g}"
 
 

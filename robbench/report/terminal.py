@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
-from robbench.gate.verdicts import MARKS, Verdict, show_pstar
+from robbench.gate.verdicts import MARKS, Verdict
 from robbench.record import Record
 from robbench.report.advice import advice, excluded, nothing
 from robbench.report.choice import choices
+from robbench.report.markdown import pstar
 from robbench.report.rows import group_records, studies
 
 
@@ -27,7 +28,7 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
             (
                 case,
                 f"{result.clean.share:.1%}" if result else "",
-                show_pstar(result.median) if result else "",
+                pstar(result.median, result.grid[-1]) if result else "",
                 f"{training.seconds.measured:.1f}" if training else "",
                 f"{history.best}/{len(history.epochs)}" if history and history.epochs else "",
                 f"{robustness.seconds.measured:.1f}" if robustness else "",
@@ -54,7 +55,7 @@ def _shown(record: Record) -> list[str]:
 
 def _figure(record: Record | None, name: str) -> str:
     if record and record.robustness:
-        return show_pstar(record.robustness.median)
+        return pstar(record.robustness.median, record.robustness.grid[-1])
     value = record.figures.get(name) if record else None
     return "" if value is None else f"{value:.4g}"
 

@@ -24,7 +24,7 @@ def test_a_row_shows_both_stages_of_a_model():
     records = both_records(make_facts(), [1, 2, 2, -1], seconds=12.34)
     text = table(records, [verdict("cnn7-mnist-pgd", figure, "=") for figure in ("accuracy", "median p*", "seconds")])
     assert text.splitlines()[0].split("  ")[0] == "model"
-    assert cells(text) == [["cnn7-mnist-pgd", "75.0%", "0.2", "12.3", "2/3", "1.0", "= all"]]
+    assert cells(text) == [["cnn7-mnist-pgd", "75.0%", "0.200", "12.3", "2/3", "1.0", "= all"]]
 
 
 def test_a_second_search_has_a_column_and_marks_of_its_own():
@@ -36,7 +36,7 @@ def test_a_second_search_has_a_column_and_marks_of_its_own():
     ]
     text = table([trained, tested, again(tested, "fast", [1, 1, 1, -1])], verdicts)
     assert "robustness-fast: median p*" in text.splitlines()[0]
-    assert cells(text)[0][-2:] == ["0.1", "robustness-fast: median p* - · median p* +"]
+    assert cells(text)[0][-2:] == ["0.100", "robustness-fast: median p* - · median p* +"]
 
 
 def test_the_marks_of_a_table_are_explained_where_there_are_any():
@@ -51,13 +51,13 @@ def test_the_marks_of_a_table_are_explained_where_there_are_any():
 
 
 def test_a_stage_that_did_not_run_leaves_its_cells_empty():
-    """And medians without a figure are said in words."""
+    """A censored median is past the grid, that of no image a dash."""
     facts = [make_facts(), make_facts("transfer", "emnist", 1), make_facts("transfer", "emnist", 2)]
     records = [training_record(facts[0]), robustness_record(facts[1], [5, 5]), robustness_record(facts[2], [-1])]
     assert cells(table(records, [])) == [
         ["cnn7-mnist-pgd", "10.0", "2/3"],
-        ["cnn7-emnist-TL1", "100.0%", "beyond the grid", "1.0"],
-        ["cnn7-emnist-TL2", "0.0%", "none", "1.0"],
+        ["cnn7-emnist-TL1", "100.0%", "> 0.4", "1.0"],
+        ["cnn7-emnist-TL2", "0.0%", "–", "1.0"],
     ]
 
 
