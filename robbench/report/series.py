@@ -54,7 +54,7 @@ def series_html(title: str, places: Sequence[Place], values: Mapping[str, Values
 _FILES = {"style": "css", "script": "js"}
 
 
-def beside(bundles: Mapping[str, Bundle]) -> tuple[list[Place], dict[str, Values]]:
+def beside(bundles: Mapping[str, Bundle]) -> tuple[list[Place], Mapping[str, Values]]:
     """The figures of every model that two bundles have at least, medians over seeds; for :func:`series_html`.
 
     Args:
@@ -69,7 +69,7 @@ def beside(bundles: Mapping[str, Bundle]) -> tuple[list[Place], dict[str, Values
                 accuracy = model.accuracies.value if model.accuracies else None
                 for figure, value in zip(FIGURES, (accuracy, model.median, model.seconds), strict=True):
                     found[figure].setdefault(name, {})[column] = value
-    lines = {
+    lines: dict[str, Values] = {
         figure: {name: [own.get(column) for column in bundles] for name, own in models.items() if len(own) > 1}
         for figure, models in found.items()
     }
