@@ -97,7 +97,7 @@ class Results:
             if failing := sum(verdict.fails for verdict in bundle.verdicts):
                 said = f"{failing} figure{' fails' if failing == 1 else 's fail'}, see above"
                 say(said, red=True)
-            say(f"report: {path}", bold=True)
+            say(f"report: {path.with_suffix('.html')}", bold=True)
         reused = sum("reused" in outcome for outcome in self._outcomes.values())
         if reused:
             said = (

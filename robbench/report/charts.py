@@ -14,7 +14,7 @@ from robbench.report.bootstrap import interval
 from robbench.report.boxes_and_curves import percentiles
 from robbench.report.choice import Choice
 from robbench.report.comparisons import Ratio, median_ratio, speed_up
-from robbench.report.drawing import colour, of_k
+from robbench.report.drawing import colour, is_source, of_k
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, models_of
 
@@ -158,7 +158,7 @@ def robust_curves(group: Group) -> str:
     for model in models:
         grid, shares = curves[model.label]
         points = [point for point in zip(grid, shares, strict=True) if point[0] <= end]
-        dashes, points = "" if model.facts.k else "6 3", _thinned(points)
+        points, dashes = _thinned(points), _dashes(group, model)
         lines.append(svg.Line(points=points, title=model.label, colour=_ink(model), dashes=dashes, steps=True))
     y = svg.Axis(low=0.0, high=1.0, label="right and not fooled, of all images", percent=True)
     return svg.plot("robust accuracy by radius", svg.Axis(low=0.0, high=end, label=RADIUS), y, (), lines)
@@ -166,7 +166,14 @@ def robust_curves(group: Group) -> str:
 
 def curve_legend(group: Group) -> list[tuple[str, str, bool]]:
     """Name, colour, and whether it is dashed, of every curve."""
-    return [(model.label, _ink(model), not model.facts.k) for model in models_of(group.rows) if model.tested]
+    return [(model.label, _ink(model), bool(_dashes(group, model))) for model in models_of(group.rows) if model.tested]
+
+
+def _dashes(group: Group, model: Model) -> str:
+    """Dashed: a model of the source data, and the second kind of transfer; dotted, a third one."""
+    if model.line:
+        return ("", "7 3", "2 2")[min(2, group.lines.index(model.line))]
+    return "7 3" if is_source(group, model) else ""
 
 
 def _ink(model: Model) -> str:

@@ -214,7 +214,7 @@ def _architecture(group: Group) -> dict[str, Any]:
         "Models": study_table(group) if group.rows else None,
         "Robust accuracy, and the images that all models are right on": views_table(group),
         "The final test: robust accuracy under attacks of fixed radius": attack_table(group),
-        "Beside the published figures": published_table(group),
+        "Beside the published figures": published_table(group, differences=True),
         "Median p* by two searches": searches_table(group),
         "Median p* of every class, with its clean accuracy": classes_table(group),
         "Figures of other stages": other_table(group),

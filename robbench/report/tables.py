@@ -43,8 +43,8 @@ def study_table(group: Group) -> pd.DataFrame:
     return _table(models, [column for column in columns if {*column[1]} - {NOTHING}])
 
 
-def published_table(group: Group) -> pd.DataFrame | None:
-    """Our figures and the published ones, of the models that have one; None without any."""
+def published_table(group: Group, *, differences: bool = False) -> pd.DataFrame | None:
+    """Our figures and the published ones, and how they differ, of the models that were published; None without any."""
     models = [model for model in models_of(group.rows) if model.published]
     if not models:
         return None
@@ -53,7 +53,7 @@ def published_table(group: Group) -> pd.DataFrame | None:
         *_beside("median p\\*", models, lambda row: row.median, lambda row: row.median_pstar, _medians),
         *_beside("seconds in all", models, lambda row: row.total_seconds, lambda row: row.train_seconds, _seconds),
     ]
-    return _table(models, columns)
+    return _table(models, columns if differences else [column for column in columns if column[0] not in _DIFFERENCES])
 
 
 def _table(models: Sequence[Model], columns: Sequence[_Column]) -> pd.DataFrame:
@@ -70,8 +70,11 @@ def _beside(
     header: str, models: Sequence[Model], figure: _Figure, published: Callable[[Published], float], show: _Cells
 ) -> Iterable[_Column]:
     yield _column(header, models, figure, show)
-    theirs = [spread([published(model.published)]) if model.published else None for model in models]
-    yield "published", (_whole if show is _seconds else show)(models, theirs)
+    theirs = [published(model.published) if model.published else None for model in models]
+    yield "published", (_whole if show is _seconds else show)(models, [spread([value]) for value in theirs])
+    pairs = zip([model.value(figure) for model in models], theirs, strict=True)
+    name, how = _DIFFERENCE[show]
+    yield name, [markdown.NOTHING if our is None or value is None else how(our, value) for our, value in pairs]
 
 
 def _robust(models: Sequence[Model], epsilon: float) -> _Column:
@@ -109,6 +112,16 @@ def _seconds(models: Sequence[Model], found: Sequence[Spread | None]) -> list[st
 
 def _whole(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]:
     return [spread_text(each, lambda value: f"{value:,.{0 if value == int(value) else 1}f}") for each in found]
+
+
+_DIFFERENCE: dict[_Cells, tuple[str, Callable[[float, float], str]]] = {
+    _accuracies: ("points", lambda ours, theirs: markdown.points(ours - theirs)),
+    _medians: ("difference", lambda ours, theirs: markdown.signed(ours - theirs, 3) if ours < math.inf else NOTHING),
+    _seconds: ("factor", lambda ours, theirs: f"× {ours / theirs:.2g}"),
+}
+"""How a published figure differs from ours, by what shows both."""
+
+_DIFFERENCES = tuple(name for name, _ in _DIFFERENCE.values())
 
 
 def views_table(group: Group) -> pd.DataFrame | None:

@@ -119,6 +119,8 @@ def test_published_figures_stand_beside_ours() -> None:
         *("clean accuracy", "published", "median p\\*", "published", "seconds in all", "published")
     ]
     assert frame.iloc[0].tolist() == ["TL#1", "80.0%", "75.7%", "0.200", "0.200", "11.0", "176"]
+    longer = published_table(make_group(*both_records(TL1, [2, 2, 2, 2, -1])), differences=True)
+    assert longer.iloc[0][["points", "difference", "factor"]].tolist() == ["+4.3", "0.000", "× 0.062"]
 
 
 @pytest.mark.parametrize(
