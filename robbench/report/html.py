@@ -71,6 +71,7 @@ def report_html(
             notes=list(dict.fromkeys([*notes, *(note for record in records for note in record.notes)])),
             data=remarks.data_table(records),
             estimates=remarks.estimates(groups),
+            normalisations=remarks.normalisations(records),
             environment=remarks.environment_table(records) if records else None,
             created=sorted(record.created for record in records),
             command=command,

@@ -84,14 +84,3 @@ def times(factor: float) -> str:
 def many(count: int, what: str) -> str:
     """``1 model``, ``2 models``."""
     return f"{count} {what}{'s' * (count != 1)}"
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers as ``1, 3–7``."""
-    runs: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)

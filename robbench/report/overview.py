@@ -59,7 +59,7 @@ def _ours(answer: Answer) -> list[str]:
         _share(answer.retention),
         _share(answer.relative),
         factors(answer.speed_up),
-        _drop(answer.drop),
+        _drop(answer.drop) + (f" ({len(answer.alike)} of {len(answer.drops)} seeds)" if len(answer.drops) > 1 else ""),
     ]
 
 
