@@ -256,6 +256,22 @@ class OfClass(Struct, frozen=True, kw_only=True):
     """Whether the median is larger than the grid."""
 
 
+class Example(Struct, frozen=True, kw_only=True):
+    """A test image beside what fooled the network at its p*."""
+
+    kind: Literal["worst", "typical"]
+    """Of the smallest p*, or nearest to the median."""
+    image: Number
+    """Index into the test set."""
+    label: str
+    """Its class, which the network says of it unperturbed."""
+    says: str
+    """What the network says of the adversarial image."""
+    pstar: Radius
+    png: bytes
+    """Original, perturbation (grey is none, black or white its largest change) and adversarial image, side by side."""
+
+
 class Robustness(Struct, frozen=True, kw_only=True):
     """The robustness distribution of a model on test images."""
 
@@ -279,6 +295,7 @@ class Robustness(Struct, frozen=True, kw_only=True):
     """None: not audited."""
     classes: list[OfClass] = []
     """In the order of the labels, where the dataset's classes differ in size."""
+    examples: list[Example] = []
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.pstar) or not self.grid:

@@ -8,7 +8,6 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
@@ -171,7 +170,14 @@ def draw_ecdf(group: Group) -> bytes:
     """Empirical distribution functions of p*: one panel per kind of transfer, the from-scratch models in each."""
     lines = group.lines or (None,)
     across = min(2, len(lines))
-    end = max(row.robustness.grid[-1] for row in group.rows if row.robustness)
+    models = [model for model in models_of(group.rows) if model.right]
+    found = [
+        value
+        for model in models
+        if (values := _values(model)).size
+        for value in [np.quantile(values, 0.999, method="inverted_cdf")]
+    ]
+    end = min(max(model.grid_end for model in models), 1.1 * max(found))
     with drawing.canvas(
         7.4 * across, 4.6 * -(-len(lines) // across), drawing.title(group, "distribution of p*")
     ) as figure:
@@ -182,11 +188,12 @@ def draw_ecdf(group: Group) -> bytes:
 
 def _panel(panel: Axes, group: Group, line: str | None, end: float) -> None:
     for model in models_of(group.of(None)):
-        style = "--" if drawing.is_source(group, model) else "-"
-        _curve(panel, model, color=drawing.colour(model.rows[0]), linestyle=style, linewidth=2.0)
+        dashed = "--" if drawing.is_source(group, model) else "-"
+        _curve(panel, model, color=drawing.colour(model.rows[0]), linestyle=dashed, linewidth=2.0)
     shown = models_of(group.of(line)) if line else ()
-    for model, shade in zip(shown, np.linspace(0.0, 0.92, max(len(shown), 2)), strict=False):
-        _curve(panel, model, color=colormaps["viridis"](shade), linestyle="-", linewidth=1.4)
+    for number, model in enumerate(shown):
+        ink, style = drawing.of_k(model.facts.k or 1), ("-", (0, (6, 1)), (0, (3, 1, 1, 1)))[number % 3]
+        _curve(panel, model, color=ink, linestyle=style, linewidth=1.6)
     panel.axhline(0.5, color="#777777", linewidth=0.9, linestyle=":", label="half of them: the median")
     panel.set(xlim=(0, 1.02 * end), ylim=(0, 1.02), title=line or drawing.untransferred(models_of(group.of(None))))
     panel.xaxis.set_tick_params(labelbottom=True)

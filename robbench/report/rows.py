@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -18,6 +18,9 @@ _METHODS = ("standard", "pgd", "checkpoint", "transfer", "transfer-adversarial")
 _SCRATCH = {"standard": "Standard", "pgd": "PGD", "checkpoint": "Checkpoint"}
 _KEPT = {"frozen": "", "finetuned": ", kept blocks fine-tuned", "warm": ", whole network"}
 CONVENTIONAL = "conventional retraining"
+
+FEW = 30
+"""Correct images below which a median is called out, no finding rests on it, and no model is recommended."""
 
 
 def dataset_label(name: str) -> str:
@@ -185,6 +188,8 @@ class Group:
     rows: tuple[Row, ...]
     variants: tuple[Row, ...] = ()
     """The models of an ablation: each follows the thesis in one field, and stands in no table but the ablation's."""
+    accuracy_floor: float | None = None
+    """The study's own: nothing less accurate is recommended; None: half of the conventional model's accuracy."""
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -211,8 +216,8 @@ def studies(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
     return [(suite, [*found]) for suite, found in groupby(groups, key=lambda group: group.suite)]
 
 
-def group_records(records: Iterable[Record]) -> tuple[Group, ...]:
-    """Records by suite and architecture, the stages of a case joined."""
+def group_records(records: Iterable[Record], floors: Mapping[str, float] | None = None) -> tuple[Group, ...]:
+    """Records by suite and architecture, the stages of a case joined; ``floors`` are the accuracy floors by suite."""
     stages: dict[tuple[str, str], dict[str, Record]] = {}
     for record in records:
         stages.setdefault((record.suite, record.case), {})[record.stage] = record
@@ -225,10 +230,10 @@ def group_records(records: Iterable[Record]) -> tuple[Group, ...]:
         row = Row(suite, case, facts, trained, tested, also, others)
         groups.setdefault((suite, facts.architecture), []).append(row)
     names = sorted(groups, key=lambda key: (key[0], [*ARCHITECTURES, key[1]].index(key[1]), key[1]))
-    return tuple(_group(*name, groups[name]) for name in names)
+    return tuple(_group(*name, groups[name], (floors or {}).get(name[0])) for name in names)
 
 
-def _group(suite: str, architecture: str, rows: Sequence[Row]) -> Group:
+def _group(suite: str, architecture: str, rows: Sequence[Row], floor: float | None) -> Group:
     sources = {row.facts.source for row in rows}
 
     def key(row: Row) -> tuple[object, ...]:
@@ -241,4 +246,4 @@ def _group(suite: str, architecture: str, rows: Sequence[Row]) -> Group:
 
     ordered = sorted(rows, key=key)
     plain = tuple(row for row in ordered if row.facts.variant is None)
-    return Group(suite, architecture, plain, tuple(row for row in ordered if row.facts.variant))
+    return Group(suite, architecture, plain, tuple(row for row in ordered if row.facts.variant), floor)

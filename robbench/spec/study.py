@@ -130,6 +130,8 @@ class Study(Spec):
     on_request: bool = False
     """Skipped unless its file, or a test in it, is named on the command line."""
     quick: Quick = Quick()
+    accuracy_floor: Annotated[float, Field(ge=0, le=1), Expected("a number from 0 to 1")] | None = None
+    """No model of less clean accuracy is recommended; None: half of the conventional model's accuracy."""
     protocol: Protocol = "sound"
     ablate: tuple[ProtocolField, ...] = ()
     """Fields of the thesis protocol, each of which adds the models that it alone changes."""

@@ -48,8 +48,14 @@ def test_the_bundle_is_written_and_named(tiny, pytester, cases):
     """Report, tables and records of every stage; its path is the last thing said."""
     result = tiny("--robbench-update")
     folder = pytester.path / "reports" / "tiny"
-    assert {path.name for path in folder.iterdir()} >= {"report.md", "results.csv", "pstar.csv.gz", "records.json"}
-    assert f"report: {folder / 'report.md'}" in result.stdout.lines
+    assert {path.name for path in folder.iterdir()} >= {
+        "report.html",
+        "report.md",
+        "results.csv",
+        "pstar.csv.gz",
+        "records.json",
+    }
+    assert f"report: {folder / 'report.html'}" in result.stdout.lines
     bundle = read_bundle(folder)
     assert bundle.title == "tiny"
     assert re.fullmatch(r"pytest .*--robbench-update", bundle.command)

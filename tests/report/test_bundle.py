@@ -52,7 +52,7 @@ def test_round_trip_gives_the_same_bytes(tmp_path: Path) -> None:
     assert read_bundle(tmp_path / "a" / "records.json") == again
     write_bundle(tmp_path / "b", again)
     assert content(tmp_path / "a") == content(tmp_path / "b")
-    names = {"report.md", "results.csv", "pstar.csv.gz", "records.json", "figures/demo-cnn7-pstar.png"}
+    names = {"report.html", "report.md", "results.csv", "pstar.csv.gz", "records.json", "figures/demo-cnn7-pstar.png"}
     assert names == content(tmp_path / "a").keys()
 
 
