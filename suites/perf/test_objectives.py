@@ -12,8 +12,8 @@ from robbench.training.transfer import parameter_groups, transfer
 
 pytestmark = pytest.mark.perf
 
-RECIPE = Recipe(optimiser="adam", learning_rate=1e-3, weight_decay=1e-4, batch_size=128, epochs=3)
-IMAGES = {"cnn7": 2_048, "resnet18": 64}
+RECIPE = Recipe(optimiser="adam", learning_rate=1e-3, weight_decay=1e-4, batch_size=128, epochs=5)
+IMAGES = {"cnn7": 512, "resnet18": 32}
 
 
 def data_of(architecture, fresh):
@@ -40,7 +40,7 @@ def test_without_forgetting(architecture, head, perf, fresh):
         images=images * RECIPE.epochs,
         passes=1,
         precision="tf32" if perf.device.type == "cuda" else "float32",
-        rounds=5,
+        rounds=3,
         group="learning without forgetting",
         case=f"{architecture}, {head} head, {RECIPE.epochs} epochs of {images:,} images",
     )
@@ -64,7 +64,7 @@ def test_trades(architecture, perf, fresh):
         images=images,
         passes=steps + 2,
         precision="tf32" if perf.device.type == "cuda" else "float32",
-        rounds=5,
+        rounds=3,
         group="TRADES",
         case=f"{architecture}, {images:,} images, PGD-{steps} and two passes against PGD-{steps + 1} and one",
     )
