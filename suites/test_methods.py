@@ -1,10 +1,11 @@
 """Which objective to retrain with: ten ways from one adversarially trained source, on drawn characters.
 
 The last three blocks of one network retrained adversarially by PGD, adversarial weight perturbation, TRADES, MART,
-Dice-PGD, and by distillation from two robust teachers of another architecture (ARD and RSLAD from one trained by PGD, DARD
-from one trained by Dice-PGD); and a new head with conventional fine-tuning, with and without LwF. An epoch of adversarial
-retraining passes each image seven times forward and back (steps of the attack and the update; TRADES looks once more), and
-conventional retraining has seven times the epochs. Runs on request only: ``pytest -m suite suites/test_methods.py``.
+Dice-PGD, and by distillation from two robust teachers of another architecture (ARD and RSLAD from one trained by PGD,
+DARD from one trained by Dice-PGD); and a new head with conventional fine-tuning, with and without LwF. An epoch of
+adversarial retraining passes each image seven times forward and back (steps of the attack and the update; TRADES looks
+once more), and conventional retraining has seven times the epochs. Runs on request only:
+``pytest -m suite suites/test_methods.py``.
 """
 
 import math

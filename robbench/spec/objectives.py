@@ -16,10 +16,10 @@ _Weight = Annotated[float, Field(ge=0, le=1), Expected("a number from 0 to 1")]
 class LwF(Objective):
     """Learning without forgetting (Shafahi et al. 2020, "Adversarially robust transfer learning", arXiv 1905.08232).
 
-    Cross-entropy on natural target images + ``penalty`` · mean ‖z(x) − z₀(x)‖, where z and z₀ are the inputs of the whole
-    head of the student and of its robust source. Declared as ``Transfers(recipe=…, k=(1,), kept="finetuned")`` with any
-    head: for ``head_share`` of the epochs only the new head learns, at the full rate; then everything does, at
-    ``kept_scale`` times that. The kept blocks stay in eval mode (``kept_statistics="eval"``).
+    Cross-entropy on natural target images + ``penalty`` · mean ‖z(x) − z₀(x)‖, where z and z₀ are the inputs of the
+    whole head of the student and of its robust source. Declared as ``Transfers(recipe=…, k=(1,), kept="finetuned")``
+    with any head: for ``head_share`` of the epochs only the new head learns, at the full rate; then everything does,
+    at ``kept_scale`` times that. The kept blocks stay in eval mode (``kept_statistics="eval"``).
 
     That the head is trained alone for half of the epochs is our choice.
     """
@@ -37,8 +37,8 @@ class LwF(Objective):
 class TRADES(Objective):
     """Cross-entropy of x + ``beta`` · KL(p(x) ‖ p(x')) (Zhang et al. 2019, arXiv 1901.08573; their λ is 1/β).
 
-    x' maximises the KL divergence by the recipe's PGD, from x + 0.001 · N(0, 1). Gradients flow through p(x), too, as in
-    the authors' code.
+    x' maximises the KL divergence by the recipe's PGD, from x + 0.001 · N(0, 1). Gradients flow through p(x), too, as
+    in the authors' code.
     """
 
     needs_attack: ClassVar[bool] = True
@@ -69,13 +69,14 @@ class MART(Objective):
 class DicePGD(Objective):
     """Cross-entropy on images that Dice-PGD attacked: how DARD trains its teacher (Zou et al. 2025, arXiv 2509.11525).
 
-    The attack maximises (1 − λ_t) · Dice on images still right + λ_t · Dice on those already wrong, λ_t = (t − 1) ÷ 2T in
-    step t of T. Dice is taken image by image, so that a result does not depend on its batch. Then the steps, which follow
-    signs, see nothing of a weight but λ_1 = 0: an image that is wrong at the start does not move in the first step.
+    The attack maximises (1 − λ_t) · Dice on images still right + λ_t · Dice on those already wrong, λ_t = (t − 1) ÷
+    2T in step t of T. Dice is taken image by image, so that a result does not depend on its batch. Then the steps,
+    which follow signs, see nothing of a weight but λ_1 = 0: an image that is wrong at the start does not move in the
+    first step.
 
-    Our choice where the formulas leave it open: Dice's denominator has squares, 1 − 2 p_y ÷ (Σ p² + 1) (Milletari et al.
-    2016). With plain sums it is 1 − p_y for an image, and the attack is PGD on the cross-entropy over again. T is 10 in
-    the paper, and the recipe's ``attack.steps`` here.
+    Our choice where the formulas leave it open: Dice's denominator has squares, 1 − 2 p_y ÷ (Σ p² + 1) (Milletari et
+    al. 2016). With plain sums it is 1 − p_y for an image, and the attack is PGD on the cross-entropy over again. T is
+    10 in the paper, and the recipe's ``attack.steps`` here.
     """
 
     needs_attack: ClassVar[bool] = True
@@ -84,8 +85,8 @@ class DicePGD(Objective):
 class Distillation(Objective):
     """Base of objectives that imitate ``Model.teacher``, of any architecture, trained or a checkpoint.
 
-    The teacher, in eval mode, sees the same crop as the student. KL is summed over classes and averaged over images; the
-    published codes of ARD and RSLAD average over classes, too.
+    The teacher, in eval mode, sees the same crop as the student. KL is summed over classes and averaged over images;
+    the published codes of ARD and RSLAD average over classes, too.
     """
 
     parents: ClassVar[tuple[str, ...]] = ("teacher",)

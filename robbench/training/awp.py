@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation (Wu et al. 2020): an update takes its gradient where the weights make the loss larger."""
+"""Adversarial weight perturbation (Wu et al. 2020): updates take their gradient where the loss is larger."""
 
 from __future__ import annotations
 

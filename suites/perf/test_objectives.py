@@ -26,7 +26,7 @@ def data_of(architecture, fresh):
 @pytest.mark.parametrize("head", ["linear", "mlp1"])
 @pytest.mark.parametrize("architecture", IMAGES)
 def test_without_forgetting(architecture, head, perf, fresh):
-    """Every block learns in every epoch of both, in eval mode; the source's features are computed in the time of LwF."""
+    """Every block learns in every epoch of both, in eval mode; LwF's time includes the source's features."""
     source, data, images = data_of(architecture, fresh)
     plain = replace(RECIPE, batch_size=min(128, images // 2))
 
