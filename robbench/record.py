@@ -137,7 +137,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     head: str = "linear"
     kept: str | None = None
     objective: str | None = None
-    """What a transfer minimises where that is not plain cross-entropy: ``trades``, ``lwf``; of others ``method`` says it."""
+    """What a transfer minimises where that is not plain cross-entropy: ``trades``, ``lwf``; else ``method`` says it."""
     seed: Number = 0
     variant: str | None = None
     """The field of the thesis protocol that a model of an ablation follows."""

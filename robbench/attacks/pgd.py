@@ -48,7 +48,7 @@ def pgd(
     first: AttackLoss | None = None,
     target: Tensor | None = None,
 ) -> Tensor:
-    """Projected gradient descent on the cross-entropy, or another loss, in the L∞ ball (Madry et al. 2018, eq. 2.11 of the thesis).
+    """Projected gradient descent in the L∞ ball, on cross-entropy or another loss (Madry et al. 2018; thesis, eq. 2.11).
 
     The loss is summed, so one image's result depends on the others of its batch by rounding only. The caller sets the
     modes of the modules; flags and gradients of the parameters stay as they were.

@@ -53,12 +53,12 @@ Capture = Callable[[Step, Tensors, Tensors], Captured]
 class GraphedLoop:
     """Repeats steps; on a CUDA device it replays them as a CUDA graph.
 
-    Launching the kernels of a small network takes longer than running them, and a graph launches all at once. The first
-    call of some kind runs step by step; the second one captures. Calls are of one kind if their tensors have the same
-    shapes, and if the step's code, the networks and functions in its closure, the networks' modes, autocast and the
-    precision of products are the same. Weights and buffers may change between calls, but only in place. Where a step cannot be captured
-    (the network's forward reads a value), its first replay does not do what the step does, or the graph does not fit into
-    memory, all graphs are freed, and from then on every call runs step by step.
+    Launching the kernels of a small network takes longer than running them, and a graph launches all at once. The
+    first call of some kind runs step by step; the second one captures. Calls are of one kind if their tensors have the
+    same shapes, and if the step's code, the networks and functions in its closure, the networks' modes, autocast and
+    the precision of products are the same. Weights and buffers may change between calls, but only in place. Where a
+    step cannot be captured (the network's forward reads a value), its first replay does not do what the step does, or
+    the graph does not fit into memory, all graphs are freed, and from then on every call runs step by step.
 
     Args:
         device: of the tensors.

@@ -68,7 +68,7 @@ class Speed:
 
 
 def training_work(recipe: Recipe, training: int, validation: int) -> Work:
-    """All epochs: attacked images and their update, clean and attacked validation images; without a teacher's passes."""
+    """All epochs: attacked images and their update, clean and attacked validation images; no teacher's passes."""
     attack, objective = recipe.attack, recipe.objective
     update = training * objective.passes * (2 if recipe.awp else 1)
     if attack is None:

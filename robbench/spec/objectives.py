@@ -14,14 +14,14 @@ _Weight = Annotated[float, Field(ge=0, le=1), Expected("a number from 0 to 1")]
 
 
 class LwF(Objective):
-    """Learning without forgetting (Shafahi et al. 2020, "Adversarially robust transfer learning", section 5).
+    """Learning without forgetting (Shafahi et al. 2020, "Adversarially robust transfer learning", arXiv 1905.08232).
 
-    Cross-entropy on natural target images + ``penalty`` · mean ‖z(x) − z₀(x)‖, where z and z₀ are the inputs of the whole
-    head of the student and of its robust source. Declared as ``Transfers(recipe=…, k=(1,), kept="finetuned")`` with any
-    head: for ``head_share`` of the epochs only the new head learns, at the full rate; then everything does, at
-    ``kept_scale`` times that. The kept blocks stay in eval mode (``kept_statistics="eval"``).
+    Cross-entropy on natural target images + ``penalty`` · mean ‖z(x) − z₀(x)‖, where z and z₀ are the inputs of the
+    whole head of the student and of its robust source. Declared as ``Transfers(recipe=…, k=(1,), kept="finetuned")``
+    with any head: for ``head_share`` of the epochs only the new head learns, at the full rate; then everything does,
+    at ``kept_scale`` times that. The kept blocks stay in eval mode (``kept_statistics="eval"``).
 
-    The paper leaves open how long the head is trained alone; half of the epochs is ours.
+    That the head is trained alone for half of the epochs is our choice.
     """
 
     parents: ClassVar[tuple[str, ...]] = ("source",)
@@ -35,12 +35,13 @@ class LwF(Objective):
 
 
 class TRADES(Objective):
-    """Cross-entropy of x + ``beta`` · KL(p(x) ‖ p(x')) (Zhang et al. 2019, eq. 5; their λ is 1/β).
+    """Cross-entropy of x + ``beta`` · KL(p(x) ‖ p(x')) (Zhang et al. 2019, arXiv 1901.08573; their λ is 1/β).
 
-    x' maximises the KL divergence by the recipe's PGD, from x + 0.001 · N(0, 1). Gradients flow through p(x), too, as in
-    the authors' code.
+    x' maximises the KL divergence by the recipe's PGD, from x + 0.001 · N(0, 1). Gradients flow through p(x), too, as
+    in the authors' code.
     """
 
+    needs_attack: ClassVar[bool] = True
     passes: ClassVar[int] = 2
     looks: ClassVar[int] = 1
     weights_move: ClassVar[bool] = True
@@ -48,62 +49,56 @@ class TRADES(Objective):
 
     def check(self, recipe: Recipe) -> None:
         """Raise a RobbenchError without an attack, or where it begins at x, where the divergence has no slope."""
-        needs_attack(self, recipe)
+        super().check(recipe)
         random = recipe.attack is None or recipe.attack.random_start
         require(random, "Recipe attack random_start", "True with TRADES, whose attack cannot leave the image", False)
 
 
 class MART(Objective):
-    """BCE(x') + ``weight`` · mean KL(p(x) ‖ p(x')) · (1 − p_y(x)) (Wang et al. 2020, eq. 11).
+    """BCE(x') + ``weight`` · mean KL(p(x) ‖ p(x')) · (1 − p_y(x)) (Wang et al. 2020, openreview rklOg6EFwS).
 
     BCE is −log p_y(x') − log(1 − max of the other p_k(x')). x' is by the recipe's PGD on the cross-entropy. The paper's
     λ is 5; the authors' code has 6, and begins its attack at x + 0.001 · N(0, 1), this one as the recipe says.
     """
 
+    needs_attack: ClassVar[bool] = True
     passes: ClassVar[int] = 2
     weight: NonNegative = 5.0
-
-    def check(self, recipe: Recipe) -> None:
-        """Raise a RobbenchError without an attack."""
-        needs_attack(self, recipe)
 
 
 class DicePGD(Objective):
     """Cross-entropy on images that Dice-PGD attacked: how DARD trains its teacher (Zou et al. 2025, arXiv 2509.11525).
 
-    The attack maximises (1 − λ_t) · Dice on images still right + λ_t · Dice on those already wrong, λ_t = (t − 1) ÷ 2T in
-    step t of T. Dice is taken image by image, so that a result does not depend on its batch. Then the steps, which follow
-    signs, see nothing of a weight but λ_1 = 0: an image that is wrong at the start does not move in the first step.
+    The attack maximises (1 − λ_t) · Dice on images still right + λ_t · Dice on those already wrong, λ_t = (t − 1) ÷
+    2T in step t of T. Dice is taken image by image, so that a result does not depend on its batch. Then the steps,
+    which follow signs, see nothing of a weight but λ_1 = 0: an image that is wrong at the start does not move in the
+    first step.
 
-    Left open by the paper: Dice's denominator. It has squares here (Milletari et al. 2016), 1 − 2 p_y ÷ (Σ p² + 1): with
-    plain sums it is 1 − p_y for an image, and the attack is PGD on the cross-entropy over again. T is 10 in the paper,
-    and the recipe's ``attack.steps`` here.
+    Our choice where the formulas leave it open: Dice's denominator has squares, 1 − 2 p_y ÷ (Σ p² + 1) (Milletari et
+    al. 2016). With plain sums it is 1 − p_y for an image, and the attack is PGD on the cross-entropy over again. T is
+    10 in the paper, and the recipe's ``attack.steps`` here.
     """
 
-    def check(self, recipe: Recipe) -> None:
-        """Raise a RobbenchError without an attack."""
-        needs_attack(self, recipe)
+    needs_attack: ClassVar[bool] = True
 
 
 class Distillation(Objective):
     """Base of objectives that imitate ``Model.teacher``, of any architecture, trained or a checkpoint.
 
-    The teacher, in eval mode, sees the same crop as the student. KL is summed over classes and averaged over images; the
-    published codes of ARD and RSLAD average over classes, too.
+    The teacher, in eval mode, sees the same crop as the student. KL is summed over classes and averaged over images;
+    the published codes of ARD and RSLAD average over classes, too.
     """
 
     parents: ClassVar[tuple[str, ...]] = ("teacher",)
+    needs_attack: ClassVar[bool] = True
     passes: ClassVar[int] = 2
-
-    def check(self, recipe: Recipe) -> None:
-        """Raise a RobbenchError without an attack."""
-        needs_attack(self, recipe)
 
 
 class ARD(Distillation):
-    """α T² KL(t(x) ‖ s(x')) + (1 − α) CE(s(x)) (Goldblum et al. 2020, eq. 3), x' by PGD on the student's cross-entropy.
+    """α T² KL(t(x) ‖ s(x')) + (1 − α) CE(x) (Goldblum et al. 2020, arXiv 1905.09747).
 
-    s and t are softmax at ``temperature`` T. The defaults are those of the authors' code.
+    s and t are softmax at ``temperature`` T; x' is by PGD on the student's cross-entropy. The defaults are
+    those of the authors' code.
     """
 
     alpha: _Weight = 1.0
@@ -111,7 +106,7 @@ class ARD(Distillation):
 
 
 class RSLAD(Distillation):
-    """α KL(t(x) ‖ s(x')) + (1 − α) KL(t(x) ‖ s(x)), no labels (Zi et al. 2021, eq. 7).
+    """α KL(t(x) ‖ s(x')) + (1 − α) KL(t(x) ‖ s(x)), no labels (Zi et al. 2021, arXiv 2108.07969).
 
     x' maximises KL(t(x) ‖ s(x')) from x + 0.001 · N(0, 1). α is 5/6 in the authors' code.
     """
@@ -123,11 +118,12 @@ class DARD(Distillation):
     """½ [L(x, t(x)) + L(x', t(x'))], L = α T² KL(t ‖ s) + (1 − α) CE(s) (Zou et al. 2025, arXiv 2509.11525).
 
     s and t are softmax at ``temperature`` T. x' is by Dice-PGD on the student (see :class:`DicePGD`), which also trains
-    the teacher. Left open by the paper: whether the images that the student trains on are made on it or on the teacher.
+    the teacher. That its images are made on it, not on the teacher, is our choice where the formulas leave it open.
     """
 
     alpha: _Weight = 0.7
     temperature: Positive = 3.0
+
 
 
 class IBP(Objective):
@@ -156,9 +152,3 @@ class IBP(Objective):
         require(recipe.early_stopping is None, "Recipe early_stopping", "none with IBP", recipe.early_stopping)
         whole = self.warm_up + self.ramp <= 1
         require(whole, "IBP warm_up and ramp", "shares that add up to 1 at most", (self.warm_up, self.ramp))
-
-
-def needs_attack(objective: Objective, recipe: Recipe) -> None:
-    """Raise a RobbenchError where the recipe has no attack."""
-    kind = type(objective).__name__
-    require(recipe.attack is not None, "Recipe attack", f"a PGD with {kind}, which trains on attacked images", None)

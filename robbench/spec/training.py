@@ -181,9 +181,14 @@ class Objective(Spec):
     """Whether the loss needs the images themselves, and cannot start from the features of frozen blocks."""
     weights_move: ClassVar[bool] = False
     """Whether it trains under adversarial weight perturbation, too."""
+    needs_attack: ClassVar[bool] = False
+    """Whether it is of attacked images."""
 
     def check(self, recipe: Recipe) -> None:
         """Raise a RobbenchError where a recipe does not go with this objective."""
+        attacked = recipe.attack is not None or not self.needs_attack
+        expected = f"a PGD with {type(self).__name__}, which trains on attacked images"
+        require(attacked, "Recipe attack", expected, None)
 
 
 class CrossEntropy(Objective):
@@ -218,8 +223,8 @@ class Recipe(Spec):
     precision: Literal["float32", "bf16"] = "float32"
     """Of training and validation. float32: in TF32 where the GPU has it. bf16: autocast. p* is always in float32."""
     awp: NonNegative = field(default=0.0, metadata=UNUSUAL)
-    """γ of adversarial weight perturbation (Wu et al. 2020, eq. 9): before an update each layer's weights move by γ times
-    their norm to where the loss is larger; 0.005 in the paper, 0: none."""
+    """γ of adversarial weight perturbation (Wu et al. 2020, arXiv 2004.05884): an update takes its gradient where each
+    layer's weights have moved by γ times their norm to a larger loss; 0.005 in the paper, 0: none."""
     class_weights: Literal["none", "balanced"] = field(default="none", metadata=UNUSUAL)
     """balanced: an image's cross-entropy counts N ÷ (classes · images of its class) times (King and Zeng 2001)."""
 

@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation (Wu et al. 2020): an update takes its gradient where the weights make the loss larger."""
+"""Adversarial weight perturbation (Wu et al. 2020): updates take their gradient where the loss is larger."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 def perturbed(network: nn.Module, gamma: float, forward: Callable[[], tuple[Tensor, Tensor]]) -> Iterator[None]:
     """Within it, each layer's weights w are w + γ ‖w‖ g ÷ ‖g‖, g their gradient of the loss; nothing with γ = 0.
 
-    Eq. 9 of the paper, in one step as in its authors' code, which leaves biases and the parameters of batch norm alone.
+    In one step and by layers, as in the authors' code, which leaves biases and the parameters of batch norm alone.
     ``forward`` gives the loss first; statistics of batch norm that it moves come back.
     """
     if not gamma:

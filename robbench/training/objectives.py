@@ -40,7 +40,7 @@ class Adversary:
     first: AttackLoss | None = None
     """What its first step maximises, where that is something else."""
     target: Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor] | None = None
-    """From student (in eval mode), clean images, labels and reference to what ``loss`` compares with; None: the labels."""
+    """From student, in eval mode, clean images, labels and reference to what ``loss`` compares with; None: labels."""
     spread: float | None = None
     """Standard deviation in pixel units of a normal random start; None: uniform in the ball."""
 
@@ -53,7 +53,7 @@ class Loss:
     """From a batch to the mean loss and the (B, classes) logits that count as right or wrong."""
     adversary: Adversary = Adversary()
     reference: nn.Module | None = None
-    """A fixed network of which the loss wants what it makes of the clean images; computed once where they stay the same."""
+    """A fixed network whose outputs for clean images the loss wants; computed once where the images stay the same."""
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """As ``function``."""
@@ -64,7 +64,7 @@ class Loss:
 def loss_function(objective: Objective, student: nn.Module, parents: Mapping[str, nn.Module]) -> Loss:
     """The loss of an objective for the student, which is trained, and its parents by role, which are not.
 
-    The loss is called under the recipe's autocast, with the student in the mode of the update and the parents in eval mode.
+    The loss is called under the recipe's autocast, the student in the mode of the update, the parents in eval mode.
     """
     kind = type(objective).__name__
     raise RobbenchError(f"objective: expected a kind with a loss function, got {kind}; see loss_function.register")

@@ -39,7 +39,7 @@ def _moved(clean: Tensor, attacked: Tensor) -> Tensor:
 
 
 def _boosted(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean of −log p_y − log(1 − max of the other p_k) (Wang et al. 2020, eq. 7); labels are (B, 1)."""
+    """Mean of −log p_y − log(1 − max of the other p_k) (MART's BCE); labels are (B, 1)."""
     others = logits.scatter(1, labels, -torch.inf)
     total = logits.logsumexp(1)
     second = others.argmax(dim=1, keepdim=True)

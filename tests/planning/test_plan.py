@@ -19,7 +19,19 @@ from robbench.estimation.estimators import estimate_pstar
 from robbench.estimation.problem import Outcome
 from robbench.planning.plan import lines, of_item, plan
 from robbench.planning.work import Speed, Work, audit_work, final_work, retrained_share, search_work
-from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers
+from robbench.spec import (
+    PGD,
+    TRADES,
+    Audit,
+    Dataset,
+    EarlyStopping,
+    EpsilonGrid,
+    Estimate,
+    FromScratch,
+    Recipe,
+    Study,
+    Transfers,
+)
 from robbench.stages import KINDS, Task, run_stage
 from robbench.stages.context import RunContext
 from robbench.store.store import Store
@@ -44,6 +56,7 @@ STUDY = Study(
     architectures=("stages:rigid",),
     standard=STANDARD,
     adversarial=ADVERSARIAL,
+    scratch=(FromScratch(recipe=replace(ADVERSARIAL, objective=TRADES(), awp=0.005)),),
     transfers=(Transfers(recipe=STANDARD, k=(1,)),),
     estimate=ESTIMATE,
 )
@@ -191,7 +204,7 @@ def test_seconds_follow_from_the_speed(tmp_path):
     work = stage.work
     assert stage.seconds(SPEED) == work.inference * 1.0 + work.attack * 3.0 + work.update * 5.0
     full = replace(STUDY, architectures=("cnn7",))
-    assert [round(retrained_share(model), 3) for model in full.models()] == [1, 1, 1, 1, 0.143]
+    assert [round(retrained_share(model), 3) for model in full.models()] == [1, 1, 1, 1, 1, 0.143]
 
 
 def test_the_table_sums_what_is_left(tmp_path):

@@ -26,7 +26,7 @@ def kl(one, other):
 
 
 def drawn(seed=0, images=5, classes=4):
-    """Logits of clean and attacked images and of a teacher for both, (N, classes) float32; labels with a wrong image."""
+    """Logits of clean and attacked images and of a teacher for both, (N, classes) float32; and labels."""
     generator = torch.Generator().manual_seed(seed)
     logits = [2 * torch.randn(images, classes, generator=generator) for _ in range(4)]
     return *logits, torch.randint(classes, (images,), generator=generator)
