@@ -406,6 +406,24 @@ class LowerBounds(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Correct images whose p* is the smallest radius with a counterexample: the radius one step below is certified."""
         return Counts(correct=sum(low + 1 == high for low, high in self.right), total=len(self.right))
 
+    @property
+    def accuracy(self) -> Counts:
+        """Images right unperturbed, of all."""
+        return Counts(correct=len(self.right), total=len(self.lower))
+
+    @property
+    def verified_exact(self) -> int:
+        """Of the images that the verifier was asked about, those whose p* is exact."""
+        exact = {
+            image for image, *pair in zip(self.images, self.lower, self.upper, strict=True) if pair[0] + 1 == pair[1]
+        }
+        return len(exact & {*self.verified})
+
+    def robust(self, epsilon: float) -> Counts:
+        """Images right and without a known counterexample at a grid value, of all images."""
+        at = grid_index(self.grid, epsilon)
+        return Counts(correct=sum(high > at for high in self.upper), total=len(self.upper))
+
     def certified(self, epsilon: float) -> Counts:
         """Images right and certified at a grid value, of all images; a RobbenchError off the grid."""
         at = grid_index(self.grid, epsilon)

@@ -75,12 +75,20 @@ def _keys(models: Sequence[Model], top: float) -> list[Artist]:
         Line2D([], [], color="black", linewidth=2, label="median"),
         Line2D([], [], marker="|", markersize=11, label="12.5th to 87.5th", **ink),
     ]
+    if any(_certified(model) is not None for model in models):
+        look = ink | {"color": "#0072B2", "markeredgecolor": "white"}
+        keys.append(Line2D([], [], marker="D", markersize=7, label="median certified radius", **look))
     if any(percentiles(model)[-1] > top for model in models):
         keys.append(Line2D([], [], marker="^", markersize=6, label="ends past the grid", **ink))
     if any(len(model.right) > 1 for model in models):
         dots = ink | {"markersize": 4, "markerfacecolor": "white"}
         keys.append(Line2D([], [], marker="o", label="medians of the seeds", **dots))
     return keys
+
+
+def _certified(model: Model) -> float | None:
+    """Median over seeds of the median certified radius; None where the model was not bounded."""
+    return model.value(lambda row: row.bounds.median if row.bounds else None)
 
 
 def _width(panel: _Panel) -> float:
@@ -134,6 +142,10 @@ def _boxes(axes: Axes, models: Sequence[Model], top: float) -> None:
             axes.text(at, top / 2, "no correct image", rotation=90, ha="center", va="center", fontsize=9)
             continue
         _box(axes, at, model, top)
+        if (certified := _certified(model)) is not None:
+            axes.plot(
+                at, min(certified, 1.02 * top), "D", color="#0072B2", markeredgecolor="white", markersize=7, zorder=6
+            )
         if share := np.isinf(_values(model)).mean():
             text = f"{share:.0%}" if share >= 0.005 else "<1%"
             white = {"facecolor": "white", "edgecolor": "none", "pad": 1}

@@ -15,6 +15,7 @@ from robbench.record import UNREADABLE, Record, Struct
 from robbench.report.ablation import draw_ablation, effects
 from robbench.report.answers import answers, compared
 from robbench.report.boxes_and_curves import draw_boxes, draw_ecdf
+from robbench.report.certified import draw_brackets
 from robbench.report.dots import draw_answers
 from robbench.report.drawing import Picture, file_name
 from robbench.report.durations import draw_seconds, draw_study_seconds
@@ -92,6 +93,7 @@ def draw(group: Group) -> list[Picture]:
         "ecdf": (right, draw_ecdf),
         "tradeoff": (right and len(models_of(group.rows)) > 1, draw_tradeoff),
         "seconds": (any(row.seconds for row in group.rows), draw_seconds),
+        "brackets": (any(row.bounds and row.bounds.right for row in group.rows), draw_brackets),
         "ablation": (any(effect.median for effect in effects(group)), draw_ablation),
     }
     of = group.suite, group.architecture

@@ -21,6 +21,7 @@ from robbench.report.ablation import ablation_table, effects, median_change
 from robbench.report.advice import advice, excluded, nothing
 from robbench.report.answers import Answer, answers
 from robbench.report.bootstrap import CONFIDENCE, interval
+from robbench.report.certified import certified_answers, certified_table, exactness, one_class
 from robbench.report.choice import Choice, accuracy_floor, choices
 from robbench.report.comparisons import fixed_epsilons
 from robbench.report.drawing import Picture
@@ -244,6 +245,10 @@ def _architecture(group: Group, pictures: Sequence[Picture], missing: Collection
         "epsilon": ranking_epsilon(group),
         "final": _plain(attack_table(group)),
         "others": other_table(group),
+        "certified": certified_table(group),
+        "certified_answers": certified_answers(group),
+        "one_class": one_class(group),
+        "verified": exactness(group),
         "fields": {field: [effect for effect in own if effect.moved] for field, own in fields},
         "ablation": {field: ablation_table(own) for field, own in fields},
     }

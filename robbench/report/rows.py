@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
-from robbench.record import MISCLASSIFIED, ModelFacts, Record, Robustness, Training
+from robbench.record import MISCLASSIFIED, LowerBounds, ModelFacts, Record, Robustness, Training
 from robbench.report import bootstrap
 from robbench.report.bootstrap import Resamples
 from robbench.report.published import Published, published_row
@@ -75,7 +75,18 @@ class Row:
     @property
     def other_figures(self) -> dict[str, float | int | bool | None]:
         """The figures of the stages of other kinds, as ``kind: figure``."""
-        return {f"{record.stage}: {name}": value for record in self.others for name, value in record.figures.items()}
+        others = [record for record in self.others if record is not self.bounded]
+        return {f"{record.stage}: {name}": value for record in others for name, value in record.figures.items()}
+
+    @property
+    def bounded(self) -> Record | None:
+        """The record of its certified bounds."""
+        return next((record for record in self.others if record.bounds), None)
+
+    @property
+    def bounds(self) -> LowerBounds | None:
+        """Its certified bounds."""
+        return self.bounded.bounds if self.bounded else None
 
     @property
     def median(self) -> float | None:
@@ -160,7 +171,19 @@ class Row:
         head = f", {self.facts.head.upper()} head" if self.facts.head != "linear" else ""
         kept = _KEPT[self.facts.kept or "frozen"]
         objective = f", {self.facts.objective.upper()}" if self.facts.objective else ""
-        return head + kept + objective + (", from a standard source" if self.facts.source_method == "standard" else "")
+        return head + kept + objective + self._from
+
+    @property
+    def _from(self) -> str:
+        """Which source, where it was not adversarially trained."""
+        method = self.facts.source_method
+        if method in (None, "pgd", "checkpoint"):
+            return ""
+        return (
+            ", from a standard source"
+            if method == "standard"
+            else f", from {'an' if method == 'ibp' else 'a'} {method.upper()} source"
+        )
 
     @property
     def label(self) -> str:
@@ -240,7 +263,13 @@ def _group(suite: str, architecture: str, rows: Sequence[Row], floor: float | No
         facts = row.facts
         method = [*_METHODS, facts.method].index(facts.method)
         kept = [*_KEPT].index(facts.kept or "frozen")
-        particulars = (facts.source_method == "standard", kept, facts.head != "linear", facts.head)
+        particulars = (
+            facts.source_method not in (None, "pgd", "checkpoint"),
+            facts.source_method or "",
+            kept,
+            facts.head != "linear",
+            facts.head,
+        )
         where = (facts.dataset not in sources, facts.dataset)
         return (method, *particulars, *where, facts.k or 0, facts.variant or "", facts.seed, row.case)
 

@@ -125,7 +125,6 @@ class DARD(Distillation):
     temperature: Positive = 3.0
 
 
-
 class IBP(Objective):
     """Certified training: κ · CE(z(x)) + (1 − κ) · CE(worst z over the ball) (Gowal et al. 2018, eq. 12).
 
