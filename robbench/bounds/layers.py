@@ -21,6 +21,9 @@ MARGIN = 1e-5
 
 float32 loses less than a tenth of it (``tests/bounds/test_rounding.py`` holds bounds against those in float64)."""
 
+FEW_CHANNELS = 4
+"""Of a convolution's inputs, up to which its transpose is a product of matrices (``suites/perf/test_bounds.py``)."""
+
 Interval = tuple[Tensor, Tensor]
 """Smallest and largest values, (N, *shape) each."""
 
@@ -155,10 +158,25 @@ class Convolution(Affine):
             padding = tuple(dilation * (side - 1) // 2 for side, dilation in spans)
         elif padding == "valid":
             padding = 0
-        values = F.conv_transpose2d(function.values, layer.weight, None, **options)
+        values = self._spread(function.values, options)
         places = zip(function.corner, _pair(options.get("stride", 1)), _pair(padding), strict=True)
         row, column = (place * stride - margin for place, stride, margin in places)
         return Window(values, (row, column)).inside(shape)
+
+    def _spread(self, values: Tensor, options: dict[str, Any]) -> Tensor:
+        """The transposed convolution without padding."""
+        weight = self.layer.weight
+        if weight.shape[1] > FEW_CHANNELS or options.get("groups", 1) > 1:
+            return F.conv_transpose2d(values, weight, None, **options)
+        # Towards the few channels of an image the library's transposed convolution is several times slower.
+        kernel, stride = weight.shape[2:], _pair(options.get("stride", 1))
+        dilation = _pair(options.get("dilation", 1))
+        size = [
+            (count - 1) * step + apart * (side - 1) + 1
+            for count, step, apart, side in zip(values.shape[2:], stride, dilation, kernel, strict=True)
+        ]
+        columns = weight.flatten(1).t() @ values.flatten(2)
+        return F.fold(columns, size, kernel, dilation=dilation, stride=stride)
 
     @property
     def bias(self) -> Tensor | None:

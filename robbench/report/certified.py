@@ -149,6 +149,13 @@ def draw_brackets(group: Group) -> bytes:
         for panel, row in zip(panels, shown, strict=True):
             assert row.bounds is not None
             _bracket(panel, row, row.bounds)
+        top = max(
+            row.bounds.grid[max(low, min(high, len(row.bounds.grid) - 1))]
+            for row in shown
+            if row.bounds
+            for low, high in row.bounds.right
+        )
+        panels[0].set_ylim(0, 1.03 * top)
         panels[0].set_ylabel(f"radius ({drawing.UNITS})")
         keys = [
             Line2D([], [], color="black", linewidth=1.4, label="p*: a counterexample is known"),
@@ -177,6 +184,6 @@ def _bracket(panel: Axes, row: Row, bounds: LowerBounds) -> None:
     panel.step(share, low, where="post", color="#0072B2", linewidth=1.2)
     panel.step(share, high, where="post", color="black", linewidth=1.2)
     panel.set_title(row.label, fontsize=9)
-    panel.set(xlim=(0, 1), ylim=(0, None), xlabel="share of the correct images")
+    panel.set(xlim=(0, 1), xlabel="share of the correct images")
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     drawing.tidy(panel)
