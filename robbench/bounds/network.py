@@ -48,8 +48,8 @@ KNOWN = (
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        """Layers of torch, and the input normalisation."""
-        return isinstance(module, Normalise) or super().is_leaf_module(module, name)
+        """Layers of torch, fused ones, and the input normalisation."""
+        return isinstance(module, Normalise | FusedConvolution) or super().is_leaf_module(module, name)
 
 
 def nodes_of(network: nn.Module) -> tuple[Node, ...]:
