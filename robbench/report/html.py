@@ -24,6 +24,7 @@ from robbench.report.charts import (
     distributions,
     factors_by_k,
     histories,
+    kind_legend,
     medians_by_k,
     robust_curves,
     seconds_chart,
@@ -120,6 +121,7 @@ def _choice(choice: Choice) -> dict[str, Any]:
         "excluded": advice.excluded(choice),
         "floor": advice.floor_text(choice),
         "picture": Markup(tradeoff(choice)),
+        "legend": kind_legend(each.model for each in choice.candidates if each.model.right),
         "front": [each.name for each in choice.on_front],
         "area": f"{choice.area:.3f} ({choice.area_interval[0]:.3f} to {choice.area_interval[1]:.3f})",
         "epsilon": markdown.radius(choice.epsilon),
@@ -170,13 +172,16 @@ def _cards(groups: Sequence[Group], found: Sequence[Choice]) -> list[dict[str, s
                 if recommended
                 else {"what": f"median p*{on[choice.dataset]}", **alone, "of": f"{accuracy}: {best.name}"}
             )
-    answered = [answer for group in groups if (answer := best_answer(answers(group))) and answer.best]
-    return [*cards[: 1 if answered else 4], *(_answer_cards(answered[0]) if answered else ())]
+    answered = [(group, answer) for group in groups if (answer := best_answer(answers(group))) and answer.best]
+    if not answered:
+        return cards[:4]
+    group, answer = answered[0]
+    return [*cards[:1], *_answer_cards(answer, f"{group.architecture} " if len(groups) > 1 else "")]
 
 
-def _answer_cards(answer: Answer) -> Iterable[dict[str, str]]:
+def _answer_cards(answer: Answer, architecture: str) -> Iterable[dict[str, str]]:
     assert answer.best is not None
-    name = answer.best.label
+    name = architecture + answer.best.label
     for what, ratio, of in (
         ("1. robustness kept", answer.retention, "of the source's median p*"),
         ("2. of training from scratch", answer.relative, "of the median p* of adversarial training on the target"),
@@ -227,7 +232,10 @@ def _architecture(group: Group) -> dict[str, Any]:
     return {
         "name": group.architecture,
         "pictures": {name: Markup(svg) for name, svg in pictures.items() if svg},
-        "legends": {"Robust accuracy by radius": curve_legend(group)},
+        "legends": {
+            **dict.fromkeys(list(pictures)[:2], kind_legend(answer.models[0] for answer in answers(group))),
+            "Robust accuracy by radius": curve_legend(group),
+        },
         "tables": {name: frame for name, frame in tables.items() if frame is not None},
         "histories": [(name, Markup(svg)) for name, svg in histories(group)],
         "examples": [(what, row.label, row.robustness.examples) for what, row in _shown(group) if row.robustness],
