@@ -79,7 +79,7 @@ class Candidate:
         """Clean accuracy in every resampling."""
         return self._resampled(lambda row: row.resampled_accuracy)
 
-    @cached_property
+    @property
     def medians(self) -> Resamples:
         """Median p* in every resampling."""
         return self.model.resampled_medians
