@@ -127,7 +127,7 @@ def _choice(choice: Choice) -> dict[str, Any]:
         "dataset": dataset_label(choice.dataset),
         "advice": [(each, advice.criterion(each.purpose, choice)) for each in advice.advice(choice)],
         "nothing": advice.nothing(choice),
-        "excluded": advice.excluded(choice),
+        "more": [line for line in (advice.budgets(choice), advice.excluded(choice)) if line],
         "floor": advice.floor_text(choice),
         "picture": Markup(tradeoff(choice)),
         "legend": kind_legend(each.model for each in choice.candidates if each.model.right),
