@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from robbench.report import markdown
 from robbench.report.bootstrap import CONFIDENCE, interval
-from robbench.report.choice import KEPT, Candidate, Choice, Recommendation
+from robbench.report.choice import KEPT, Candidate, Choice, Recommendation, best_under
 from robbench.report.rows import FEW, dataset_label
 
 
@@ -33,6 +33,21 @@ def advice(choice: Choice) -> list[Advice]:
     return [
         Advice(each.purpose, each.best.name, _figures(each), _rivals(each.rivals)) for each in choice.recommendations
     ]
+
+
+def budgets(choice: Choice) -> str:
+    """The most robust model within each power of ten of training seconds; empty where one such limit holds all."""
+    timed = [each.seconds for each in choice.candidates if each.eligible and each.seconds]
+    if not choice.recommendations or not timed:
+        return ""
+    powers = range(math.ceil(math.log10(min(timed))), math.ceil(math.log10(max(timed))) + 1)
+    found = {10.0**power: best_under(choice.candidates, seconds=10.0**power) for power in powers}
+    shown = [
+        f"{seconds:,.10g} s: {best.name} ({markdown.pstar(best.model.median, best.model.grid_end)})"
+        for seconds, best in found.items()
+        if best
+    ]
+    return f"most robust within {', '.join(shown)}" if len(shown) > 1 else ""
 
 
 def nothing(choice: Choice) -> str:

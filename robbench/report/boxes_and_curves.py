@@ -183,12 +183,7 @@ def draw_ecdf(group: Group) -> bytes:
     lines = group.lines or (None,)
     across = min(2, len(lines))
     models = [model for model in models_of(group.rows) if model.right]
-    found = [
-        value
-        for model in models
-        if (values := _values(model)).size
-        for value in [np.quantile(values, 0.999, method="inverted_cdf")]
-    ]
+    found = [float(np.quantile(_values(model), 0.999, method="inverted_cdf")) for model in models]
     end = min(max(model.grid_end for model in models), 1.1 * max(found))
     with drawing.canvas(
         7.4 * across, 4.6 * -(-len(lines) // across), drawing.title(group, "distribution of p*")

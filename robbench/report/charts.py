@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -162,6 +162,12 @@ def robust_curves(group: Group) -> str:
         lines.append(svg.Line(points=points, title=model.label, colour=_ink(model), dashes=dashes, steps=True))
     y = svg.Axis(low=0.0, high=1.0, label="right and not fooled, of all images", percent=True)
     return svg.plot("robust accuracy by radius", svg.Axis(low=0.0, high=end, label=RADIUS), y, (), lines)
+
+
+def kind_legend(models: Iterable[Model]) -> list[tuple[str, str, bool]]:
+    """Name and colour of every kind of model."""
+    kinds = {model.line or model.label.partition(" ")[0]: colour(model.rows[0]) for model in models}
+    return [(kind, ink, False) for kind, ink in kinds.items()]
 
 
 def curve_legend(group: Group) -> list[tuple[str, str, bool]]:

@@ -79,7 +79,7 @@ class Candidate:
         """Clean accuracy in every resampling."""
         return self._resampled(lambda row: row.resampled_accuracy)
 
-    @cached_property
+    @property
     def medians(self) -> Resamples:
         """Median p* in every resampling."""
         return self.model.resampled_medians
@@ -216,37 +216,37 @@ def choices(groups: Sequence[Group]) -> tuple[Choice, ...]:
     """What to choose among the models of one study: on the data transferred to, or on each where nothing is transferred."""
     rows = [row for group in groups for row in group.rows if row.accuracy is not None]
     targets = [row.facts.dataset for row in rows if row.facts.k] or [row.facts.dataset for row in rows]
-    return tuple(_choice(groups, dataset) for dataset in dict.fromkeys(targets))
+    return tuple(_choice(_candidates(groups, dataset)) for dataset in dict.fromkeys(targets))
 
 
-def _choice(groups: Sequence[Group], dataset: str) -> Choice:
-    owned = [
-        (group, model)
-        for group in groups
-        for model in models_of(group.rows)
-        if model.facts.dataset == dataset and model.tested
-    ]
-    slugs = Counter(row.trained.environment.slug for _, model in owned for row in model.rows if row.seconds)  # type: ignore[union-attr]
-    usual = slugs.most_common(1)[0][0] if slugs else ""
+def _candidates(groups: Sequence[Group], dataset: str) -> tuple[Candidate, ...]:
+    """The tested models on a data set."""
+    owned = [(group, model) for group in groups for model in models_of(group.rows) if model.facts.dataset == dataset]
+    owned = [(group, model) for group, model in owned if model.tested]
+    trained = [row.trained for _, model in owned for row in model.rows if row.trained and row.seconds]
+    slugs = Counter(record.environment.slug for record in trained)
+    usual = max(slugs, key=slugs.__getitem__, default="")
     several = len({group.architecture for group, _ in owned}) > 1
-    epsilon = next((found for group in groups if (found := ranking_epsilon(group))), 0.0)
-    epsilon = epsilon or max(model.grid_end for _, model in owned)
-    candidates = tuple(
+    epsilon = next((found for group in groups if (found := ranking_epsilon(group))), None)
+    return tuple(
         Candidate(
             name=f"{group.architecture} {model.label}" if several else model.label,
             model=model,
             floor=accuracy_floor(group, dataset),
-            epsilon=epsilon,
+            epsilon=epsilon or max(model.grid_end for _, model in owned),
             comparable=all(row.trained and row.trained.environment.slug == usual for row in model.rows),
         )
         for group, model in owned
     )
+
+
+def _choice(candidates: tuple[Candidate, ...]) -> Choice:
     eligible = [each for each in candidates if each.eligible]
     flat = np.asarray([(each.accuracy, each.pstar) for each in eligible]).reshape(-1, 2)
     costs = np.asarray([-each.seconds if each.seconds else -math.inf for each in eligible])
     descending = sorted(zip(eligible, front(flat), strict=True), key=lambda pair: -pair[0].accuracy)
     return Choice(
-        dataset=dataset,
+        dataset=candidates[0].model.facts.dataset,
         candidates=candidates,
         recommendations=_recommendations(eligible) if len(eligible) > 1 else (),
         on_front=tuple(each for each, there in descending if there),
@@ -255,7 +255,7 @@ def _choice(groups: Sequence[Group], dataset: str) -> Choice:
         ),
         area=float(area_below(flat[:, 0], flat[:, 1])) if eligible else 0.0,
         area_interval=_area_interval(eligible),
-        epsilon=epsilon,
+        epsilon=candidates[0].epsilon,
         floors=tuple(sorted({each.floor for each in candidates})),
     )
 
@@ -268,8 +268,6 @@ def _area_interval(eligible: Sequence[Candidate]) -> tuple[float, float]:
 
 
 def _recommendations(eligible: Sequence[Candidate]) -> tuple[Recommendation, ...]:
-    if not eligible:
-        return ()
     robust = max(eligible, key=lambda each: (each.model.median or 0.0, each.accuracy))
     timed = [each for each in eligible if each.seconds]
     balanced = max(timed or eligible, key=lambda each: each.balance)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from robbench.gate.verdicts import MARKS, Verdict
+from robbench.record import Example
 from robbench.report import advice, markdown, remarks
 from robbench.report.ablation import ablation_table, effects
 from robbench.report.answers import Answer, answers
@@ -24,6 +26,7 @@ from robbench.report.charts import (
     distributions,
     factors_by_k,
     histories,
+    kind_legend,
     medians_by_k,
     robust_curves,
     seconds_chart,
@@ -45,6 +48,9 @@ from robbench.report.tables import (
 )
 
 FOLDER = Path(__file__).parent / "templates"
+
+EXAMPLES = 1_500_000
+"""Bytes of example images in a page; those of further architectures stay in the records."""
 
 
 def report_html(
@@ -101,13 +107,17 @@ def environment() -> jinja2.Environment:
 def _study(suite: str, groups: Sequence[Group], missing: Sequence[str]) -> dict[str, Any]:
     found = choices(groups)
     groups = ordered(groups, found)
+    sizes = [sum(len(each.png) for _, row in _shown(group) for each in _examples(row)) for group in groups]
     return {
         "suite": suite,
         "missing": remarks.missing_models(missing, suite),
         "choices": [_choice(each) for each in found],
         "cards": _cards(groups, found),
         "overview": overview_table(groups),
-        "architectures": [_architecture(group) for group in groups],
+        "architectures": [
+            {**_architecture(group), "examples": _described(group) if reached <= EXAMPLES else []}
+            for group, reached in zip(groups, accumulate(sizes), strict=True)
+        ],
     }
 
 
@@ -117,9 +127,10 @@ def _choice(choice: Choice) -> dict[str, Any]:
         "dataset": dataset_label(choice.dataset),
         "advice": [(each, advice.criterion(each.purpose, choice)) for each in advice.advice(choice)],
         "nothing": advice.nothing(choice),
-        "excluded": advice.excluded(choice),
+        "more": [line for line in (advice.budgets(choice), advice.excluded(choice)) if line],
         "floor": advice.floor_text(choice),
         "picture": Markup(tradeoff(choice)),
+        "legend": kind_legend(each.model for each in choice.candidates if each.model.right),
         "front": [each.name for each in choice.on_front],
         "area": f"{choice.area:.3f} ({choice.area_interval[0]:.3f} to {choice.area_interval[1]:.3f})",
         "epsilon": markdown.radius(choice.epsilon),
@@ -170,13 +181,16 @@ def _cards(groups: Sequence[Group], found: Sequence[Choice]) -> list[dict[str, s
                 if recommended
                 else {"what": f"median p*{on[choice.dataset]}", **alone, "of": f"{accuracy}: {best.name}"}
             )
-    answered = [answer for group in groups if (answer := best_answer(answers(group))) and answer.best]
-    return [*cards[: 1 if answered else 4], *(_answer_cards(answered[0]) if answered else ())]
+    answered = [(group, answer) for group in groups if (answer := best_answer(answers(group))) and answer.best]
+    if not answered:
+        return cards[:4]
+    group, answer = answered[0]
+    return [*cards[:1], *_answer_cards(answer, f"{group.architecture} " if len(groups) > 1 else "")]
 
 
-def _answer_cards(answer: Answer) -> Iterable[dict[str, str]]:
+def _answer_cards(answer: Answer, architecture: str) -> Iterable[dict[str, str]]:
     assert answer.best is not None
-    name = answer.best.label
+    name = architecture + answer.best.label
     for what, ratio, of in (
         ("1. robustness kept", answer.retention, "of the source's median p*"),
         ("2. of training from scratch", answer.relative, "of the median p* of adversarial training on the target"),
@@ -227,10 +241,12 @@ def _architecture(group: Group) -> dict[str, Any]:
     return {
         "name": group.architecture,
         "pictures": {name: Markup(svg) for name, svg in pictures.items() if svg},
-        "legends": {"Robust accuracy by radius": curve_legend(group)},
+        "legends": {
+            **dict.fromkeys(list(pictures)[:2], kind_legend(answer.models[0] for answer in answers(group))),
+            "Robust accuracy by radius": curve_legend(group),
+        },
         "tables": {name: frame for name, frame in tables.items() if frame is not None},
         "histories": [(name, Markup(svg)) for name, svg in histories(group)],
-        "examples": [(what, row.label, row.robustness.examples) for what, row in _shown(group) if row.robustness],
         "few": remarks.few_images(group),
         "busy": remarks.busy(group),
         "suspects": [(row.name, row.robustness.audit.warnings) for row in group.all_rows if row.suspect],  # type: ignore[union-attr]
@@ -241,13 +257,17 @@ def _shown(group: Group) -> list[tuple[str, Row]]:
     """The models whose images are shown, in their first seed: source, best transfer, conventional; else all."""
     answer = best_answer(answers(group))
     if answer is None or answer.best is None:
-        return [("", row) for row in group.rows if row.robustness and row.robustness.examples][:3]
+        return [("", row) for row in group.rows if _examples(row)][:3]
     named = {"source": answer.source, "best transfer": answer.best, "conventional": answer.standard}
-    return [
-        (what, row)
-        for what, model in named.items()
-        if model and (row := model.rows[0]).robustness and row.robustness.examples
-    ]
+    return [(what, model.rows[0]) for what, model in named.items() if model and _examples(model.rows[0])]
+
+
+def _examples(row: Row) -> Sequence[Example]:
+    return row.robustness.examples if row.robustness else ()
+
+
+def _described(group: Group) -> list[tuple[str, str, Sequence[Example]]]:
+    return [(what, row.label, _examples(row)) for what, row in _shown(group)]
 
 
 def _table(frame: pd.DataFrame) -> Markup:

@@ -163,7 +163,7 @@ def _mark(mark: Mark, across: _Scale, up: _Scale) -> str:
     drawn += f'<circle class="near" cx="{a:.1f}" cy="{b:.1f}" r="11"/>'
     drawn += f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{6 if mark.bold else 4.5}" fill="{fill}" stroke="{mark.colour}"/>'
     if mark.label:
-        beyond = a > WIDTH - 90 and mark.bold
+        beyond = a + 8 + 7.5 * len(mark.label) > WIDTH
         place = f'x="{a - 9:.1f}" text-anchor="end"' if beyond else f'x="{a + 8:.1f}"'
         weight = ' class="bold"' if mark.bold else ' class="small"'
         drawn += f'<text{weight} {place} y="{b - 7:.1f}">{escape(mark.label)}</text>'

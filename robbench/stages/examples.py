@@ -22,7 +22,7 @@ from robbench.record import MISCLASSIFIED, Example
 OF_A_KIND = 2
 """Examples with the smallest p*, and as many with p* nearest to the median."""
 
-LARGEST = 96
+LARGEST = 64
 """Pixels a side of a picture's thirds; larger images are shrunk for it."""
 
 

@@ -202,6 +202,13 @@ def test_an_ablation_runs_its_variants_and_says_which_they_are(write_suite, pyte
     assert any(note.startswith("variant 'split', as declared but for one field, 5 models") for note in bundle.notes)
 
 
+def test_a_studys_accuracy_floor_reaches_its_report(write_suite, pytester):
+    """Nothing less accurate is recommended there; without one, the report takes half of the conventional accuracy."""
+    write_suite(('name="tiny",', 'name="tiny", accuracy_floor=0.5,'))
+    pytester.runpytest_inprocess("--robbench-update", "-k", "test_training and glyphs10-standard")
+    assert read_bundle(pytester.path / "reports" / "tiny").accuracy_floors == {"tiny": 0.5}
+
+
 def test_the_final_test_stands_in_records_and_benchmark_json(write_suite, pytester):
     """Robust accuracy by attack and radius, of a stage whose seconds are the search's alone."""
     attacks = "PGD(epsilon=0.1, steps=1, random_start=False), PGD(epsilon=0.1, steps=2, random_start=False)"

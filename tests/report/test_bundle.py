@@ -177,3 +177,12 @@ def test_the_end_of_a_run_imports_nothing_that_draws() -> None:
     """The table in the terminal is printed by every run, whether it writes a report or not."""
     code = "import robbench.report.terminal, sys; assert not {'torch', 'pandas', 'matplotlib', 'jinja2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_accuracy_floors_stay_with_their_suites(tmp_path: Path) -> None:
+    """In records.json, and where bundles are merged; what none declares is not written."""
+    floored = replace(bundle(), accuracy_floors={"demo": 0.5})
+    write_bundle(tmp_path, floored)
+    assert read_bundle(tmp_path).accuracy_floors == {"demo": 0.5}
+    assert merge([bundle(), floored]).accuracy_floors == {"demo": 0.5}
+    assert b"accuracy_floors" not in render(bundle())["records.json"]

@@ -8,6 +8,7 @@ from factories import both_records, make_facts, robustness_record, transfer, wit
 
 from robbench.gate.verdicts import Verdict
 from robbench.record import Record
+from robbench.report import html
 from robbench.report.html import report_html
 from robbench.report.rows import group_records
 
@@ -91,6 +92,15 @@ def test_one_file_that_asks_no_network() -> None:
     assert "://" not in page
     assert len(page.encode()) < 3_000_000
     assert page == report_html(group_records(STUDY[::-1]), title="A study")
+
+
+def test_large_examples_of_many_architectures_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the first architecture stay."""
+    second = with_examples(transfer(1, [1] * 40, architecture="cnn4"))
+    count = report_html(group_records([*STUDY, *second]), title="A study").count('class="example"')
+    monkeypatch.setattr(html, "EXAMPLES", 6 * len(STUDY[1].result.examples[0].png))  # of source, TL#1 and conventional
+    fewer = report_html(group_records([*STUDY, *second]), title="A study").count('class="example"')
+    assert (count, fewer) == (8, 6)
 
 
 def test_names_are_text() -> None:

@@ -61,6 +61,7 @@ def test_a_report_from_top_to_bottom() -> None:
         "- **For most robustness: PGD EMNIST**, median p\\* 0.300 (0.300 to 0.300), 90.0% clean accuracy, trained in 400 s",
         "- **For best balance: PGD EMNIST**, median p\\* 0.300 (0.300 to 0.300), 90.0% clean accuracy, expected robustness 90.0%",
         "- **For least cost: TL#1**",
+        "- most robust within 10 s: TL#1 (0.200), 100 s: TL#1 (0.200), 1,000 s: PGD EMNIST (0.300)",
         "- cnn4: 1 model (cnn4-a)",
         "Tested on 36 images a model and seed, at the fewest: too few to settle a second digit.",
         "### cnn7",
