@@ -31,7 +31,9 @@ class Verifier(Spec):
     seconds: PositiveInt = 60
     """For one query; undecided then."""
     queries: PositiveInt = 3
-    """At most for one image: each halves the gap between its bounds, until one is undecided."""
+    """At most for one image: first one step below p*, then each halves what is left."""
+    models: Annotated[tuple[str, ...], Field(min_length=1), Expected("a tuple of at least one pattern")] = ("*",)
+    """Shell patterns as of :attr:`Bounds.models`: of the bounded models, those that it is asked about."""
 
     def __post_init__(self) -> None:
         own = all(place in self.engine for place in PLACES)

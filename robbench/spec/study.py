@@ -166,9 +166,15 @@ class Study(Spec):
         models = self.models()
         how = "standard, adversarial or transfers, or source beside a source_checkpoint"
         require(bool(models), f"study {self.name!r}", f"something to run: {how}", None)
-        for pattern in (pattern for each in self.also for pattern in each.models):
+        verifier = self.bounds and self.bounds.verifier
+        asked = {
+            "Also": self.also,
+            "Bounds": [self.bounds] * bool(self.bounds),
+            "Verifier": [verifier] * bool(verifier),
+        }
+        for what, pattern in ((what, each) for what, specs in asked.items() for spec in specs for each in spec.models):
             found = any(is_named(model, pattern) for model in models)
-            require(found, "Also models", "patterns of the study's models ('*-pgd', '*-TL3')", pattern)
+            require(found, f"{what} models", "patterns of the study's models ('*-pgd', '*-TL3')", pattern)
         names = [model.id for model in models]
         twice = sorted({name for name in names if names.count(name) > 1})
         require(not twice, f"study {self.name!r}", "every model declared once", ", ".join(twice))

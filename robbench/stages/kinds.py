@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from robbench.record import RESULTS, LowerBounds, Robustness, Struct, Training
@@ -65,6 +65,9 @@ def _bounds(study: Study, model: Model) -> dict[str, Bounded]:
     bounds = study.bounds
     if bounds is None or not any(is_named(model, pattern) for pattern in bounds.models):
         return {}
+    verifier = bounds.verifier
+    if verifier and not any(is_named(model, pattern) for pattern in verifier.models):
+        bounds = replace(bounds, verifier=None)
     return {"": Bounded(bounds=bounds, estimate=study.estimate)}
 
 
