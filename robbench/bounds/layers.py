@@ -171,10 +171,10 @@ class Convolution(Affine):
         # Towards the few channels of an image the library's transposed convolution is several times slower.
         kernel, stride = weight.shape[2:], _pair(options.get("stride", 1))
         dilation = _pair(options.get("dilation", 1))
-        size = [
+        size = tuple(
             (count - 1) * step + apart * (side - 1) + 1
             for count, step, apart, side in zip(values.shape[2:], stride, dilation, kernel, strict=True)
-        ]
+        )
         columns = weight.flatten(1).t() @ values.flatten(2)
         return F.fold(columns, size, kernel, dilation=dilation, stride=stride)
 

@@ -166,13 +166,13 @@ class Study(Spec):
         models = self.models()
         how = "standard, adversarial or transfers, or source beside a source_checkpoint"
         require(bool(models), f"study {self.name!r}", f"something to run: {how}", None)
-        verifier = self.bounds and self.bounds.verifier
-        asked = {
-            "Also": self.also,
-            "Bounds": [self.bounds] * bool(self.bounds),
-            "Verifier": [verifier] * bool(verifier),
+        bounds, verifier = self.bounds, self.bounds.verifier if self.bounds else None
+        asked = {"Also": [pattern for each in self.also for pattern in each.models]}
+        asked |= {
+            "Bounds": list(bounds.models) if bounds else [],
+            "Verifier": list(verifier.models) if verifier else [],
         }
-        for what, pattern in ((what, each) for what, specs in asked.items() for spec in specs for each in spec.models):
+        for what, pattern in ((what, pattern) for what, patterns in asked.items() for pattern in patterns):
             found = any(is_named(model, pattern) for model in models)
             require(found, f"{what} models", "patterns of the study's models ('*-pgd', '*-TL3')", pattern)
         names = [model.id for model in models]
