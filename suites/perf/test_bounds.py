@@ -9,7 +9,6 @@ from torch import nn
 
 from robbench.bounds import BoundedNetwork, Boxes
 from robbench.bounds.propagation import margin_functions
-from robbench.data import pixels
 from robbench.machine.precision import full_precision
 from suites.perf.plain import as_written
 
@@ -41,7 +40,9 @@ def test_crown(architecture, perf, trained, digits):
 
     def plain(count=IMAGES):
         with torch.no_grad():
-            each = [crown_of_one(dense, image, int(label)) for image, label in zip(images[:count], labels, strict=False)]
+            each = [
+                crown_of_one(dense, image, int(label)) for image, label in zip(images[:count], labels, strict=False)
+            ]
         found["plain"] = torch.stack(each)
 
     rounds = perf.compare(
