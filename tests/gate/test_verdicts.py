@@ -318,7 +318,7 @@ def test_a_figure_is_tested_at_its_share_of_five_percent():
     """Two models of a study have six figures, of another kind of stage one each; every suite has its own level."""
     assert level_of([]) == 0.05
     assert level_of(["training", "robustness"] * 2) == 0.05 / 6
-    assert level_of(["training", "robustness", "bounds"]) == 0.05 / 4
+    assert level_of(["training", "robustness", "weighing"]) == 0.05 / 4
     elsewhere = msgspec.structs.replace(robust([20]), suite="other")
     assert levels([training_record(FACTS), robust([20]), elsewhere]) == {"demo": 0.05 / 3, "other": 0.05 / 2}
 
@@ -344,13 +344,13 @@ def test_another_kind_of_stage_is_held_to_its_seconds_until_it_brings_a_judge():
     """Which gets record and baseline, and returns verdicts on its own figures."""
 
     @dataclass(frozen=True)
-    class Bounds:
+    class Weight:
         proven: int
 
-    record = msgspec.structs.replace(training_record(FACTS), stage="bounds", result=Bounds(proven=3))
+    record = msgspec.structs.replace(training_record(FACTS), stage="weighing", result=Weight(proven=3))
     assert verdicts(record, record).keys() == {"seconds"}
     judge.register(
-        Bounds,
+        Weight,
         lambda result, record, *rest: [plain_verdict(record.suite, record.name, "-", f"proven: {result.proven}")],
     )
     assert verdicts(record, record)["result"].message == "proven: 3"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from robbench.spec import (
     PGD,
     TRADES,
     Audit,
+    Bounds,
     Dataset,
     EarlyStopping,
     EpsilonGrid,
@@ -191,9 +193,9 @@ def test_passes_of_the_published_recipes():
 
 def test_another_kind_of_stage_is_planned_as_no_work(tmp_path, monkeypatch):
     """It has its lines in the table, without a time, since nobody knows what it takes."""
-    monkeypatch.setitem(KINDS, "bounds", replace(KINDS["training"], name="bounds"))
+    monkeypatch.setitem(KINDS, "weighing", replace(KINDS["training"], name="weighing"))
     stages = plan(STUDY, tmp_path)
-    (bounds, *_) = [stage for stage in stages if stage.stage == "bounds"]
+    (bounds, *_) = [stage for stage in stages if stage.stage == "weighing"]
     assert (bounds.work, bounds.network) == (Work(), None)
     assert lines(stages, {}, set())[-2].split()[1:] == ["0", "0"]
 
@@ -231,3 +233,12 @@ def test_an_item_needs_its_sources(tmp_path):
     with pytest.raises(RobbenchError, match="unknown model of the suite"):
         of_item(stages, STUDY, "test_training[cnn9]")
     assert of_item(stages, STUDY, "test_training") == stages
+
+
+def test_bounds_are_planned_by_their_neurons(tmp_path):
+    """Every neuron of every image, both ways, and every class, in every round of the search: at most."""
+    study = replace(STUDY, architectures=("relu_2_64",), bounds=Bounds(images=10))
+    (stage, *_) = (each for each in plan(study, tmp_path) if each.stage == "bounds")
+    rounds = 1 + math.ceil(math.log2(22))
+    assert stage.work.forward == 10 * rounds * (2 * 64 + 9)
+    assert stage.bound

@@ -13,12 +13,15 @@ from specs import ESTIMATE, MNIST, RECIPE, SOURCE, STANDARD, TARGET
 from robbench.spec import (
     ARD,
     DARD,
+    IBP,
     MART,
     PGD,
     RSLAD,
     TRADES,
     Also,
     Audit,
+    Bounded,
+    Bounds,
     Checkpoint,
     CrossEntropy,
     Dataset,
@@ -38,6 +41,7 @@ from robbench.spec import (
     Study,
     Transfer,
     Transfers,
+    Verifier,
     attack,
     code_of,
     describe,
@@ -110,6 +114,13 @@ CHANGES = [
     (ARD(), {"alpha": 0.5, "temperature": 1.0}),
     (RSLAD(), {"alpha": 0.5}),
     (DARD(), {"alpha": 0.5, "temperature": 1.0}),
+    (IBP(epsilon=0.1), {"epsilon": 0.2, "kappa": 0.4, "warm_up": 0.1, "ramp": 0.3, "crown": True}),
+    (Bounds(), {"images": 7, "method": "ibp", "probes": 2, "models": ("*-pgd",), "verifier": Verifier()}),
+    (Verifier(), {"engine": "neuralsat", "images": 7, "seconds": 5, "queries": 1, "models": ("*-pgd",)}),
+    (
+        Bounded(bounds=Bounds(), estimate=ESTIMATE),
+        {"bounds": Bounds(images=7), "estimate": replace(ESTIMATE, images=1)},
+    ),
     (
         replace(ESTIMATE, search="fast", audit=None),
         {"grid": EpsilonGrid(stop=0.3, step=0.1), "attack": PGD(steps=3, random_start=False), "images": 1, "seed": 1}
