@@ -23,6 +23,11 @@ FEW = 30
 """Correct images below which a median is called out, no finding rests on it, and no model is recommended."""
 
 
+def _objective(name: str) -> str:
+    """An objective's name for people: ``TRADES``."""
+    return {"lwf": "LwF", "dicepgd": "Dice-PGD"}.get(name, name.upper())
+
+
 def dataset_label(name: str) -> str:
     """A dataset's name for people; names robbench does not know stay as they are."""
     return _DATASETS.get(name, name)
@@ -170,7 +175,7 @@ class Row:
     def _particulars(self) -> str:
         head = f", {self.facts.head.upper()} head" if self.facts.head != "linear" else ""
         kept = _KEPT[self.facts.kept or "frozen"]
-        objective = f", {self.facts.objective.upper()}" if self.facts.objective else ""
+        objective = f", {_objective(self.facts.objective)}" if self.facts.objective else ""
         return head + kept + objective + self._from
 
     @property
@@ -189,7 +194,7 @@ class Row:
     def label(self) -> str:
         """The model's name in tables, without its seed: ``PGD EMNIST``, ``TL#3 adversarial``."""
         if self.facts.k is None:
-            method = _SCRATCH.get(self.facts.method, self.facts.method.upper())
+            method = _SCRATCH.get(self.facts.method) or _objective(self.facts.method)
             return f"{method} {dataset_label(self.record.data.name)}"
         adversarial = " adversarial" if self.facts.method == "transfer-adversarial" else ""
         return f"TL#{self.facts.k}{adversarial}{self._particulars}"
@@ -264,6 +269,7 @@ def _group(suite: str, architecture: str, rows: Sequence[Row], floor: float | No
         method = [*_METHODS, facts.method].index(facts.method)
         kept = [*_KEPT].index(facts.kept or "frozen")
         particulars = (
+            facts.objective or "",
             facts.source_method not in (None, "pgd", "checkpoint"),
             facts.source_method or "",
             kept,
@@ -271,7 +277,16 @@ def _group(suite: str, architecture: str, rows: Sequence[Row], floor: float | No
             facts.head,
         )
         where = (facts.dataset not in sources, facts.dataset)
-        return (method, *particulars, *where, facts.k or 0, facts.variant or "", facts.seed, row.case)
+        return (
+            facts.k is not None,
+            method,
+            *particulars,
+            *where,
+            facts.k or 0,
+            facts.variant or "",
+            facts.seed,
+            row.case,
+        )
 
     ordered = sorted(rows, key=key)
     plain = tuple(row for row in ordered if row.facts.variant is None)

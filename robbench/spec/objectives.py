@@ -21,7 +21,7 @@ class LwF(Objective):
     with any head: for ``head_share`` of the epochs only the new head learns, at the full rate; then everything does,
     at ``kept_scale`` times that. The kept blocks stay in eval mode (``kept_statistics="eval"``).
 
-    That the head is trained alone for half of the epochs is our choice.
+    That the head is trained alone for half of the epochs is our choice; with 0 it learns at the full rate throughout.
     """
 
     parents: ClassVar[tuple[str, ...]] = ("source",)

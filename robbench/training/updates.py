@@ -85,8 +85,9 @@ def batch_of(
 
     ``position`` is where training is, in epochs; ``reference`` was computed before, and None computes it here.
     """
-    if reference is None:
-        reference = referred(loss, recipe, clean)
+    if reference is None and loss.reference is not None:
+        with torch.no_grad(), autocast(recipe.precision, clean.device):
+            reference = loss.reference(clean)
     images = clean
     if recipe.attack is not None:
         scale = ramp(recipe, position)
@@ -103,15 +104,6 @@ def batch_of(
             reference=reference,
         )
     return Batch(clean, images, labels, position / recipe.epochs, reference)
-
-
-def referred(loss: Loss, recipe: Recipe, clean: Tensor) -> Tensor | None:
-    """What the loss's reference makes of clean images; None where it has none."""
-    if loss.reference is None:
-        return None
-    with torch.no_grad(), autocast(recipe.precision, clean.device):
-        made: Tensor = loss.reference(clean)
-        return made
 
 
 def update(

@@ -43,6 +43,13 @@ def test_a_row_of_the_study_table() -> None:
     }
 
 
+def test_the_name_of_a_row_says_the_objective() -> None:
+    """Of a model from scratch, which comes first, and of a transfer."""
+    facts = [make_facts("transfer", "emnist", 1, kept="finetuned", objective="lwf"), make_facts("trades", "emnist")]
+    names = [line[0] for line in study([record for each in facts for record in both_records(each, [1, 2])])]
+    assert names == ["TRADES EMNIST", "TL#1, kept blocks fine-tuned, LwF"]
+
+
 def test_classes_one_by_one() -> None:
     """Balanced accuracy, then median p* and accuracy of each class; no table where classes are of one size."""
     rows = both_records(OTHER, [1, 2, 5, -1, -1])

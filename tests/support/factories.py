@@ -71,6 +71,7 @@ def case_name(facts: ModelFacts) -> str:
     parts += [facts.head] if facts.head != "linear" else []
     parts += [facts.kept] if facts.kept not in (None, "frozen") else []
     parts += ["from-standard"] if facts.source_method == "standard" else []
+    parts += [facts.objective] if facts.objective else []
     parts += [facts.variant] if facts.variant else []
     return "-".join(parts + ([f"seed{facts.seed}"] if facts.seed else []))
 
