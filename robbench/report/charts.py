@@ -144,7 +144,7 @@ def distributions(group: Group) -> str:
     return svg.boxes("p* per model", svg.Axis(low=0.0, high=top or 1.0, label=f"p*: {RADIUS}"), rows)
 
 
-def robust_curves(group: Group) -> str:
+def robust_curves(group: Group, label: str = "right and not fooled, of all images") -> str:
     """Share of all test images right and not fooled at ε, over ε, the seeds' images together."""
     models = [model for model in models_of(group.rows) if model.tested]
     if not models:
@@ -160,7 +160,7 @@ def robust_curves(group: Group) -> str:
         points = [point for point in zip(grid, shares, strict=True) if point[0] <= end]
         points, dashes = _thinned(points), _dashes(group, model)
         lines.append(svg.Line(points=points, title=model.label, colour=_ink(model), dashes=dashes, steps=True))
-    y = svg.Axis(low=0.0, high=1.0, label="right and not fooled, of all images", percent=True)
+    y = svg.Axis(low=0.0, high=1.0, label=label, percent=True)
     return svg.plot("robust accuracy by radius", svg.Axis(low=0.0, high=end, label=RADIUS), y, (), lines)
 
 

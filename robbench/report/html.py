@@ -21,6 +21,7 @@ from robbench.report import advice, markdown, remarks
 from robbench.report.ablation import ablation_table, effects
 from robbench.report.answers import Answer, answers
 from robbench.report.bootstrap import CONFIDENCE
+from robbench.report.certified import as_certified, certified_table
 from robbench.report.charts import (
     curve_legend,
     distributions,
@@ -223,11 +224,15 @@ def _architecture(group: Group) -> dict[str, Any]:
         "Times faster than adversarial training from scratch": factors_by_k(group),
         "p* of the correct images: 12.5th, 25th, 50th, 75th and 87.5th percentile": distributions(group),
         "Robust accuracy by radius": robust_curves(group),
+        "Certified accuracy by radius": robust_curves(
+            as_certified(group), "right and certified, of all bounded images"
+        ),
         "Training seconds": seconds_chart(group),
     }
     tables = {
         "Models": study_table(group) if group.rows else None,
         "Robust accuracy, and the images that all models are right on": views_table(group),
+        "Certified radii: no image nearer has another class": certified_table(group),
         "The final test: robust accuracy under attacks of fixed radius": attack_table(group),
         "Beside the published figures": published_table(group, differences=True),
         "Median p* by two searches": searches_table(group),
@@ -244,6 +249,7 @@ def _architecture(group: Group) -> dict[str, Any]:
         "legends": {
             **dict.fromkeys(list(pictures)[:2], kind_legend(answer.models[0] for answer in answers(group))),
             "Robust accuracy by radius": curve_legend(group),
+            "Certified accuracy by radius": curve_legend(as_certified(group)),
         },
         "tables": {name: frame for name, frame in tables.items() if frame is not None},
         "histories": [(name, Markup(svg)) for name, svg in histories(group)],

@@ -71,3 +71,10 @@ def test_a_bundle_with_bounds_renders():
     assert any("brackets" in name for name in files)
     without = render(Bundle(title="demo", command="pytest", records=[each for each in records() if each.robustness]))
     assert "certified" not in without["report.md"].decode()
+
+
+def test_the_page_has_them_too():
+    """A table to sort, and certified accuracy over the radius."""
+    page = render(Bundle(title="demo", command="pytest", records=records()))["report.html"].decode()
+    assert "Certified radii: no image nearer has another class" in page
+    assert "right and certified, of all bounded images" in page
