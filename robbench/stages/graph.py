@@ -74,7 +74,9 @@ def _after(needs: dict[Task, Future[Record]], submit: Callable[[], Future[Record
     left, lock = set[Task | None](needs), Lock()
 
     def pass_on(made: Future[Record]) -> None:
-        if (error := made.exception()) is not None:
+        if made.cancelled():
+            result.cancel()
+        elif (error := made.exception()) is not None:
             result.set_exception(error)
         else:
             result.set_result(made.result())
@@ -84,14 +86,19 @@ def _after(needs: dict[Task, Future[Record]], submit: Callable[[], Future[Record
             left.discard(need)
             if left:
                 return
+        if any(future.cancelled() for future in needs.values()):
+            result.cancel()
+            return
         for task, future in needs.items():
             if (error := future.exception()) is not None:
                 said = str(error)
-                result.set_exception(
-                    RobbenchError(said if " failed before: " in said else f"{task.name} failed before: {said}")
-                )
+                again = " failed before: " in said
+                result.set_exception(RobbenchError(said if again else f"{task.name} failed before: {said}"))
                 return
-        submit().add_done_callback(pass_on)
+        try:
+            submit().add_done_callback(pass_on)
+        except RuntimeError as error:  # the executor was shut down
+            result.set_exception(error)
 
     for need, future in needs.items():
         future.add_done_callback(partial(finished, need))
@@ -100,9 +107,9 @@ def _after(needs: dict[Task, Future[Record]], submit: Callable[[], Future[Record
     return result
 
 
-def tasks_of(study: Study) -> tuple[Task, ...]:
-    """Every stage of a study, all of one kind before the next kind, each after the stages that it needs."""
-    models = study.models()
+def tasks_of(study: Study, models: Collection[Model] | None = None) -> tuple[Task, ...]:
+    """Every stage of a study, or of some of its models, all of one kind before the next, each after what it needs."""
+    models = study.models() if models is None else models
     return tuple(task for kind in KINDS.values() for model in models for task in _tasks(kind, study, model))
 
 
@@ -146,10 +153,10 @@ def run_graph(tasks: Collection[Task], context: RunContext, executor: Executor |
 
 def run_stage(task: Task, context: RunContext, *, suite: str = "") -> Record:
     """The record of one stage under the names of a suite, after the stages that it needs, in this process."""
-    return _named(run_graph([task], context)[task], task, suite)
+    return named(run_graph([task], context)[task], task, suite)
 
 
-def _named(record: Record, task: Task, suite: str) -> Record:
+def named(record: Record, task: Task, suite: str) -> Record:
     """A record that another study may have stored, under the names of the study that asks for it."""
     model, source = task.model, task.model.parents().get("source")
     facts = msgspec.structs.replace(record.model, source_case=source.id if source else None, variant=model.variant)
@@ -161,14 +168,14 @@ def finished_records(tasks: Iterable[Task], context: RunContext, *, suite: str =
 
     Images are loaded only for tasks that the store may have.
     """
-    from robbench.stages.work import finished_needs, key_of
+    from robbench.stages.work import finished_stage
 
     found = {}
     for task in (task for task in tasks if context.store.knows(task.digest)):
         try:
-            finished = context.store.finished(key_of(task, context, finished_needs(task, context)))
+            finished = finished_stage(task, context)
         except RobbenchError:  # a stage that it needs is missing, or its data are
             continue
         if finished is not None:
-            found[task] = _named(finished.record, task, suite)
+            found[task] = named(finished.record, task, suite)
     return found

@@ -1,0 +1,334 @@
+"""The controller's side of a run on a cluster: an executor that makes stages on the workers and keeps what they send."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from robbench.cluster.connect import PATIENCE, check_versions, connected
+from robbench.cluster.messages import PACKAGES, SLOT, Done, Facts, Failed, Packed, Run
+from robbench.errors import RobbenchError
+from robbench.record import Record
+from robbench.spec import Dataset
+from robbench.spec.model import modules_of
+from robbench.stages.context import RunContext
+from robbench.stages.kinds import KINDS
+from robbench.stages.task import Task
+from robbench.stages.work import finished_needs, finished_stage, key_of, suffices
+from robbench.store import Finished, Store
+
+TRIES = 3
+"""How many workers may fail with a stage before it fails."""
+
+IN_FLIGHT = 32
+"""Stages that the scheduler has at once, at least: a waiting one's weights lie there."""
+
+
+class SchedulerLostError(RobbenchError):
+    """The scheduler is gone, and with it the run."""
+
+
+class Cluster:
+    """An executor whose stages are made by the workers of a dask scheduler.
+
+    Everything that a stage needs and leaves goes through the scheduler, from and to the controller's store, unless a
+    worker finds that store on a disk of its own. Waiting stages wait here, not there.
+
+    Args:
+        address: of a scheduler that runs; None for one of this run's own, with ``workers`` workers.
+        workers: how many.
+        device: of ``--robbench-device``, on the workers.
+        context: of the controller.
+        tasks: what will be asked for, whose code and images are compared with those of the workers.
+        folders: where a user's own code is imported from.
+        deterministic: whether the workers allow deterministic kernels only.
+
+    Raises:
+        RobbenchError: no scheduler there; a worker whose versions, code, images or device are not as they should be.
+    """
+
+    def __init__(
+        self,
+        address: str | None,
+        workers: int,
+        device: str,
+        *,
+        context: RunContext,
+        tasks: Iterable[Task],
+        folders: Iterable[str],
+        deterministic: bool = False,
+    ) -> None:
+        self._store, self._say, self._machines = context.store, context.announce, context.machines
+        self._events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        self._facts: dict[str, Facts] = {}
+        self._shows: dict[str, tuple[str, float]] = {}
+        """Of every stage that runs: where, and the share of it that is done."""
+        self._states: set[str] = set()
+        """Names of the Variables that hold states of stages that run."""
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        tasks = list(tasks)
+        with ExitStack() as stack:
+            self.client = stack.enter_context(connected(address, workers, device))
+            self._run = _run(context, tasks, device, folders, deterministic)
+            self._welcome(workers if address is None else 1)
+            count = max(IN_FLIGHT, 2 * len(self._facts))
+            self._threads = ThreadPoolExecutor(count, thread_name_prefix="robbench-stage")
+            stack.callback(self._threads.shutdown, wait=False, cancel_futures=True)
+            self._stack = stack.pop_all()
+
+    def _welcome(self, expected: int) -> None:
+        """Wait for the first workers, and look at all that are there."""
+        from robbench.cluster.worker import Welcome, mismatch
+
+        self._wait_for_workers(expected)
+        check_versions(self.client, mismatch, PACKAGES)
+        self.client.subscribe_topic(self._run.name, lambda event: self._events.put(event[1]))
+        threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
+        self.client.register_plugin(Welcome(self._run))
+        name = self._run.name
+        found = self.client.run(lambda dask_worker: dask_worker.plugins[name].facts)
+        for facts in found.values():
+            self._know(facts)
+        faults = [facts.fault for facts in self._facts.values() if facts.fault]
+        faults += filter(None, [_shares_gpu(self._facts.values()), _lacks_gpu(self._facts.values())])
+        if faults:
+            raise RobbenchError(faults[0])
+
+    def _wait_for_workers(self, expected: int) -> None:
+        with suppress(TimeoutError):
+            self.client.wait_for_workers(expected, timeout=PATIENCE)
+            return
+        self._say(f"waiting for a worker at {self.client.scheduler.address}")
+        self.client.wait_for_workers(1)
+
+    @property
+    def cuda(self) -> bool:
+        """Whether the workers have GPUs."""
+        return any(facts.gpu for facts in self._facts.values())
+
+    def submit(self, task: Task, context: RunContext, fresh: bool) -> Future[Record]:
+        """Make a stage on a worker; what it needs is finished."""
+        return self._threads.submit(self._make, task, context, fresh)
+
+    def running(self) -> list[tuple[str, str, float]]:
+        """Of every stage that runs: its name, the worker's host, and the share that is done."""
+        return [(name, host, share) for name, (host, share) in list(self._shows.items())]
+
+    @property
+    def said(self) -> str:
+        """What a user should know of it: ``2 workers: 2 × NVIDIA L4 (node3, node4); dashboard: http://…``."""
+        devices = Counter(facts.device for facts in self._facts.values())
+        hosts = ", ".join(dict.fromkeys(facts.host for facts in self._facts.values()))
+        link = f"; dashboard: {self.client.dashboard_link}" if self.client.dashboard_link else ""
+        return f"workers: {', '.join(f'{count} × {device}' for device, count in devices.items())} ({hosts}){link}"
+
+    def close(self) -> None:
+        """Stop what runs; a scheduler of one's own ends, another one forgets this run."""
+        self._events.put({})
+        with suppress(Exception):  # the scheduler may be gone
+            if self.client.status == "running":
+                self.client.unregister_worker_plugin(self._run.name)
+        with suppress(Exception):
+            self._stack.close()
+
+    # --- stages -------------------------------------------------------------------------------------------------------
+
+    def _make(self, task: Task, context: RunContext, fresh: bool) -> Record:
+        needs = finished_needs(task, context)
+        if not fresh and (found := finished_stage(task, context)) and suffices(found, context):
+            return found.record
+        keys = [key_of(task, context, needs, machine) for machine in context.machines]
+        state = f"{self._run.name}-{task.digest}"
+        if fresh:
+            for key in keys:
+                context.store.drop_state(key)
+        self._publish(state, keys)
+        try:
+            packed = {role: self._packed(finished) for role, finished in needs.items()}
+            done: Done = self._on_worker(task.name, "make_stage", task, packed, fresh, state)
+            finished = context.store.unpack(done.key, done.files) if done.files else context.store.finished(done.key)
+        finally:
+            self._withdraw(state)
+        assert finished is not None
+        for key in keys:
+            self._store.drop_state(key)
+        if done.made:
+            context.made.add(done.key)
+        return finished.record
+
+    def _packed(self, finished: Finished) -> Packed:
+        """A stage that another one needs, with its files for workers that do not see the store."""
+        return Packed(finished, {} if self._shared else self._store.pack(finished.record.key))
+
+    @property
+    def _shared(self) -> bool:
+        """Whether every worker sees the store."""
+        return all(facts.shared for facts in self._facts.values())
+
+    def _on_worker(self, name: str, function: str, task: Task, *arguments: Any) -> Any:
+        """What a function of :mod:`robbench.cluster.worker` returns on some worker, after a few tries.
+
+        Raises:
+            RobbenchError: it failed on ``TRIES`` workers, or with an error that says that it always will.
+            SchedulerLostError: the scheduler is gone.
+        """
+        from distributed import KilledWorker
+
+        from robbench.cluster import worker
+
+        tried: dict[str, str] = {}
+        while True:
+            try:
+                others = [*(self.client.scheduler_info(n_workers=-1)["workers"].keys() - tried.keys())]
+                future = self.client.submit(
+                    getattr(worker, function),
+                    self._run,
+                    task,
+                    *arguments,
+                    key=f"{name}-{uuid.uuid4().hex[:8]}",
+                    resources={SLOT: 1},
+                    workers=(others or None) if tried else None,
+                    allow_other_workers=False,
+                    pure=False,
+                )
+                result = future.result()
+            except KilledWorker as error:
+                died = f"the workers that made it died, the last one at {error.last_worker.address}"
+                raise RobbenchError(f"{name} failed: {died}; look there for memory and logs") from error
+            except (CancelledError, OSError, RuntimeError, ValueError) as error:
+                if not self._lives():
+                    gone = f"the scheduler at {self.client.scheduler.address if self.client.scheduler else ''} is gone"
+                    raise SchedulerLostError(gone) from error
+                if isinstance(error, CancelledError):
+                    continue
+                raise
+            finally:
+                self._shows.pop(task.name, None)
+            if not isinstance(result, Failed):
+                return result
+            if result.final:
+                raise RobbenchError(result.message)
+            tried[result.worker] = result.message
+            if len(tried) == TRIES:
+                raise RobbenchError(f"{name} failed on {TRIES} workers, at last on {result.worker}: {result.message}")
+            self._say(f"{name} failed on {result.worker} ({result.message}); it is tried elsewhere")
+
+    def _lives(self) -> bool:
+        """Whether the scheduler answers, at once or after a while."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and self.client.status == "connecting":
+            time.sleep(0.1)
+        return bool(self.client.status == "running")
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def _publish(self, name: str, keys: Iterable[str]) -> None:
+        """Give the scheduler the saved states of a stage, for workers that do not see the store."""
+        from distributed import Variable
+
+        if self._shared:
+            return
+        paths = {key: self._store.state_path(key) for key in keys}
+        states = {key: path.read_bytes() for key, path in paths.items() if path.exists()}
+        Variable(name, client=self.client).set(states)
+        self._states.add(name)
+
+    def _withdraw(self, name: str) -> None:
+        from distributed import Variable
+
+        with self._lock:
+            self._states.discard(name)
+        with suppress(Exception):  # the scheduler may be gone
+            Variable(name, client=self.client).delete()
+
+    def _listen(self) -> None:
+        """Take the workers' events, until the empty one."""
+        while event := self._events.get():
+            with suppress(Exception):
+                for kind, value in event.items():
+                    getattr(self, f"_on_{kind}")(value)
+
+    def _on_saved(self, name: str) -> None:
+        """Keep a state that a worker gave the scheduler."""
+        from distributed import Variable
+
+        states = Variable(name, client=self.client).get(timeout=1)
+        with self._lock:
+            for key, data in states.items() if name in self._states else ():
+                self._store.keep_state(key, data)
+
+    def _on_shows(self, value: Mapping[str, Any]) -> None:
+        self._shows[value["task"]] = value["host"], value["share"]
+
+    def _on_says(self, text: str) -> None:
+        self._say(text)
+
+    def _on_comes(self, facts: Mapping[str, Any]) -> None:
+        """A worker is there, or came later."""
+        if facts["address"] not in self._facts:
+            known = Facts(**facts)
+            self._know(known)
+            self._say(known.fault or f"worker {known.address} on {known.host} joins")
+
+    def _know(self, facts: Facts) -> None:
+        self._facts[facts.address] = facts
+        if not facts.fault and facts.machine not in self._machines:
+            self._machines.append(facts.machine)
+
+
+def _run(
+    context: RunContext, tasks: list[Task], device: str, folders: Iterable[str], deterministic: bool
+) -> Run:
+    from robbench.cluster.worker import versions
+
+    datasets: dict[Dataset, str] = {}
+    for task in tasks:
+        with suppress(RobbenchError):  # its model's check says so
+            datasets.setdefault(task.model.dataset, context.images(task.model.dataset).fingerprint)
+    values = [value for task in tasks for value in (task.model, task.spec, KINDS[task.kind].run)]
+    return Run(
+        name=f"robbench-{uuid.uuid4().hex[:12]}",
+        versions=versions(),
+        folders=tuple(folders),
+        code=tuple(modules_of(*values).items()),
+        images=tuple(datasets.items()),
+        data=context.data.resolve(),
+        store=context.store.folder.resolve(),
+        identity=context.store.identity(),
+        device=device,
+        download=context.download,
+        deterministic=deterministic,
+        keep_adversarials=context.keep_adversarials,
+    )
+
+
+def _shares_gpu(workers: Iterable[Facts]) -> str | None:
+    """What is wrong where two workers see the same GPU first."""
+    seen: dict[str, Facts] = {}
+    for facts in workers:
+        if facts.gpu and (other := seen.setdefault(facts.gpu, facts)) is not facts:
+            return (
+                f"workers {other.address} and {facts.address}: expected a GPU for each, got one for both; give each its own by "
+                "CUDA_VISIBLE_DEVICES, as dask-cuda does"
+            )
+    return None
+
+
+def _lacks_gpu(workers: Iterable[Facts]) -> str | None:
+    """What is wrong where some workers have a GPU and another has none."""
+    workers = list(workers)
+    without = [facts for facts in workers if not facts.gpu]
+    if not without or len(without) == len(workers):
+        return None
+    return (
+        f"worker {without[0].address} on {without[0].host}: expected a CUDA device, as other workers have, got none; stop it, "
+        "or use --robbench-device cpu"
+    )

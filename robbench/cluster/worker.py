@@ -1,0 +1,250 @@
+"""What a worker does: say what it is, make a stage, and send what must not be lost with it."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from os import environ
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from distributed import Variable, Worker, WorkerPlugin, get_worker
+
+from robbench.cluster.messages import PACKAGES, SLOT, Done, Facts, Failed, Packed, Run
+from robbench.errors import RobbenchError
+from robbench.spec.model import LIBRARY_MODULES, identified
+from robbench.spec.suite_files import find_code_in
+from robbench.store import Store
+
+if TYPE_CHECKING:
+    from robbench.stages import Task
+    from robbench.stages.context import RunContext
+
+SHOWN_EVERY = 0.5
+"""Least seconds between two reports of a worker's progress."""
+
+
+class Welcome(WorkerPlugin):  # type: ignore[misc]
+    """Every worker, whenever it comes, says what it is; it gets stages where nothing is wrong with it."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.name = run, run.name
+        self.facts: Facts | None = None
+
+    async def setup(self, worker: Worker) -> None:
+        """Look at what the worker has, without blocking it."""
+        self.facts = await asyncio.to_thread(look, self.run, worker.address, worker.state.nthreads)
+        if self.facts.fault is None:
+            await worker.set_resources(**{SLOT: 1})
+        worker.log_event(self.run.name, {"comes": self.facts.__dict__})
+
+
+def versions() -> tuple[tuple[str, str | None], ...]:
+    """The versions of :data:`PACKAGES` that are installed here."""
+
+    def installed(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    return tuple((package, installed(package)) for package in PACKAGES)
+
+
+def mismatch(here: Mapping[str, str | None], there: Mapping[str, str | None]) -> str | None:
+    """What a worker must install, in one sentence; None where it has the controller's versions."""
+    wrong = [package for package in here if there.get(package) != here[package]]
+    if not wrong:
+        return None
+    expected = ", ".join(f"{package} {here[package]}" for package in wrong)
+    got = ", ".join(f"{there.get(package)}" for package in wrong)
+    return f"expected {expected}, as on the controller, got {got}; install the same there"
+
+
+def look(run: Run, address: str, threads: int) -> Facts:
+    """What this worker is, and what is wrong with it."""
+    facts = Facts(address=address, host=platform.node(), shared=shared(run))
+    try:
+        if wrong := mismatch(dict(run.versions), dict(versions())):
+            raise RobbenchError(wrong)
+        with _as_the_run_says(run, threads) as context:
+            from robbench.machine.environment import environment
+
+            here = environment(context.device)
+            facts = replace(facts, machine=here.slug, device=here.device, gpu=_gpu(context))
+            for dataset, expected in run.images:
+                found = context.images(dataset).fingerprint
+                if found != expected:
+                    raise RobbenchError(
+                        f"dataset {dataset.name!r}: expected the images of the controller, got others in {context.data}; copy "
+                        "its files there"
+                    )
+    except Exception as error:
+        fault = str(error) if isinstance(error, RobbenchError) else f"{type(error).__name__}: {error}"
+        return replace(facts, fault=f"worker {address} on {facts.host}: {fault}")
+    return facts
+
+
+def make_stage(run: Run, task: Task, needs: Mapping[str, Packed], fresh: bool, state: str) -> Done | Failed:
+    """Make a stage, from the newest state that any worker has sent of it.
+
+    Args:
+        run: what this worker was told of the run.
+        task: the stage.
+        needs: what it needs, by role.
+        fresh: make it although a shared store has it.
+        state: name of the Variable that holds the state, by the stage's key.
+    """
+
+    def made(context: RunContext) -> Done:
+        from robbench.stages.work import run_task
+
+        sends = isinstance(context.store, Sending)
+        for packed in needs.values() if sends else ():
+            if packed.finished.weights_sha256 and not packed.files:
+                raise LookupError(f"{packed.finished.record.name} was left in a store that this worker does not see")
+            context.store.unpack(packed.finished.record.key, packed.files)
+        record = run_task(task, context, fresh, {role: packed.finished for role, packed in needs.items()})
+        files = context.store.pack(record.key) if sends else {}
+        return Done(record.key, files, record.key in context.made)
+
+    return _attempt(run, task, state, made)
+
+
+def _attempt(run: Run, task: Task, state: str, work: Callable[[RunContext], Any]) -> Any:
+    """What ``work`` returns, or why it failed."""
+    worker = get_worker()
+    try:
+        with _as_the_run_says(run, worker.state.nthreads) as context, ExitStack() as stack:
+            store = Store(run.store)
+            if not shared(run):
+                folder = stack.enter_context(TemporaryDirectory(dir=worker.local_directory))
+                store = Sending(Path(folder), state, run.name)
+            _Progress.of(run.name).task = task.name
+            return work(replace(context, store=store, failed={}, made=set()))
+    except Exception as error:
+        message = str(error) if isinstance(error, RobbenchError) else f"{type(error).__name__}: {error}"
+        return Failed(worker.address, message, isinstance(error, RobbenchError))
+
+
+class Sending(Store):
+    """A folder of one worker: begins with the state that was saved last, and sends what is saved to the scheduler."""
+
+    def __init__(self, folder: Path, state: str, topic: str) -> None:
+        super().__init__(folder)
+        self._state, self._topic = Variable(state), topic
+        for key, data in self._state.get().items():
+            self.state_path(key).parent.mkdir(parents=True, exist_ok=True)
+            self.state_path(key).write_bytes(data)
+
+    def save_state(self, key: str, state: Mapping[str, Any]) -> None:
+        """Keep it here, and with the scheduler; the controller is told."""
+        super().save_state(key, state)
+        self._state.set({key: self.state_path(key).read_bytes()})
+        get_worker().log_event(self._topic, {"saved": self._state.name})
+
+
+def shared(run: Run) -> bool:
+    """Whether the controller's store is here, too."""
+    try:
+        return (run.store / "identity").read_text(encoding="utf-8") == run.identity
+    except OSError:
+        return False
+
+
+class _Progress:
+    """Sends progress and sentences of a run's stages to the controller."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic, self._shown = topic, 0.0
+        self.task = ""
+
+    @classmethod
+    @cache
+    def of(cls, topic: str) -> _Progress:
+        """That of a run: the same one each time, since images are remembered by whom they tell."""
+        return cls(topic)
+
+    def show(self, what: str, done: float, total: float) -> None:
+        """Send progress from time to time."""
+        now = time.monotonic()
+        if self.task and now - self._shown >= SHOWN_EVERY:
+            self._shown = now
+            share = done / total if total else 1.0
+            message = {"task": self.task, "share": share, "host": platform.node(), "address": get_worker().address}
+            get_worker().log_event(self._topic, {"shows": message})
+
+    def announce(self, text: str) -> None:
+        """Send a sentence."""
+        if self.task:
+            get_worker().log_event(self._topic, {"says": f"{platform.node()}: {text}"})
+
+
+@cache
+def _context(run: Run, threads: int) -> RunContext:
+    """The context of a run, but for its store; a RobbenchError where code or device of the run are not here."""
+    import torch
+
+    from robbench.machine.environment import choose_device
+    from robbench.stages.context import RunContext
+
+    find_code_in(*(Path(folder) for folder in run.folders if Path(folder).is_dir()))
+    for module, expected in run.code:
+        if (found := _found(module)) != expected:
+            raise RobbenchError(f"{module}: expected the controller's ({expected}), got {found}; copy it, and start anew")
+    progress = _Progress.of(run.name)
+    device = choose_device(run.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
+    return RunContext(
+        store=Store(run.store),
+        data=Path(environ.get("ROBBENCH_DATA", run.data)),
+        device=device,
+        download=run.download,
+        keep_adversarials=run.keep_adversarials,
+        show=progress.show,
+        announce=progress.announce,
+    )
+
+
+def _found(module: str) -> str | None:
+    """What identifies a module of the user's own, which is imported, or another library."""
+    if module not in LIBRARY_MODULES:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise RobbenchError(f"cannot import {module} ({error}); put the project's folder on PYTHONPATH there") from error
+    return identified(module)
+
+
+@contextmanager
+def _as_the_run_says(run: Run, threads: int) -> Iterator[RunContext]:
+    """The context, with the run's switches, and on a CPU with as many threads as the worker has."""
+    with ExitStack() as switches:
+        if run.deterministic:
+            from robbench.machine.determinism import cublas_workspace, deterministic_algorithms
+
+            switches.enter_context(cublas_workspace())
+            switches.enter_context(deterministic_algorithms())
+        context = _context(run, threads)
+        if context.device.type == "cpu":
+            import torch
+
+            torch.set_num_threads(threads)
+        yield context
+
+
+def _gpu(context: RunContext) -> str | None:
+    import torch
+
+    if context.device.type != "cuda":
+        return None
+    return f"{platform.node()} {torch.cuda.get_device_properties(context.device).uuid}"
