@@ -32,6 +32,19 @@ def connected(address: str | None, workers: int, device: str) -> Iterator[Any]:
     Raises:
         RobbenchError: nothing answers there, or there are more workers than GPUs.
     """
+    # What a user must know of dask's troubles, robbench says.
+    log = logging.getLogger("distributed")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with _client(address, workers, device) as client:
+            yield client
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def _client(address: str | None, workers: int, device: str) -> Iterator[Any]:
     import dask
     from distributed import Client
 

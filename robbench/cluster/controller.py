@@ -68,6 +68,7 @@ class Cluster:
         self._store, self._say, self._machines = context.store, context.announce, context.machines
         self._events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._facts: dict[str, Facts] = {}
+        self._welcomed = False
         self._shows: dict[str, tuple[str, float]] = {}
         """Of every stage that runs: where, and the share of it that is done."""
         self._states: set[str] = set()
@@ -97,6 +98,7 @@ class Cluster:
         found = self.client.run(lambda dask_worker: dask_worker.plugins[name].facts)
         for facts in found.values():
             self._know(facts)
+        self._welcomed = True
         faults = [facts.fault for facts in self._facts.values() if facts.fault]
         faults += filter(None, [_shares_gpu(self._facts.values()), _lacks_gpu(self._facts.values())])
         if faults:
@@ -244,6 +246,8 @@ class Cluster:
     def _withdraw(self, name: str) -> None:
         from distributed import Variable
 
+        if name not in self._states:
+            return
         with self._lock:
             self._states.discard(name)
         with suppress(Exception):  # the scheduler may be gone
@@ -276,7 +280,8 @@ class Cluster:
         if facts["address"] not in self._facts:
             known = Facts(**facts)
             self._know(known)
-            self._say(known.fault or f"worker {known.address} on {known.host} joins")
+            if self._welcomed:
+                self._say(known.fault or f"worker {known.address} on {known.host} joins")
 
     def _know(self, facts: Facts) -> None:
         self._facts[facts.address] = facts
