@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from robbench.cluster.connect import PATIENCE, check_versions, connected
-from robbench.cluster.messages import PACKAGES, SLOT, Done, Facts, Failed, Packed, Run
+from robbench.cluster.messages import PACKAGES, SLOT, Done, Facts, Failed, Packed, PartDone, Run
 from robbench.errors import RobbenchError
 from robbench.record import Record
 from robbench.spec import Dataset
@@ -21,7 +21,7 @@ from robbench.spec.model import modules_of
 from robbench.stages.context import RunContext
 from robbench.stages.kinds import KINDS
 from robbench.stages.task import Task
-from robbench.stages.work import finished_needs, finished_stage, key_of, suffices
+from robbench.stages.work import Work, finished_needs, finished_stage, key_of, suffices
 from robbench.store import Finished, Store
 
 TRIES = 3
@@ -81,6 +81,7 @@ class Cluster:
             self._run = _run(context, tasks, device, folders, deterministic)
             self._welcome(workers if address is None else 1)
             count = max(IN_FLIGHT, 2 * len(self._facts))
+            self._room = threading.Semaphore(count)
             self._threads = ThreadPoolExecutor(count, thread_name_prefix="robbench-stage")
             stack.callback(self._threads.shutdown, wait=False, cancel_futures=True)
             self._stack = stack.pop_all()
@@ -147,24 +148,57 @@ class Cluster:
         needs = finished_needs(task, context)
         if not fresh and (found := finished_stage(task, context)) and suffices(found, context):
             return found.record
-        keys = [key_of(task, context, needs, machine) for machine in context.machines]
-        state = f"{self._run.name}-{task.digest}"
+        keys = {machine: key_of(task, context, needs, machine) for machine in context.machines}
         if fresh:
-            for key in keys:
-                context.store.drop_state(key)
-        self._publish(state, keys)
+            for key in keys.values():
+                self._store.drop_state(key)
+        packed = {role: self._packed(finished) for role, finished in needs.items()}
+        machine = self._machine_for(keys)
+        self._divide(Work(task, context, needs), packed, keys[machine], machine)
+        state = f"{self._run.name}-{task.digest}"
+        self._publish(state, keys.values())
         try:
-            packed = {role: self._packed(finished) for role, finished in needs.items()}
-            done: Done = self._on_worker(task.name, "make_stage", task, packed, fresh, state)
-            finished = context.store.unpack(done.key, done.files) if done.files else context.store.finished(done.key)
+            done: Done = self._on_worker(task.name, machine, "make_stage", task, packed, fresh, state)
+            finished = self._store.unpack(done.key, done.files) if done.files else self._store.finished(done.key)
         finally:
             self._withdraw(state)
         assert finished is not None
-        for key in keys:
+        for key in keys.values():
             self._store.drop_state(key)
         if done.made:
             context.made.add(done.key)
         return finished.record
+
+    def _machine_for(self, keys: Mapping[str, str]) -> str:
+        """The class of machine to make a stage on: one where it was begun, or the one with the most workers."""
+        count = Counter(facts.machine for facts in self._alive())
+        begun = [machine for machine, key in keys.items() if count[machine] and self._store.state_path(key).exists()]
+        return begun[0] if begun else max(keys, key=lambda machine: count[machine])
+
+    def _divide(self, work: Work, needs: Mapping[str, Packed], key: str, machine: str) -> None:
+        """Make the parts of a stage that several workers share, and save the state from which it goes on."""
+        division, workers = KINDS[work.task.kind].division, len(self._alive())
+        if division is None or workers < 2:
+            return
+        saved = self._store.load_state(key) or {"parts": {}}
+        places = division().parts(work)
+        if len(places) < 2 or "parts" not in saved:  # else the stage was begun whole, or all parts are joined
+            return
+        made, lock = saved["parts"], threading.Lock()
+
+        def make(place: tuple[int, int]) -> None:
+            name = f"{work.task.name} images {place[0]}-{place[1] - 1}"
+            done: PartDone = self._on_worker(name, machine, "make_part", work.task, needs, *place)
+            with lock:
+                made[str(place[0])] = {"state": done.state, "seconds": done.seconds}
+                self._store.save_state(key, saved)
+
+        with ThreadPoolExecutor(min(len(places), workers + 1)) as threads:
+            list(threads.map(make, [place for place in places if str(place[0]) not in made]))
+        parts = [made[str(first)] for first, _ in places]
+        seconds = sum((Counter(part["seconds"]) for part in parts), Counter[str]())
+        state = division().join([part["state"] for part in parts])
+        self._store.save_state(key, {**state, "seconds": {name: round(value, 6) for name, value in seconds.items()}})
 
     def _packed(self, finished: Finished) -> Packed:
         """A stage that another one needs, with its files for workers that do not see the store."""
@@ -175,8 +209,13 @@ class Cluster:
         """Whether every worker sees the store."""
         return all(facts.shared for facts in self._facts.values())
 
-    def _on_worker(self, name: str, function: str, task: Task, *arguments: Any) -> Any:
-        """What a function of :mod:`robbench.cluster.worker` returns on some worker, after a few tries.
+    def _alive(self) -> list[Facts]:
+        """The workers that are there and get stages."""
+        there = self.client.scheduler_info(n_workers=-1)["workers"]
+        return [facts for address, facts in list(self._facts.items()) if address in there and not facts.fault]
+
+    def _on_worker(self, name: str, machine: str, function: str, task: Task, *arguments: Any) -> Any:
+        """What a function of :mod:`robbench.cluster.worker` returns on a worker of a class of machine, after a few tries.
 
         Raises:
             RobbenchError: it failed on ``TRIES`` workers, or with an error that says that it always will.
@@ -188,20 +227,21 @@ class Cluster:
 
         tried: dict[str, str] = {}
         while True:
+            others = [each for each in self._alive() if each.machine == machine and each.address not in tried]
+            chosen = tried or len(self._machines) > 1  # else workers that join later may take it, too
             try:
-                others = [*(self.client.scheduler_info(n_workers=-1)["workers"].keys() - tried.keys())]
-                future = self.client.submit(
-                    getattr(worker, function),
-                    self._run,
-                    task,
-                    *arguments,
-                    key=f"{name}-{uuid.uuid4().hex[:8]}",
-                    resources={SLOT: 1},
-                    workers=(others or None) if tried else None,
-                    allow_other_workers=False,
-                    pure=False,
-                )
-                result = future.result()
+                with self._room:
+                    future = self.client.submit(
+                        getattr(worker, function),
+                        self._run,
+                        task,
+                        *arguments,
+                        key=f"{name}-{uuid.uuid4().hex[:8]}",
+                        resources={SLOT: 1},
+                        workers=[each.address for each in others] or None if chosen else None,
+                        pure=False,
+                    )
+                    result = future.result()
             except KilledWorker as error:
                 died = f"the workers that made it died, the last one at {error.last_worker.address}"
                 raise RobbenchError(f"{name} failed: {died}; look there for memory and logs") from error

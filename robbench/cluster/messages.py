@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from robbench.spec import Dataset
 from robbench.store import Finished
@@ -73,6 +74,14 @@ class Done:
     key: str
     files: Mapping[str, bytes]
     made: bool
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """A part of a stage that workers share: the state that it left, and its seconds by field."""
+
+    state: dict[str, Any]
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)

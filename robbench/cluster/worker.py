@@ -16,13 +16,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from distributed import Variable, Worker, WorkerPlugin, get_worker
 
-from robbench.cluster.messages import PACKAGES, SLOT, Done, Facts, Failed, Packed, Run
+from robbench.cluster.messages import PACKAGES, SLOT, Done, Facts, Failed, Packed, PartDone, Run
 from robbench.errors import RobbenchError
 from robbench.spec.model import LIBRARY_MODULES, identified
 from robbench.spec.suite_files import find_code_in
-from robbench.store import Store
+from robbench.stages.kinds import KINDS
+from robbench.store import Finished, Store
 
 if TYPE_CHECKING:
     from robbench.stages import Task
@@ -104,23 +106,40 @@ def make_stage(run: Run, task: Task, needs: Mapping[str, Packed], fresh: bool, s
         state: name of the Variable that holds the state, by the stage's key.
     """
 
-    def made(context: RunContext) -> Done:
+    def made(context: RunContext, finished: Mapping[str, Finished]) -> Done:
         from robbench.stages.work import run_task
 
-        sends = isinstance(context.store, Sending)
-        for packed in needs.values() if sends else ():
-            if packed.finished.weights_sha256 and not packed.files:
-                raise LookupError(f"{packed.finished.record.name} was left in a store that this worker does not see")
-            context.store.unpack(packed.finished.record.key, packed.files)
-        record = run_task(task, context, fresh, {role: packed.finished for role, packed in needs.items()})
-        files = context.store.pack(record.key) if sends else {}
+        record = run_task(task, context, fresh, finished)
+        files = context.store.pack(record.key) if isinstance(context.store, Sending) else {}
         return Done(record.key, files, record.key in context.made)
 
-    return _attempt(run, task, state, made)
+    found: Done | Failed = _attempt(run, task, needs, state, made)
+    return found
 
 
-def _attempt(run: Run, task: Task, state: str, work: Callable[[RunContext], Any]) -> Any:
-    """What ``work`` returns, or why it failed."""
+def make_part(run: Run, task: Task, needs: Mapping[str, Packed], first: int, last: int) -> PartDone | Failed:
+    """Make the part of a stage that has some of its images; arguments as of :func:`make_stage`."""
+
+    def made(context: RunContext, finished: Mapping[str, Finished]) -> PartDone:
+        from robbench.stages.work import Work
+
+        work, division = Work(task, context, finished), KINDS[task.kind].division
+        assert division is not None
+        state = division().make(work, first, last)
+        return PartDone(state, msgspec.to_builtins(work.stopwatch.seconds))
+
+    found: PartDone | Failed = _attempt(run, task, needs, "", made)
+    return found
+
+
+def _attempt(
+    run: Run,
+    task: Task,
+    needs: Mapping[str, Packed],
+    state: str,
+    work: Callable[[RunContext, Mapping[str, Finished]], Any],
+) -> Any:
+    """What ``work`` returns of the run's context and the finished stages that the task needs, or why it failed."""
     worker = get_worker()
     try:
         with _as_the_run_says(run, worker.state.nthreads) as context, ExitStack() as stack:
@@ -128,8 +147,13 @@ def _attempt(run: Run, task: Task, state: str, work: Callable[[RunContext], Any]
             if not shared(run):
                 folder = stack.enter_context(TemporaryDirectory(dir=worker.local_directory))
                 store = Sending(Path(folder), state, run.name)
+                for packed in needs.values():
+                    if packed.finished.weights_sha256 and not packed.files:
+                        raise LookupError(f"{packed.finished.record.name} lies in a store that this worker does not see")
+                    store.unpack(packed.finished.record.key, packed.files)
             _Progress.of(run.name).task = task.name
-            return work(replace(context, store=store, failed={}, made=set()))
+            finished = {role: packed.finished for role, packed in needs.items()}
+            return work(replace(context, store=store, failed={}, made=set()), finished)
     except Exception as error:
         message = str(error) if isinstance(error, RobbenchError) else f"{type(error).__name__}: {error}"
         return Failed(worker.address, message, isinstance(error, RobbenchError))
@@ -140,16 +164,15 @@ class Sending(Store):
 
     def __init__(self, folder: Path, state: str, topic: str) -> None:
         super().__init__(folder)
-        self._state, self._topic = Variable(state), topic
-        for key, data in self._state.get().items():
-            self.state_path(key).parent.mkdir(parents=True, exist_ok=True)
-            self.state_path(key).write_bytes(data)
+        self._state, self._topic = state, topic
+        for key, data in Variable(state).get().items() if state else ():
+            self.keep_state(key, data)
 
     def save_state(self, key: str, state: Mapping[str, Any]) -> None:
         """Keep it here, and with the scheduler; the controller is told."""
         super().save_state(key, state)
-        self._state.set({key: self.state_path(key).read_bytes()})
-        get_worker().log_event(self._topic, {"saved": self._state.name})
+        Variable(self._state).set({key: self.state_path(key).read_bytes()})
+        get_worker().log_event(self._topic, {"saved": self._state})
 
 
 def shared(run: Run) -> bool:
