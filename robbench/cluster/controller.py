@@ -158,7 +158,8 @@ class Cluster:
         state = f"{self._run.name}-{task.digest}"
         self._publish(state, keys.values())
         try:
-            done: Done = self._on_worker(task.name, machine, "make_stage", task, packed, fresh, state)
+            arguments = packed, fresh, state, context.tried
+            done: Done = self._on_worker(task.name, machine, "make_stage", task, *arguments)
             finished = self._store.unpack(done.key, done.files) if done.files else self._store.finished(done.key)
         finally:
             self._withdraw(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
@@ -28,6 +28,7 @@ from robbench.store import Finished, Store
 
 if TYPE_CHECKING:
     from robbench.stages import Task
+    from robbench.stages.checks import Tried
     from robbench.stages.context import RunContext
 
 SHOWN_EVERY = 0.5
@@ -95,7 +96,9 @@ def look(run: Run, address: str, threads: int) -> Facts:
     return facts
 
 
-def make_stage(run: Run, task: Task, needs: Mapping[str, Packed], fresh: bool, state: str) -> Done | Failed:
+def make_stage(
+    run: Run, task: Task, needs: Mapping[str, Packed], fresh: bool, state: str, tried: dict[Hashable, Tried]
+) -> Done | Failed:
     """Make a stage, from the newest state that any worker has sent of it.
 
     Args:
@@ -104,12 +107,13 @@ def make_stage(run: Run, task: Task, needs: Mapping[str, Packed], fresh: bool, s
         needs: what it needs, by role.
         fresh: make it although a shared store has it.
         state: name of the Variable that holds the state, by the stage's key.
+        tried: what the controller found when it tried the networks.
     """
 
     def made(context: RunContext, finished: Mapping[str, Finished]) -> Done:
         from robbench.stages.work import run_task
 
-        record = run_task(task, context, fresh, finished)
+        record = run_task(task, replace(context, tried=tried), fresh, finished)
         files = context.store.pack(record.key) if isinstance(context.store, Sending) else {}
         return Done(record.key, files, record.key in context.made)
 

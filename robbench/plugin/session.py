@@ -51,6 +51,8 @@ class Session:
     """Faults that were told in full, and the stage that tells them."""
     wanted: dict[Task, str] = field(default_factory=dict)
     """The stages that the selected items ask for, as far as their code tells, with their studies' names."""
+    ended_by: str = "interrupted;"
+    """What ends the run before its end, if anything does."""
     switches: ExitStack = field(default_factory=ExitStack)
     """What the run switched on, and its end puts back."""
 
@@ -154,6 +156,7 @@ class Session:
         try:
             return named(future.result(), task, suite)
         except SchedulerLostError as error:
+            self.ended_by = f"{error}; with one there again, or the address of another,"
             raise pytest.exit.Exception(str(error)) from error
 
     def needs_cuda(self, study: Study) -> bool:
