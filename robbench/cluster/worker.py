@@ -218,8 +218,6 @@ class _Progress:
 @cache
 def _context(run: Run, threads: int) -> RunContext:
     """The context of a run, but for its store; a RobbenchError where code or device of the run are not here."""
-    import torch
-
     from robbench.machine.environment import choose_device
     from robbench.stages.context import RunContext
 
@@ -228,13 +226,10 @@ def _context(run: Run, threads: int) -> RunContext:
         if (found := _found(module)) != expected:
             raise RobbenchError(f"{module}: expected the controller's ({expected}), got {found}; copy it, and start anew")
     progress = _Progress.of(run.name)
-    device = choose_device(run.device)
-    if device.type == "cuda":
-        device = torch.device("cuda", torch.cuda.current_device())
     return RunContext(
         store=Store(run.store),
         data=Path(environ.get("ROBBENCH_DATA", run.data)),
-        device=device,
+        device=choose_device(run.device),
         download=run.download,
         keep_adversarials=run.keep_adversarials,
         show=progress.show,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import threading
@@ -89,17 +88,16 @@ class Session:
 
     @cached_property
     def device(self) -> torch.device:
-        """What stages run on; each worker of pytest-xdist takes a CUDA device of its own.
+        """What stages run on in this process.
 
         Raises:
-            RobbenchError: there is no such device, or there are more workers than CUDA devices.
+            RobbenchError: there is no such device, or several workers of pytest-xdist would share it.
         """
         from robbench.machine.environment import choose_device
 
         if self.settings.cluster:
             return choose_device("cpu")
-        worker = re.search(r"\d+$", getattr(self.config, "workerinput", {}).get("workerid", ""))
-        return choose_device(self.settings.device, int(worker[0]) if worker else 0, self._workers)
+        return choose_device(self.settings.device, self._workers)
 
     @cached_property
     def cluster(self) -> Cluster:
