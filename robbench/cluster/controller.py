@@ -22,7 +22,7 @@ from robbench.stages.context import RunContext
 from robbench.stages.kinds import KINDS
 from robbench.stages.task import Task
 from robbench.stages.work import Work, finished_needs, finished_stage, key_of, suffices
-from robbench.store import Finished, Store
+from robbench.store import Finished
 
 TRIES = 3
 """How many workers may fail with a stage before it fails."""
@@ -330,9 +330,7 @@ class Cluster:
             self._machines.append(facts.machine)
 
 
-def _run(
-    context: RunContext, tasks: list[Task], device: str, folders: Iterable[str], deterministic: bool
-) -> Run:
+def _run(context: RunContext, tasks: list[Task], device: str, folders: Iterable[str], deterministic: bool) -> Run:
     from robbench.cluster.worker import versions
 
     datasets: dict[Dataset, str] = {}

@@ -35,7 +35,7 @@ SHOWN_EVERY = 0.5
 """Least seconds between two reports of a worker's progress."""
 
 
-class Welcome(WorkerPlugin):  # type: ignore[misc]
+class Welcome(WorkerPlugin):
     """Every worker, whenever it comes, says what it is; it gets stages where nothing is wrong with it."""
 
     def __init__(self, run: Run) -> None:
@@ -153,7 +153,9 @@ def _attempt(
                 store = Sending(Path(folder), state, run.name)
                 for packed in needs.values():
                     if packed.finished.weights_sha256 and not packed.files:
-                        raise LookupError(f"{packed.finished.record.name} lies in a store that this worker does not see")
+                        raise LookupError(
+                            f"{packed.finished.record.name} lies in a store that this worker does not see"
+                        )
                     store.unpack(packed.finished.record.key, packed.files)
             _Progress.of(run.name).task = task.name
             finished = {role: packed.finished for role, packed in needs.items()}
@@ -224,7 +226,9 @@ def _context(run: Run, threads: int) -> RunContext:
     find_code_in(*(Path(folder) for folder in run.folders if Path(folder).is_dir()))
     for module, expected in run.code:
         if (found := _found(module)) != expected:
-            raise RobbenchError(f"{module}: expected the controller's ({expected}), got {found}; copy it, and start anew")
+            raise RobbenchError(
+                f"{module}: expected the controller's ({expected}), got {found}; copy it, and start anew"
+            )
     progress = _Progress.of(run.name)
     return RunContext(
         store=Store(run.store),
@@ -243,7 +247,9 @@ def _found(module: str) -> str | None:
         try:
             import_module(module)
         except ImportError as error:
-            raise RobbenchError(f"cannot import {module} ({error}); put the project's folder on PYTHONPATH there") from error
+            raise RobbenchError(
+                f"cannot import {module} ({error}); put the project's folder on PYTHONPATH there"
+            ) from error
     return identified(module)
 
 

@@ -130,7 +130,9 @@ class Session:
         graph = Graph(self.context, self.cluster)
         faults = {study: self._faults_of(study) for study in dict.fromkeys(self.wanted.values())}
         able = [task for task, study in self.wanted.items() if not {"", task.model.id} & faults[study].keys()]
-        graph.start([task for task in able if self.cluster.cuda or not self.needs_cuda(self.studies[self.wanted[task]])])
+        graph.start(
+            [task for task in able if self.cluster.cuda or not self.needs_cuda(self.studies[self.wanted[task]])]
+        )
         return graph
 
     def run(self, task: Task, suite: str) -> Record:

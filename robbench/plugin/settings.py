@@ -37,7 +37,11 @@ OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "auto, cpu or cuda (default: auto); cpu also runs the studies that need CUDA, slowly",
         {"metavar": "NAME", "default": "auto"},
     ),
-    ("workers", "make stages in N processes of this machine: one a GPU, or N on the CPU", {"metavar": "N", "type": int}),
+    (
+        "workers",
+        "make stages in N processes of this machine: one a GPU, or N on the CPU",
+        {"metavar": "N", "type": int},
+    ),
     ("scheduler", "make stages on the workers of a dask scheduler, such as tcp://host:8786", {"metavar": "ADDRESS"}),
     ("dataset", "run on another data set: NAME=OTHER (repeatable)", {"metavar": "NAME=OTHER", "action": "append"}),
     ("seeds", "run every study with seeds 0 to N-1", {"metavar": "N", "type": int}),

@@ -15,6 +15,7 @@ from robbench.estimation.estimators import estimator
 from robbench.estimation.fixed_radii import FixedRadii
 from robbench.estimation.problem import Problem
 from robbench.estimation.sampling import choose_images
+from robbench.models import Network
 from robbench.record import MISCLASSIFIED, Counts, OfClass, Robustness, median_pstar
 from robbench.spec import Attack, Estimate, describe
 from robbench.spec.searches import parts as searches_of
@@ -32,8 +33,8 @@ def estimate_model(work: Work) -> Made:
     """Estimate p* of a model on its test images; attack the same ones at fixed radii, and audit the search."""
     estimate: Estimate = work.task.spec
     chosen = _chosen(work)
-    problem, name = _problem(work, chosen), _name(work)
-    test, network = problem.images, problem.network
+    network, problem = _problem(work, chosen)
+    test, name = problem.images, _name(work)
     parts = drive(_parts(problem, estimate, name), work, save_every=SAVE_SECONDS)
     search = parts[name].outcome
     others = all(isinstance(each, Attack) for each in searches_of(estimate.search))
@@ -71,7 +72,8 @@ def images_of_parts(work: Work) -> list[tuple[int, int]]:
 
 def search_part(work: Work, first: int, last: int) -> dict[str, Any]:
     """Search p* of some of the attacked images; the state of the search in the end."""
-    part = estimator(work.task.spec.search, _problem(work, _chosen(work)[first:last]))
+    _, problem = _problem(work, _chosen(work)[first:last])
+    part = estimator(work.task.spec.search, problem)
     while not part.done:
         with work.stopwatch.region("estimation"):
             part.step()
@@ -102,13 +104,13 @@ def _chosen(work: Work) -> list[int]:
     return choose_images(len(work.data.test), estimate.images, estimate.seed, work.task.model.seed)
 
 
-def _problem(work: Work, chosen: Sequence[int]) -> Problem:
-    """The search's problem on some of the test images."""
+def _problem(work: Work, chosen: Sequence[int]) -> tuple[Network, Problem]:
+    """The model, and the search's problem on some of its test images."""
     estimate: Estimate = work.task.spec
     with work.stopwatch.region("io"):
         network = work.network("model")
         test = attacked_images(work.data.test, torch.tensor(chosen))
-    return Problem(
+    return network, Problem(
         network=network,
         images=test,
         device=work.context.device,

@@ -76,7 +76,7 @@ def test_a_stage_goes_on_from_the_state_that_the_controller_has(connect, context
 def test_bad_input_is_told_at_once_and_with_its_reason(connect, context, task, tries):
     """It would be the same everywhere."""
     tried = tries(RobbenchError("loss: expected finite values, got nan"))
-    with pytest.raises(RobbenchError, match="^loss: expected finite values, got nan$"):
+    with pytest.raises(RobbenchError, match=r"^loss: expected finite values, got nan$"):
         run_graph([task], context, connect())
     assert len(tried) == 1
 

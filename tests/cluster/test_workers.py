@@ -81,13 +81,16 @@ def test_a_worker_reads_the_data_folder_of_its_own_environment(run, tmp_path, mo
 
 
 def gpu(address, name):
+    """A worker with that GPU."""
     return Facts(address=address, host="box", machine="l4", device="NVIDIA L4", gpu=name)
 
 
 def test_two_workers_on_one_gpu_are_refused():
     """And a worker without a GPU beside one that has one."""
     assert _shares_gpu([gpu("tcp://a", "0"), gpu("tcp://b", "1")]) is None
-    assert "tcp://a and tcp://b: expected a GPU for each, got one" in _shares_gpu([gpu("tcp://a", "0"), gpu("tcp://b", "0")])
+    assert "tcp://a and tcp://b: expected a GPU for each, got one" in _shares_gpu(
+        [gpu("tcp://a", "0"), gpu("tcp://b", "0")]
+    )
     assert _lacks_gpu([gpu("tcp://a", "0")]) is _lacks_gpu([gpu("tcp://a", None)]) is None
     assert _lacks_gpu([gpu("tcp://a", "0"), gpu("tcp://b", None)]).startswith("worker tcp://b on box: expected a CUDA")
 
@@ -109,7 +112,9 @@ class Client:
 def test_other_versions_on_a_worker_are_one_sentence():
     """They would round otherwise, or not understand each other."""
     connect.check_versions(Client(a={}), mismatch, PACKAGES)
-    said = "^worker b: expected torch 1.0, torchvision 1.0, as on the controller, got 2.0, None; install the same there$"
+    said = (
+        "^worker b: expected torch 1.0, torchvision 1.0, as on the controller, got 2.0, None; install the same there$"
+    )
     with pytest.raises(RobbenchError, match=said):
         connect.check_versions(Client(a={}, b={"torch": "2.0", "torchvision": None}), mismatch, PACKAGES)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from robbench.plugin.session import asked_of
 from robbench.spec.suite_files import read_studies
+
 
 def test_an_address_without_a_scheduler_ends_the_run_before_it_begins(one, errors, monkeypatch):
     """One sentence, exit status 4; where nothing would run, nobody is asked."""

@@ -150,7 +150,11 @@ def test_the_command_line_wins(settings):
             "",
             "--robbench-workers and --robbench-scheduler: expected one of them; a scheduler has its workers",
         ),
-        (["--robbench-workers", "2", "-n", "2"], "", "-n and --robbench-workers or --robbench-scheduler: expected one of"),
+        (
+            ["--robbench-workers", "2", "-n", "2"],
+            "",
+            "-n and --robbench-workers or --robbench-scheduler: expected one of",
+        ),
         (["--robbench-quick", "--robbench-update"], "", "--robbench-quick and --robbench-update: expected one of them"),
         (
             ["--robbench-quick"],

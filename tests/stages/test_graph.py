@@ -232,7 +232,9 @@ def test_what_needs_a_failed_stage_fails_with_its_reason(new_run):
     wanted = [Task("robustness", target(), ESTIMATE), Task("training", replace(bad, seed=1))]
     graph.start(wanted)
     assert graph.futures[wanted[1]].result().case == replace(bad, seed=1).id
-    with pytest.raises(RobbenchError, match=f"^{bad.id}.training failed before: loss: expected finite values, got nan$"):
+    with pytest.raises(
+        RobbenchError, match=f"^{bad.id}.training failed before: loss: expected finite values, got nan$"
+    ):
         graph.futures[wanted[0]].result()
 
 

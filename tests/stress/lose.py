@@ -34,6 +34,7 @@ robbench.store.store.Store.identity = lambda store: "seen by no worker"
 robbench.stages.robustness_stage.PART = 10
 """
 
+
 class Machines:
     """A scheduler and its workers, as processes of their own."""
 
@@ -65,8 +66,12 @@ class Machines:
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         with (self._folder / "dask.log").open("ab") as log:
-            call = [sys.executable, "-c", "from distributed.cli import dask_scheduler, dask_worker; import sys; "
-                    f"dask_{command[0]}.main()", *command[1:]]
+            call = [
+                sys.executable,
+                "-c",
+                f"from distributed.cli import dask_scheduler, dask_worker; import sys; dask_{command[0]}.main()",
+                *command[1:],
+            ]
             return subprocess.Popen(call, stdout=log, stderr=log, cwd=project.ROOT)
 
 
@@ -139,7 +144,12 @@ def main() -> int:
                 longest = min(longest, float(said[0].split()[2]))
             if said[-1] != "exit status 0" and lose == "scheduler":
                 log, kept = (folder / "log.txt").read_text(), finished(folder)
-                found += [] if "is gone; with one there again, or the address of another, this goes on with what is left: pytest" in log else [f"no sentence: {log[-2000:]}"]
+                found += (
+                    []
+                    if "is gone; with one there again, or the address of another, this goes on with what is left: pytest"
+                    in log
+                    else [f"no sentence: {log[-2000:]}"]
+                )
                 machines.begin(2)
                 said += run(folder, machines, "worker", numbers, 1e6)
                 found += [f"made again: {path}" for path, time in kept.items() if finished(folder).get(path) != time]
@@ -147,7 +157,9 @@ def main() -> int:
             found += project.differences(expected, project.stages(folder))
             faults += len(found)
             same = f"{len(expected)} stages: weights, histories, p*, robust accuracies and passes identical"
-            print(f"round {number}: {'; '.join(said)}", *(f"DIFFERENT {line}" for line in found), sep="\n  ", flush=True)
+            print(
+                f"round {number}: {'; '.join(said)}", *(f"DIFFERENT {line}" for line in found), sep="\n  ", flush=True
+            )
             if not found:
                 print(f"  {same}", flush=True)
         machines.end()
