@@ -107,6 +107,7 @@ def _constant(device: torch.device) -> Environment:
         cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
         driver=driver.partition("\n")[0] if driver else None,  # a line for each GPU
         commit=_output("git", "rev-parse", "HEAD"),
+        host=platform.node() or None,
         dirty=None if changes is None else bool(changes),
     )
 
