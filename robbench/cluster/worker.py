@@ -207,6 +207,8 @@ class _Progress:
         now = time.monotonic()
         if self.task and now - self._shown >= SHOWN_EVERY:
             self._shown = now
+            if not _wanted():
+                raise RobbenchError("nobody waits for this stage any longer")
             share = done / total if total else 1.0
             message = {"task": self.task, "share": share, "host": platform.node(), "address": get_worker().address}
             get_worker().log_event(self._topic, {"shows": message})
@@ -215,6 +217,13 @@ class _Progress:
         """Send a sentence."""
         if self.task:
             get_worker().log_event(self._topic, {"says": f"{platform.node()}: {text}"})
+
+
+def _wanted() -> bool:
+    """Whether somebody still waits for what this thread makes: no longer where the controller ended."""
+    worker = get_worker()
+    task = worker.state.tasks.get(worker.get_current_task())
+    return task is not None and task.state != "cancelled"
 
 
 @cache

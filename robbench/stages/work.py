@@ -101,7 +101,8 @@ def run_task(
         task: what is to be done.
         context: where.
         fresh: make it although the store has it, unless this run made it.
-        needs: the finished stages that it needs, by role; None: those that the store has.
+        needs: the finished stages that it needs, by role; None: those that the store has. Who gives them has seen to the
+            saved state, too, from which also a fresh stage goes on.
 
     Raises:
         RobbenchError: bad input, a diverging loss, a stage that failed before, or one that it needs is not finished.
@@ -112,7 +113,7 @@ def run_task(
         work = Work(task, context, finished_needs(task, context) if needs is None else needs)
         with context.store.lock(work.key, task.name, context.announce):
             again = fresh and work.key not in context.made
-            if again:
+            if again and needs is None:
                 context.store.drop_state(work.key)
             finished = None if again else context.store.finished(work.key)
             if finished is None or not suffices(finished, context):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
+from dataclasses import replace
 
 import pytest
 
 import robbench.stages.training_stage
 from robbench.errors import RobbenchError
 from robbench.stages import run_graph
-from robbench.stages.graph import finished_records
+from robbench.stages.graph import Graph, finished_records
 from robbench.store import Store
 from robbench.training import Trainer
 
@@ -23,7 +26,6 @@ def apart(monkeypatch):
 @pytest.fixture
 def tries(monkeypatch):
     """Let training fail with an error; returns the threads in which it was tried, one a worker."""
-    import threading
 
     def fail_with(error):
         tried = []
@@ -87,6 +89,40 @@ def test_a_stage_that_fails_on_three_workers_fails(connect, context, task, tries
     with pytest.raises(RobbenchError, match=r"training failed on 3 workers, at last on \S+: OSError: no space left"):
         run_graph([task], context, connect())
     assert len(tried) == 3
+
+
+def test_a_stage_ends_when_its_run_does(connect, context, task, monkeypatch):
+    """Its worker is free for the next run, however long the stage would have taken."""
+    ended = threading.Event()
+
+    def train(work):
+        try:
+            while True:
+                work.context.show("training", 0, 1)
+                time.sleep(0.01)
+        except RobbenchError:
+            ended.set()
+            raise
+
+    monkeypatch.setattr(robbench.stages.training_stage, "train_model", train)
+    cluster = connect()
+    Graph(context, cluster).start([task])
+    while not cluster.running():
+        time.sleep(0.05)
+    assert [name for name, _, _ in cluster.running()] == [task.name]
+    assert not ended.is_set()
+    cluster.close()
+    assert ended.wait(30)
+
+
+def test_a_fresh_stage_goes_on_from_what_it_was_in_this_run(connect, context, task, apart, monkeypatch):
+    """A finished one is made again, from the beginning, but not from the beginning for each worker that is lost."""
+    run_graph([task], context, connect())
+    fresh = replace(context, fresh=True)
+    packed = []
+    monkeypatch.setattr(Store, "drop_state", lambda store, key: packed.append(store.folder))
+    run_graph([task], fresh, connect())
+    assert set(packed) == {context.store.folder}
 
 
 def test_a_run_for_gpus_is_refused_where_the_workers_have_none(connect, monkeypatch):
