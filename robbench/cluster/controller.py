@@ -7,9 +7,11 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from robbench.cluster.connect import PATIENCE, check_versions, connected
@@ -19,6 +21,7 @@ from robbench.record import Record
 from robbench.spec import Dataset
 from robbench.spec.model import modules_of
 from robbench.stages.context import RunContext
+from robbench.stages.graph import with_needs
 from robbench.stages.kinds import KINDS
 from robbench.stages.task import Task
 from robbench.stages.work import Work, finished_needs, finished_stage, key_of, suffices
@@ -69,16 +72,16 @@ class Cluster:
         self._events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._facts: dict[str, Facts] = {}
         self._welcomed = False
-        self._shows: dict[str, tuple[str, float]] = {}
-        """Of every stage that runs: where, and the share of it that is done."""
+        self._shows: dict[str, tuple[str, float] | None] = {}
+        """Of every stage, or part of one, that was submitted: where it runs, and the share of it that is done."""
         self._states: set[str] = set()
         """Names of the Variables that hold states of stages that run."""
         self._lock = threading.Lock()
         self._stack = ExitStack()
-        tasks = list(tasks)
         with ExitStack() as stack:
             self.client = stack.enter_context(connected(address, workers, device))
-            self._run = _run(context, tasks, device, folders, deterministic)
+            self._address = self.client.scheduler.address
+            self._run = _run(context, with_needs(tasks), device, folders, deterministic)
             self._welcome(workers if address is None else 1)
             count = max(IN_FLIGHT, 2 * len(self._facts))
             self._room = threading.Semaphore(count)
@@ -96,8 +99,8 @@ class Cluster:
         threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
         self.client.register_plugin(Welcome(self._run))
         name = self._run.name
-        found = self.client.run(lambda dask_worker: dask_worker.plugins[name].facts)
-        for facts in found.values():
+        found = self.client.run(lambda dask_worker: getattr(dask_worker.plugins.get(name), "facts", None))
+        for facts in filter(None, found.values()):  # a worker that came just now says so itself
             self._know(facts)
         self._welcomed = True
         faults = [facts.fault for facts in self._facts.values() if facts.fault]
@@ -109,7 +112,7 @@ class Cluster:
         with suppress(TimeoutError):
             self.client.wait_for_workers(expected, timeout=PATIENCE)
             return
-        self._say(f"waiting for a worker at {self.client.scheduler.address}")
+        self._say(f"waiting for a worker at {self._address}")
         self.client.wait_for_workers(1)
 
     @property
@@ -118,19 +121,30 @@ class Cluster:
         return any(facts.gpu for facts in self._facts.values())
 
     def submit(self, task: Task, context: RunContext, fresh: bool) -> Future[Record]:
-        """Make a stage on a worker; what it needs is finished."""
-        return self._threads.submit(self._make, task, context, fresh)
+        """Make a stage on a worker; what it needs is finished. A SchedulerLostError where the scheduler is gone."""
+
+        def make() -> Record:
+            try:
+                return self._make(task, context, fresh)
+            except RobbenchError:
+                raise
+            except Exception as error:
+                if self._lives():
+                    raise
+                raise SchedulerLostError(f"the scheduler at {self._address} is gone") from error
+
+        return self._threads.submit(make)
 
     def running(self) -> list[tuple[str, str, float]]:
         """Of every stage that runs: its name, the worker's host, and the share that is done."""
-        return [(name, host, share) for name, (host, share) in list(self._shows.items())]
+        return [(name, *shown) for name, shown in list(self._shows.items()) if shown is not None]
 
     @property
     def said(self) -> str:
         """What a user should know of it: ``2 workers: 2 × NVIDIA L4 (node3, node4); dashboard: http://…``."""
         devices = Counter(facts.device for facts in self._facts.values())
         hosts = ", ".join(dict.fromkeys(facts.host for facts in self._facts.values()))
-        link = f"; dashboard: {self.client.dashboard_link}" if self.client.dashboard_link else ""
+        link = f"; dashboard: {self.client.dashboard_link}" if find_spec("bokeh") else ""
         return f"workers: {', '.join(f'{count} × {device}' for device, count in devices.items())} ({hosts}){link}"
 
     def close(self) -> None:
@@ -220,7 +234,7 @@ class Cluster:
 
         Raises:
             RobbenchError: it failed on ``TRIES`` workers, or with an error that says that it always will.
-            SchedulerLostError: the scheduler is gone.
+            CancelledError: the scheduler is gone.
         """
         from distributed import KilledWorker
 
@@ -229,7 +243,9 @@ class Cluster:
         tried: dict[str, str] = {}
         while True:
             others = [each for each in self._alive() if each.machine == machine and each.address not in tried]
-            chosen = tried or len(self._machines) > 1  # else workers that join later may take it, too
+            # Where there is nothing to choose from, workers that join later may take it, too.
+            chosen = tried or len(self._machines) > 1 or any(facts.fault for facts in list(self._facts.values()))
+            self._shows[name] = None
             try:
                 with self._room:
                     future = self.client.submit(
@@ -246,15 +262,12 @@ class Cluster:
             except KilledWorker as error:
                 died = f"the workers that made it died, the last one at {error.last_worker.address}"
                 raise RobbenchError(f"{name} failed: {died}; look there for memory and logs") from error
-            except (CancelledError, OSError, RuntimeError, ValueError) as error:
+            except CancelledError:
                 if not self._lives():
-                    gone = f"the scheduler at {self.client.scheduler.address if self.client.scheduler else ''} is gone"
-                    raise SchedulerLostError(gone) from error
-                if isinstance(error, CancelledError):
-                    continue
-                raise
+                    raise
+                continue
             finally:
-                self._shows.pop(task.name, None)
+                self._shows.pop(name, None)
             if not isinstance(result, Failed):
                 return result
             if result.final:
@@ -297,21 +310,28 @@ class Cluster:
     def _listen(self) -> None:
         """Take the workers' events, until the empty one."""
         while event := self._events.get():
-            with suppress(Exception):
-                for kind, value in event.items():
+            for kind, value in event.items():
+                try:
                     getattr(self, f"_on_{kind}")(value)
+                except Exception as error:
+                    if self.client.status == "running":
+                        self._say(f"what a worker sent was not kept: {error}")
 
     def _on_saved(self, name: str) -> None:
         """Keep a state that a worker gave the scheduler."""
         from distributed import Variable
 
-        states = Variable(name, client=self.client).get(timeout=1)
-        with self._lock:
-            for key, data in states.items() if name in self._states else ():
-                self._store.keep_state(key, data)
+        if name not in self._states:
+            return
+        with suppress(TimeoutError):  # the stage is finished by now
+            states = Variable(name, client=self.client).get(timeout=1)
+            with self._lock:
+                for key, data in states.items() if name in self._states else ():
+                    self._store.keep_state(key, data)
 
     def _on_shows(self, value: Mapping[str, Any]) -> None:
-        self._shows[value["task"]] = value["host"], value["share"]
+        if value["name"] in self._shows:
+            self._shows[value["name"]] = value["host"], value["share"]
 
     def _on_says(self, text: str) -> None:
         self._say(text)
@@ -320,6 +340,9 @@ class Cluster:
         """A worker is there, or came later."""
         if facts["address"] not in self._facts:
             known = Facts(**facts)
+            if self._welcomed and not known.fault:
+                all_of_them = [*self._alive(), known]
+                known = replace(known, fault=_shares_gpu(all_of_them) or _lacks_gpu(all_of_them))
             self._know(known)
             if self._welcomed:
                 self._say(known.fault or f"worker {known.address} on {known.host} joins")
@@ -330,7 +353,7 @@ class Cluster:
             self._machines.append(facts.machine)
 
 
-def _run(context: RunContext, tasks: list[Task], device: str, folders: Iterable[str], deterministic: bool) -> Run:
+def _run(context: RunContext, tasks: Sequence[Task], device: str, folders: Iterable[str], deterministic: bool) -> Run:
     from robbench.cluster.worker import versions
 
     datasets: dict[Dataset, str] = {}

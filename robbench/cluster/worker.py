@@ -157,7 +157,7 @@ def _attempt(
                             f"{packed.finished.record.name} lies in a store that this worker does not see"
                         )
                     store.unpack(packed.finished.record.key, packed.files)
-            _Progress.of(run.name).task = task.name
+            _Progress.of(run.name).name = str(worker.get_current_task()).rpartition("-")[0]
             finished = {role: packed.finished for role, packed in needs.items()}
             return work(replace(context, store=store, failed={}, made=set()), finished)
     except Exception as error:
@@ -194,7 +194,7 @@ class _Progress:
 
     def __init__(self, topic: str) -> None:
         self._topic, self._shown = topic, 0.0
-        self.task = ""
+        self.name = ""
 
     @classmethod
     @cache
@@ -205,17 +205,17 @@ class _Progress:
     def show(self, what: str, done: float, total: float) -> None:
         """Send progress from time to time."""
         now = time.monotonic()
-        if self.task and now - self._shown >= SHOWN_EVERY:
+        if self.name and now - self._shown >= SHOWN_EVERY:
             self._shown = now
             if not _wanted():
                 raise RobbenchError("nobody waits for this stage any longer")
             share = done / total if total else 1.0
-            message = {"task": self.task, "share": share, "host": platform.node(), "address": get_worker().address}
+            message = {"name": self.name, "share": share, "host": platform.node()}
             get_worker().log_event(self._topic, {"shows": message})
 
     def announce(self, text: str) -> None:
         """Send a sentence."""
-        if self.task:
+        if self.name:
             get_worker().log_event(self._topic, {"says": f"{platform.node()}: {text}"})
 
 

@@ -41,8 +41,9 @@ class Progress:
         """Draw how many stages are done, of how many, and what runs where: name, host and share done."""
         done = sum(future.done() for future in graph.futures.values())
         where = ", ".join(f"{name} {share:.0%} on {host}" for name, host, share in running)
-        total = len(graph.futures)
-        self.show(f"{done}/{total} stages", done + sum(share for *_, share in running), total, where)
+        total, names = len(graph.futures), {task.name for task in graph.futures}
+        shares = sum(share for name, _, share in running if name in names)  # not of parts that workers share
+        self.show(f"{done}/{total} stages", done + shares, total, where)
 
     def announce(self, text: str) -> None:
         """Write a line at once; a worker of pytest-xdist writes it to standard error."""
