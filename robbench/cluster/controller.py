@@ -308,14 +308,15 @@ class Cluster:
             Variable(name, client=self.client).delete()
 
     def _listen(self) -> None:
-        """Take the workers' events, until the empty one."""
+        """Take the workers' events, until the empty one; dask adds the worker's address to each."""
+        takes = {"saved": self._on_saved, "shows": self._on_shows, "says": self._on_says, "comes": self._on_comes}
         while event := self._events.get():
-            for kind, value in event.items():
-                try:
-                    getattr(self, f"_on_{kind}")(value)
-                except Exception as error:
-                    if self.client.status == "running":
-                        self._say(f"what a worker sent was not kept: {error}")
+            try:
+                for kind in takes.keys() & event.keys():
+                    takes[kind](event[kind])
+            except Exception as error:
+                if self.client.status == "running":
+                    self._say(f"what a worker sent was not kept: {error}")
 
     def _on_saved(self, name: str) -> None:
         """Keep a state that a worker gave the scheduler."""
