@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -309,7 +309,12 @@ class Cluster:
 
     def _listen(self) -> None:
         """Take the workers' events, until the empty one; dask adds the worker's address to each."""
-        takes = {"saved": self._on_saved, "shows": self._on_shows, "says": self._on_says, "comes": self._on_comes}
+        takes: dict[str, Callable[[Any], None]] = {
+            "saved": self._on_saved,
+            "shows": self._on_shows,
+            "says": self._on_says,
+            "comes": self._on_comes,
+        }
         while event := self._events.get():
             try:
                 for kind in takes.keys() & event.keys():
