@@ -7,7 +7,7 @@ ARGS ?=
 # On Linux: freed tensors' memory is kept for the next step, in large pages (docs/speed.md).
 suite full perf: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=1073741824
 
-.PHONY: suite test stress full perf lint format lock clean
+.PHONY: suite test browser stress full perf verifiers lint format lock clean
 
 suite: .venv/ready  ## run every suite this machine can run; leaves report bundles under reports/
 	$(BIN)/python -m pytest -m suite -rs $(ARGS)
@@ -15,8 +15,13 @@ suite: .venv/ready  ## run every suite this machine can run; leaves report bundl
 test: .venv/ready  ## run the unit tests
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
+browser: .venv/ready  ## what report.html does in a headless Chromium: the one at hand, or Playwright's
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[browser]"
+	command -v chromium > /dev/null || $(BIN)/python -m playwright install --with-deps chromium
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
 stress: .venv/ready  ## what takes an hour: many examples, kills, crowds, mutations of the code
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n auto -m "not suite and not perf" $(ARGS)
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n auto -m "not suite and not perf and not browser" $(ARGS)
 	$(BIN)/python tests/stress/kill.py --kills 30
 	$(BIN)/python tests/stress/crowd.py --runs 20
 	$(BIN)/python tests/stress/lose.py --workers 20 --schedulers 5
@@ -30,6 +35,15 @@ perf: .venv-peers/ready  ## how fast, beside other libraries; leaves tables and 
 	mkdir -p .benchmarks
 	$(PEERS)/python -m pytest -m perf suites/perf --benchmark-json .benchmarks/perf.json $(ARGS)
 	$(PEERS)/python -m suites.perf.rendering .benchmarks/perf.json --output reports/perf
+
+verifiers: .verifiers/vibecheck/ready .verifiers/neuralsat/ready  ## complete verifiers, an environment each (docs/bounds.md)
+
+.verifiers/vibecheck/ready: PACKAGE := vibecheck-nn==1.1.0
+.verifiers/neuralsat/ready: PACKAGE := neuralsat==0.2.17
+.verifiers/%/ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGE)
+	touch $@
 
 lint: .venv/ready  ## style, types of the public API, and the layers contract
 	$(BIN)/ruff check .
@@ -52,4 +66,4 @@ lock: .venv/ready  ## renew constraints.txt from what is installed
 	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable > constraints.txt
 
 clean:
-	rm -rf .venv .venv-peers .robbench .benchmarks .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-peers .verifiers .robbench .benchmarks .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -138,6 +138,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     blocks: Number
     head: str = "linear"
     kept: str | None = None
+    objective: str | None = None
+    """What a transfer minimises where that is not plain cross-entropy: ``trades``, ``lwf``; else ``method`` says it."""
     seed: Number = 0
     variant: str | None = None
     """The field of the thesis protocol that a model of an ablation follows."""
@@ -256,6 +258,22 @@ class OfClass(Struct, frozen=True, kw_only=True):
     """Whether the median is larger than the grid."""
 
 
+class Example(Struct, frozen=True, kw_only=True):
+    """A test image beside what fooled the network at its p*."""
+
+    kind: Literal["worst", "typical"]
+    """Of the smallest p*, or nearest to the median."""
+    image: Number
+    """Index into the test set."""
+    label: str
+    """Its class, which the network says of it unperturbed."""
+    says: str
+    """What the network says of the adversarial image."""
+    pstar: Radius
+    png: bytes
+    """Original, perturbation (grey is none, black or white its largest change) and adversarial image, side by side."""
+
+
 class Robustness(Struct, frozen=True, kw_only=True):
     """The robustness distribution of a model on test images."""
 
@@ -279,6 +297,7 @@ class Robustness(Struct, frozen=True, kw_only=True):
     """None: not audited."""
     classes: list[OfClass] = []
     """In the order of the labels, where the dataset's classes differ in size."""
+    examples: list[Example] = []
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.pstar) or not self.grid:
@@ -304,9 +323,7 @@ class Robustness(Struct, frozen=True, kw_only=True):
 
     def robust(self, epsilon: float) -> Counts:
         """Images right unperturbed and not fooled at a grid value, of all test images; a RobbenchError off the grid."""
-        at = int(np.argmin(np.abs(np.asarray(self.grid) - epsilon)))
-        nearest = self.grid[at]
-        require(abs(nearest - epsilon) <= 1e-9, "robust accuracy", f"a radius of the grid (as {nearest})", epsilon)
+        at = grid_index(self.grid, epsilon)
         return Counts(correct=sum(index > at for index in self.pstar), total=len(self.pstar))
 
     @property
@@ -337,7 +354,90 @@ class Robustness(Struct, frozen=True, kw_only=True):
         return np.bincount(np.asarray(self.pstar) + 1, minlength=len(self.grid) + 2)[1:].astype(np.int64)
 
 
-RESULTS: dict[str, type[Struct]] = {"training": Training, "robustness": Robustness}
+class LowerBounds(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What can be proved of a model on some of the images that its p* is known on."""
+
+    grid: list[float]
+    method: str
+    """The tightest bound that was used: ``ibp``, ``crown-ibp`` or ``crown``."""
+    images: list[int]
+    """Indices into the test set, ascending."""
+    lower: list[int]
+    """Per image the grid index of the largest certified radius, or ``MISCLASSIFIED``."""
+    upper: list[int]
+    """Per image the grid index of p*, as of :attr:`Robustness.pstar`; smaller where the verifier found a counterexample."""
+    certified_by: dict[str, int] = {}
+    """How many lower bounds are of each method, and of the verifier; those of radius 0 are of none."""
+    one_class: str | None = None
+    """The class that the model gives every image, where it is but one: its certified radii say nothing."""
+    rows: Number = 0
+    """Linear functions that went backwards through the network."""
+    verifier: str | None = None
+    verified: list[int] = []
+    """Indices of the images that the verifier was asked about."""
+    verdicts: dict[str, int] = {}
+    """How many queries ended ``unsat``, ``sat`` or ``undecided``."""
+    verifying_seconds: Duration = 0.0
+
+    def __post_init__(self) -> None:
+        if not len(self.images) == len(self.lower) == len(self.upper) or not self.grid:
+            raise ValueError(f"expected two bounds per image, got {len(self.lower)} and {len(self.upper)}")
+        crossed = [
+            image for image, low, high in zip(self.images, self.lower, self.upper, strict=True) if 0 <= high <= low
+        ]
+        if crossed:
+            raise ValueError(f"expected lower bounds below p*, got others for images {crossed[:5]}")
+
+    @property
+    def right(self) -> list[tuple[int, int]]:
+        """Lower and upper index of the images classified correctly."""
+        return [pair for pair in zip(self.lower, self.upper, strict=True) if pair[0] != MISCLASSIFIED]
+
+    @property
+    def median(self) -> float | None:
+        """Median certified radius of the correct images; None without one."""
+        return median_pstar([low for low, _ in self.right], self.grid)
+
+    @property
+    def median_pstar(self) -> float | None:
+        """Median p* of the same images: infinite if censored."""
+        return median_pstar([high for _, high in self.right], self.grid)
+
+    @property
+    def exact(self) -> Counts:
+        """Correct images whose p* is the smallest radius with a counterexample: the radius one step below is certified."""
+        return Counts(correct=sum(low + 1 == high for low, high in self.right), total=len(self.right))
+
+    @property
+    def accuracy(self) -> Counts:
+        """Images right unperturbed, of all."""
+        return Counts(correct=len(self.right), total=len(self.lower))
+
+    @property
+    def verified_exact(self) -> int:
+        """Of the images that the verifier was asked about, those whose p* is exact."""
+        exact = {
+            image for image, *pair in zip(self.images, self.lower, self.upper, strict=True) if pair[0] + 1 == pair[1]
+        }
+        return len(exact & {*self.verified})
+
+    def robust(self, epsilon: float) -> Counts:
+        """Images right and without a known counterexample at a grid value, of all images."""
+        at = grid_index(self.grid, epsilon)
+        return Counts(correct=sum(high > at for high in self.upper), total=len(self.upper))
+
+    def certified(self, epsilon: float) -> Counts:
+        """Images right and certified at a grid value, of all images; a RobbenchError off the grid."""
+        at = grid_index(self.grid, epsilon)
+        return Counts(correct=sum(low >= at for low in self.lower), total=len(self.lower))
+
+    def figures(self) -> Figures:
+        """The figures that pytest-benchmark's JSON and JUnit XML get."""
+        exact = self.exact
+        return {"median_certified": self.median, "exact": exact.share if exact.total else None}
+
+
+RESULTS: dict[str, type[Struct]] = {"training": Training, "robustness": Robustness, "bounds": LowerBounds}
 """The type of a stage's result, by the name of its kind; a new kind of stage adds its own."""
 
 
@@ -386,6 +486,11 @@ class Record(Struct, frozen=True, kw_only=True):
         return self.result if isinstance(self.result, Robustness) else None
 
     @property
+    def bounds(self) -> LowerBounds | None:
+        """The result of a stage that certifies; None of any other."""
+        return self.result if isinstance(self.result, LowerBounds) else None
+
+    @property
     def figures(self) -> Figures:
         """What the stage came to; of a kind that this process does not know, the plain values of its result."""
         if isinstance(self.result, dict):
@@ -407,6 +512,13 @@ class Record(Struct, frozen=True, kw_only=True):
     def measured_busy(self) -> bool:
         """Whether other work had the cores so long that the seconds (one at least) do not measure the stage."""
         return self.waiting_for_core > BUSY and self.seconds.measured >= 1
+
+
+def grid_index(grid: list[float], epsilon: float) -> int:
+    """The place of a grid value; a RobbenchError off the grid."""
+    at = int(np.argmin(np.abs(np.asarray(grid) - epsilon)))
+    require(abs(grid[at] - epsilon) <= 1e-9, "radius", f"one of the grid (as {grid[at]})", epsilon)
+    return at
 
 
 def median_pstar(indices: Iterable[int], grid: list[float]) -> float | None:

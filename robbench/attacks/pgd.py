@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robbench.attacks.losses import AttackLoss, cross_entropy
 from robbench.attacks.modes import without_parameter_gradients
 from robbench.errors import require
-from robbench.machine.graphs import GraphedLoop, Tensors, repeat
+from robbench.machine.graphs import GraphedLoop, Step, Tensors, repeat
 
 
 def gradient_of(loss: Tensor, images: Tensor) -> Tensor:
@@ -44,8 +44,11 @@ def pgd(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     loop: GraphedLoop | None = None,
+    loss: AttackLoss = cross_entropy,
+    first: AttackLoss | None = None,
+    target: Tensor | None = None,
 ) -> Tensor:
-    """Projected gradient descent on the cross-entropy loss in the L∞ ball (Madry et al. 2018, eq. 2.11 of the thesis).
+    """Projected gradient descent in the L∞ ball, on cross-entropy or another loss (Madry et al. 2018; thesis, eq. 2.11).
 
     The loss is summed, so one image's result depends on the others of its batch by rounding only. The caller sets the
     modes of the modules; flags and gradients of the parameters stay as they were.
@@ -62,6 +65,9 @@ def pgd(
         generator: source of the random start, on the images' device.
         noise: of :func:`start_noise`, drawn before; None draws it here.
         loop: repeats the steps; one that lives as long as the network replays them on a GPU.
+        loss: what the attack maximises; with a ``loop`` a function of a module, as a graph is kept for each.
+        first: what the first step maximises, where that is something else.
+        target: (N, ...), what the loss compares the logits with; None for the labels.
 
     Returns:
         (N, C, H, W) adversarial images inside both the ball and the box; the last iterate.
@@ -80,16 +86,21 @@ def pgd(
         noise = start_noise(images, generator) if noise is None else noise
         adversarial = torch.addcmul(images, noise, radius).clamp_(lower, upper)
 
-    def ascend(state: Tensors, constants: Tensors) -> Tensors:
-        (iterate,), (labels, step, lower, upper) = state, constants
-        with torch.enable_grad():
-            iterate = iterate.detach().requires_grad_()
-            loss = F.cross_entropy(network(iterate), labels, reduction="sum")
-            gradient = gradient_of(loss, iterate)
-        return (torch.addcmul(iterate.detach(), gradient.sign(), step).clamp_(lower, upper),)
+    def ascending(loss: AttackLoss) -> Step:
+        def ascend(state: Tensors, constants: Tensors) -> Tensors:
+            (iterate,), (target, step, lower, upper) = state, constants
+            with torch.enable_grad():
+                iterate = iterate.detach().requires_grad_()
+                gradient = gradient_of(loss(network(iterate), target), iterate)
+            return (torch.addcmul(iterate.detach(), gradient.sign(), step).clamp_(lower, upper),)
 
+        return ascend
+
+    constants = labels if target is None else target, step, lower, upper
     with without_parameter_gradients(network):
-        (adversarial,) = (loop or repeat)(ascend, (adversarial,), (labels, step, lower, upper), steps)
+        if first is not None:
+            (adversarial,), steps = ascending(first)((adversarial,), constants), steps - 1
+        (adversarial,) = (loop or repeat)(ascending(loss), (adversarial,), constants, steps)
     return adversarial.detach()
 
 

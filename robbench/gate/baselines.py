@@ -19,6 +19,7 @@ from robbench.record import (
     DataUsed,
     Duration,
     Environment,
+    LowerBounds,
     Record,
     Robustness,
     Struct,
@@ -48,6 +49,8 @@ class Baseline(Struct, frozen=True, kw_only=True, omit_defaults=True):
     grid: list[float] | None = None
     pstar: list[int] | None = None
     """Per test image, as in :class:`robbench.record.Robustness`."""
+    lower: list[int] | None = None
+    """Per image, as in :class:`robbench.record.LowerBounds`."""
     figures: dict[str, Any] = msgspec.field(default_factory=dict)
     """What a stage of another kind is held to, by that kind's own names."""
 
@@ -74,6 +77,11 @@ def _(result: Training) -> dict[str, Any]:
 @figures_of.register
 def _(result: Robustness) -> dict[str, Any]:
     return {"accuracy": result.clean, "grid": result.grid, "pstar": result.pstar}
+
+
+@figures_of.register
+def _(result: LowerBounds) -> dict[str, Any]:
+    return {"grid": result.grid, "lower": result.lower}
 
 
 def baseline_of(record: Record, previous: Baseline | None = None) -> Baseline:

@@ -19,13 +19,13 @@ import numpy as np
 from robbench.errors import require, unknown
 from robbench.gate.baselines import Baseline
 from robbench.gate.paired import mcnemar, sign_test
-from robbench.record import MISCLASSIFIED, Counts, Record, Robustness, Struct, Training, median_pstar
+from robbench.record import MISCLASSIFIED, Counts, LowerBounds, Record, Robustness, Struct, Training, median_pstar
 from robbench.spec import differences
 
 FALSE_ALARMS = 0.05
 """Share of runs of a study in which any figure may be significant by the chance of which images were drawn."""
 
-FIGURES = {"training": 1, "robustness": 2}
+FIGURES = {"training": 1, "robustness": 2, "bounds": 1}
 """Figures of a stage that are tested; of a kind that a project adds, one."""
 
 Mark = Literal["=", "+", "-", "~", "x", "missing", "error", "new", "quick"]
@@ -156,8 +156,19 @@ def _(result: Robustness, record: Record, baseline: Baseline, tolerances: Tolera
     old, new = np.asarray(baseline.pstar), np.asarray(result.pstar)
     return [
         _accuracy(record, "accuracy", baseline.accuracy, result.clean, mcnemar(old, new), tolerances, level, baseline),
-        _median(record, result, baseline, tolerances, level),
+        _median(record, result.grid, "median p*", baseline.pstar or [], result.pstar, baseline, tolerances, level),
     ]
+
+
+@judge.register
+def _(result: LowerBounds, record: Record, baseline: Baseline, tolerances: Tolerances, level: float) -> list[Verdict]:
+    figure, changes = "median certified radius", differences(baseline.spec.get("bounds"), record.spec.get("bounds"))
+    why = _other_images(record, baseline)
+    if not why and (changes or baseline.grid != result.grid or len(baseline.lower or ()) != len(result.lower)):
+        why = f"the baseline was bounded another way ({', '.join(changes[:3]) or 'another grid or images'})"
+    if why or baseline.lower is None:
+        return [_incomparable(record, figure, why, result.median)]
+    return [_median(record, result.grid, figure, baseline.lower, result.lower, baseline, tolerances, level)]
 
 
 def _other_images(record: Record, baseline: Baseline) -> str:
@@ -197,26 +208,34 @@ def _accuracy(
     return _verdict(record, figure, mark, old.share, new.share, message)
 
 
-def _median(record: Record, result: Robustness, baseline: Baseline, tolerances: Tolerances, level: float) -> Verdict:
-    """The verdict on the median p* of the images that both sides were estimated on."""
-    grid, new = result.grid, result.median
-    old = median_pstar([index for index in baseline.pstar or () if index != MISCLASSIFIED], grid)
-    shown = f"median p* {show_pstar(old)} → {show_pstar(new)}"
+def _median(
+    record: Record,
+    grid: list[float],
+    figure: str,
+    before: list[int],
+    after: list[int],
+    baseline: Baseline,
+    tolerances: Tolerances,
+    level: float,
+) -> Verdict:
+    """The verdict on the median of grid indices, p* or certified radii, of the same images before and after."""
+    old, new = (median_pstar([index for index in side if index != MISCLASSIFIED], grid) for side in (before, after))
+    shown = f"{figure} {show_pstar(old)} → {show_pstar(new)}"
     if old is None or new is None:
         mark: Mark = "=" if old == new else "+" if old is None else "-"
         message = f"{shown}: no image is classified correctly{_because(record, baseline)}"
-        return _verdict(record, "median p*", mark, old, new, message)
-    p, rose, fell = sign_test(np.asarray(baseline.pstar), np.asarray(result.pstar))
+        return _verdict(record, figure, mark, old, new, message)
+    p, rose, fell = sign_test(np.asarray(before), np.asarray(after))
     step = grid[1] - grid[0] if len(grid) > 1 else 0.0
     change = 0.0 if old == new else new - old
     limit = max(tolerances.pstar * old, step) if math.isfinite(old) else 0.0
     mark = _mark(change, abs(change) > limit + 1e-12, p < level and (rose > fell) == (change > 0))
     relative = f", {change / old:+.0%}" if math.isfinite(change) and old else ""
     message = (
-        f"{shown}{relative} (p* rose on {rose:,} images and fell on {fell:,}, {_tested(p, level)}; "
+        f"{shown}{relative} (it rose on {rose:,} images and fell on {fell:,}, {_tested(p, level)}; "
         f"tolerance {tolerances.pstar:.0%} and one grid step of {step:g}){_because(record, baseline)}"
     )
-    return _verdict(record, "median p*", mark, old, new, message)
+    return _verdict(record, figure, mark, old, new, message)
 
 
 def _tested(p: float, level: float) -> str:

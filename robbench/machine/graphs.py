@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -52,12 +53,12 @@ Capture = Callable[[Step, Tensors, Tensors], Captured]
 class GraphedLoop:
     """Repeats steps; on a CUDA device it replays them as a CUDA graph.
 
-    Launching the kernels of a small network takes longer than running them, and a graph launches all at once. The first
-    call of some kind runs step by step; the second one captures. Calls are of one kind if their tensors have the same
-    shapes, and if the step's code, its networks (the modules in its closure), their modes, autocast and the precision of
-    products are the same. Weights and buffers may change between calls, but only in place. Where a step cannot be captured
-    (the network's forward reads a value), its first replay does not do what the step does, or the graph does not fit into
-    memory, all graphs are freed, and from then on every call runs step by step.
+    Launching the kernels of a small network takes longer than running them, and a graph launches all at once. The
+    first call of some kind runs step by step; the second one captures. Calls are of one kind if their tensors have the
+    same shapes, and if the step's code, the networks and functions in its closure, the networks' modes, autocast and
+    the precision of products are the same. Weights and buffers may change between calls, but only in place. Where a
+    step cannot be captured (the network's forward reads a value), its first replay does not do what the step does, or
+    the graph does not fit into memory, all graphs are freed, and from then on every call runs step by step.
 
     Args:
         device: of the tensors.
@@ -117,11 +118,20 @@ class GraphedLoop:
 def _kind(step: Step, tensors: Tensors, device: torch.device) -> tuple[object, ...]:
     """What a graph of the step is captured for: whatever decides which kernels run, but for the values."""
     shapes = tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in tensors)
-    values = (cell.cell_contents for cell in getattr(step, "__closure__", None) or ())
+    values = [cell.cell_contents for cell in getattr(step, "__closure__", None) or ()]
     networks = (value for value in values if isinstance(value, nn.Module))
     modes = tuple((module, module.training) for network in networks for module in network.modules())
+    functions = tuple(value for value in values if isinstance(value, FunctionType))
     autocast = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
-    return shapes, getattr(step, "__code__", step), modes, *autocast, matmul_precision(), rounds_convolutions()
+    return (
+        shapes,
+        getattr(step, "__code__", step),
+        functions,
+        modes,
+        *autocast,
+        matmul_precision(),
+        rounds_convolutions(),
+    )
 
 
 def _checked(capture: Capture, step: Step, state: Tensors, constants: Tensors) -> Captured:

@@ -26,6 +26,9 @@ SAME = 1e-4
 """Share of the largest logit by which a traced network may differ from the original on other images."""
 
 
+ONNX_SAME = 1e-5
+"""Share of the largest logit (1 if that is smaller) by which an ONNX file may differ from torch."""
+
 _Shape: TypeAlias = tuple[int, int, int]
 
 
@@ -123,8 +126,19 @@ def _torchscript(network: Network, facts: _Facts, shape: _Shape) -> bytes:
 
 
 def _onnx(network: Network, facts: _Facts, shape: _Shape) -> bytes:
+    return as_onnx(network, shape)
+
+
+def as_onnx(network: Network, shape: _Shape | None = None) -> bytes:
+    """A network on the CPU in plain layers as ONNX: (N, C, H, W) float32 images in [0, 1] to (N, classes) logits.
+
+    Raises:
+        RobbenchError: packages are missing, the network cannot be traced, or the file's logits are off by more than 1e-5.
+    """
+    shape, name = shape or network.shape, network.architecture
     try:
         import onnxscript  # noqa: F401 - torch writes ONNX with it
+        from onnx.reference import ReferenceEvaluator
     except ImportError as error:
         raise RobbenchError(
             f"ONNX needs packages that are not installed: pip install 'robbench[onnx]' ({error})"
@@ -138,9 +152,16 @@ def _onnx(network: Network, facts: _Facts, shape: _Shape) -> bytes:
             dynamic_shapes=({0: torch.export.Dim("images", min=1)},),
             verbose=False,
         )
-        return bytes(program.model_proto.SerializeToString())  # type: ignore[union-attr]
+        written = bytes(program.model_proto.SerializeToString())  # type: ignore[union-attr]
     except Exception as error:  # whatever torch or the network's code raises
-        raise RobbenchError(f"{facts.architecture} cannot be written as ONNX: {error}") from error
+        raise RobbenchError(f"{name} cannot be written as ONNX: {error}") from error
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    (got,) = ReferenceEvaluator(written).run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        expected = network(images)
+    apart = float((torch.from_numpy(got) - expected).abs().max() / expected.abs().max().clamp(min=1))
+    require(apart <= ONNX_SAME, f"{name} as ONNX", f"torch's logits to {ONNX_SAME:g}", f"{apart:.1g} off")
+    return written
 
 
 _FORMATS: dict[str, Callable[[Network, _Facts, _Shape], bytes]] = {

@@ -14,6 +14,22 @@ def relu_4_1024(classes: int) -> nn.Sequential:
     return _stack(nn.Flatten(), *_fc(784, 1024), *_fc(1024, 1024), *_fc(1024, 1024), nn.Linear(1024, classes))
 
 
+def relu_2_64(classes: int) -> nn.Sequential:
+    """Fully connected 784–64–64–classes: small enough for a complete verifier."""
+    return _stack(nn.Flatten(), *_fc(784, 64), *_fc(64, 64), nn.Linear(64, classes))
+
+
+def cnn_small(classes: int) -> nn.Sequential:
+    """The network that Wong and Kolter 2018 certify on MNIST (section 4): two convolutions of stride 2."""
+    return _stack(
+        *_conv(1, 16, 4, stride=2, padding=1),
+        *_conv(16, 32, 4, stride=2, padding=1),
+        nn.Flatten(),
+        *_fc(1568, 100),
+        nn.Linear(100, classes),
+    )
+
+
 def cnn3(classes: int) -> nn.Sequential:
     """One convolution and two fully connected layers, no ReLU between these two."""
     return _stack(*_conv(1, 32, 5, padding=2), nn.Flatten(), nn.Linear(25088, 128), nn.Linear(128, classes))
@@ -57,8 +73,10 @@ def cnn_dropout(classes: int) -> nn.Sequential:
     )
 
 
-def _conv(inputs: int, outputs: int, kernel: int, *, padding: int = 0, pool: bool = False) -> list[nn.Module]:
-    convolution = [nn.Conv2d(inputs, outputs, kernel, padding=padding), nn.ReLU(inplace=True)]
+def _conv(
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, pool: bool = False
+) -> list[nn.Module]:
+    convolution = [nn.Conv2d(inputs, outputs, kernel, stride, padding), nn.ReLU(inplace=True)]
     return [*convolution, nn.MaxPool2d(2)] if pool else convolution
 
 

@@ -6,10 +6,22 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from robbench.bounds import BoundedNetwork
 from robbench.data.sizes import Sizes, parts, sizes_of, taken
 from robbench.errors import unknown
-from robbench.planning.work import Speed, Work, audit_work, final_work, retrained_share, search_work, training_work
+from robbench.models import build
+from robbench.planning.work import (
+    Speed,
+    Work,
+    audit_work,
+    bound_rows,
+    final_work,
+    retrained_share,
+    search_work,
+    training_work,
+)
 from robbench.spec import Model, Study
+from robbench.spec.catalogue import DATASETS
 from robbench.stages import Task, tasks_of
 from robbench.stages.graph import with_needs
 
@@ -46,7 +58,7 @@ class PlannedStage:
 def plan(study: Study, data: Path) -> tuple[PlannedStage, ...]:
     """Every stage of a study in order, unknown kinds as no work; a RobbenchError for a dataset that is not in ``data``."""
     found = {dataset.name: sizes_of(dataset, data) for dataset in study.datasets}
-    planned = {"training": _training, "robustness": _robustness}
+    planned = {"training": _training, "robustness": _robustness, "bounds": _bounds}
     return tuple(planned.get(task.kind, _nothing)(task, found[task.model.dataset.name]) for task in tasks_of(study))
 
 
@@ -81,6 +93,23 @@ def _robustness(task: Task, found: Sizes) -> PlannedStage:
         model=model,
         stage=task.stage,
         work=search_work(estimate, images) + final_work(estimate, images) + audit_work(estimate, images),
+        bound=True,
+        network=(model.architecture, found.shape, "float32"),
+    )
+
+
+def _bounds(task: Task, found: Sizes) -> PlannedStage:
+    """Each linear function that goes backwards costs at most about a forward pass; the verifier's time is not in it."""
+    model, bounds, estimate = task.model, task.spec.bounds, task.spec.estimate
+    images = min(bounds.images, estimate.images, taken(model.dataset, model.dataset.test, found.test))
+    facts = DATASETS.get(model.dataset.name)
+    classes = facts.classes if facts else 10  # a file's header does not say: it matters little beside the neurons
+    network = build(model.architecture, classes=classes, shape=found.shape)
+    neurons = BoundedNetwork(network.eval()).neurons(found.shape) if bounds.method == "crown" else 0
+    return PlannedStage(
+        model=model,
+        stage=task.stage,
+        work=Work(inference=images * bound_rows(bounds, len(estimate.grid.values), classes, neurons)),
         bound=True,
         network=(model.architecture, found.shape, "float32"),
     )

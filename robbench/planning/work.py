@@ -15,7 +15,7 @@ from robbench.estimation.sampling import (
     probe_passes,
     scan_steps,
 )
-from robbench.spec import Attack, Estimate, Model, Recipe, Search
+from robbench.spec import Attack, Bounds, Estimate, Model, Recipe, Search
 from robbench.spec.catalogue import block_names
 from robbench.spec.searches import ATTACKS, parts, search_name
 
@@ -68,12 +68,14 @@ class Speed:
 
 
 def training_work(recipe: Recipe, training: int, validation: int) -> Work:
-    """All epochs: attacked images and their update, clean and attacked validation images."""
-    attack = recipe.attack
+    """All epochs: attacked images and their update, clean and attacked validation images; no teacher's passes."""
+    attack, objective = recipe.attack, recipe.objective
+    update = training * objective.passes * (2 if recipe.awp else 1)
     if attack is None:
-        return Work(update=training, inference=validation) * recipe.epochs
+        return Work(update=update, inference=validation) * recipe.epochs
     checks = (recipe.validation_attack or attack).steps
-    epoch = Work(update=training, attack=training * attack.steps + validation * checks, inference=2 * validation)
+    inference = training * objective.looks + 2 * validation
+    epoch = Work(update=update, attack=training * attack.steps + validation * checks, inference=inference)
     return epoch * recipe.epochs
 
 
@@ -115,6 +117,12 @@ def audit_work(estimate: Estimate, images: int) -> Work:
     # It ranks the classes, looks at its last iterates, and is judged.
     apgd = Work(inference=2 + APGD_TARGETS, attack=APGD_TARGETS * APGD_STEPS) * min(images, audit.apgd_images)
     return apgd + Work(inference=judged + probes + square, attack=looked[0] + probes * (steps + 1))
+
+
+def bound_rows(bounds: Bounds, radii: int, classes: int, neurons: int) -> int:
+    """Linear functions that go backwards for one image, at most: every neuron's sign open, every class, every round."""
+    rounds = 1 + math.ceil(math.log(radii + 1, bounds.probes + 1))
+    return (1 + (rounds - 1) * bounds.probes) * (2 * neurons + classes - 1)
 
 
 def retrained_share(model: Model) -> float:

@@ -78,7 +78,7 @@ class Results:
         if not self._outcomes and not self._faults:
             return
         from robbench.report.plain_text import for_terminal
-        from robbench.report.terminal import busy, legend, table, warnings
+        from robbench.report.terminal import busy, legend, recommended, table, warnings
 
         def say(text: str, **markup: bool) -> None:
             terminalreporter.write_line(for_terminal(text), **markup)
@@ -89,13 +89,15 @@ class Results:
             say("")
             if marks := legend(bundle.verdicts):
                 say(marks)
+            for line in recommended(bundle.records, bundle.accuracy_floors):
+                say(line)
             for warning in (*warnings(bundle.records), busy(bundle.records)):
                 if warning:
                     say(warning, yellow=True)
             if failing := sum(verdict.fails for verdict in bundle.verdicts):
                 said = f"{failing} figure{' fails' if failing == 1 else 's fail'}, see above"
                 say(said, red=True)
-            say(f"report: {path}", bold=True)
+            say(f"report: {path.with_suffix('.html')}", bold=True)
         reused = sum("reused" in outcome for outcome in self._outcomes.values())
         if reused:
             said = (
@@ -129,6 +131,7 @@ class Results:
             records=records,
             missing=missing,
             tolerances=self._tolerances(study),
+            accuracy_floors={} if plan["accuracy_floor"] is None else {study: plan["accuracy_floor"]},
         )
         return bundle, write_bundle(settings.report / study, bundle)
 

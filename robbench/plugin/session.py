@@ -260,7 +260,13 @@ class Session:
         if study.name in self.plans:
             return {}
         stages = [(task.model.id, task.stage) for task in tasks_of(study)]
-        plan = {"study": study.name, "protocol": study.protocol, "notes": list(study.notes()), "stages": stages}
+        plan = {
+            "study": study.name,
+            "protocol": study.protocol,
+            "notes": list(study.notes()),
+            "stages": stages,
+            "accuracy_floor": study.accuracy_floor,
+        }
         self.plans[study.name] = plan
         return plan
 

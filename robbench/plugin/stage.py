@@ -40,6 +40,10 @@ class Robbench:
         """
         return self.stage(f"robustness-{search}" if search else "robustness", model)
 
+    def bound(self, model: Model) -> Record:
+        """Certify which radii hold no counterexample; fails the test on a regression of the median certified radius."""
+        return self.stage("bounds", model)
+
     def stage(self, name: str, model: Model) -> Record:
         """Run the stage of this name that the study asks of a model, after the stages that it needs."""
         if self._mark is None:

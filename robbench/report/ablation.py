@@ -12,16 +12,11 @@ from matplotlib.axes import Axes
 
 from robbench.record import ModelFacts
 from robbench.report import drawing
-from robbench.report.bootstrap import CONFIDENCE
-from robbench.report.comparisons import Change, accuracy_change, change, robust_change, speed_up
-from robbench.report.markdown import NOTHING, escape, percent, points, pstar, pstar_digits, seconds, signed
+from robbench.report.comparisons import Change, accuracy_change, change, robust_change
+from robbench.report.markdown import NOTHING, escape, percent, points, pstar, pstar_digits, radius, seconds, signed
 from robbench.report.ranking import ranking_epsilon
-from robbench.report.rows import Group, Row
-from robbench.report.seeds import Model, Spread, models_of
-from robbench.report.tables import spread_text
-
-FEW = 30
-"""Correct images below which a median is called out, and no finding rests on it."""
+from robbench.report.rows import FEW, Group, Row
+from robbench.report.seeds import Model, models_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +30,6 @@ class Effect:
     robust: Change | None
     """Robust accuracy at ``epsilon``."""
     epsilon: float | None
-    factor: Spread | None
-    """Training seconds ÷ those of the base, on the same machine class."""
 
     @property
     def field(self) -> str:
@@ -77,40 +70,33 @@ def _effect(varied: Model, base: Model | None, epsilon: float | None) -> Effect:
         median=change(varied, base, lambda row: row.median, lambda row: row.resampled_medians),
         robust=robust_change(varied, base, epsilon),
         epsilon=epsilon,
-        factor=speed_up(varied, [base]),
     )
 
 
 def _key(facts: ModelFacts) -> tuple[object, ...]:
     """What a variant shares with its base: all but the seed, the variant, and the variants of its source."""
     kept = "frozen" if facts.variant == "kept" else facts.kept
-    return facts.dataset, facts.method, facts.source, facts.source_method, facts.k, facts.head, kept
+    return facts.dataset, facts.method, facts.source, facts.source_method, facts.k, facts.head, kept, facts.objective
 
 
 def ablation_table(found: Sequence[Effect]) -> pd.DataFrame:
     """One field's effects: the study's own figures, an arrow, the variant's, and the changes with their intervals."""
     epsilon = next((effect.epsilon for effect in found if effect.epsilon is not None), None)
-    medians = [model.median for effect in found for model in (effect.base, effect.varied) if model]
-    changes = [end for effect in found if (m := effect.median) for end in (m.value, m.low, m.high, *m.seeds.values)]
-    digits = pstar_digits(value for value in [*medians, *changes] if value is not None)
-    robust = f"robust accuracy at ε = {epsilon:.4g}, points" if epsilon is not None else "robust accuracy, points"
-    around = f"{CONFIDENCE:.0%} interval"
-    headers = ["Model", "clean accuracy", "points", around, "median p\\*", "change", around, robust, around]
-    headers += ["training seconds", "factor"]
-    return pd.DataFrame([_line(effect, digits) for effect in found], columns=headers, dtype=object)
+    robust = f"robust accuracy at ε = {radius(epsilon)}, points" if epsilon is not None else "robust accuracy, points"
+    headers = ["Model", "clean accuracy", "points", "median p\\*", "change", robust, "training seconds"]
+    return pd.DataFrame([_line(effect) for effect in found], columns=headers, dtype=object)
 
 
-def _line(effect: Effect, digits: int) -> list[str]:
+def _line(effect: Effect) -> list[str]:
     end = next((model.grid_end for model in (effect.varied, effect.base) if model and model.tested), math.nan)
     return [
         escape(effect.varied.label),
         _both(effect, lambda row: row.accuracy, percent),
-        *_changed(effect.accuracy, points),
-        _both(effect, lambda row: row.median, lambda value: pstar(value, end, digits)),
-        *_changed(effect.median, lambda value: median_change(value, digits)),
-        *_changed(effect.robust, points),
+        _changed(effect.accuracy, points),
+        _both(effect, lambda row: row.median, lambda value: pstar(value, end)),
+        _changed(effect.median, lambda value: median_change(value, pstar_digits(end))),
+        _changed(effect.robust, points),
         _both(effect, lambda row: row.seconds, seconds),
-        spread_text(effect.factor, lambda value: f"× {value:.2f}"),
     ]
 
 
@@ -126,11 +112,9 @@ def _both(effect: Effect, figure: Callable[[Row], float | None], show: Callable[
     return " → ".join(NOTHING if value is None else show(value) for value in values)
 
 
-def _changed(found: Change | None, show: Callable[[float], str]) -> tuple[str, str]:
-    if found is None:
-        return NOTHING, NOTHING
-    seeds = f" [{show(found.seeds.low)} to {show(found.seeds.high)}]" if found.seeds.count > 1 else ""
-    return show(found.value) + seeds, f"{show(found.low)} to {show(found.high)}"
+def _changed(found: Change | None, show: Callable[[float], str]) -> str:
+    """A change with its interval: ``-2.0 (-3.1 to -1.0)``."""
+    return NOTHING if found is None else f"{show(found.value)} ({show(found.low)} to {show(found.high)})"
 
 
 def draw_ablation(group: Group) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 
 from robbench.report import comparisons
 from robbench.report.bootstrap import difference
+from robbench.report.choice import accuracy_floor, may_be_crowned
 from robbench.report.rows import Group
 from robbench.report.seeds import Model, Spread, models_of, resampled
 
@@ -40,7 +41,7 @@ class Answer:
     models: tuple[Model, ...]
     """Every k of the line, tested or not."""
     best: Model | None
-    """Highest median p*, then highest clean accuracy; None where no median could be taken."""
+    """Highest median p*, then highest clean accuracy, of those that may be crowned; None where none may."""
     stability: float
     """Share of the bootstrap resamplings in which the same k is the best; all intervals here choose it anew in each."""
     source: Model | None
@@ -98,7 +99,7 @@ def compared(found: Sequence[Answer]) -> tuple[bool, bool, bool]:
 def _answer(group: Group, line: str) -> Answer:
     rows = group.of(line)
     models, target = models_of(rows), rows[0].facts.dataset
-    choice = best_transfer(models)
+    choice = best_transfer([model for model in models if may_be_crowned(model, accuracy_floor(group, target))])
     best = choice.model if choice else None
     source, standard = source_model(group, best or models[0]), scratch_model(group, target, "standard")
     scratch = scratch_model(group, target, "pgd")

@@ -64,6 +64,14 @@ def shares(dataset: str, robustness: Robustness, above: int = MISCLASSIFIED) -> 
     return np.asarray(weights[mask].sum(axis=0, dtype=np.int32) / len(mask))
 
 
+def means(dataset: str, robustness: Robustness, values: NDArray[np.float64]) -> Resamples:
+    """Mean over all images, in every resampling, of (N,) values of the images."""
+    order = np.argsort(values, kind="stable")
+    present, starts = np.unique(values[order], return_index=True)
+    counts = np.add.reduceat(_weights(dataset, tuple(robustness.images))[order], starts, axis=0, dtype=np.int32)
+    return np.asarray(present @ counts / len(values))
+
+
 @lru_cache(maxsize=32)
 def _seeds_drawn(count: int, anew: bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """(count, RESAMPLES) which seeds are drawn, and which resampling of its images each comes with.

@@ -8,7 +8,6 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
@@ -76,12 +75,20 @@ def _keys(models: Sequence[Model], top: float) -> list[Artist]:
         Line2D([], [], color="black", linewidth=2, label="median"),
         Line2D([], [], marker="|", markersize=11, label="12.5th to 87.5th", **ink),
     ]
+    if any(_certified(model) is not None for model in models):
+        look = ink | {"color": "#0072B2", "markeredgecolor": "white"}
+        keys.append(Line2D([], [], marker="D", markersize=7, label="median certified radius", **look))
     if any(percentiles(model)[-1] > top for model in models):
         keys.append(Line2D([], [], marker="^", markersize=6, label="ends past the grid", **ink))
     if any(len(model.right) > 1 for model in models):
         dots = ink | {"markersize": 4, "markerfacecolor": "white"}
         keys.append(Line2D([], [], marker="o", label="medians of the seeds", **dots))
     return keys
+
+
+def _certified(model: Model) -> float | None:
+    """Median over seeds of the median certified radius; None where the model was not bounded."""
+    return model.value(lambda row: row.bounds.median if row.bounds else None)
 
 
 def _width(panel: _Panel) -> float:
@@ -135,6 +142,10 @@ def _boxes(axes: Axes, models: Sequence[Model], top: float) -> None:
             axes.text(at, top / 2, "no correct image", rotation=90, ha="center", va="center", fontsize=9)
             continue
         _box(axes, at, model, top)
+        if (certified := _certified(model)) is not None:
+            axes.plot(
+                at, min(certified, 1.02 * top), "D", color="#0072B2", markeredgecolor="white", markersize=7, zorder=6
+            )
         if share := np.isinf(_values(model)).mean():
             text = f"{share:.0%}" if share >= 0.005 else "<1%"
             white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
@@ -171,7 +182,9 @@ def draw_ecdf(group: Group) -> bytes:
     """Empirical distribution functions of p*: one panel per kind of transfer, the from-scratch models in each."""
     lines = group.lines or (None,)
     across = min(2, len(lines))
-    end = max(row.robustness.grid[-1] for row in group.rows if row.robustness)
+    models = [model for model in models_of(group.rows) if model.right]
+    found = [float(np.quantile(_values(model), 0.999, method="inverted_cdf")) for model in models]
+    end = min(max(model.grid_end for model in models), 1.1 * max(found))
     with drawing.canvas(
         7.4 * across, 4.6 * -(-len(lines) // across), drawing.title(group, "distribution of p*")
     ) as figure:
@@ -182,11 +195,12 @@ def draw_ecdf(group: Group) -> bytes:
 
 def _panel(panel: Axes, group: Group, line: str | None, end: float) -> None:
     for model in models_of(group.of(None)):
-        style = "--" if drawing.is_source(group, model) else "-"
-        _curve(panel, model, color=drawing.colour(model.rows[0]), linestyle=style, linewidth=2.0)
+        dashed = "--" if drawing.is_source(group, model) else "-"
+        _curve(panel, model, color=drawing.colour(model.rows[0]), linestyle=dashed, linewidth=2.0)
     shown = models_of(group.of(line)) if line else ()
-    for model, shade in zip(shown, np.linspace(0.0, 0.92, max(len(shown), 2)), strict=False):
-        _curve(panel, model, color=colormaps["viridis"](shade), linestyle="-", linewidth=1.4)
+    for number, model in enumerate(shown):
+        ink, style = drawing.of_k(model.facts.k or 1), ("-", (0, (6, 1)), (0, (3, 1, 1, 1)))[number % 3]
+        _curve(panel, model, color=ink, linestyle=style, linewidth=1.6)
     panel.axhline(0.5, color="#777777", linewidth=0.9, linestyle=":", label="half of them: the median")
     panel.set(xlim=(0, 1.02 * end), ylim=(0, 1.02), title=line or drawing.untransferred(models_of(group.of(None))))
     panel.xaxis.set_tick_params(labelbottom=True)

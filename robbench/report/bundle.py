@@ -15,10 +15,12 @@ from robbench.record import UNREADABLE, Record, Struct
 from robbench.report.ablation import draw_ablation, effects
 from robbench.report.answers import answers, compared
 from robbench.report.boxes_and_curves import draw_boxes, draw_ecdf
+from robbench.report.certified import draw_brackets
 from robbench.report.dots import draw_answers
 from robbench.report.drawing import Picture, file_name
 from robbench.report.durations import draw_seconds, draw_study_seconds
 from robbench.report.files import pstar_csv_gz, results_csv
+from robbench.report.html import report_html
 from robbench.report.markdown import many
 from robbench.report.page import report_text
 from robbench.report.rows import Group, group_records, studies
@@ -41,6 +43,8 @@ class Bundle(Struct, frozen=True, kw_only=True):
     """Stages that the studies ask for and no record has: ``suite/case.stage``."""
     tolerances: dict[str, dict[str, float | None]] = msgspec.field(default_factory=dict)
     """What the markers of the tests declare, by ``suite/stage``; None is infinite, which JSON is not."""
+    accuracy_floors: dict[str, float] = msgspec.field(default_factory=dict)
+    """Clean accuracy below which no model is recommended, by the suites that declare one."""
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> Path:
@@ -64,7 +68,7 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
 
 def render(bundle: Bundle) -> dict[str, bytes]:
     """The files of a bundle by their path within it."""
-    groups = group_records(bundle.records)
+    groups = group_records(bundle.records, bundle.accuracy_floors)
     pictures: dict[tuple[str, ...], list[Picture]] = {(suite,): draw_study(found) for suite, found in studies(groups)}
     pictures |= {(group.suite, group.architecture): draw(group) for group in groups}
     said: dict[str, Any] = {name: getattr(bundle, name) for name in ("title", "command", "notes", "missing")}
@@ -74,6 +78,7 @@ def render(bundle: Bundle) -> dict[str, bytes]:
         "results.csv": results_csv(groups),
         "pstar.csv.gz": pstar_csv_gz(groups),
         "records.json": encode_bundle(bundle),
+        "report.html": report_html(groups, verdicts=_in_order(bundle.verdicts), **said).encode(),
         "report.md": text.encode(),
     }
 
@@ -88,6 +93,7 @@ def draw(group: Group) -> list[Picture]:
         "ecdf": (right, draw_ecdf),
         "tradeoff": (right and len(models_of(group.rows)) > 1, draw_tradeoff),
         "seconds": (any(row.seconds for row in group.rows), draw_seconds),
+        "brackets": (any(row.bounds and row.bounds.right for row in group.rows), draw_brackets),
         "ablation": (any(effect.median for effect in effects(group)), draw_ablation),
     }
     of = group.suite, group.architecture
@@ -122,7 +128,9 @@ def encode_bundle(bundle: Bundle) -> bytes:
     fields = {name: msgspec.json.encode(getattr(bundle, name)) for name in ("schema", "title", "command")}
     fields |= {"notes": lines(bundle.notes), "verdicts": lines(_in_order(bundle.verdicts)), "records": lines(records)}
     fields |= {"missing": lines(bundle.missing)} if bundle.missing else {}
-    fields |= {"tolerances": msgspec.json.encode(bundle.tolerances, order="sorted")} if bundle.tolerances else {}
+    for name in ("tolerances", "accuracy_floors"):
+        if declared := getattr(bundle, name):
+            fields[name] = msgspec.json.encode(declared, order="sorted")
     return b"{\n" + b",\n".join(f'"{name}": '.encode() + data for name, data in fields.items()) + b"\n}\n"
 
 
@@ -181,4 +189,5 @@ def merge(bundles: Sequence[Bundle]) -> Bundle:
         records=[record for record, _ in chosen.values()],
         missing=[name for name in missing if tuple(name.split("/", 1)) not in chosen],
         tolerances={stage: declared for bundle in bundles for stage, declared in bundle.tolerances.items()},
+        accuracy_floors={suite: floor for bundle in bundles for suite, floor in bundle.accuracy_floors.items()},
     )

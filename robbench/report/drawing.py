@@ -54,6 +54,14 @@ def colour(row: Row) -> str:
     return _KEPT.get(facts.kept or "") or _TRANSFERS.get((facts.method, facts.head), _OTHER)
 
 
+_OF_K = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#882255", "#999933", "#332288")
+
+
+def of_k(k: int) -> str:
+    """The colour of a transfer among the others of its kind, by k: neighbours differ most."""
+    return _OF_K[(k - 1) % len(_OF_K)]
+
+
 def is_source(group: Group, model: Model) -> bool:
     """Whether a model was trained on the data that transfers start from."""
     return model.facts.dataset in {row.facts.source for row in group.rows}

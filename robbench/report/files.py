@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from robbench.record import MISCLASSIFIED
+from robbench.report.choice import expected_robustness
 from robbench.report.comparisons import fixed_epsilons
-from robbench.report.ranking import common_images
+from robbench.report.ranking import common_images, ranking_epsilon
 from robbench.report.rows import Group, Row
 
 _FACTS = [
@@ -35,12 +36,12 @@ def results_csv(groups: Sequence[Group]) -> bytes:
     """One row per model, every figure; a censored median is ``inf``, an empty field does not exist."""
     rows = []
     for group in groups:
-        common = common_images(group.rows)
-        rows += [_figures(row, common.get(row.case)) for row in group.all_rows]
+        common, epsilon = common_images(group.rows), ranking_epsilon(group)
+        rows += [_figures(row, common.get(row.case), epsilon) for row in group.all_rows]
     return _csv(pd.DataFrame(rows))
 
 
-def _figures(row: Row, common: Row | None) -> dict[str, Any]:
+def _figures(row: Row, common: Row | None, epsilon: float | None) -> dict[str, Any]:
     robustness, training, theirs = row.robustness, row.training, row.published
     epsilons = fixed_epsilons(robustness.grid) if robustness else ()
     return {
@@ -57,6 +58,7 @@ def _figures(row: Row, common: Row | None) -> dict[str, Any]:
         **{f"median_pstar_{each.result.search}": each.result.median for each in row.also},
         "median_pstar_common": common and common.median,
         "common_images": common and common.correct,
+        "expected_robustness": expected_robustness(row, 0.0, epsilon) if epsilon else None,
         "censored_images": robustness and robustness.censored,
         **{f"robust_accuracy_{epsilon:.4g}": row.robust(epsilon) for epsilon in epsilons},
         **{

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOTHING = "–"
 """Stands for a figure that does not exist."""
@@ -30,17 +32,22 @@ def percent(share: float | None, digits: int = 1) -> str:
     return NOTHING if share is None or math.isnan(share) else f"{share:.{digits}%}"
 
 
-def pstar(value: float | None, grid_end: float, digits: int | None = None) -> str:
-    """A median p*: ``0.27``, ``> 0.8`` where it is censored, a dash without a correct image."""
+def pstar(value: float | None, grid_end: float) -> str:
+    """A median p*: ``0.270``, ``> 0.8`` where it is censored, a dash without a correct image."""
     if value is None or math.isnan(value):
         return NOTHING
-    return f"> {grid_end:g}" if math.isinf(value) else f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
+    return f"> {radius(grid_end)}" if math.isinf(value) else f"{value:.{pstar_digits(grid_end)}f}"
 
 
-def pstar_digits(values: Iterable[float]) -> int:
-    """Decimals that show all of a column's p* (four at most), so that they stand below one another."""
-    texts = [f"{value:.4f}".rstrip("0") for value in values if math.isfinite(value)]
-    return max((len(text.partition(".")[2]) for text in texts), default=0)
+def pstar_digits(grid_end: float) -> int:
+    """Decimals of every p* on a grid: four on those that end below 0.2, as CIFAR's do, else three."""
+    return 4 if grid_end < 0.2 else 3
+
+
+def radius(epsilon: float) -> str:
+    """A radius of the study: ``0.3``, and ``8/255`` where it is so many grey levels."""
+    levels = epsilon * 255
+    return f"{round(levels)}/255" if 0 < epsilon < 0.1 and abs(levels - round(levels)) < 1e-6 else f"{epsilon:.4g}"
 
 
 def seconds(value: float | None, digits: int | None = None) -> str:
@@ -77,14 +84,3 @@ def times(factor: float) -> str:
 def many(count: int, what: str) -> str:
     """``1 model``, ``2 models``."""
     return f"{count} {what}{'s' * (count != 1)}"
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers as ``1, 3–7``."""
-    runs: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)

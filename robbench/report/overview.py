@@ -17,7 +17,17 @@ from robbench.report.seeds import Model, Spread
 from robbench.report.tables import spread_text
 
 _HEADERS = ["Transfer", "best", "clean accuracy", "median p\\*", "retention", "relative robustness", "speed-up"]
-_HEADERS += ["speed-up with source", "drop point"]
+_HEADERS += ["drop point"]
+
+
+def best_answer(found: Sequence[Answer]) -> Answer | None:
+    """The kind of transfer whose best model is the most robust, then the most accurate; None of no transfers."""
+
+    def rank(answer: Answer) -> tuple[float, float]:
+        best = answer.best
+        return (best.median or 0.0, best.accuracies.value if best.accuracies else 0.0) if best else (-1.0, 0.0)
+
+    return max(found, key=rank, default=None)
 
 
 def overview_table(groups: Sequence[Group]) -> pd.DataFrame | None:
@@ -41,7 +51,7 @@ def overview_table(groups: Sequence[Group]) -> pd.DataFrame | None:
 def _ours(answer: Answer) -> list[str]:
     best = answer.best
     if best is None:
-        return ["n/a"] * 8
+        return ["n/a"] * 7
     return [
         escape(best.label),
         spread_text(best.accuracies, percent),
@@ -49,8 +59,7 @@ def _ours(answer: Answer) -> list[str]:
         _share(answer.retention),
         _share(answer.relative),
         factors(answer.speed_up),
-        factors(answer.speed_up_with_source),
-        _drop(answer),
+        _drop(answer.drop) + (f" ({len(answer.alike)} of {len(answer.drops)} seeds)" if len(answer.drops) > 1 else ""),
     ]
 
 
@@ -65,18 +74,11 @@ def _share(ratio: Ratio | None) -> str:
     return f"{'' if ratio.relation == '=' else ratio.relation + ' '}{spread_text(ratio.seeds, percent)}"
 
 
-def _drop(answer: Answer) -> str:
-    end = max((model.grid_end for model in answer.models if model.tested), default=math.nan)
-    several = f"; in {len(answer.alike)} of {len(answer.drops)} seeds" if len(answer.drops) > 1 else ""
-    return _show_drop(answer.drop, end) + several
-
-
-def _show_drop(drop: Drop | None, end: float) -> str:
-    """``k = 5 (0.27 → 0.07)``: the k after which median p* falls most, and the medians there and at the next k."""
+def _drop(drop: Drop | None) -> str:
+    """``k = 5``: the k after which median p* falls most."""
     if drop is None:
         return "none"
-    uncertain = ", uncertain" if drop.stability < 0.95 else ""
-    return f"k = {drop.k} ({pstar(drop.before, end)} → {pstar(drop.after, end)}{uncertain})"
+    return f"k = {drop.k}{', uncertain' if drop.stability < 0.95 else ''}"
 
 
 def _common(best: Model | None, common: dict[str, Row]) -> str:
@@ -96,14 +98,12 @@ def _published(answer: Answer) -> list[str] | None:
     line = [row for row in published_rows() if row.k and (row.architecture, row.method, row.head) == kind]
     line.sort(key=lambda row: row.k or 0)
     best = max(line, key=lambda row: (row.median_pstar, row.accuracy))
-    with_source = best.scratch_row.train_seconds / (best.train_seconds + best.source_row.train_seconds)
     return [
         f"TL#{best.k}{' adversarial' if best.method == 'transfer-adversarial' else ''}",
         percent(best.accuracy),
-        f"{best.median_pstar:.4g}",
+        pstar(best.median_pstar, math.nan if best.dataset == "emnist" else 0.11),
         percent(best.retention),
         percent(best.relative),
         f"× {best.speed_up:.3g}",
-        f"× {with_source:.3g}",
-        _show_drop(largest_fall([(row.k or 0, row.median_pstar) for row in line]), math.nan),
+        _drop(largest_fall([(row.k or 0, row.median_pstar) for row in line])),
     ]

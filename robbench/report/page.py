@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from operator import methodcaller
 from pathlib import Path
@@ -14,37 +14,44 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from robbench.gate.verdicts import MARKS, Verdict
+from robbench.gate.verdicts import Verdict
+from robbench.record import Record
 from robbench.report import markdown
-from robbench.report.ablation import FEW, ablation_table, effects, median_change
-from robbench.report.answers import Answer, answers, compared
+from robbench.report.ablation import ablation_table, effects, median_change
+from robbench.report.advice import advice, budgets, excluded, nothing
+from robbench.report.answers import Answer, answers
 from robbench.report.bootstrap import CONFIDENCE, interval
+from robbench.report.certified import certified_answers, certified_table, exactness, one_class
+from robbench.report.choice import Choice, accuracy_floor, choices
 from robbench.report.comparisons import fixed_epsilons
-from robbench.report.drawing import Picture, is_source
-from robbench.report.overview import factors, overview_table
+from robbench.report.drawing import Picture
+from robbench.report.overview import best_answer, overview_table
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
 from robbench.report.remarks import (
     busy,
     data_table,
-    environment_table,
     estimates,
     few_images,
+    few_named,
     fewest_tested,
+    machines,
     missing_models,
     normalisations,
 )
-from robbench.report.rows import Group, dataset_label, studies
-from robbench.report.searches import LIMIT, pairs, searches_table
+from robbench.report.rows import FEW, Group, dataset_label, studies
+from robbench.report.searches import LIMIT, pairs
 from robbench.report.seeds import models_of
 from robbench.report.tables import (
     SUSPECT,
     attack_table,
     classes_table,
     other_table,
-    spread_text,
+    published_table,
     study_table,
     views_table,
+    without_ranges,
 )
+from robbench.report.terminal import legend
 
 Pictures = Mapping[tuple[str, ...], Sequence[Picture]]
 """The pictures of a study by (suite,), and of an architecture by (suite, architecture)."""
@@ -63,9 +70,6 @@ def report_text(
     """The whole of ``report.md``: a section per study, answers first."""
     rows = [row for group in groups for row in group.all_rows]
     records = [record for row in rows for record in row.records]
-    to_compare = [record for record in records if not (record.training and not record.training.epochs)]
-    stages = {f"{record.suite}/{record.name}" for record in to_compare} | set(missing)
-    compared = {f"{verdict.suite}/{verdict.case}.{verdict.stage}" for verdict in verdicts}
     groups_of = dict(studies(groups))
     names = dict.fromkeys([*groups_of, *(name.partition("/")[0] for name in missing)])
     text = (
@@ -73,22 +77,38 @@ def report_text(
         .get_template("page.md.j2")
         .render(
             title=title,
-            headline=headline(verdicts, len(stages - compared)),
+            headline=headline(verdicts, lacking_stages(records, verdicts, missing)),
             suspects=[row for row in rows if row.suspect],
-            verdicts=_verdict_table(verdicts),
+            verdicts=verdict_table(verdicts),
             studies=[_study(name, groups_of.get(name, []), pictures, missing) for name in names],
             notes=list(dict.fromkeys([*notes, *(note for record in records for note in record.notes)])),
-            marks=MARKS if verdicts else {},
-            transferred=any(row.facts.k for row in rows) or any(map(_is_transfer, missing)),
+            legend=legend(verdicts),
             data=data_table(records),
             estimates=estimates(groups),
             normalisations=normalisations(records),
-            environment=environment_table(records),
+            machines=machines(records),
             created=sorted(record.created for record in records),
             command=command,
         )
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def lacking_stages(records: Sequence[Record], verdicts: Sequence[Verdict], missing: Sequence[str]) -> int:
+    """How many stages of the studies were not compared; reading a checkpoint is nothing to compare."""
+    to_compare = [record for record in records if not (record.training and not record.training.epochs)]
+    stages = {f"{record.suite}/{record.name}" for record in to_compare} | set(missing)
+    return len(stages - {f"{verdict.suite}/{verdict.case}.{verdict.stage}" for verdict in verdicts})
+
+
+def ordered(groups: Sequence[Group], found: Sequence[Choice]) -> list[Group]:
+    """The architectures, that of the most robust model that may be recommended first."""
+
+    def rank(group: Group) -> float:
+        own = [each for choice in found for each in choice.candidates if each.eligible]
+        return max((each.pstar for each in own if each.model.facts.architecture == group.architecture), default=-1.0)
+
+    return sorted(groups, key=rank, reverse=True)
 
 
 def headline(verdicts: Sequence[Verdict], lacking: int = 0) -> str:
@@ -106,25 +126,24 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["few"] = few_named
     environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "SUSPECT": SUSPECT, "infinity": math.inf}
     environment.globals["APART"] = f"{LIMIT - 1:.0%}"
     environment.globals["CONFIDENCE"] = f"{CONFIDENCE:.0%}"
-    plain = ("table", "many", "percent", "points", "pstar", "seconds", "times", "ranges")
+    plain = ("table", "many", "percent", "points", "pstar", "radius", "seconds", "times")
     environment.filters |= {name: getattr(markdown, name) for name in plain}
     environment.filters |= {
         "md": markdown.escape,
-        "percents": lambda found: spread_text(found, markdown.percent),
-        "pstars": lambda found, end: spread_text(found, lambda value: markdown.pstar(value, end)),
-        "factors": factors,
         "number": lambda value, digits=4: f"{value:.{digits}g}",
-        "median_change": lambda value: f"{value:+.4g}" if math.isfinite(value) else median_change(value, 4),
+        "median_change": partial(median_change, digits=3),
         "dataset": dataset_label,
     }
     return environment
 
 
 def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Sequence[str]) -> dict[str, Any]:
-    """Answers, overview, then every architecture model by model."""
+    """What to choose, then every architecture: its answers, and model by model."""
+    found = choices(groups)
     rows = [row for group in groups for row in group.rows]
     ways = {
         (dataset_label(row.facts.source or "a checkpoint"), dataset_label(row.record.data.name))
@@ -137,15 +156,29 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
         "ways": sorted(ways),
         "tested_on": sorted({dataset_label(row.record.data.name) for row in rows}),
         "missing": missing_models(missing, suite),
-        "architectures": [
-            _architecture(group, pictures.get((suite, group.architecture), ()), lacking) for group in groups
+        "choices": [
+            {
+                "dataset": dataset_label(each.dataset),
+                "advice": advice(each),
+                "nothing": nothing(each),
+                "more": [line for line in (budgets(each), excluded(each)) if line],
+            }
+            for each in found
         ],
-        "overview": overview_table(groups),
+        "architectures": [
+            _architecture(group, pictures.get((suite, group.architecture), ()), lacking)
+            for group in ordered(groups, found)
+        ],
+        "overview": _plain(overview_table(groups)),
         "pictures": pictures.get((suite,), ()),
         "tested": fewest_tested(groups),
-        "several": any(len(group.seeds) > 1 for group in groups),
         "published": any(row.published for group in groups for row in group.rows),
     }
+
+
+def _plain(frame: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Without ranges over seeds, which the HTML and the CSV have."""
+    return None if frame is None else without_ranges(frame)
 
 
 def _is_transfer(case: str) -> bool:
@@ -183,42 +216,45 @@ def _alone(group: Group) -> list[dict[str, Any]]:
 def _architecture(group: Group, pictures: Sequence[Picture], missing: Collection[str]) -> dict[str, Any]:
     """What is said, tabled and drawn of one architecture."""
     found = answers(group)
-    answer = found[0] if found else None
+    answer = best_answer(found)
     tested = [row for row in group.all_rows if row.robustness]
     fields = [(field, [*own]) for field, own in groupby(effects(group), key=lambda effect: effect.field)]
     return {
         "name": group.architecture,
         "suite": group.suite,
         "answer": answer,
-        "compared": compared(found),
-        "has_source": any(is_source(group, model) for model in models_of(group.of(None))),
+        "transferred": len([model for each in found for model in each.models if model.tested]),
+        "floor": accuracy_floor(group, found[0].models[0].facts.dataset) if found else 0.0,
         "asked": _asked(group, answer, missing),
         "alone": [] if answer else _alone(group),
         "seeds": len(group.seeds),
         "several": len(group.seeds) > 1,
-        "published": any(row.published for row in group.rows),
         "few": few_images(group),
         "busy": busy(group),
         "apart": [pair for pair in pairs(group) if pair.differs],
         "pictures": {picture.kind: picture for picture in pictures},
-        "table": study_table(group) if group.rows else None,
+        "table": without_ranges(study_table(group)) if group.rows else None,
+        "published_table": _plain(published_table(group)),
         "tested": tested,
         "audits": [row.robustness.audit for row in tested if row.robustness and row.robustness.audit],
         "suspects": list(dict.fromkeys(row.name for row in tested if row.suspect)),
-        "views": views_table(group),
-        "classes": classes_table(group),
-        "searches": searches_table(group),
+        "views": _plain(views_table(group)),
+        "classes": _plain(classes_table(group)),
         "swaps": swaps(group),
         "grid_end": max((row.robustness.grid[-1] for row in tested if row.robustness), default=0.0),
         "epsilon": ranking_epsilon(group),
-        "final": attack_table(group),
+        "final": _plain(attack_table(group)),
         "others": other_table(group),
+        "certified": certified_table(group),
+        "certified_answers": certified_answers(group),
+        "one_class": one_class(group),
+        "verified": exactness(group),
         "fields": {field: [effect for effect in own if effect.moved] for field, own in fields},
         "ablation": {field: ablation_table(own) for field, own in fields},
     }
 
 
-def _verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame | None:
+def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame | None:
     """What is not as before, the failures first; verdicts of one wording share a line. None where all is as before."""
     lines: dict[tuple[str, str, str, str], list[str]] = {}
     worth = [verdict for verdict in verdicts if verdict.mark not in ("=", "new", "quick")]

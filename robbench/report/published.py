@@ -89,7 +89,7 @@ def published_row(facts: ModelFacts) -> Published | None:
     """The published row of the same network, method, data and transfer; None where nothing comparable was published."""
     # The published adversarial retraining of CIFAR-100 froze nothing (tables B.6 and B.9).
     kept = "warm" if (facts.method, facts.dataset) == ("transfer-adversarial", "cifar100") else "frozen"
-    if facts.kept not in (None, kept) or facts.source_method not in (None, "pgd") or facts.variant is not None:
+    if facts.kept not in (None, kept) or facts.source_method not in (None, "pgd") or facts.variant or facts.objective:
         return None
     return _by_key().get((facts.architecture, facts.method, facts.source, facts.dataset, facts.k, facts.head))
 

@@ -9,13 +9,17 @@ import msgspec
 import pandas as pd
 
 from robbench.record import Record
-from robbench.report.ablation import FEW
 from robbench.report.markdown import NOTHING, escape
-from robbench.report.rows import Group
+from robbench.report.rows import FEW, Group
 from robbench.report.seeds import models_of
 
 ENOUGH = 1_000
 """Test images from which an accuracy is sure to two digits: its standard error is at most 1.6 points."""
+
+
+def few_named(names: Sequence[str]) -> str:
+    """The first four of several names, and how many more."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def few_images(group: Group) -> dict[str, int]:
@@ -90,6 +94,17 @@ def environment_table(records: Sequence[Record]) -> pd.DataFrame:
     return frame.rename_axis("Property").reset_index()
 
 
+def machines(records: Sequence[Record]) -> list[str]:
+    """Where the stages ran, a line for each class of machines and version."""
+    found = Counter(
+        f"{each.slug} ({each.device}, {each.threads} threads, Python {each.python}, torch {each.torch}), robbench "
+        f"{each.robbench}{f' at {each.commit[:8]}' if each.commit else ''}{' with uncommitted changes' if each.dirty else ''}"
+        for each in (record.environment for record in records)
+    )
+    counted = len(found) > 1
+    return [machine + (f": {count} stages" if counted else "") for machine, count in sorted(found.items())]
+
+
 def estimates(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
     """How p* was estimated, once per way: images, grid, and search with its attack; in an ensemble, who found p*."""
     ways: dict[tuple[str, str, str], Counter[str]] = {}
@@ -103,7 +118,10 @@ def estimates(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
             grid += "" if found.norm == "linf" else f", in {found.norm.upper()}"
             attack = "" if found.attack["kind"] == "Attack" else f" with {found.attack['kind']} ({shown})"
             ways.setdefault((images, grid, f"{found.search} search{attack}"), Counter()).update(found.found_by)
-    return [(images, grid, how + _finders(found)) for (images, grid, how), found in ways.items()]
+    sets: dict[tuple[str, str], list[str]] = {}
+    for (images, grid, how), finders in ways.items():
+        sets.setdefault((grid, how + _finders(finders)), []).append(images)
+    return [(", ".join(images), grid, how) for (grid, how), images in sets.items()]
 
 
 def _finders(found: Counter[str]) -> str:

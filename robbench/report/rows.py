@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
-from robbench.record import MISCLASSIFIED, ModelFacts, Record, Robustness, Training
+from robbench.record import MISCLASSIFIED, LowerBounds, ModelFacts, Record, Robustness, Training
 from robbench.report import bootstrap
 from robbench.report.bootstrap import Resamples
 from robbench.report.published import Published, published_row
@@ -18,6 +18,14 @@ _METHODS = ("standard", "pgd", "checkpoint", "transfer", "transfer-adversarial")
 _SCRATCH = {"standard": "Standard", "pgd": "PGD", "checkpoint": "Checkpoint"}
 _KEPT = {"frozen": "", "finetuned": ", kept blocks fine-tuned", "warm": ", whole network"}
 CONVENTIONAL = "conventional retraining"
+
+FEW = 30
+"""Correct images below which a median is called out, no finding rests on it, and no model is recommended."""
+
+
+def _objective(name: str) -> str:
+    """An objective's name for people: ``TRADES``."""
+    return {"lwf": "LwF", "dicepgd": "Dice-PGD"}.get(name, name.upper())
 
 
 def dataset_label(name: str) -> str:
@@ -72,7 +80,18 @@ class Row:
     @property
     def other_figures(self) -> dict[str, float | int | bool | None]:
         """The figures of the stages of other kinds, as ``kind: figure``."""
-        return {f"{record.stage}: {name}": value for record in self.others for name, value in record.figures.items()}
+        others = [record for record in self.others if record is not self.bounded]
+        return {f"{record.stage}: {name}": value for record in others for name, value in record.figures.items()}
+
+    @property
+    def bounded(self) -> Record | None:
+        """The record of its certified bounds."""
+        return next((record for record in self.others if record.bounds), None)
+
+    @property
+    def bounds(self) -> LowerBounds | None:
+        """Its certified bounds."""
+        return self.bounded.bounds if self.bounded else None
 
     @property
     def median(self) -> float | None:
@@ -156,13 +175,26 @@ class Row:
     def _particulars(self) -> str:
         head = f", {self.facts.head.upper()} head" if self.facts.head != "linear" else ""
         kept = _KEPT[self.facts.kept or "frozen"]
-        return head + kept + (", from a standard source" if self.facts.source_method == "standard" else "")
+        objective = f", {_objective(self.facts.objective)}" if self.facts.objective else ""
+        return head + kept + objective + self._from
+
+    @property
+    def _from(self) -> str:
+        """Which source, where it was not adversarially trained."""
+        method = self.facts.source_method
+        if method in (None, "pgd", "checkpoint"):
+            return ""
+        return (
+            ", from a standard source"
+            if method == "standard"
+            else f", from {'an' if method == 'ibp' else 'a'} {method.upper()} source"
+        )
 
     @property
     def label(self) -> str:
         """The model's name in tables, without its seed: ``PGD EMNIST``, ``TL#3 adversarial``."""
         if self.facts.k is None:
-            method = _SCRATCH.get(self.facts.method, self.facts.method)
+            method = _SCRATCH.get(self.facts.method) or _objective(self.facts.method)
             return f"{method} {dataset_label(self.record.data.name)}"
         adversarial = " adversarial" if self.facts.method == "transfer-adversarial" else ""
         return f"TL#{self.facts.k}{adversarial}{self._particulars}"
@@ -184,6 +216,8 @@ class Group:
     rows: tuple[Row, ...]
     variants: tuple[Row, ...] = ()
     """The models of an ablation: each follows the thesis in one field, and stands in no table but the ablation's."""
+    accuracy_floor: float | None = None
+    """The study's own: nothing less accurate is recommended; None: half of the conventional model's accuracy."""
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -210,8 +244,8 @@ def studies(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
     return [(suite, [*found]) for suite, found in groupby(groups, key=lambda group: group.suite)]
 
 
-def group_records(records: Iterable[Record]) -> tuple[Group, ...]:
-    """Records by suite and architecture, the stages of a case joined."""
+def group_records(records: Iterable[Record], floors: Mapping[str, float] | None = None) -> tuple[Group, ...]:
+    """Records by suite and architecture, the stages of a case joined; ``floors`` are the accuracy floors by suite."""
     stages: dict[tuple[str, str], dict[str, Record]] = {}
     for record in records:
         stages.setdefault((record.suite, record.case), {})[record.stage] = record
@@ -224,20 +258,36 @@ def group_records(records: Iterable[Record]) -> tuple[Group, ...]:
         row = Row(suite, case, facts, trained, tested, also, others)
         groups.setdefault((suite, facts.architecture), []).append(row)
     names = sorted(groups, key=lambda key: (key[0], [*ARCHITECTURES, key[1]].index(key[1]), key[1]))
-    return tuple(_group(*name, groups[name]) for name in names)
+    return tuple(_group(*name, groups[name], (floors or {}).get(name[0])) for name in names)
 
 
-def _group(suite: str, architecture: str, rows: Sequence[Row]) -> Group:
+def _group(suite: str, architecture: str, rows: Sequence[Row], floor: float | None) -> Group:
     sources = {row.facts.source for row in rows}
 
     def key(row: Row) -> tuple[object, ...]:
         facts = row.facts
         method = [*_METHODS, facts.method].index(facts.method)
         kept = [*_KEPT].index(facts.kept or "frozen")
-        particulars = (facts.source_method == "standard", kept, facts.head != "linear", facts.head)
+        particulars = (
+            facts.objective or "",
+            facts.source_method not in (None, "pgd", "checkpoint"),
+            facts.source_method or "",
+            kept,
+            facts.head != "linear",
+            facts.head,
+        )
         where = (facts.dataset not in sources, facts.dataset)
-        return (method, *particulars, *where, facts.k or 0, facts.variant or "", facts.seed, row.case)
+        return (
+            facts.k is not None,
+            method,
+            *particulars,
+            *where,
+            facts.k or 0,
+            facts.variant or "",
+            facts.seed,
+            row.case,
+        )
 
     ordered = sorted(rows, key=key)
     plain = tuple(row for row in ordered if row.facts.variant is None)
-    return Group(suite, architecture, plain, tuple(row for row in ordered if row.facts.variant))
+    return Group(suite, architecture, plain, tuple(row for row in ordered if row.facts.variant), floor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import methodcaller
@@ -15,7 +16,7 @@ from robbench.report.bootstrap import CONFIDENCE, interval
 from robbench.report.comparisons import fixed_epsilons
 from robbench.report.markdown import NOTHING
 from robbench.report.published import Published
-from robbench.report.ranking import common_images
+from robbench.report.ranking import common_images, ranking_epsilon
 from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, Spread, models_of, spread
 
@@ -28,17 +29,31 @@ _Cells = Callable[[Sequence[Model], Sequence[Spread | None]], list[str]]
 
 
 def study_table(group: Group) -> pd.DataFrame:
-    """Accuracy, median p*, training time and epochs of every model, the published ones and the differences beside."""
-    models = models_of(group.rows)
+    """Accuracy, median p* with its interval, robust accuracy, training seconds and epochs of every model."""
+    models, epsilon = models_of(group.rows), ranking_epsilon(group)
+    robust = [] if epsilon is None else [_robust(models, epsilon)]
     columns = [
-        *_beside("clean accuracy", models, lambda row: row.accuracy, _accuracies),
-        *_beside("median p\\*", models, lambda row: row.median, _medians),
+        _column("clean accuracy", models, lambda row: row.accuracy, _accuracies),
+        _column("median p\\*", models, lambda row: row.median, _medians),
+        (f"{CONFIDENCE:.0%} interval", [_interval(model) for model in models]),
+        *robust,
         _column("training seconds", models, lambda row: row.seconds, _seconds),
-        *_beside("seconds in all", models, lambda row: row.total_seconds, _seconds),
-        *_beside("epochs", models, lambda row: (row.training and len(row.training.epochs)) or None, _whole),
-        _column("epoch kept", models, lambda row: (row.training and row.training.best) or None, _whole),
+        ("epoch kept", [_epochs(model) for model in models]),
     ]
     return _table(models, [column for column in columns if {*column[1]} - {NOTHING}])
+
+
+def published_table(group: Group, *, differences: bool = False) -> pd.DataFrame | None:
+    """Our figures and the published ones, and how they differ, of the models that were published; None without any."""
+    models = [model for model in models_of(group.rows) if model.published]
+    if not models:
+        return None
+    columns = [
+        *_beside("clean accuracy", models, lambda row: row.accuracy, lambda row: row.accuracy, _accuracies),
+        *_beside("median p\\*", models, lambda row: row.median, lambda row: row.median_pstar, _medians),
+        *_beside("seconds in all", models, lambda row: row.total_seconds, lambda row: row.train_seconds, _seconds),
+    ]
+    return _table(models, columns if differences else [column for column in columns if column[0] not in _DIFFERENCES])
 
 
 def _table(models: Sequence[Model], columns: Sequence[_Column]) -> pd.DataFrame:
@@ -51,36 +66,31 @@ def _column(header: str, models: Sequence[Model], figure: _Figure, show: _Cells)
     return header, show(models, [model.spread(figure) for model in models])
 
 
-def _beside(header: str, models: Sequence[Model], figure: _Figure, show: _Cells) -> Iterable[_Column]:
-    """Our column; where any model was published, the published figure and the difference of our median over seeds."""
+def _beside(
+    header: str, models: Sequence[Model], figure: _Figure, published: Callable[[Published], float], show: _Cells
+) -> Iterable[_Column]:
     yield _column(header, models, figure, show)
-    if any(model.published for model in models):
-        published, difference, name = _COMPARED[header]
-        theirs = [published(model.published) if model.published else None for model in models]
-        yield "published", (_whole if show is _seconds else show)(models, [spread([value]) for value in theirs])
-        pairs = zip([model.value(figure) for model in models], theirs, strict=True)
-        yield name, [NOTHING if our is None or value is None else difference(our, value) for our, value in pairs]
+    theirs = [published(model.published) if model.published else None for model in models]
+    yield "published", (_whole if show is _seconds else show)(models, [spread([value]) for value in theirs])
+    pairs = zip([model.value(figure) for model in models], theirs, strict=True)
+    name, how = _DIFFERENCE[show]
+    yield name, [markdown.NOTHING if our is None or value is None else how(our, value) for our, value in pairs]
 
 
-def _median_change(ours: float, theirs: float) -> str:
-    return (
-        markdown.signed(ours - theirs, 4 if round((ours - theirs) * 1e4) % 10 else 3)
-        if math.isfinite(ours)
-        else NOTHING
+def _robust(models: Sequence[Model], epsilon: float) -> _Column:
+    return _column(
+        f"robust accuracy at ε = {markdown.radius(epsilon)}", models, methodcaller("robust", epsilon), _accuracies
     )
 
 
-_COMPARED: dict[str, tuple[Callable[[Published], float], Callable[[float, float], str], str]] = {
-    "clean accuracy": (lambda row: row.accuracy, lambda ours, theirs: markdown.points(ours - theirs), "points"),
-    "median p\\*": (lambda row: row.median_pstar, _median_change, "difference"),
-    "seconds in all": (lambda row: row.train_seconds, lambda ours, theirs: f"× {ours / theirs:.2g}", "factor"),
-    "epochs": (lambda row: row.epochs, lambda ours, theirs: markdown.signed(ours - theirs, 0), "difference"),
-}
-"""By column: the published figure, how the difference is written, and the name of its column."""
+def _epochs(model: Model) -> str:
+    """``4 of 6``: the kept epoch and how many there were, of the first seed."""
+    training = model.rows[0].training
+    return f"{training.best} of {len(training.epochs)}" if training and training.epochs else NOTHING
 
 
 def spread_text(found: Spread | None, show: Callable[[float], str]) -> str:
-    """``0.205 [0.2 to 0.21]``: median over seeds, least and greatest; one figure of one seed."""
+    """``0.205 [0.200 to 0.210]``: median over seeds, least and greatest; one figure of one seed."""
     if found is None:
         return NOTHING
     value, low, high = show(found.value), show(found.low), show(found.high)
@@ -92,48 +102,56 @@ def _accuracies(models: Sequence[Model], found: Sequence[Spread | None]) -> list
 
 
 def _medians(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]:
-    digits = markdown.pstar_digits(value for each in found if each for value in (each.value, each.low, each.high))
-    shows = [partial(markdown.pstar, grid_end=model.grid_end, digits=digits) for model in models]
+    shows = [partial(markdown.pstar, grid_end=model.grid_end) for model in models]
     return [spread_text(each, show) for each, show in zip(found, shows, strict=True)]
 
 
 def _seconds(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]:
-    digits = markdown.seconds_digits(each.value for each in found if each)
-    return [spread_text(each, partial(markdown.seconds, digits=digits)) for each in found]
+    return [spread_text(each, markdown.seconds) for each in found]
 
 
 def _whole(models: Sequence[Model], found: Sequence[Spread | None]) -> list[str]:
     return [spread_text(each, lambda value: f"{value:,.{0 if value == int(value) else 1}f}") for each in found]
 
 
+_DIFFERENCE: dict[_Cells, tuple[str, Callable[[float, float], str]]] = {
+    _accuracies: ("points", lambda ours, theirs: markdown.points(ours - theirs)),
+    _medians: ("difference", lambda ours, theirs: markdown.signed(ours - theirs, 3) if ours < math.inf else NOTHING),
+    _seconds: ("factor", lambda ours, theirs: f"× {ours / theirs:.2g}"),
+}
+"""How a published figure differs from ours, by what shows both."""
+
+_DIFFERENCES = tuple(name for name, _ in _DIFFERENCE.values())
+
+
 def views_table(group: Group) -> pd.DataFrame | None:
-    """Medians over correct and over common images and robust accuracy over all images; None without an estimate."""
+    """Median over common images, and robust accuracies at other radii than :func:`study_table`; None without an estimate."""
     models = [model for model in models_of(group.rows) if model.tested]
     if not models:
         return None
     found = common_images(group.rows)
     common = [Model(tuple(found[row.case] for row in model.tested)) for model in models]
+    radii = fixed_epsilons(models[0].tested[0].record.result.grid)
     columns = [
         _column("correct images", models, lambda row: row.correct, _whole),
-        _column("median p\\* of them", models, lambda row: row.median, _medians),
-        (f"{CONFIDENCE:.0%} interval", _intervals(models)),
         _column("common images", common, lambda row: row.correct, _whole),
         _column("median p\\* of them", common, lambda row: row.median, _medians),
+        *(_robust(models, epsilon) for epsilon in radii if epsilon != ranking_epsilon(group)),
     ]
-    for epsilon in fixed_epsilons(models[0].tested[0].record.result.grid):
-        header = f"robust accuracy at ε = {epsilon:.4g}"
-        columns.append(_column(header, models, methodcaller("robust", epsilon), _accuracies))
-    return _table(models, [*columns, _column("censored", models, lambda row: row.censored_share, _accuracies)])
+    if any(row.censored_share for model in models for row in model.tested):
+        columns.append(_column("censored", models, lambda row: row.censored_share, _accuracies))
+    return _table(models, columns)
 
 
-def _intervals(models: Sequence[Model]) -> list[str]:
-    """The bootstrap intervals of the models' medians."""
-    pairs = [interval(model.resampled_medians) for model in models]
-    digits = markdown.pstar_digits(end for pair in pairs for end in pair)
-    texts = [
-        [markdown.pstar(end, model.grid_end, digits) for end in pair] for model, pair in zip(models, pairs, strict=True)
-    ]
-    return [low if low == NOTHING else f"{low} to {high}" for low, high in texts]
+def _interval(model: Model) -> str:
+    """The bootstrap interval of the model's median."""
+    low, high = (markdown.pstar(end, model.grid_end) for end in interval(model.resampled_medians))
+    return low if low == NOTHING else f"{low} to {high}"
+
+
+def without_ranges(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table without the ranges over seeds in its cells: ``0.205`` of ``0.205 [0.200 to 0.210]``."""
+    return frame.map(lambda cell: re.sub(r" \[[^\]]* to [^\]]*\]", "", cell))
 
 
 def classes_table(group: Group) -> pd.DataFrame | None:
@@ -190,7 +208,7 @@ def attack_table(group: Group) -> pd.DataFrame | None:
     models = [model for model in models_of(group.rows) if any(_attacks(row) for row in model.rows)]
     if not models:
         return None
-    columns = [_column("clean accuracy", models, lambda row: row.accuracy, _accuracies)]
+    columns = []
     for kind in sorted({key for model in models for row in model.rows for key in _attacks(row)}):
         name = _attack_name(*kind)
         columns.append(_column(name, models, lambda row, kind=kind: _attacks(row).get(kind), _accuracies))  # type: ignore[misc]
@@ -203,8 +221,6 @@ def _attacks(row: Row) -> dict[tuple[str, float, int | None], float]:
 
 
 def _attack_name(attack: str, epsilon: float, steps: int | None) -> str:
-    """``PGD-20, ε = 2/255``; radii of 0.1 and more are decimal. Attacks of other libraries by their own names."""
-    parts = epsilon * 255
-    radius = f"{parts:.3g}/255" if epsilon < 0.1 and abs(parts - round(parts)) < 1e-6 else f"{epsilon:.4g}"
+    """``PGD-20, ε = 2/255``; attacks of other libraries by their own names."""
     name = markdown.escape(attack) if steps is None else f"{attack.upper()}{f'-{steps}' if attack != 'fgsm' else ''}"
-    return f"{name}, ε = {radius}"
+    return f"{name}, ε = {markdown.radius(epsilon)}"

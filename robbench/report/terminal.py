@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
-from robbench.gate.verdicts import MARKS, Verdict, show_pstar
+from robbench.gate.verdicts import MARKS, Verdict
 from robbench.record import Record
+from robbench.report.advice import advice, excluded, nothing
+from robbench.report.choice import choices
+from robbench.report.markdown import pstar
+from robbench.report.rows import group_records, studies
 
 
 def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
@@ -24,7 +28,7 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
             (
                 case,
                 f"{result.clean.share:.1%}" if result else "",
-                show_pstar(result.median) if result else "",
+                pstar(result.median, result.grid[-1]) if result else "",
                 f"{training.seconds.measured:.1f}" if training else "",
                 f"{history.best}/{len(history.epochs)}" if history and history.epochs else "",
                 f"{robustness.seconds.measured:.1f}" if robustness else "",
@@ -51,9 +55,21 @@ def _shown(record: Record) -> list[str]:
 
 def _figure(record: Record | None, name: str) -> str:
     if record and record.robustness:
-        return show_pstar(record.robustness.median)
+        return pstar(record.robustness.median, record.robustness.grid[-1])
     value = record.figures.get(name) if record else None
     return "" if value is None else f"{value:.4g}"
+
+
+def recommended(records: Sequence[Record], floors: Mapping[str, float]) -> list[str]:
+    """What to choose among the models of a study, a line for each purpose; nothing at quick scale.
+
+    ``floors`` are the accuracy floors of the suites that declare one.
+    """
+    groups = group_records([record for record in records if not record.suite.endswith("-quick")], floors)
+    lines = []
+    for choice in (choice for _, found in studies(groups) for choice in choices(found)):
+        lines += [*map(str, advice(choice)), excluded(choice), nothing(choice)]
+    return [line for line in lines if line]
 
 
 def legend(verdicts: Sequence[Verdict]) -> str:

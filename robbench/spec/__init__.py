@@ -6,12 +6,14 @@ A :class:`Study` lists its :class:`Model` cases in dependency order. Every spec 
 
 from robbench.errors import RobbenchError
 from robbench.spec.base import Spec
+from robbench.spec.certified import Bounded, Bounds, Verifier
 from robbench.spec.description import describe, differences, digest_of, read_spec
 from robbench.spec.estimate import Audit, EpsilonGrid, Estimate
 from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer, code_of, edited_code
+from robbench.spec.objectives import ARD, DARD, IBP, MART, RSLAD, TRADES, DicePGD, LwF
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
 from robbench.spec.searches import Attack, Ensemble, Search, attack
-from robbench.spec.study import Also, Quick, Study, Transfers
+from robbench.spec.study import Also, FromScratch, Quick, Study, Transfers
 from robbench.spec.training import (
     PGD,
     CrossEntropy,
@@ -25,21 +27,32 @@ from robbench.spec.training import (
 )
 
 __all__ = [
+    "ARD",
+    "DARD",
     "EFFECTS",
     "ESTIMATION_VERSION",
+    "IBP",
+    "MART",
     "PGD",
     "PROTOCOL_FIELDS",
+    "RSLAD",
+    "TRADES",
     "TRAINING_VERSION",
     "Also",
     "Attack",
     "Audit",
+    "Bounded",
+    "Bounds",
     "Checkpoint",
     "CrossEntropy",
     "Dataset",
+    "DicePGD",
     "EarlyStopping",
     "Ensemble",
     "EpsilonGrid",
     "Estimate",
+    "FromScratch",
+    "LwF",
     "Model",
     "MultiStepLR",
     "Objective",
@@ -54,6 +67,7 @@ __all__ = [
     "Study",
     "Transfer",
     "Transfers",
+    "Verifier",
     "attack",
     "code_of",
     "describe",

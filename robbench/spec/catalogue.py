@@ -61,6 +61,8 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "cnn4": ("conv1", "conv2", "fc1", "fc2"),
     "cnn7": ("conv1", "conv2", "conv3", "conv4", "fc1", "fc2", "fc3"),
     "cnn_dropout": ("conv1", "conv2", "fc1", "fc2"),
+    "cnn_small": ("conv1", "conv2", "fc1", "fc2"),
+    "relu_2_64": ("fc1", "fc2", "fc3"),
     "resnet18": _RESNET_BLOCKS,
     "resnet34": _RESNET_BLOCKS,
     "resnet50": _RESNET_BLOCKS,
@@ -73,7 +75,8 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "wideresnet34_10": _WIDERESNET_BLOCKS,
     "wideresnet28_10_swish": _WIDERESNET_BLOCKS,
 }
-"""The study's architectures, then those that robust weights are published for, and their blocks, first to last.
+"""The study's architectures with two small ones to certify, then those that robust weights are published for; and their
+blocks, first to last.
 
 ``preactresnet18_bn`` has a batch norm before its linear layer (Rice et al. 2020). The shortcuts of ``preactresnet18_raw``
 start before the activation (Wong et al. 2020, Andriushchenko et al. 2020); its tensors have the names and shapes of

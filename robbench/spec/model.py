@@ -16,6 +16,7 @@ from robbench.errors import RobbenchError, require
 from robbench.spec.base import UNDESCRIBED, Count, Number, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names, own_module
 from robbench.spec.description import describe, digest_of
+from robbench.spec.objectives import Distillation, LwF
 from robbench.spec.own_code import edited, remember, sha256_of
 from robbench.spec.searches import LIBRARIES, Attack
 from robbench.spec.training import Dataset, Recipe
@@ -121,7 +122,7 @@ class Model(Spec):
     source: Model | Checkpoint | None = None
     """Where the kept blocks come from: a checkpoint by itself where the data that it was trained on are not at hand."""
     teacher: Model | None = None
-    """What an objective of one's own imitates."""
+    """What the recipe's objective imitates: of any architecture, trained or with a checkpoint."""
     checkpoint: Checkpoint | None = None
     seed: Count = 0
     variant: str | None = field(default=None, metadata=UNDESCRIBED)
@@ -145,7 +146,14 @@ class Model(Spec):
             require(own, "Model recipe", how, self.recipe)
             return
         for role in self.recipe.objective.parents:
-            require(role in self.parents(), f"Model {role}", "the model that the recipe's objective needs", None)
+            given = getattr(self, role, None)
+            require(given is not None, f"Model {role}", "the model that the recipe's objective needs", None)
+        if self.teacher is not None and isinstance(self.recipe.objective, Distillation):
+            mine, theirs = self.dataset.name, self.teacher.dataset.name
+            require(mine == theirs, "Model teacher", f"a model of the student's dataset, {mine!r}", theirs)
+        if isinstance(self.recipe.objective, LwF):
+            fits = transfer is not None and (transfer.k, transfer.kept) == (1, "finetuned")
+            require(fits, "Model transfer", "k=1 and kept='finetuned' with LwF, which begins with the head", transfer)
         require((transfer is None) == (source is None), "Model transfer", "transfer and source together", transfer)
         if isinstance(source, Model):
             same = source.architecture == self.architecture
@@ -161,11 +169,14 @@ class Model(Spec):
 
     @property
     def method(self) -> str:
-        """``standard``, ``pgd``, ``transfer``, ``transfer-adversarial`` or ``checkpoint``."""
+        """``standard``, ``pgd``, ``transfer``, ``transfer-adversarial`` or ``checkpoint``.
+
+        From scratch with another objective than cross-entropy it is :attr:`Recipe.method`.
+        """
         if self.recipe is None:
             return "checkpoint"
         if self.transfer is None:
-            return "pgd" if self.recipe.adversarial else "standard"
+            return self.recipe.method or ("pgd" if self.recipe.adversarial else "standard")
         return "transfer-adversarial" if self.recipe.adversarial else "transfer"
 
     @property
@@ -175,11 +186,13 @@ class Model(Spec):
         if self.transfer is None:
             parts.append(self.method)
         else:
+            source = self.source.method if isinstance(self.source, Model) else ""
             unusual = {
                 "adversarial": self.method == "transfer-adversarial",
                 self.transfer.head: self.transfer.head != "linear",
                 self.transfer.kept: self.transfer.kept != "frozen",
-                "from-standard": isinstance(self.source, Model) and self.source.method == "standard",
+                f"from-{source}": source not in ("", "pgd", "checkpoint"),
+                self.recipe.method if self.recipe else "": bool(self.recipe and self.recipe.method),
             }
             parts += [f"TL{self.transfer.k}", *(word for word, said in unusual.items() if said)]
         parts += [self.variant] if self.variant else []

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from robbench.spec.catalogue import DATASETS
 from robbench.spec.estimate import EpsilonGrid, Estimate
+from robbench.spec.objectives import IBP
 from robbench.spec.training import PGD, Dataset, Recipe
 
 Protocol = Literal["sound", "thesis"]
@@ -65,7 +66,8 @@ def thesis_recipe(recipe: Recipe, fields: Collection[ProtocolField]) -> Recipe:
     if recipe.adversarial and "statistics" in fields:
         recipe = replace(recipe, statistics="running")
     # Without an attack, the best robust accuracy is the best clean one already.
-    if "kept_epoch" in fields and (recipe.adversarial or recipe.kept_epoch == "last"):
+    published = not isinstance(recipe.objective, IBP)  # whose early epochs are no candidates
+    if "kept_epoch" in fields and published and (recipe.adversarial or recipe.kept_epoch == "last"):
         recipe = replace(recipe, kept_epoch="clean")
     if "box" in fields:
         recipe = replace(recipe, attack=_wide(recipe.attack), validation_attack=_wide(recipe.validation_attack))

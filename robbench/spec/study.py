@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from itertools import chain
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
 from robbench.errors import RobbenchError, require, unknown
 from robbench.spec.base import Count, Expected, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names
+from robbench.spec.certified import Bounds
 from robbench.spec.estimate import Estimate
 from robbench.spec.model import Checkpoint, Head, Kept, Model, Transfer
 from robbench.spec.protocol import (
@@ -29,6 +31,8 @@ from robbench.spec.training import Dataset, Recipe
 
 _PARAMETERLESS = frozenset({"avg_pool"})
 
+_Parent = TypeVar("_Parent", bound="Model | Checkpoint | None")
+
 
 class Transfers(Spec):
     """A row of transfers in a study."""
@@ -42,8 +46,25 @@ class Transfers(Spec):
     kept: Kept = "frozen"
     kept_scale: Share = 0.01
     kept_statistics: Literal["eval", "train"] = "eval"
-    source: Literal["adversarial", "standard"] = "adversarial"
-    """Which source model the blocks come from."""
+    source: str = "adversarial"
+    """Which source model the blocks come from: ``adversarial``, ``standard``, or what a row of the study's ``scratch`` on
+    the source data minimises (``ibp``)."""
+    teacher: Model | None = None
+    """What the recipe's objective imitates."""
+
+
+class FromScratch(Spec):
+    """A row of trainings from scratch by another objective, beside a study's ``standard`` and ``adversarial``."""
+
+    recipe: Recipe | Mapping[str, Recipe]
+    architectures: tuple[str, ...] | None = None
+    """None: all of the study's."""
+    data: Literal["source", "target"] = "target"
+    teacher: Model | None = None
+    """What the recipe's objective imitates."""
+
+
+_Row = TypeVar("_Row", FromScratch, Transfers)
 
 
 class Also(Spec):
@@ -60,10 +81,11 @@ class Also(Spec):
 
     def asks(self, model: Model) -> bool:
         """Whether this model is to be estimated a second time."""
-        return any(_named(model, pattern) for pattern in self.models)
+        return any(is_named(model, pattern) for pattern in self.models)
 
 
-def _named(model: Model, pattern: str) -> bool:
+def is_named(model: Model, pattern: str) -> bool:
+    """Whether a model's id without its seed matches a shell pattern."""
     return fnmatchcase(model.id.removesuffix(f"-seed{model.seed}"), pattern)
 
 
@@ -90,10 +112,13 @@ class Study(Spec):
     """Of conventional training from scratch, on source and target; None: no such models."""
     adversarial: Recipe | Mapping[str, Recipe] | None = None
     """Of adversarial training from scratch, likewise."""
+    scratch: tuple[FromScratch, ...] = ()
     transfers: tuple[Transfers, ...] = ()
     estimate: Estimate
     also: tuple[Also, ...] = ()
     """Second estimates of some models, which reports hold beside the first."""
+    bounds: Bounds | None = None
+    """Certified lower bounds of the same radii; None: none."""
     source_checkpoint: Checkpoint | None = None
     """Weights of the adversarially trained source model, instead of training it.
 
@@ -105,6 +130,8 @@ class Study(Spec):
     on_request: bool = False
     """Skipped unless its file, or a test in it, is named on the command line."""
     quick: Quick = Quick()
+    accuracy_floor: Annotated[float, Field(ge=0, le=1), Expected("a number from 0 to 1")] | None = None
+    """No model of less clean accuracy is recommended; None: half of the conventional model's accuracy."""
     protocol: Protocol = "sound"
     ablate: tuple[ProtocolField, ...] = ()
     """Fields of the thesis protocol, each of which adds the models that it alone changes."""
@@ -121,9 +148,12 @@ class Study(Spec):
         for field in ("architectures", "seeds", "ablate"):
             values = getattr(self, field)
             require(len(set(values)) == len(values), f"Study {field}", "each value once", values)
-        for architecture in (name for row in self.transfers for name in row.architectures or ()):
+        named = [row.architectures or () for row in self.transfers] + [row.architectures or () for row in self.scratch]
+        for architecture in chain(*named):
             if architecture not in self.architectures:
-                raise unknown("architecture of a transfer", architecture, self.architectures)
+                raise unknown("architecture of a row", architecture, self.architectures)
+        for row in self.scratch:
+            require(getattr(self, row.data) is not None, f"Study {row.data}", "data for the rows from scratch", None)
         thesis = all(row.kept != "frozen" or row.kept_statistics == "train" for row in self.transfers)
         how = "'sound' in a declaration (--robbench-protocol thesis changes it)"
         require(self.protocol == "sound" or thesis, "Study protocol", how, self.protocol)
@@ -131,12 +161,20 @@ class Study(Spec):
         require(one, "Study source_checkpoint", "one architecture beside it", self.architectures)
         searches = [each.search_name for each in (self.estimate, *(each.estimate for each in self.also))]
         require(len(set(searches)) == len(searches), "Study also", "another search than its own, each once", searches)
+        by_norm = self.bounds is None or self.estimate.norm == "linf"
+        require(by_norm, "Study bounds", "none with norm l2 (they are of the linf norm)", self.bounds)
         models = self.models()
         how = "standard, adversarial or transfers, or source beside a source_checkpoint"
         require(bool(models), f"study {self.name!r}", f"something to run: {how}", None)
-        for pattern in (pattern for each in self.also for pattern in each.models):
-            found = any(_named(model, pattern) for model in models)
-            require(found, "Also models", "patterns of the study's models ('*-pgd', '*-TL3')", pattern)
+        bounds, verifier = self.bounds, self.bounds.verifier if self.bounds else None
+        asked = {"Also": [pattern for each in self.also for pattern in each.models]}
+        asked |= {
+            "Bounds": list(bounds.models) if bounds else [],
+            "Verifier": list(verifier.models) if verifier else [],
+        }
+        for what, pattern in ((what, pattern) for what, patterns in asked.items() for pattern in patterns):
+            found = any(is_named(model, pattern) for model in models)
+            require(found, f"{what} models", "patterns of the study's models ('*-pgd', '*-TL3')", pattern)
         names = [model.id for model in models]
         twice = sorted({name for name in names if names.count(name) > 1})
         require(not twice, f"study {self.name!r}", "every model declared once", ", ".join(twice))
@@ -147,8 +185,11 @@ class Study(Spec):
         return tuple(dataset for dataset in (self.source, self.target) if isinstance(dataset, Dataset))
 
     def models(self) -> tuple[Model, ...]:
-        """The study's models, each after the source it is transferred from; then the variants of an ablation."""
-        return (*_declared(self), *(model for field in self.ablate for model in _variants(self, field)))
+        """The study's models, each after its source and its teacher; then the variants of an ablation."""
+        declared = tuple(_declared(self))
+        teachers = [row.teacher for row in self.scratch] + [row.teacher for row in self.transfers]
+        apart = dict.fromkeys(teacher for teacher in teachers if teacher is not None and teacher not in declared)
+        return (*apart, *declared, *(model for field in self.ablate for model in _variants(self, field)))
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results must know about what was left out, and why."""
@@ -179,14 +220,23 @@ class Study(Spec):
 
     def with_recipes(self, change: Callable[[Recipe], Recipe]) -> Study:
         """The study with ``change(recipe)`` in place of every recipe."""
-        rows = tuple(replace(row, recipe=_each(row.recipe, change)) for row in self.transfers)
+
+        def changed(row: _Row) -> _Row:
+            return replace(row, recipe=_each(row.recipe, change), teacher=_changed(row.teacher, recipe=change))
+
+        scratch, rows = tuple(map(changed, self.scratch)), tuple(map(changed, self.transfers))
         standard, adversarial = (each and _each(each, change) for each in (self.standard, self.adversarial))
-        return replace(self, standard=standard, adversarial=adversarial, transfers=rows)
+        return replace(self, standard=standard, adversarial=adversarial, scratch=scratch, transfers=rows)
 
     def with_datasets(self, change: Callable[[Dataset], Dataset]) -> Study:
         """The study with ``change(dataset)`` in place of source and target."""
+
+        def changed(row: _Row) -> _Row:
+            return replace(row, teacher=_changed(row.teacher, dataset=change))
+
+        scratch, rows = tuple(map(changed, self.scratch)), tuple(map(changed, self.transfers))
         source, target = (change(each) if isinstance(each, Dataset) else None for each in (self.source, self.target))
-        return replace(self, source=source, target=target)
+        return replace(self, source=source, target=target, scratch=scratch, transfers=rows)
 
     def with_thesis(self, names: Collection[ProtocolField]) -> Study:
         """The study with the thesis's values of these fields, and all others as declared.
@@ -203,6 +253,15 @@ class Study(Spec):
         estimate = thesis_estimate(self.estimate, names, normalised=normalised)
         also = tuple(each for each in self.also if each.estimate.search_name != estimate.search_name)
         return replace(changed, transfers=rows, estimate=estimate, also=also)
+
+
+def _changed(model: _Parent, **change: Callable[[Any], Any]) -> _Parent:
+    """A model with ``change`` of its recipe or dataset, in all that it comes from, too; None and checkpoints stay."""
+    if not isinstance(model, Model):
+        return model
+    fields = {name: function(value) for name, function in change.items() if (value := getattr(model, name))}
+    parents = {role: _changed(getattr(model, role), **change) for role in ("source", "teacher")}
+    return replace(model, **fields, **parents)
 
 
 def _each(recipe: Recipe | Mapping[str, Recipe], change: Callable[[Recipe], Recipe]) -> Recipe | Mapping[str, Recipe]:
@@ -254,6 +313,17 @@ def _of_architecture(study: Study, architecture: str, seed: int) -> Iterator[Mod
         source = Model(architecture=architecture, dataset=study.source, checkpoint=mine, seed=seed)
         scratch[study.source, "adversarial"] = source
     yield from scratch.values()
+    for extra in study.scratch:
+        if extra.architectures is None or architecture in extra.architectures:
+            made = Model(
+                architecture=architecture,
+                dataset=getattr(study, extra.data),
+                recipe=_recipe_for(extra.recipe, architecture),
+                teacher=extra.teacher,
+                seed=seed,
+            )
+            scratch[made.dataset, made.method] = made
+            yield made
     for row in study.transfers:
         if row.architectures is None or architecture in row.architectures:
             start = _source_of(row, study, scratch)
@@ -265,6 +335,7 @@ def _of_architecture(study: Study, architecture: str, seed: int) -> Iterator[Mod
                     recipe=_recipe_for(row.recipe, architecture),
                     transfer=Transfer(k=k, **kept),
                     source=start,
+                    teacher=row.teacher,
                     seed=seed,
                 )
 
@@ -273,6 +344,9 @@ def _source_of(row: Transfers, study: Study, scratch: Mapping[tuple[Dataset, str
     """The model that a row of transfers starts from; the checkpoint itself where the source data are not at hand."""
     alone = study.source_checkpoint if row.source == "adversarial" else None
     found = scratch.get((study.source, row.source)) if isinstance(study.source, Dataset) else alone
+    if found is None and row.source not in ("adversarial", "standard"):
+        known = ["adversarial", "standard", *(method for dataset, method in scratch if dataset == study.source)]
+        raise unknown("source of transfers", row.source, dict.fromkeys(known))
     if found is None:
         either = f"{row.source}= beside source=" + ", or source_checkpoint=" * (row.source == "adversarial")
         raise RobbenchError(f"Study transfers from source={row.source!r}: expected {either}, got neither")

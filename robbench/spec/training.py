@@ -173,10 +173,28 @@ class Objective(Spec):
 
     parents: ClassVar[tuple[str, ...]] = ()
     """Roles of the parent networks that the loss needs."""
+    passes: ClassVar[int] = 1
+    """How often an update passes each image through the student, forward and backward."""
+    looks: ClassVar[int] = 0
+    """How often the attack passes it forward before its first step."""
+    on_images: ClassVar[bool] = False
+    """Whether the loss needs the images themselves, and cannot start from the features of frozen blocks."""
+    weights_move: ClassVar[bool] = False
+    """Whether it trains under adversarial weight perturbation, too."""
+    needs_attack: ClassVar[bool] = False
+    """Whether it is of attacked images."""
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise a RobbenchError where a recipe does not go with this objective."""
+        attacked = recipe.attack is not None or not self.needs_attack
+        expected = f"a PGD with {type(self).__name__}, which trains on attacked images"
+        require(attacked, "Recipe attack", expected, None)
 
 
 class CrossEntropy(Objective):
     """Cross-entropy of the images that the recipe trains on."""
+
+    weights_move: ClassVar[bool] = True
 
 
 class Recipe(Spec):
@@ -204,6 +222,9 @@ class Recipe(Spec):
     """The epoch of the best robust (clean without an attack) or clean validation accuracy, or the last."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of training and validation. float32: in TF32 where the GPU has it. bf16: autocast. p* is always in float32."""
+    awp: NonNegative = field(default=0.0, metadata=UNUSUAL)
+    """γ of adversarial weight perturbation (Wu et al. 2020, arXiv 2004.05884): an update takes its gradient where each
+    layer's weights have moved by γ times their norm to a larger loss; 0.005 in the paper, 0: none."""
     class_weights: Literal["none", "balanced"] = field(default="none", metadata=UNUSUAL)
     """balanced: an image's cross-entropy counts N ÷ (classes · images of its class) times (King and Zeng 2001)."""
 
@@ -214,8 +235,17 @@ class Recipe(Spec):
         require(
             weighted, "Recipe class_weights", "none beside an objective other than CrossEntropy", self.class_weights
         )
+        self.objective.check(self)
+        moves = self.awp == 0 or (self.attack is not None and self.objective.weights_move)
+        require(moves, "Recipe awp", "0 but with an attack and the objective CrossEntropy or TRADES", self.awp)
         alone = self.attack is None and self.validation_attack is not None
         require(not alone, "Recipe validation_attack", "none without an attack", self.validation_attack)
+
+    @property
+    def method(self) -> str:
+        """What it minimises, where that is not plain cross-entropy: ``trades``, ``lwf``, ``awp``, ``trades-awp``."""
+        plain = isinstance(self.objective, CrossEntropy)
+        return "-".join(["" if plain else type(self.objective).__name__.lower(), "awp" * (self.awp > 0)]).strip("-")
 
     @property
     def adversarial(self) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from robbench.record import RESULTS, Robustness, Struct, Training
-from robbench.spec import Estimate, Model, Study
+from robbench.record import RESULTS, LowerBounds, Robustness, Struct, Training
+from robbench.spec import Bounded, Estimate, Model, Study
 from robbench.spec.own_code import remember
+from robbench.spec.study import is_named
 
 if TYPE_CHECKING:
     from robbench.stages.work import Made, Work
@@ -41,8 +42,8 @@ class StageKind:
 
     The stage without a label (``""``) has the kind's name, another the label behind it: ``robustness-reference``.
     """
-    needs: Callable[[Model], Mapping[str, tuple[str, Model]]]
-    """Kind and model of the stages that must be finished before, by role."""
+    needs: Callable[[Model, Any], Mapping[str, tuple[Any, ...]]]
+    """From model and spec to the stages that must be finished before, by role: kind, model and, where it has one, spec."""
     run: Callable[[Work], Made]
     """Makes the stage."""
     spec_name: str = "spec"
@@ -69,9 +70,25 @@ def _divide() -> Division:
     return Division(parts=images_of_parts, make=search_part, join=joined)
 
 
+def _bound(work: Work) -> Made:
+    from robbench.stages.bounds_stage import bound_model
+
+    return bound_model(work)
+
+
 def _estimates(study: Study, model: Model) -> dict[str, Estimate]:
     also = [each.estimate for each in study.also if each.asks(model)]
     return {"": study.estimate} | {each.search_label: each for each in also}
+
+
+def _bounds(study: Study, model: Model) -> dict[str, Bounded]:
+    bounds = study.bounds
+    if bounds is None or not any(is_named(model, pattern) for pattern in bounds.models):
+        return {}
+    verifier = bounds.verifier
+    if verifier and not any(is_named(model, pattern) for pattern in verifier.models):
+        bounds = replace(bounds, verifier=None)
+    return {"": Bounded(bounds=bounds, estimate=study.estimate)}
 
 
 KINDS: dict[str, StageKind] = {}
@@ -89,7 +106,7 @@ add_kind(
         name="training",
         result=Training,
         specs=lambda study, model: {"": None},
-        needs=lambda model: {role: ("training", parent) for role, parent in model.parents().items()},
+        needs=lambda model, spec: {role: ("training", parent) for role, parent in model.parents().items()},
         run=_train,
     )
 )
@@ -98,9 +115,19 @@ add_kind(
         name="robustness",
         result=Robustness,
         specs=_estimates,
-        needs=lambda model: {"model": ("training", model)},
+        needs=lambda model, spec: {"model": ("training", model)},
         run=_estimate,
         spec_name="estimate",
         division=_divide,
+    )
+)
+add_kind(
+    StageKind(
+        name="bounds",
+        result=LowerBounds,
+        specs=_bounds,
+        needs=lambda model, spec: {"model": ("training", model), "pstar": ("robustness", model, spec.estimate)},
+        run=_bound,
+        spec_name="bounds",
     )
 )

@@ -19,6 +19,7 @@ from robbench.models import Network
 from robbench.record import MISCLASSIFIED, Counts, OfClass, Robustness, median_pstar
 from robbench.spec import Attack, Estimate, describe
 from robbench.spec.searches import parts as searches_of
+from robbench.stages.examples import examples
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
 
@@ -37,6 +38,8 @@ def estimate_model(work: Work) -> Made:
     test, name = problem.images, _name(work)
     parts = drive(_parts(problem, estimate, name), work, save_every=SAVE_SECONDS)
     search = parts[name].outcome
+    with work.stopwatch.region("validation"):
+        shown = examples(problem, search, estimate.search, chosen, work.data.classes)
     others = all(isinstance(each, Attack) for each in searches_of(estimate.search))
     result = Robustness(
         grid=list(estimate.grid.values),
@@ -51,6 +54,7 @@ def estimate_model(work: Work) -> Made:
         norm=estimate.norm,
         found_by=search.found_by,
         classes=_of_classes(work.data.classes, test.labels, search.pstar, estimate) if work.data.imbalanced else [],
+        examples=shown,
     )
     trained = work.needs["model"].record.data
     found = (search.pstar != MISCLASSIFIED) & (search.pstar < len(estimate.grid.values))

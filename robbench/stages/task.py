@@ -36,7 +36,7 @@ class Task:
     @property
     def needs(self) -> dict[str, Task]:
         """The tasks that must be finished before this one, by their role."""
-        return {role: Task(*need) for role, need in KINDS[self.kind].needs(self.model).items()}
+        return {role: Task(*need) for role, need in KINDS[self.kind].needs(self.model, self.spec).items()}
 
     @property
     def described(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from robbench.data import ImageSource, pixels, training_parts
 from robbench.machine.memory import Batches
 from robbench.models import Loaded, Network, network_of_checkpoint, place, weights
 from robbench.record import Counts, Training
-from robbench.spec import Checkpoint
+from robbench.spec import Checkpoint, LwF
 from robbench.stages.checks import remarks
 from robbench.stages.networks import build_network, transferred_network
 from robbench.stages.resumable import Planned, drive
@@ -33,6 +33,8 @@ class _Ready:
     """Parameter groups of the optimiser; None for one of all that learns."""
     frozen: tuple[nn.Module, ...] = ()
     """Modules that stay in eval mode."""
+    source: Network | None = None
+    """Of a transfer, as it was."""
 
 
 def train_model(work: Work) -> Made:
@@ -53,7 +55,7 @@ def train_model(work: Work) -> Made:
             seed=model.seed,
             groups=ready.groups,
             frozen=ready.frozen,
-            parents={role: work.network(role) for role in model.recipe.objective.parents},
+            parents={role: _parent(role, ready, work) for role in model.recipe.objective.parents},
             on_update=lambda done, total: work.context.show(f"training of {model.id}", done, total),
         )
         drive({"training": Planned(lambda made: trainer)}, work, save_every=0.0)
@@ -79,14 +81,25 @@ def _prepared(work: Work) -> _Ready:
     else:
         source = work.network("source")
     transferred = transferred_network(model, work.data, source)
-    kept = model.transfer.kept
-    frozen = kept == "frozen" and model.transfer.kept_statistics == "eval"
+    kept, recipe = model.transfer.kept, model.recipe
+    assert recipe is not None
+    lwf = recipe.objective if isinstance(recipe.objective, LwF) else None
+    alone = lwf.head_share * recipe.epochs if lwf else 0.0
+    still = (kept == "frozen" or lwf is not None) and model.transfer.kept_statistics == "eval"
     return _Ready(
         place(transferred.network, device),
         notes,
-        groups=None if kept == "warm" else parameter_groups(transferred, model.transfer.kept_scale),
-        frozen=transferred.kept if frozen else (),
+        groups=None if kept == "warm" else parameter_groups(transferred, model.transfer.kept_scale, alone),
+        frozen=transferred.kept if still else (),
+        source=source,
     )
+
+
+def _parent(role: str, ready: _Ready, work: Work) -> Network:
+    """The network of a parent on the device, in eval mode; a source may be a checkpoint by itself."""
+    if role == "source" and ready.source is not None:
+        return place(ready.source, work.context.device).eval()
+    return work.network(role)
 
 
 def _of_checkpoint(work: Work, checkpoint: Checkpoint, classes: int | None = None) -> Loaded:

@@ -230,6 +230,7 @@ def _facts(model: Model, network: Network) -> ModelFacts:
         blocks=len(blocks(network)),
         head=transfer.head if transfer else "linear",
         kept=transfer.kept if transfer else None,
+        objective=model.recipe.method or None if model.recipe and transfer else None,
         seed=model.seed,
         variant=model.variant,
         mean=mean,

@@ -26,11 +26,11 @@ from robbench.models.weights import infinite_by_design, not_finite
 from robbench.record import Counts, Epoch, Training
 from robbench.spec import Recipe
 from robbench.training.early_stopping import kept_epoch, stops
-from robbench.training.features import Learner, on_features
+from robbench.training.features import Learner, extract, on_features
 from robbench.training.objectives import loss_of
-from robbench.training.optimisers import new_optimiser, restore, state_tensors
-from robbench.training.schedule import learning_rate, ramp
-from robbench.training.updates import VALIDATION_BATCH, attacked, device_of, update, validate
+from robbench.training.optimisers import new_optimiser, restore, set_rates, state_tensors
+from robbench.training.schedule import learning_rate
+from robbench.training.updates import VALIDATION_BATCH, autocast, batch_of, device_of, update, validate
 
 DIVERGED = "a smaller learning rate or early stopping may help"
 
@@ -96,6 +96,7 @@ class Trainer:
         self._loop = GraphedLoop(self._device, self.notes, capturing=partial(stopwatch.region, "warm_up"))
         self._judging = Batches("validation", VALIDATION_BATCH, self.notes)
         self._learner: Learner | None = None
+        self._references: Tensor | None = None  # what the loss's reference makes of all images to train on
         self._history: list[Epoch] = []
         self._in_epoch = 0.0  # share of the updates of an unfinished epoch
         self._weights: dict[str, Tensor] = {}
@@ -195,12 +196,26 @@ class Trainer:
         recipe, data = self._recipe, self._data
         learner = Learner(self._network, data.training, data.validation)
         with generators_at(_seed(self._seed, 0), self._device), tensor_cores(), self._stopwatch.region("training"):
-            if recipe.attack is None and data.augmentation == "none" and not self._parents:
+            if (
+                recipe.attack is None
+                and data.augmentation == "none"
+                and not (self._parents or recipe.objective.on_images)
+            ):
                 learner = on_features(learner, recipe, self._frozen, self.notes, self._reuses)
+            self._references = self._referred(learner)
         with tensor_cores(), self._stopwatch.region("warm_up"), self._whole():
             _warm_up(learner, recipe, self._frozen, self._parents, data)
         self._learner, self._reuses = learner, learner.training is not data.training
         return learner
+
+    def _referred(self, learner: Learner) -> Tensor | None:
+        """What the loss's reference makes of all images to train on; None where it has none, or images change."""
+        loss = loss_of(self._recipe, learner.network, self._parents, learner.training.labels)
+        if loss.reference is None or self._data.augmentation != "none":
+            return None
+        batches = Batches("the reference's outputs", self._recipe.batch_size, self.notes)
+        with autocast(self._recipe.precision, self._device):
+            return extract(loss.reference, learner.training, batches).images
 
     def _train(self, epoch: int, learner: Learner) -> tuple[list[float], int]:
         """All updates of an epoch: the loss of each, and how many images were right."""
@@ -213,22 +228,24 @@ class Trainer:
         with generators_at(seed, device), tensor_cores(), self._stopwatch.region("training"), self._whole():
             chosen = batches(size, recipe.batch_size, generator=order, device=learner.training.labels.device)
             updates = len(chosen)
-            for number, taken in enumerate(fetch(learner.training, chosen, self._stopwatch.waiting_for_data)):
+            taken_images = fetch(learner.training, chosen, self._stopwatch.waiting_for_data)
+            for number, (index, taken) in enumerate(zip(chosen, taken_images, strict=True)):
                 self._in_epoch = number / updates
                 self._on_update(*self.progress)
                 position = (epoch - 1) + number / updates
-                for group in self._optimiser.param_groups:
-                    group["lr"] = learning_rate(recipe, position, updates) * group["scale"]
-                clean, labels = self._augmented(pixels(taken.images), generator), taken.labels
-                images = clean
-                if recipe.attack is not None:
-                    scale = ramp(recipe, position)
-                    images = attacked(
-                        network, recipe.attack, recipe.precision, clean, labels, generator, scale, self._loop
-                    )
-                value, right = update(
-                    network, recipe, self._optimiser, (clean, images, labels), frozen=self._frozen, loss=loss
+                set_rates(self._optimiser, learning_rate(recipe, position, updates), position)
+                batch = batch_of(
+                    network,
+                    recipe,
+                    loss,
+                    self._augmented(pixels(taken.images), generator),
+                    taken.labels,
+                    position=position,
+                    generator=generator,
+                    reference=None if self._references is None else self._references[index],
+                    loop=self._loop,
                 )
+                value, right = update(network, recipe, self._optimiser, batch, frozen=self._frozen, loss=loss)
                 losses.append(value)
                 correct += right
             *values, right = torch.cat([torch.stack(losses).double(), correct.double().view(1)]).tolist()
@@ -247,11 +264,12 @@ class Trainer:
     def _passes(self) -> tuple[int, int]:
         """Images that passed forward and backward in all epochs."""
         recipe, training, validation = self._recipe, len(self._data.training), len(self._data.validation)
-        steps = recipe.attack.steps if recipe.attack else 0
+        steps, looks = (recipe.attack.steps, recipe.objective.looks) if recipe.attack else (0, 0)
+        passes = recipe.objective.passes * (2 if recipe.awp else 1)
         judge = recipe.validation_attack or recipe.attack
         judged = judge.steps + 1 if judge else 0
-        forward = training * (steps + 1) + validation * (judged + 1)
-        backward = training * (steps + 1) + validation * max(0, judged - 1)
+        forward = training * (looks + steps + passes) + validation * (judged + 1)
+        backward = training * (steps + passes) + validation * max(0, judged - 1)
         return len(self._history) * forward, len(self._history) * backward
 
     def _keep(self) -> None:
@@ -291,11 +309,9 @@ def _warm_up(
     if data.augmentation == "resized-crop-flip":
         clean = centre(clean, data.side)
     with generators_at(0, clean.device):
-        images = clean
-        if recipe.attack is not None:
-            images = attacked(network, recipe.attack, recipe.precision, clean, labels, None)
         loss = loss_of(recipe, network, parents, learner.training.labels)
-        update(network, recipe, new_optimiser(network, recipe, None), (clean, images, labels), frozen=twins, loss=loss)
+        batch = batch_of(network, recipe, loss, clean, labels, position=recipe.ramp_epochs)
+        update(network, recipe, new_optimiser(network, recipe, None), batch, frozen=twins, loss=loss)
 
 
 def _seed(seed: int, epoch: int) -> int:

@@ -16,6 +16,8 @@ def new_optimiser(
 ) -> torch.optim.Optimizer:
     """The recipe's optimiser, of these parameter groups or of all trainable parameters; fused on a GPU.
 
+    A group has its factor on the learning rate as ``scale``; and as ``first``, perhaps, another for so many epochs.
+
     Raises:
         RobbenchError: there is no trainable parameter.
     """
@@ -23,11 +25,21 @@ def new_optimiser(
     if not trainable:
         raise RobbenchError("training: expected a network with parameters to train, got one that is frozen as a whole")
     given = [{"params": trainable}] if groups is None else groups
-    scaled = [{"scale": 1.0, **group, "lr": recipe.learning_rate} for group in given]
+    scaled = [{"scale": 1.0, "first": (0.0, 1.0), **group, "lr": recipe.learning_rate} for group in given]
     decay = recipe.weight_decay
     if recipe.optimiser == "adam":
         return torch.optim.Adam(scaled, weight_decay=decay, fused=fused(network))
     return torch.optim.SGD(scaled, momentum=recipe.momentum, weight_decay=decay, fused=fused(network))
+
+
+def set_rates(optimiser: torch.optim.Optimizer, rate: float, position: float) -> None:
+    """Give each group its learning rate at a position in epochs; while its factor is 0, nothing in it learns."""
+    for group in optimiser.param_groups:
+        epochs, scale = group["first"]
+        group["lr"] = rate * (scale if position < epochs else group["scale"])
+        if epochs:
+            for parameter in group["params"]:
+                parameter.requires_grad_(group["lr"] > 0)
 
 
 def fused(network: nn.Module) -> bool | None:

@@ -87,10 +87,16 @@ def _outside(module: nn.Module, inside: set[nn.Module]) -> Iterator[nn.Module]:
             yield from _outside(child, inside)
 
 
-def parameter_groups(transferred: Transferred, scale: float) -> list[dict[str, Any]]:
-    """All trainable parameters in groups for a torch optimiser; ``scale`` is the factor on the rate of the kept blocks."""
+def parameter_groups(transferred: Transferred, scale: float, alone: float = 0.0) -> list[dict[str, Any]]:
+    """All trainable parameters in groups for a torch optimiser; ``scale`` is the factor on the rate of the kept blocks.
+
+    With ``alone`` the retrained blocks learn alone for so many epochs, and then everything does at ``scale``.
+    """
     retrained = [parameter for block in transferred.retrained for parameter in block.parameters()]
     anew = set(retrained)
     kept = [p for p in transferred.network.parameters() if p.requires_grad and p not in anew]
-    groups = [{"params": retrained, "scale": 1.0}, {"params": kept, "scale": scale}]
+    groups: list[dict[str, Any]] = [{"params": retrained, "scale": 1.0}, {"params": kept, "scale": scale}]
+    if alone:
+        groups[0] |= {"scale": scale, "first": (alone, 1.0)}
+        groups[1] |= {"first": (alone, 0.0)}
     return [group for group in groups if group["params"]]

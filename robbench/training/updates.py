@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 
 import torch
@@ -15,7 +15,9 @@ from robbench.machine.graphs import GraphedLoop
 from robbench.machine.memory import Batches
 from robbench.record import Counts
 from robbench.spec import PGD, Recipe
-from robbench.training.objectives import Loss, loss_function
+from robbench.training.awp import perturbed
+from robbench.training.objectives import Adversary, Batch, Loss, loss_function
+from robbench.training.schedule import ramp
 
 VALIDATION_BATCH = 256
 """Images that validation judges at once, if memory allows it."""
@@ -31,11 +33,24 @@ def attacked(
     scale: float = 1.0,
     loop: GraphedLoop | None = None,
     noise: Tensor | None = None,
+    adversary: Adversary | None = None,
+    reference: Tensor | None = None,
 ) -> Tensor:
-    """Adversarial images of :func:`robbench.attacks.pgd.pgd`, its radius and step multiplied by ``scale``, in eval mode."""
+    """Adversarial images of :func:`robbench.attacks.pgd.pgd`, its radius and step multiplied by ``scale``, in eval mode.
+
+    The ``adversary`` is the objective's, and None the one of cross-entropy; ``reference`` is what it may compare with.
+    """
     assert attack.epsilon is not None
+    adversary = adversary or Adversary()
+    if adversary.spread is not None and attack.random_start and scale:
+        noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+        noise *= adversary.spread / (attack.epsilon * scale)
     # With its cache autocast would keep every iterate until the attack ends.
     with evaluating(network), autocast(precision, images.device, cache=False):
+        target = None
+        if adversary.target is not None:
+            with torch.no_grad():
+                target = adversary.target(network, images, labels, reference)
         return pgd(
             network,
             images,
@@ -48,19 +63,59 @@ def attacked(
             generator=generator,
             noise=noise,
             loop=loop,
+            loss=adversary.loss,
+            first=adversary.first,
+            target=target,
         )
+
+
+def batch_of(
+    network: nn.Module,
+    recipe: Recipe,
+    loss: Loss,
+    clean: Tensor,
+    labels: Tensor,
+    *,
+    position: float = 0.0,
+    generator: torch.Generator | None = None,
+    reference: Tensor | None = None,
+    loop: GraphedLoop | None = None,
+) -> Batch:
+    """The batch of these clean images: attacked as recipe and objective say, with the loss's reference.
+
+    ``position`` is where training is, in epochs; ``reference`` was computed before, and None computes it here.
+    """
+    if reference is None and loss.reference is not None:
+        with torch.no_grad(), autocast(recipe.precision, clean.device):
+            reference = loss.reference(clean)
+    images = clean
+    if recipe.attack is not None:
+        scale = ramp(recipe, position)
+        images = attacked(
+            network,
+            recipe.attack,
+            recipe.precision,
+            clean,
+            labels,
+            generator,
+            scale,
+            loop,
+            adversary=loss.adversary,
+            reference=reference,
+        )
+    return Batch(clean, images, labels, position / recipe.epochs, reference)
 
 
 def update(
     network: nn.Module,
     recipe: Recipe,
     optimiser: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor, Tensor],
+    batch: Batch,
     *,
     frozen: Collection[nn.Module] = (),
     loss: Loss | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One step of the optimiser on a batch: clean images, the images to train on, and labels.
+    """One step of the optimiser on a batch.
 
     ``frozen`` modules stay in eval mode; ``loss`` is the objective's, and None makes it for an objective without parents.
 
@@ -68,21 +123,31 @@ def update(
         The mean loss and the number of images classified correctly, both on the device.
     """
     loss = loss or loss_function(recipe.objective, network, {})
-    clean, images, labels = batch
     network.train(recipe.statistics != "running")
     for module in frozen:
         module.eval()
     optimiser.zero_grad(set_to_none=True)
-    with autocast(recipe.precision, images.device):
-        value, logits = loss(clean, images, labels)
-    if not value.requires_grad:
-        what = "logits that depend on the parameters to train, got logits without a gradient"
-        raise RobbenchError(f"training: expected {what} (torch.no_grad or detach in the network's forward?)")
-    value.backward()  # type: ignore[no-untyped-call]
+
+    def forward() -> tuple[Tensor, Tensor]:
+        with autocast(recipe.precision, batch.clean.device):
+            return loss(batch)
+
+    with perturbed(network, recipe.awp, forward):
+        value, right = _backward(forward, batch.labels)
     if recipe.clip_norm is not None:
         trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
     optimiser.step()
+    return value, right
+
+
+def _backward(forward: Callable[[], tuple[Tensor, Tensor]], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the parameters their gradients; the loss, and the number of images classified correctly."""
+    value, logits = forward()
+    if not value.requires_grad:
+        what = "logits that depend on the parameters to train, got logits without a gradient"
+        raise RobbenchError(f"training: expected {what} (torch.no_grad or detach in the network's forward?)")
+    value.backward()  # type: ignore[no-untyped-call]
     return value.detach(), (logits.detach().argmax(dim=1) == labels).sum()
 
 

@@ -50,11 +50,11 @@ def digits(perf):
 
 @pytest.fixture
 def trained(perf, digits):
-    """``trained("standard")`` or ``trained("pgd")``: a cnn7 from the store, or trained first; and its test images."""
+    """``trained("standard")`` or ``trained("pgd", "cnn4")``: a network (a cnn7) from the store, or trained first; and its test images."""
 
-    def get(method):
+    def get(method, architecture="cnn7"):
         recipe = {"standard": STANDARD, "pgd": ADVERSARIAL}[method]
-        model = Model(architecture="cnn7", dataset=digits, recipe=recipe)
+        model = Model(architecture=architecture, dataset=digits, recipe=recipe)
         record = run_stage(Task("training", model), perf.context)
         test = perf.context.images(digits).test
         network = load_network(model, perf.context, perf.context.store.finished(record.key))

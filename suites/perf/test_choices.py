@@ -11,6 +11,7 @@ from robbench.machine.flops import forward_flops
 from robbench.machine.graphs import GraphedLoop
 from robbench.machine.memory import LARGEST_BATCH
 from robbench.machine.precision import full_precision, tensor_cores
+from robbench.training import Batch
 from robbench.training.optimisers import new_optimiser
 from robbench.training.updates import attacked, update
 from suites.perf.plain import as_written
@@ -34,7 +35,7 @@ def test_memory_format(architecture, batch, perf, fresh):
 
         def step():
             adversarial = attacked(chosen, ATTACK, "float32", images, labels, None, loop=loop)
-            update(chosen, RECIPE, optimiser, (images, adversarial, labels))
+            update(chosen, RECIPE, optimiser, Batch(images, adversarial, labels))
 
         return step
 

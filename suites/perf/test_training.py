@@ -11,7 +11,7 @@ from robbench.data import Images, pixels
 from robbench.machine.flops import forward_flops, update_flops
 from robbench.machine.graphs import GraphedLoop
 from robbench.machine.precision import tensor_cores
-from robbench.training import TrainingData, train
+from robbench.training import Batch, TrainingData, train
 from robbench.training.optimisers import new_optimiser
 from robbench.training.updates import attacked, update
 from suites.perf.plain import adversarial_epoch, as_written, peers, pgd_loop
@@ -73,7 +73,7 @@ def test_adversarial_step(architecture, batch, steps, precision, perf, fresh):
 
     def step():
         adversarial = attacked(network, attack, precision, images, labels, generator, loop=loop)
-        update(network, recipe, optimiser, (images, adversarial, labels))
+        update(network, recipe, optimiser, Batch(images, adversarial, labels))
 
     with tensor_cores():
         rounds = perf.compare(
@@ -112,7 +112,7 @@ def test_conventional_step(architecture, batch, perf, fresh):
 
     with tensor_cores():
         perf.compare(
-            lambda: update(network, recipe, optimiser, (images, images, labels)),
+            lambda: update(network, recipe, optimiser, Batch(images, images, labels)),
             {"plain loop": lambda: adversarial_epoch(plain, theirs, [(images, labels)], lambda model, x, y: x)},
             images=batch,
             passes=1,

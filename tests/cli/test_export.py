@@ -76,3 +76,23 @@ def test_what_cannot_be_exported_is_said(place, capsys, model, message):
     assert main(["export", "test_exported.py", model, "--seeds", "1", "--quick"]) == 2
     assert message in capsys.readouterr().err
     assert not (place / "model.safetensors").exists()
+
+
+def test_a_query_for_verifiers_beside_an_onnx_file(place, capsys):
+    """Of the first test image that the model gets right, in both versions; another ending is refused."""
+    (study,) = read_studies(place / "test_exported.py")
+    context = RunContext(
+        store=Store(place / ".robbench/store"), data=place / ".robbench/data", device=torch.device("cpu")
+    )
+    model = study.models()[0]
+    run_stage(task_of(study, "training", model), context)
+    arguments = ["export", "test_exported.py", model.id, "--device", "cpu", "--vnnlib", "0.1"]
+    assert main([*arguments, "-o", "mine.onnx"]) == 0
+    *_, first, second = capsys.readouterr().out.splitlines()
+    text = (place / first).read_text()
+    assert first.startswith("mine-image")
+    assert first.endswith("-0.1-v1.vnnlib")
+    assert text.count("declare-const") == 794
+    assert "(vnnlib-version <2.0>)" in (place / second).read_text()
+    assert main([*arguments, "-o", "mine.ts"]) != 0
+    assert "export --vnnlib: expected an .onnx file beside it" in capsys.readouterr().err

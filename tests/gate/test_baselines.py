@@ -123,12 +123,12 @@ def test_another_kind_of_stage_says_what_it_is_held_to(tmp_path):
     """Its baseline keeps those figures, by whatever names; without saying so there are only seconds."""
 
     @dataclass(frozen=True)
-    class Bounds:
+    class Weight:
         proven: int
 
-    record = msgspec.structs.replace(training_record(FACTS), stage="bounds", result=Bounds(proven=3))
+    record = msgspec.structs.replace(training_record(FACTS), stage="weighing", result=Weight(proven=3))
     assert (baseline_of(record).accuracy, baseline_of(record).figures) == (None, {})
-    figures_of.register(Bounds, lambda result: {"figures": {"proven": result.proven}})
+    figures_of.register(Weight, lambda result: {"figures": {"proven": result.proven}})
     path = write_baseline(tmp_path, record)
     assert json.loads(path.read_text())["figures"] == {"proven": 3}
-    assert read_baseline(tmp_path, "demo", CASE, "bounds") == baseline_of(record)
+    assert read_baseline(tmp_path, "demo", CASE, "weighing") == baseline_of(record)

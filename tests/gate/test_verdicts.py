@@ -100,7 +100,7 @@ def test_the_message_of_a_loss_has_all_figures():
     """Both medians, the relative change, the test and the tolerances, in one line."""
     verdict = verdicts(robust([20] * 50), robust([10] * 50))["median p*"]
     assert verdict.message == (
-        "median p* 0.2 → 0.1, -50% (p* rose on 0 images and fell on 50, p = 1.8e-15, significant below 0.01; "
+        "median p* 0.2 → 0.1, -50% (it rose on 0 images and fell on 50, p = 1.8e-15, significant below 0.01; "
         "tolerance 5% and one grid step of 0.01)"
     )
     assert (verdict.suite, verdict.case, verdict.stage) == ("demo", "cnn7-mnist-pgd", "robustness")
@@ -110,10 +110,10 @@ def test_the_message_of_a_loss_has_all_figures():
 def test_a_censored_median_is_said_in_words():
     """No infinity in a verdict, which is JSON."""
     verdict = verdicts(robust([CENSORED] * 50), robust([10] * 50))["median p*"]
-    assert verdict.message.startswith("median p* beyond the grid → 0.1 (p* rose on 0")
+    assert verdict.message.startswith("median p* beyond the grid → 0.1 (it rose on 0")
     assert (verdict.baseline, verdict.current) == (None, 0.1)
     same = verdicts(robust([CENSORED] * 50), robust([CENSORED] * 50))["median p*"]
-    assert same.message.startswith("median p* beyond the grid → beyond the grid, +0% (p* rose on 0")
+    assert same.message.startswith("median p* beyond the grid → beyond the grid, +0% (it rose on 0")
     none = verdicts(robust([10] * 50), robust([MISCLASSIFIED] * 50))["median p*"]
     assert none.message == "median p* 0.1 → none: no image is classified correctly"
     assert [show_pstar(value) for value in (None, math.inf, 0.12345678)] == ["none", "beyond the grid", "0.1235"]
@@ -318,7 +318,7 @@ def test_a_figure_is_tested_at_its_share_of_five_percent():
     """Two models of a study have six figures, of another kind of stage one each; every suite has its own level."""
     assert level_of([]) == 0.05
     assert level_of(["training", "robustness"] * 2) == 0.05 / 6
-    assert level_of(["training", "robustness", "bounds"]) == 0.05 / 4
+    assert level_of(["training", "robustness", "weighing"]) == 0.05 / 4
     elsewhere = msgspec.structs.replace(robust([20]), suite="other")
     assert levels([training_record(FACTS), robust([20]), elsewhere]) == {"demo": 0.05 / 3, "other": 0.05 / 2}
 
@@ -344,13 +344,13 @@ def test_another_kind_of_stage_is_held_to_its_seconds_until_it_brings_a_judge():
     """Which gets record and baseline, and returns verdicts on its own figures."""
 
     @dataclass(frozen=True)
-    class Bounds:
+    class Weight:
         proven: int
 
-    record = msgspec.structs.replace(training_record(FACTS), stage="bounds", result=Bounds(proven=3))
+    record = msgspec.structs.replace(training_record(FACTS), stage="weighing", result=Weight(proven=3))
     assert verdicts(record, record).keys() == {"seconds"}
     judge.register(
-        Bounds,
+        Weight,
         lambda result, record, *rest: [plain_verdict(record.suite, record.name, "-", f"proven: {result.proven}")],
     )
     assert verdicts(record, record)["result"].message == "proven: 3"

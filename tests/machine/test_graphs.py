@@ -10,7 +10,7 @@ import torch
 from captures import Captures
 from torch import nn
 
-from robbench.attacks import pgd
+from robbench.attacks import cross_entropy, dice, pgd
 from robbench.machine.graphs import GraphedLoop
 from robbench.machine.precision import tensor_cores
 
@@ -188,6 +188,20 @@ def test_modes_and_the_type_of_autocast_tell_calls_apart():
         with torch.no_grad(), torch.autocast("cpu", kind):
             loop(step, *given, 4)
     assert (capture.captured, len(loop._seen)) == (0, 3)
+
+
+def test_the_losses_of_attacks_tell_calls_apart():
+    """Two attacks of one network with the same shapes: each climbs its own loss, and has a graph of its own."""
+    model, images, labels = small_cnn("cpu")
+    loop = GraphedLoop(CPU, None, Captures())
+    for _ in range(3):
+        for loss in (cross_entropy, dice):
+            alone, looped = (
+                pgd(model, images, labels, 0.1, steps=5, random_start=False, loop=given, loss=loss)
+                for given in (None, loop)
+            )
+            assert torch.equal(alone, looped)
+    assert len(loop._graphs) == 2
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])

@@ -17,6 +17,7 @@ from robbench.estimation.shrinking_ball import _step
 from robbench.machine.graphs import GraphedLoop, _without_waiting, repeat
 from robbench.machine.precision import tensor_cores
 from robbench.spec import PGD
+from robbench.training import Batch
 from robbench.training.optimisers import new_optimiser
 from robbench.training.updates import attacked, update
 
@@ -126,7 +127,7 @@ def test_an_adversarial_update_on_a_gpu_waits_for_nothing(optimiser, precision):
 
     def train():
         adversarial = attacked(model, spec.attack, spec.precision, images, labels, generator, loop=loop)
-        update(model, spec, learner, (images, adversarial, labels))
+        update(model, spec, learner, Batch(images, adversarial, labels))
 
     with tensor_cores():
         for _ in range(2):  # steps one by one, and captured; libraries are loaded, and the optimiser's state is made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,20 @@ from robbench.estimation.estimators import estimate_pstar
 from robbench.estimation.problem import Outcome
 from robbench.planning.plan import lines, of_item, plan
 from robbench.planning.work import Speed, Work, audit_work, final_work, retrained_share, search_work
-from robbench.spec import PGD, Audit, Dataset, EarlyStopping, EpsilonGrid, Estimate, Recipe, Study, Transfers
+from robbench.spec import (
+    PGD,
+    TRADES,
+    Audit,
+    Bounds,
+    Dataset,
+    EarlyStopping,
+    EpsilonGrid,
+    Estimate,
+    FromScratch,
+    Recipe,
+    Study,
+    Transfers,
+)
 from robbench.stages import KINDS, Task, run_stage
 from robbench.stages.context import RunContext
 from robbench.store.store import Store
@@ -44,6 +58,7 @@ STUDY = Study(
     architectures=("stages:rigid",),
     standard=STANDARD,
     adversarial=ADVERSARIAL,
+    scratch=(FromScratch(recipe=replace(ADVERSARIAL, objective=TRADES(), awp=0.005)),),
     transfers=(Transfers(recipe=STANDARD, k=(1,)),),
     estimate=ESTIMATE,
 )
@@ -178,9 +193,9 @@ def test_passes_of_the_published_recipes():
 
 def test_another_kind_of_stage_is_planned_as_no_work(tmp_path, monkeypatch):
     """It has its lines in the table, without a time, since nobody knows what it takes."""
-    monkeypatch.setitem(KINDS, "bounds", replace(KINDS["training"], name="bounds"))
+    monkeypatch.setitem(KINDS, "weighing", replace(KINDS["training"], name="weighing"))
     stages = plan(STUDY, tmp_path)
-    (bounds, *_) = [stage for stage in stages if stage.stage == "bounds"]
+    (bounds, *_) = [stage for stage in stages if stage.stage == "weighing"]
     assert (bounds.work, bounds.network) == (Work(), None)
     assert lines(stages, {}, set())[-2].split()[1:] == ["0", "0"]
 
@@ -191,7 +206,7 @@ def test_seconds_follow_from_the_speed(tmp_path):
     work = stage.work
     assert stage.seconds(SPEED) == work.inference * 1.0 + work.attack * 3.0 + work.update * 5.0
     full = replace(STUDY, architectures=("cnn7",))
-    assert [round(retrained_share(model), 3) for model in full.models()] == [1, 1, 1, 1, 0.143]
+    assert [round(retrained_share(model), 3) for model in full.models()] == [1, 1, 1, 1, 1, 0.143]
 
 
 def test_the_table_sums_what_is_left(tmp_path):
@@ -218,3 +233,12 @@ def test_an_item_needs_its_sources(tmp_path):
     with pytest.raises(RobbenchError, match="unknown model of the suite"):
         of_item(stages, STUDY, "test_training[cnn9]")
     assert of_item(stages, STUDY, "test_training") == stages
+
+
+def test_bounds_are_planned_by_their_neurons(tmp_path):
+    """Every neuron of every image, both ways, and every class, in every round of the search: at most."""
+    study = replace(STUDY, architectures=("relu_2_64",), bounds=Bounds(images=10))
+    (stage, *_) = (each for each in plan(study, tmp_path) if each.stage == "bounds")
+    rounds = 1 + math.ceil(math.log2(22))
+    assert stage.work.forward == 10 * rounds * (2 * 64 + 9)
+    assert stage.bound

@@ -57,8 +57,14 @@ def test_the_bundle_is_written_and_named(tiny, pytester, cases):
     """Report, tables and records of every stage; its path is the last thing said."""
     result = tiny("--robbench-update")
     folder = pytester.path / "reports" / "tiny"
-    assert {path.name for path in folder.iterdir()} >= {"report.md", "results.csv", "pstar.csv.gz", "records.json"}
-    assert f"report: {folder / 'report.md'}" in result.stdout.lines
+    assert {path.name for path in folder.iterdir()} >= {
+        "report.html",
+        "report.md",
+        "results.csv",
+        "pstar.csv.gz",
+        "records.json",
+    }
+    assert f"report: {folder / 'report.html'}" in result.stdout.lines
     bundle = read_bundle(folder)
     assert bundle.title == "tiny"
     assert re.fullmatch(r"pytest .*--robbench-update", bundle.command)
@@ -224,6 +230,13 @@ def test_an_ablation_runs_its_variants_and_says_which_they_are(write_suite, pyte
         "net.mlp-glyphs47-TL1-split": ("split", "net.mlp-glyphs10-pgd-split"),
     }
     assert any(note.startswith("variant 'split', as declared but for one field, 5 models") for note in bundle.notes)
+
+
+def test_a_studys_accuracy_floor_reaches_its_report(write_suite, pytester):
+    """Nothing less accurate is recommended there; without one, the report takes half of the conventional accuracy."""
+    write_suite(('name="tiny",', 'name="tiny", accuracy_floor=0.5,'))
+    pytester.runpytest_inprocess("--robbench-update", "-k", "test_training and glyphs10-standard")
+    assert read_bundle(pytester.path / "reports" / "tiny").accuracy_floors == {"tiny": 0.5}
 
 
 def test_the_final_test_stands_in_records_and_benchmark_json(write_suite, pytester):

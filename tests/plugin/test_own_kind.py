@@ -30,7 +30,7 @@ add_kind(
         name="weighing",
         result=Sum,
         specs=lambda study, model: {"": "l1"},
-        needs=lambda model: {"model": ("training", model)},
+        needs=lambda model, spec: {"model": ("training", model)},
         run=add_up,
     )
 )

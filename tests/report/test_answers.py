@@ -20,12 +20,12 @@ STANDARD = make_facts("standard", "emnist")
 def study() -> Group:
     """Medians: source 0.4, scratch 0.3, standard 0.1, TL#1 0.2, TL#2 0.3, TL#3 0.1."""
     return make_group(
-        both_records(SOURCE, [4] * 9, 100.0),
-        both_records(SCRATCH, [3] * 9 + [-1], 400.0),
-        both_records(STANDARD, [1] * 10, 5.0),
-        transfer(1, [2] * 10, 8.0),
-        transfer(2, [3] * 8 + [-1] * 2, 10.0),
-        transfer(3, [1] * 10, 12.0),
+        both_records(SOURCE, [4] * 36, 100.0),
+        both_records(SCRATCH, [3] * 36 + [-1] * 4, 400.0),
+        both_records(STANDARD, [1] * 40, 5.0),
+        transfer(1, [2] * 40, 8.0),
+        transfer(2, [3] * 32 + [-1] * 8, 10.0),
+        transfer(3, [1] * 40, 12.0),
     )
 
 
@@ -55,8 +55,8 @@ def test_the_three_questions() -> None:
 
 def test_a_warm_started_network_is_a_kind_of_transfer_of_its_own() -> None:
     """Beside the frozen one of the same k, under another name, each at its best k."""
-    warm = [transfer(k, [k + 1] * 10, kept="warm") for k in (1, 2)]
-    group = make_group(transfer(1, [3] * 10), *warm)
+    warm = [transfer(k, [k + 1] * 40, kept="warm") for k in (1, 2)]
+    group = make_group(transfer(1, [3] * 40), *warm)
     found = {answer.line: (answer.best.label, answer.best.median) for answer in answers(group)}
     assert found == {CONVENTIONAL: ("TL#1", 0.3), f"{CONVENTIONAL}, whole network": ("TL#2, whole network", 0.3)}
 
@@ -71,16 +71,16 @@ def test_equal_medians_are_told_apart_by_accuracy() -> None:
 
 def test_the_interval_of_the_best_k_repeats_the_choice() -> None:
     """Of two k one has a median of 0.3 in every resampling, but not the same one: so the best keeps all of the source's."""
-    answer = only(both_records(SOURCE, [3] * 11), transfer(1, [3] * 6 + [1] * 5), transfer(2, [1] * 6 + [3] * 5))
+    answer = only(both_records(SOURCE, [3] * 33), transfer(1, [3] * 18 + [1] * 15), transfer(2, [1] * 18 + [3] * 15))
     assert (answer.retention.value, answer.retention.low, answer.retention.high) == pytest.approx((1.0, 1.0, 1.0))
-    assert answer.stability == pytest.approx(0.621, abs=0.05)  # six or more of eleven draws with a chance of 6/11
+    assert answer.stability == pytest.approx(0.700, abs=0.05)  # 17 or more of 33 draws with a chance of 18/33
     alone = median_ratio(answer.models[0], answer.source)
     assert (alone.low, alone.high) == pytest.approx((1 / 3, 1.0))
 
 
 @pytest.mark.parametrize(
     ("above", "below", "relation", "value"),
-    [([2] * 5, [4] * 5, "=", 0.5), ([2] * 5, [5] * 5, "<", 0.5), ([5] * 5, [2] * 5, ">", 2.0)],
+    [([2] * 20, [4] * 20, "=", 0.5), ([2] * 20, [5] * 20, "<", 0.5), ([5] * 20, [2] * 20, ">", 2.0)],
     ids=["both found", "source censored", "transfer censored"],
 )
 def test_a_censored_median_makes_a_bound(above: list[int], below: list[int], relation: str, value: float) -> None:
@@ -93,7 +93,7 @@ def test_a_censored_median_makes_a_bound(above: list[int], below: list[int], rel
 
 @pytest.mark.parametrize(
     ("above", "below"),
-    [([5] * 5, [5] * 5), ([2] * 5, [0] * 5), ([-1] * 5, [2] * 5), ([2] * 5, [-1] * 5)],
+    [([5] * 20, [5] * 20), ([2] * 20, [0] * 20), ([-1] * 20, [2] * 20), ([2] * 20, [-1] * 20)],
     ids=["both censored", "divided by 0", "nothing correct", "nothing correct below"],
 )
 def test_an_undefined_ratio_is_none(above: list[int], below: list[int]) -> None:
@@ -109,8 +109,8 @@ def only(*records: list[Record]) -> Answer:
 
 def test_all_wrong_and_all_censored() -> None:
     """A line without a correct image has no best; one that is never fooled has a censored best and no drop."""
-    assert only(transfer(1, [-1] * 4)).best is None
-    never = only(transfer(1, [5] * 4), transfer(2, [5] * 4))
+    assert only(transfer(1, [-1] * 36)).best is None
+    never = only(transfer(1, [5] * 36), transfer(2, [5] * 36))
     assert never.best.median == math.inf
     assert never.drop is None
 
@@ -119,12 +119,12 @@ def test_seconds_of_two_machines_are_not_divided() -> None:
     """A speed-up needs one machine class, and a source that was trained rather than read."""
     elsewhere = replace(ENVIRONMENT, slug="cpu-64core")
     slow = training_record(SCRATCH, 400.0, environment=elsewhere)
-    assert only([slow], transfer(1, [2] * 4)).speed_up is None
+    assert only([slow], transfer(1, [2] * 36)).speed_up is None
     given = make_facts("checkpoint", "mnist")
     answer = only(
         [training_record(SCRATCH, 400.0)],
-        both_records(given, [3] * 4, 0.0, case="cnn7-mnist-pgd"),
-        transfer(1, [2] * 4),
+        both_records(given, [3] * 36, 0.0, case="cnn7-mnist-pgd"),
+        transfer(1, [2] * 36),
     )
     assert answer.speed_up.value == pytest.approx(40.0)
     assert answer.speed_up_with_source is None
@@ -133,11 +133,11 @@ def test_seconds_of_two_machines_are_not_divided() -> None:
 def seeded() -> Group:
     """Three seeds: TL#2 keeps 3/4, 3/4 and 1/4 of each seed's own source; seed 2 falls one k earlier."""
     records = []
-    for seed, (second, third) in enumerate([([3] * 9, [1] * 9), ([3] * 9, [1] * 9), ([1] * 9, [1] * 9)]):
+    for seed, (second, third) in enumerate([([3] * 36, [1] * 36), ([3] * 36, [1] * 36), ([1] * 36, [1] * 36)]):
         records += [
-            both_records(make_facts("pgd", "mnist", seed=seed), [4] * 9, 100.0),
-            both_records(make_facts("pgd", "emnist", seed=seed), [4] * 9, 100.0 * (seed + 1)),
-            transfer(1, [2] * 9, seed=seed),
+            both_records(make_facts("pgd", "mnist", seed=seed), [4] * 36, 100.0),
+            both_records(make_facts("pgd", "emnist", seed=seed), [4] * 36, 100.0 * (seed + 1)),
+            transfer(1, [2] * 36, seed=seed),
             transfer(2, second, seed=seed),
             transfer(3, third, seed=seed),
         ]
@@ -164,7 +164,7 @@ def test_the_drop_point_of_every_seed() -> None:
 @pytest.mark.parametrize(
     "models",
     [
-        [transfer(1, [4, 4, 4, 1, 1]), transfer(2, [3] * 5), transfer(3, [2] * 5)],
+        [transfer(1, [4, 4, 4, 1, 1]), transfer(2, [3] * 20), transfer(3, [2] * 20)],
         [transfer(1, [2, 1] * 10), transfer(2, [1, 2] * 9 + [1, 1])],
     ],
     ids=["another fall is often larger", "often there is none"],

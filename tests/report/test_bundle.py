@@ -52,7 +52,7 @@ def test_round_trip_gives_the_same_bytes(tmp_path: Path) -> None:
     assert read_bundle(tmp_path / "a" / "records.json") == again
     write_bundle(tmp_path / "b", again)
     assert content(tmp_path / "a") == content(tmp_path / "b")
-    names = {"report.md", "results.csv", "pstar.csv.gz", "records.json", "figures/demo-cnn7-pstar.png"}
+    names = {"report.html", "report.md", "results.csv", "pstar.csv.gz", "records.json", "figures/demo-cnn7-pstar.png"}
     assert names == content(tmp_path / "a").keys()
 
 
@@ -177,3 +177,12 @@ def test_the_end_of_a_run_imports_nothing_that_draws() -> None:
     """The table in the terminal is printed by every run, whether it writes a report or not."""
     code = "import robbench.report.terminal, sys; assert not {'torch', 'pandas', 'matplotlib', 'jinja2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_accuracy_floors_stay_with_their_suites(tmp_path: Path) -> None:
+    """In records.json, and where bundles are merged; what none declares is not written."""
+    floored = replace(bundle(), accuracy_floors={"demo": 0.5})
+    write_bundle(tmp_path, floored)
+    assert read_bundle(tmp_path).accuracy_floors == {"demo": 0.5}
+    assert merge([bundle(), floored]).accuracy_floors == {"demo": 0.5}
+    assert b"accuracy_floors" not in render(bundle())["records.json"]

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from robbench.report.markdown import escape, pstar, pstar_digits, ranges, seconds, signed, table, times
+from robbench.report.markdown import escape, pstar, radius, seconds, signed, table, times
 
 
 @pytest.mark.parametrize(
@@ -18,12 +18,12 @@ def test_a_factor_of_time_in_words_is_the_figure_of_the_tables(factor: float, wo
 
 
 def test_figures_read_as_people_write_them() -> None:
-    """Signs, ranges, censored and missing medians, seconds with as many digits as mean anything."""
-    assert ranges([7, 1, 3, 4, 5]) == "1, 3–5, 7"
+    """Signs, censored and missing medians, seconds with as many digits as mean anything."""
     assert (signed(-0.04, 1), signed(0.06, 1)) == ("0.0", "+0.1")
-    assert (pstar(None, 0.8), pstar(math.inf, 0.8), pstar(0.27, 0.8)) == ("–", "> 0.8", "0.27")
+    assert (pstar(None, 0.8), pstar(math.inf, 0.8), pstar(0.27, 0.8)) == ("–", "> 0.8", "0.270")
     assert [seconds(value) for value in (None, 1.234, 12.34, 1234.0)] == ["–", "1.23", "12.3", "1,234"]
-    assert pstar_digits([0.1, 0.25, math.inf]) == 2
+    assert pstar(0.0085, 0.109) == "0.0085"
+    assert [radius(value) for value in (8 / 255, 0.2, 0.031, 0.0)] == ["8/255", "0.2", "0.031", "0"]
 
 
 def test_names_are_literal() -> None:

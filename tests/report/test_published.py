@@ -57,6 +57,7 @@ def test_published_ratios_are_of_the_medians_that_are_shown() -> None:
         make_facts("transfer-adversarial", "cifar100", 3, source="cifar10", architecture="resnet34"),
         make_facts("transfer", "emnist", 5, source_method="standard"),
         make_facts("transfer", "emnist", 5, head="mlp1"),
+        make_facts("transfer", "emnist", 5, objective="trades"),
         make_facts("transfer", "emnist", 5, variant="split"),
         make_facts("checkpoint", "mnist"),
     ],

@@ -12,13 +12,13 @@ PGD = robustness_record(make_facts(), [4, 4, 4])
 @pytest.mark.parametrize(
     ("own", "second", "line"),
     [
-        ([4, 4, 4], [3, 3, 3], ["0.4", "fast", "0.3", "0.75 ⚠"]),
-        ([2, 2, -1], [2, 2, -1], ["0.2", "fast", "0.2", "1.00"]),
-        ([4, 4, 4], [5, 5, 5], ["0.4", "fast", "> 0.4", "\\> 1.00"]),
-        ([2, 2, 2], [5, 5, 5], ["0.2", "fast", "> 0.4", "\\> 2.00 ⚠"]),
+        ([4, 4, 4], [3, 3, 3], ["0.400", "fast", "0.300", "0.75 ⚠"]),
+        ([2, 2, -1], [2, 2, -1], ["0.200", "fast", "0.200", "1.00"]),
+        ([4, 4, 4], [5, 5, 5], ["0.400", "fast", "> 0.4", "\\> 1.00"]),
+        ([2, 2, 2], [5, 5, 5], ["0.200", "fast", "> 0.4", "\\> 2.00 ⚠"]),
         ([5, 5, 5], [5, 5, 5], ["> 0.4", "fast", "> 0.4", "–"]),
         ([-1, -1, -1], [-1, -1, -1], ["–", "fast", "–", "–"]),
-        ([4, 2, 2], [4], ["0.4", "fast", "0.4", "1.00"]),
+        ([4, 2, 2], [4], ["0.400", "fast", "0.400", "1.00"]),
     ],
     ids=["apart", "alike", "one censored", "censored far above", "both censored", "none right", "on fewer images"],
 )
@@ -42,7 +42,7 @@ def test_seeds_are_one_line() -> None:
     tested = [robustness_record(make_facts(seed=seed), [2]) for seed in (0, 1)]
     records = [*tested, again(tested[0], "fast", [2]), again(tested[1], "fast", [3])]
     (line,) = searches_table(make_group(*records)).values.tolist()
-    assert line[2:] == ["0.2", "fast", "0.25 [0.2 to 0.3]", "1.25 [1.00 to 1.50] ⚠"]
+    assert line[2:] == ["0.200", "fast", "0.250 [0.200 to 0.300]", "1.25 [1.00 to 1.50] ⚠"]
 
 
 def test_a_third_search_has_a_line_of_its_own() -> None:

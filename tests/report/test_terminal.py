@@ -1,12 +1,12 @@
 """The table at the end of a run, and the line while it goes on."""
 
 import pytest
-from factories import SOUND, again, both_records, make_facts, robustness_record, training_record
+from factories import SOUND, again, both_records, make_facts, robustness_record, training_record, transfer
 from msgspec.structs import replace
 
 from robbench.gate.verdicts import Verdict
 from robbench.record import Seconds
-from robbench.report.terminal import busy, legend, progress_line, table, warnings
+from robbench.report.terminal import busy, legend, progress_line, recommended, table, warnings
 
 
 def verdict(case, figure, mark, stage="robustness"):
@@ -24,7 +24,7 @@ def test_a_row_shows_both_stages_of_a_model():
     records = both_records(make_facts(), [1, 2, 2, -1], seconds=12.34)
     text = table(records, [verdict("cnn7-mnist-pgd", figure, "=") for figure in ("accuracy", "median p*", "seconds")])
     assert text.splitlines()[0].split("  ")[0] == "model"
-    assert cells(text) == [["cnn7-mnist-pgd", "75.0%", "0.2", "12.3", "2/3", "1.0", "= all"]]
+    assert cells(text) == [["cnn7-mnist-pgd", "75.0%", "0.200", "12.3", "2/3", "1.0", "= all"]]
 
 
 def test_a_second_search_has_a_column_and_marks_of_its_own():
@@ -36,7 +36,7 @@ def test_a_second_search_has_a_column_and_marks_of_its_own():
     ]
     text = table([trained, tested, again(tested, "fast", [1, 1, 1, -1])], verdicts)
     assert "robustness-fast: median p*" in text.splitlines()[0]
-    assert cells(text)[0][-2:] == ["0.1", "robustness-fast: median p* - · median p* +"]
+    assert cells(text)[0][-2:] == ["0.100", "robustness-fast: median p* - · median p* +"]
 
 
 def test_the_marks_of_a_table_are_explained_where_there_are_any():
@@ -51,13 +51,13 @@ def test_the_marks_of_a_table_are_explained_where_there_are_any():
 
 
 def test_a_stage_that_did_not_run_leaves_its_cells_empty():
-    """And medians without a figure are said in words."""
+    """A censored median is past the grid, that of no image a dash."""
     facts = [make_facts(), make_facts("transfer", "emnist", 1), make_facts("transfer", "emnist", 2)]
     records = [training_record(facts[0]), robustness_record(facts[1], [5, 5]), robustness_record(facts[2], [-1])]
     assert cells(table(records, [])) == [
         ["cnn7-mnist-pgd", "10.0", "2/3"],
-        ["cnn7-emnist-TL1", "100.0%", "beyond the grid", "1.0"],
-        ["cnn7-emnist-TL2", "0.0%", "none", "1.0"],
+        ["cnn7-emnist-TL1", "100.0%", "> 0.4", "1.0"],
+        ["cnn7-emnist-TL2", "0.0%", "–", "1.0"],
     ]
 
 
@@ -104,3 +104,16 @@ def test_stages_that_were_measured_on_a_busy_machine_are_named():
     assert busy(records[:2]) == f"{said}cnn7-emnist-TL1.training 12%"
     assert busy(records).startswith(f"{said}cnn7-emnist-TL1.training 12%, cnn7-emnist-TL2.training 25%, ")
     assert busy(records).endswith("cnn7-emnist-TL4.training 50%, and 2 more")
+
+
+def test_a_run_ends_with_what_to_choose() -> None:
+    """A line for each purpose, and one for what was not considered; nothing where no figure means anything."""
+    records = [*transfer(1, [2] * 40, 2.0), *transfer(2, [1] * 40, 1.0), *transfer(3, [4] * 2 + [-1] * 38)]
+    assert [line.partition(",")[0] for line in recommended(records, {})] == [
+        "for most robustness: TL#1",
+        "for best balance: TL#1",
+        "for least cost: TL#2",
+        "not considered",
+    ]
+    assert recommended(records, {"demo": 1.0})[-1].startswith("not considered, below 100% clean accuracy")
+    assert recommended([replace(record, suite="demo-quick") for record in records], {}) == []

@@ -37,7 +37,7 @@ def test_datasets_are_the_published_ones():
 
 def test_blocks_of_every_architecture():
     """K is 4, 3, 4, 7 for the study's small networks, 7, 6 and 5 for ResNets, which take RGB images."""
-    small = {"relu_4_1024": 4, "cnn3": 3, "cnn4": 4, "cnn7": 7, "cnn_dropout": 4}
+    small = {"relu_4_1024": 4, "cnn3": 3, "cnn4": 4, "cnn7": 7, "cnn_dropout": 4, "cnn_small": 4, "relu_2_64": 3}
     large = {"resnet18": 7, "resnet34": 7, "resnet50": 7, "wrn28_10": 5, "wrn34_10": 5}
     large |= {"preactresnet18": 6, "preactresnet18_bn": 6, "preactresnet18_raw": 6}
     large |= {"wideresnet28_10": 5, "wideresnet34_10": 5, "wideresnet28_10_swish": 5}

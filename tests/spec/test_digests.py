@@ -11,15 +11,26 @@ from hypothesis import strategies as st
 from specs import ESTIMATE, MNIST, RECIPE, SOURCE, STANDARD, TARGET
 
 from robbench.spec import (
+    ARD,
+    DARD,
+    IBP,
+    MART,
     PGD,
+    RSLAD,
+    TRADES,
     Also,
     Audit,
+    Bounded,
+    Bounds,
     Checkpoint,
     CrossEntropy,
     Dataset,
+    DicePGD,
     EarlyStopping,
     Ensemble,
     EpsilonGrid,
+    FromScratch,
+    LwF,
     Model,
     MultiStepLR,
     Objective,
@@ -30,6 +41,7 @@ from robbench.spec import (
     Study,
     Transfer,
     Transfers,
+    Verifier,
     attack,
     code_of,
     describe,
@@ -37,6 +49,7 @@ from robbench.spec import (
     digest_of,
 )
 from robbench.spec.base import KINDS
+from robbench.spec.objectives import Distillation
 from robbench.stages import Task
 
 
@@ -79,7 +92,13 @@ CHANGES = [
         {"optimiser": "adam", "learning_rate": 0.2, "weight_decay": 0.1, "batch_size": 9, "epochs": 4, "momentum": 0.5}
         | {"schedule": OneCycle(), "clip_norm": None, "early_stopping": EarlyStopping(), "objective": OtherLoss()}
         | {"attack": PGD(epsilon=0.3, steps=1), "validation_attack": RECIPE.attack, "ramp_epochs": 1}
-        | {"statistics": "running", "kept_epoch": "last", "precision": "bf16", "class_weights": "balanced"},
+        | {
+            "statistics": "running",
+            "kept_epoch": "last",
+            "precision": "bf16",
+            "class_weights": "balanced",
+            "awp": 0.005,
+        },
     ),
     (RECIPE.attack, {"steps": 5, "epsilon": 0.21, "step_size": None, "random_start": False, "box": (-1.0, 1.0)}),
     (Transfer(k=3), {"k": 2, "head": "mlp1", "kept": "finetuned", "kept_scale": 0.001, "kept_statistics": "train"}),
@@ -88,6 +107,20 @@ CHANGES = [
     (MultiStepLR(milestones=(1, 2), gamma=0.2), {"milestones": (1, 3), "gamma": 0.1}),
     (OneCycle(), {"warm_up": 0.2}),
     (CrossEntropy(), {}),
+    (LwF(), {"penalty": 0.1, "norm": "l2", "head_share": 0.1}),
+    (TRADES(), {"beta": 1.0}),
+    (MART(), {"weight": 1.0}),
+    (DicePGD(), {}),
+    (ARD(), {"alpha": 0.5, "temperature": 1.0}),
+    (RSLAD(), {"alpha": 0.5}),
+    (DARD(), {"alpha": 0.5, "temperature": 1.0}),
+    (IBP(epsilon=0.1), {"epsilon": 0.2, "kappa": 0.4, "warm_up": 0.1, "ramp": 0.3, "crown": True}),
+    (Bounds(), {"images": 7, "method": "ibp", "probes": 2, "models": ("*-pgd",), "verifier": Verifier()}),
+    (Verifier(), {"engine": "neuralsat", "images": 7, "seconds": 5, "queries": 1, "models": ("*-pgd",)}),
+    (
+        Bounded(bounds=Bounds(), estimate=ESTIMATE),
+        {"bounds": Bounds(images=7), "estimate": replace(ESTIMATE, images=1)},
+    ),
     (
         replace(ESTIMATE, search="fast", audit=None),
         {"grid": EpsilonGrid(stop=0.3, step=0.1), "attack": PGD(steps=3, random_start=False), "images": 1, "seed": 1}
@@ -120,9 +153,11 @@ def test_every_kind_of_spec_is_covered():
     assert ours - {type(start) for start, _ in CHANGES} == {
         Checkpoint,
         Objective,
+        Distillation,
         Search,
         Quick,
         Transfers,
+        FromScratch,
         Also,
         Study,
     }

@@ -5,17 +5,23 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, STANDARD, TARGET, make_study, recipe
+from specs import ESTIMATE, FINAL_TEST, MNIST, RECIPE, SOURCE, STANDARD, TARGET, make_study, recipe
 
 from robbench.errors import RobbenchError
 from robbench.spec import (
+    ARD,
+    MART,
     PGD,
+    RSLAD,
+    TRADES,
     Also,
     Audit,
     Checkpoint,
     Dataset,
     Ensemble,
     EpsilonGrid,
+    FromScratch,
+    LwF,
     Model,
     MultiStepLR,
     Objective,
@@ -88,6 +94,44 @@ BETWEEN_FIELDS = [
     (
         lambda: recipe(class_weights="balanced", objective=Objective()),
         "Recipe class_weights: expected none beside an objective other than CrossEntropy, got 'balanced'",
+    ),
+    (
+        lambda: recipe(attack=None, objective=TRADES()),
+        "Recipe attack: expected a PGD with TRADES, which trains on attack",
+    ),
+    (lambda: recipe(attack=None, objective=ARD()), "Recipe attack: expected a PGD with ARD, which trains on attacked"),
+    (
+        lambda: recipe(attack=replace(ATTACK, random_start=False), objective=TRADES()),
+        "Recipe attack random_start: expected True with TRADES, whose attack cannot leave the image, got False",
+    ),
+    (
+        lambda: recipe(objective=LwF()),
+        "Recipe attack: expected none with LwF, which trains on natural images, got PGD(",
+    ),
+    (lambda: LwF(head_share=1.5), "LwF head_share: expected a number from 0 to 1, got 1.5"),
+    (
+        lambda: recipe(attack=None, awp=0.005),
+        "Recipe awp: expected 0 but with an attack and the objective CrossEntropy",
+    ),
+    (
+        lambda: recipe(awp=0.005, objective=MART()),
+        "Recipe awp: expected 0 but with an attack and the objective CrossEn",
+    ),
+    (
+        lambda: replace(SOURCE, recipe=recipe(attack=None, objective=LwF())),
+        "Model source: expected the model that the recipe's objective needs, got None",
+    ),
+    (
+        lambda: replace(TARGET, recipe=recipe(attack=None, objective=LwF())),
+        "Model transfer: expected k=1 and kept='finetuned' with LwF, which begins with the head, got Transfer(k=3",
+    ),
+    (
+        lambda: replace(SOURCE, recipe=recipe(objective=RSLAD())),
+        "Model teacher: expected the model that the recipe's objective needs, got None",
+    ),
+    (
+        lambda: replace(SOURCE, recipe=recipe(objective=RSLAD()), teacher=TARGET),
+        "Model teacher: expected a model of the student's dataset, 'mnist', got 'emnist'",
     ),
     (lambda: recipe(attack=PGD(steps=1)), "Recipe attack epsilon: expected a radius, got None"),
     (lambda: replace(STANDARD, validation_attack=ATTACK), "Recipe validation_attack: expected none without an attack"),
@@ -194,6 +238,10 @@ BETWEEN_FIELDS = [
         lambda: make_study(source=None, standard=None, adversarial=None, transfers=(), source_checkpoint=OWN),
         "study 'demo': expected something to run: standard, adversarial or transfers, or source",
     ),
+    (
+        lambda: make_study(target=None, transfers=(), scratch=(FromScratch(recipe=replace(RECIPE, objective=MART())),)),
+        "Study target: expected data for the rows from scratch, got None",
+    ),
     (lambda: make_study(protocol="thesis"), "Study protocol: expected 'sound' in a declaration"),
     (
         lambda: make_study(architectures=("cnn3", "cnn4"), source_checkpoint=OWN),
@@ -202,7 +250,7 @@ BETWEEN_FIELDS = [
     (lambda: make_study(adversarial={"cnn4": RECIPE}), "unknown recipe for architecture 'cnn7'; expected one of cnn4"),
     (
         lambda: make_study(transfers=(Transfers(recipe=RECIPE, architectures=("cnn",)),)),
-        "unknown architecture of a transfer 'cnn'; expected one of cnn7 (did you mean 'cnn7'?)",
+        "unknown architecture of a row 'cnn'; expected one of cnn7 (did you mean 'cnn7'?)",
     ),
     (
         lambda: make_study(source=Dataset(name="mnist", train=10), target="mnist"),

@@ -9,13 +9,20 @@ from hypothesis import strategies as st
 from specs import ESTIMATE, FINAL_TEST, RECIPE, SOURCE, STANDARD, make_study
 
 from robbench.spec import (
+    DARD,
+    MART,
     PGD,
+    RSLAD,
+    TRADES,
     Also,
     Audit,
     Checkpoint,
     Dataset,
+    DicePGD,
     Ensemble,
     EpsilonGrid,
+    FromScratch,
+    LwF,
     Model,
     Quick,
     Transfer,
@@ -59,6 +66,15 @@ ALL = replace(TL2, recipe=RECIPE, source=CONVENTIONAL, transfer=UNUSUAL, variant
         (replace(TL2, recipe=RECIPE), "resnet34-cifar100-TL2-adversarial"),
         (replace(TL2, recipe=RECIPE, transfer=Transfer(k=2, kept="warm")), "resnet34-cifar100-TL2-adversarial-warm"),
         (ALL, "resnet34-cifar100-TL7-adversarial-mlp1-finetuned-from-standard-split-seed2"),
+        (replace(SOURCE, recipe=replace(RECIPE, objective=TRADES())), "cnn7-mnist-trades"),
+        (replace(SOURCE, recipe=replace(RECIPE, awp=0.005)), "cnn7-mnist-awp"),
+        (replace(TL2, recipe=replace(RECIPE, objective=MART())), "resnet34-cifar100-TL2-adversarial-mart"),
+        (
+            replace(
+                TL2, recipe=replace(STANDARD, objective=LwF()), transfer=Transfer(k=1, head="mlp1", kept="finetuned")
+            ),
+            "resnet34-cifar100-TL1-mlp1-finetuned-lwf",
+        ),
         (replace(SOURCE, recipe=None, checkpoint=Checkpoint(path="w.safetensors")), "cnn7-mnist-checkpoint"),
         (replace(SOURCE, architecture="timm:hf_hub/vit"), "hf_hub_vit-mnist-pgd"),
         (replace(SOURCE, architecture="my.nets:tiny"), "my.nets.tiny-mnist-pgd"),
@@ -86,6 +102,36 @@ def test_models_come_after_what_they_are_transferred_from():
         if model.source is not None:
             assert model.source in models[:number]
             assert (model.source.seed, model.source.method) == (model.seed, "pgd")
+
+
+def test_rows_from_scratch_and_teachers_are_models_of_a_study():
+    """A teacher comes before its student, once; the quick scale and other data reach it, and what it comes from."""
+    emnist = Dataset(name="emnist")
+    teacher = Model(architecture="cnn4", dataset=emnist, recipe=replace(RECIPE, objective=DicePGD()))
+    student = replace(RECIPE, objective=DARD())
+    study = make_study(
+        scratch=(FromScratch(recipe=replace(RECIPE, objective=TRADES())), FromScratch(recipe=student, teacher=teacher)),
+        transfers=(Transfers(recipe=student, k=(2,), teacher=teacher),),
+    )
+    tails = ["mnist-standard", "emnist-standard", "mnist-pgd", "emnist-pgd", "emnist-trades", "emnist-dard"]
+    assert [model.id for model in study.models()] == [
+        "cnn4-emnist-dicepgd",
+        *(f"cnn7-{tail}" for tail in tails),
+        "cnn7-emnist-TL2-adversarial-dard",
+    ]
+    assert [model.teacher for model in study.models() if model.teacher] == [teacher, teacher]
+    small = shrink(study).models()
+    assert (small[0].recipe.epochs, small[0].dataset.train) == (1, 256)
+    assert [model.teacher for model in small if model.teacher] == [small[0], small[0]]
+
+
+def test_a_teacher_that_the_study_trains_anyway_is_no_second_model():
+    """Such as the adversarially trained model of the target."""
+    pgd = Model(architecture="cnn7", dataset=Dataset(name="emnist"), recipe=RECIPE)
+    rslad = FromScratch(recipe=replace(RECIPE, objective=RSLAD()), teacher=pgd)
+    models = make_study(scratch=(rslad,), transfers=()).models()
+    assert [model.id for model in models].count(pgd.id) == 1
+    assert models.index(pgd) < models.index(next(model for model in models if model.teacher))
 
 
 def test_a_recipe_may_differ_by_architecture():

@@ -20,7 +20,7 @@ from robbench.spec import PGD, Dataset, EpsilonGrid, Model, Objective, OneCycle,
 from robbench.stages import InProcess, Task, run_graph, tasks_of
 from robbench.stages.graph import Graph, finished_records, with_needs
 from robbench.stages.work import run_task
-from robbench.training import loss_function
+from robbench.training import Loss, loss_function
 
 RECIPE = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0.0, batch_size=16, epochs=1, schedule=OneCycle())
 
@@ -73,11 +73,11 @@ class Likeness(Objective):
 
 @loss_function.register
 def _(objective: Likeness, student, parents):
-    def loss(clean, attacked, labels):
-        logits = student(clean)
-        return (logits - parents["teacher"](clean).detach()).square().mean(), logits
+    def loss(batch):
+        logits = student(batch.clean)
+        return (logits - batch.reference).square().mean(), logits
 
-    return loss
+    return Loss(loss, reference=parents["teacher"])
 
 
 def test_a_teacher_is_trained_before_its_student(new_run, made):

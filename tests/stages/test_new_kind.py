@@ -42,7 +42,7 @@ def noise(monkeypatch):
             name="noise",
             result=Noise,
             specs=lambda study, model: {"": 0.1},
-            needs=lambda model: {"model": ("training", model)},
+            needs=lambda model, spec: {"model": ("training", model)},
             run=add_noise,
         )
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from PIL import Image
 
 from robbench.record import (
     Audit,
@@ -13,6 +15,7 @@ from robbench.record import (
     DataUsed,
     Environment,
     Epoch,
+    Example,
     ModelFacts,
     Record,
     Robustness,
@@ -68,6 +71,7 @@ def case_name(facts: ModelFacts) -> str:
     parts += [facts.head] if facts.head != "linear" else []
     parts += [facts.kept] if facts.kept not in (None, "frozen") else []
     parts += ["from-standard"] if facts.source_method == "standard" else []
+    parts += [facts.objective] if facts.objective else []
     parts += [facts.variant] if facts.variant else []
     return "-".join(parts + ([f"seed{facts.seed}"] if facts.seed else []))
 
@@ -124,6 +128,20 @@ def robustness_record(
         backward=900,
     )
     return _record(facts, "robustness", Seconds(estimation=1.0), len(indices), **({"result": robustness} | changes))
+
+
+def with_examples(records: Sequence[Record]) -> list[Record]:
+    """The records, their estimates with two pictures each."""
+    data = io.BytesIO()
+    Image.new("L", (24, 8), 200).save(data, format="png")
+    values: dict[str, Any] = {"image": 3, "label": "a", "says": "<b>", "pstar": 0.1, "png": data.getvalue()}
+    examples = [Example(kind=kind, **values) for kind in ("worst", "typical")]  # type: ignore[arg-type]
+    return [
+        msgspec.structs.replace(record, result=msgspec.structs.replace(record.result, examples=examples))
+        if record.robustness
+        else record
+        for record in records
+    ]
 
 
 def again(record: Record, search: str, indices: Sequence[int]) -> Record:

@@ -44,6 +44,13 @@ def network(seed=0, dropout=0.3, bias=True):
         return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
+def plain(seed=0):
+    """A network without batch norm and dropout, whose training two passes do not change."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
 def trainer(model, spec, training=None, validation=None, augmentation="none", stopwatch=None, **options):
     """A trainer on the toy problem."""
     data = TrainingData(training or problem(27), validation or problem(12, seed=1), augmentation)

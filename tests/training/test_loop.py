@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,7 @@ from robbench.data import Images
 from robbench.machine.generators import generators_at
 from robbench.machine.timing import Stopwatch
 from robbench.record import Seconds
-from robbench.spec import PGD, EarlyStopping, OneCycle, StepLR
+from robbench.spec import ARD, DARD, MART, PGD, RSLAD, TRADES, DicePGD, EarlyStopping, OneCycle, StepLR
 from robbench.training import TrainingData, train
 from robbench.training.updates import attacked, validate
 
@@ -62,6 +63,14 @@ MIXED = [
     recipe(optimiser="adam", precision="bf16", early_stopping=EarlyStopping(patience=2), epochs=4),
 ]
 SPECS = pytest.mark.parametrize("spec", MIXED, ids=["sgd", "adam-adversarial", "sgd-running", "adam-bf16"])
+
+
+OBJECTIVES = [TRADES(), MART(), DicePGD(), ARD(), RSLAD(), DARD()]
+OTHERS = pytest.mark.parametrize(
+    "spec",
+    [*(recipe(objective=each, attack=ADVERSARY) for each in OBJECTIVES), recipe(awp=0.005, attack=ADVERSARY)],
+    ids=lambda spec: spec.method,
+)
 
 
 class Read:
@@ -132,6 +141,30 @@ def test_an_interrupted_run_goes_on_bit_for_bit(spec):
         assert timeless(result.epochs) == timeless(whole.epochs)
         assert (result.forward, result.backward) == (whole.forward, whole.backward)
         assert same(resumed.state_dict()["optimiser"], made.state_dict()["optimiser"])
+
+
+@OTHERS
+def test_an_interrupted_run_of_another_objective_goes_on_bit_for_bit(spec):
+    """Images as they are, so that a teacher's outputs are computed once, and again in the run that goes on."""
+    parents, ended = {"teacher": network(seed=9, dropout=0.0).eval()}, []
+    saved = []
+    for resumes in (False, True):
+        model = drawing()
+        made = trainer(model, spec, seed=3, parents=parents)
+        if resumes:
+            made.load_state_dict(saved[1])
+        finish(made, None if resumes else saved)
+        ended.append(model.state_dict())
+    assert same(*ended)
+
+
+@OTHERS
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_passes_of_another_objective_are_counted_exactly(spec, precision):
+    """Those of the student: of its attack, and for its loss of clean and attacked images."""
+    model, parents = Watched(network()), {"teacher": network(seed=9).eval()}
+    result = run(model, replace(spec, precision=precision), problem(20), problem(5, 1), parents=parents)
+    assert (result.forward, result.backward) == (model.forwards, model.backwards)
 
 
 @pytest.mark.parametrize("other", [nn.Linear(36, 4), nn.Linear(36, 3, bias=False), network()])
@@ -261,7 +294,7 @@ def test_the_warm_up_is_one_more_update_on_a_copy(attack, monkeypatch):
     before = copy.deepcopy(model.state_dict())
 
     def spy(used, spec, optimiser, batch, **rest):
-        made.append((used is model, batch[1].clone(), same(model.state_dict(), before)))
+        made.append((used is model, batch.attacked.clone(), same(model.state_dict(), before)))
         return update(used, spec, optimiser, batch, **rest)
 
     monkeypatch.setattr(robbench.training.loop, "update", spy)

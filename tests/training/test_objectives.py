@@ -12,7 +12,7 @@ from torch import nn
 
 from robbench.errors import RobbenchError
 from robbench.spec import CrossEntropy, Objective
-from robbench.training import loss_function
+from robbench.training import Batch, Loss, loss_function
 from robbench.training.objectives import balanced_weights, loss_of
 
 
@@ -20,17 +20,18 @@ class Imitation(Objective):
     """Cross-entropy on attacked images, and the distance of the clean ones' logits from a teacher's."""
 
     parents: ClassVar = ("teacher",)
+    passes: ClassVar = 2
     weight: float = 1.0
 
 
 @loss_function.register
 def _(objective: Imitation, student, parents):
-    def loss(clean, attacked, labels):
-        logits = student(attacked)
-        distance = F.mse_loss(student(clean), parents["teacher"](clean).detach())
-        return F.cross_entropy(logits, labels) + objective.weight * distance, logits
+    def loss(batch):
+        logits = student(batch.attacked)
+        distance = F.mse_loss(student(batch.clean), batch.reference)
+        return F.cross_entropy(logits, batch.labels) + objective.weight * distance, logits
 
-    return loss
+    return Loss(loss, reference=parents["teacher"])
 
 
 def test_an_objective_of_ones_own_trains_with_its_parents():
@@ -54,7 +55,8 @@ def test_cross_entropy_looks_at_the_attacked_images():
     """Its loss and logits are those of the student, in float32 whatever the logits are."""
     student = nn.Linear(4, 3)
     clean, attacked, labels = torch.zeros(5, 4), torch.rand(5, 4), torch.arange(5) % 3
-    value, logits = loss_function(CrossEntropy(), student.bfloat16(), {})(clean, attacked.bfloat16(), labels)
+    batch = Batch(clean, attacked.bfloat16(), labels)
+    value, logits = loss_function(CrossEntropy(), student.bfloat16(), {})(batch)
     assert torch.equal(logits, student(attacked.bfloat16()))
     assert torch.equal(value, F.cross_entropy(logits.float(), labels))
 
@@ -79,9 +81,10 @@ def test_a_weighted_loss_is_the_weighted_mean():
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     labels, known = torch.tensor([0, 1]), torch.tensor([0, 0, 0, 1])
     loss = loss_of(recipe(class_weights="balanced"), lambda images: logits, {}, known)
-    value, given = loss(logits, logits, labels)
+    batch = Batch(logits, logits, labels)
+    value, given = loss(batch)
     each, weights = F.cross_entropy(logits, labels, reduction="none"), torch.tensor([4 / 6, 4 / 2])
     assert value == pytest.approx(float((weights * each).sum() / weights.sum()))
     assert given is logits
-    plain, _ = loss_of(recipe(), lambda images: logits, {}, known)(logits, logits, labels)
+    plain, _ = loss_of(recipe(), lambda images: logits, {}, known)(batch)
     assert plain == pytest.approx(float(each.mean()))

@@ -1,0 +1,84 @@
+"""Trainings with parents end to end, on drawn characters: from a robust source, and from a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from stages import ADVERSARY, RECIPE, Killed, comparable, estimate, killer, train
+
+from robbench.models import build, weights
+from robbench.spec import DARD, Checkpoint, Dataset, LwF, Model, Transfer
+from robbench.stages.networks import load_network
+from robbench.training.lwf import Penultimate
+
+NEAR, FAR = (Dataset(name=name, train=120, test=40) for name in ("glyphs10", "glyphs47"))
+SOURCE = Model(architecture="cnn7", dataset=NEAR, recipe=replace(RECIPE, attack=ADVERSARY))
+
+
+def without_forgetting(of=SOURCE, *, penalty=0.005, epochs=2, **changes):
+    """A transfer by LwF, with an MLP head, at the full rate so that something moves."""
+    return Model(
+        architecture="cnn7",
+        dataset=FAR,
+        recipe=replace(RECIPE, objective=LwF(penalty=penalty), epochs=epochs, kept_epoch="last"),
+        transfer=Transfer(k=1, head="mlp1", kept="finetuned", kept_scale=1.0),
+        source=of,
+        **changes,
+    )
+
+
+def test_learning_without_forgetting_end_to_end(new_run):
+    """The head is new, the kept blocks moved, less so with a penalty; p* follows, and the record says what it was."""
+    context, apart = new_run(), []
+    start = load_network(SOURCE, context, context.store.finished(train(SOURCE, context).key))
+    for penalty in (0.0, 0.1):
+        model = without_forgetting(penalty=penalty)
+        record = train(model, context)
+        network = load_network(model, context, context.store.finished(record.key))
+        images = context.images(FAR).test.take(torch.arange(20)).images.float() / 255
+        with torch.no_grad():
+            apart.append((Penultimate(network)(images) - Penultimate(start)(images)).abs().mean().item())
+    assert 0 < apart[1] < 0.7 * apart[0]
+    assert (record.model.objective, record.model.kept, record.case) == (
+        "lwf",
+        "finetuned",
+        "cnn7-glyphs47-TL1-mlp1-finetuned-lwf",
+    )
+    assert estimate(model, context).robustness.clean.total == 20
+
+
+@pytest.mark.parametrize("call", [3, 7])
+def test_it_goes_on_after_a_kill(new_run, call):
+    """In either phase: the same record and weights."""
+    whole, model = new_run("whole"), without_forgetting()
+    expected = train(model, whole)
+    with pytest.raises(Killed):
+        train(model, new_run(show=killer(f"training of {model.id}", call)))
+    second = new_run()
+    record = train(model, second)
+    assert comparable(record) == comparable(expected)
+    one, other = (context.store.weights(context.store.finished(record.key)) for context in (whole, second))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_the_source_may_be_a_checkpoint_by_itself(new_run, tmp_path):
+    """Its features are those of the file's network."""
+    torch.save(weights(build("cnn7", classes=10, shape=(1, 28, 28), seed=5)), path := tmp_path / "mine.pt")
+    record = train(without_forgetting(Checkpoint(path, mean=0, std=1)), new_run())
+    assert (record.model.source_method, record.model.objective) == ("checkpoint", "lwf")
+
+
+def test_a_teacher_may_be_a_checkpoint_of_another_architecture(new_run, tmp_path):
+    """The student of a file's network, which is itself a model of the study; other weights make another student."""
+    context, ended = new_run(), []
+    for seed in (5, 6):
+        path = tmp_path / f"{seed}.pt"
+        torch.save(weights(build("relu_4_1024", classes=10, shape=(1, 28, 28), seed=seed)), path)
+        teacher = Model(architecture="relu_4_1024", dataset=NEAR, checkpoint=Checkpoint(path, mean=0, std=1))
+        recipe = replace(RECIPE, attack=ADVERSARY, objective=DARD())
+        record = train(Model(architecture="cnn7", dataset=NEAR, recipe=recipe, teacher=teacher), context)
+        assert record.model.method == "dard"
+        ended.append(context.store.weights(context.store.finished(record.key)))
+    assert not all(torch.equal(value, ended[1][name]) for name, value in ended[0].items())
