@@ -324,7 +324,7 @@ def marked(node: Any) -> Study | None:
     return None if mark is None else mark.args[0]
 
 
-VERBS = {"train": "training", "estimate": "robustness"}
+VERBS = {"train": "training", "estimate": "robustness", "bound": "bounds"}
 """The stages that methods of the ``robbench`` fixture are named after; ``stage`` gets a name."""
 
 
