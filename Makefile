@@ -24,6 +24,7 @@ stress: .venv/ready  ## what takes an hour: many examples, kills, crowds, mutati
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n auto -m "not suite and not perf and not browser" $(ARGS)
 	$(BIN)/python tests/stress/kill.py --kills 30
 	$(BIN)/python tests/stress/crowd.py --runs 20
+	$(BIN)/python tests/stress/lose.py --workers 20 --schedulers 5
 	$(BIN)/python tests/stress/mutate.py --lines 6
 
 full: .venv/ready  ## the published studies at full scale on a CUDA device; interrupt it at will, the same command goes on

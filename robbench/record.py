@@ -105,6 +105,8 @@ class Environment(Struct, frozen=True, kw_only=True):
     deterministic: bool | None = None
     matmul_precision: str | None = None
     cudnn_benchmark: bool | None = None
+    host: str | None = None
+    """Name of the machine."""
 
 
 class DataUsed(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from robbench.cli import compare, data, export, history, importing, plan, report, verify
+from robbench.cli import cluster, compare, data, export, history, importing, plan, report, verify
 from robbench.cli import list as listing
 from robbench.errors import RobbenchError
 from robbench.report.plain_text import ERRORS
 from robbench.spec.suite_files import find_code_in, project_of
 
-VERBS = (report, history, compare, verify, plan, export, listing, data, importing)
+VERBS = (report, history, compare, verify, plan, export, listing, data, importing, cluster)
 """One module a verb: ``add_parser`` declares its options, ``run`` runs it."""
 
 

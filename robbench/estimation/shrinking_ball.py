@@ -143,8 +143,11 @@ class ShrinkingBall(Bisection):
         with without_parameter_gradients(problem.network):
             moved = self.batching.loop(step, rows[:5], rows[5:], steps)
         self._rows = rows = rows._replace(**dict(zip(Rows._fields, moved, strict=False)))
-        self.forward += len(self._index) * steps
-        self.backward += len(self._index) * steps
+        passed = (
+            int((self._index >= 0).sum()) * steps
+        )  # not the rows that are settled: who shares a batch changes no count
+        self.forward += passed
+        self.backward += passed
         # The only wait for the device where nothing ended.
         ended = (_ended(rows, self._device_radii, self._patience).cpu() & (self._index >= 0)).nonzero().flatten()
         if len(ended):

@@ -22,11 +22,11 @@ from robbench.record import Environment
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def choose_device(name: str, worker: int = 0, workers: int = 1) -> torch.device:
-    """The device of ``--robbench-device``; ``auto`` is CUDA if there is a CUDA device, one for each worker.
+def choose_device(name: str, workers: int = 1) -> torch.device:
+    """The device of ``--robbench-device``; ``auto`` is the first CUDA device if there is one.
 
     Raises:
-        RobbenchError: the name is unknown, there is no CUDA device for ``cuda``, or there are fewer than workers.
+        RobbenchError: the name is unknown, there is no CUDA device for ``cuda``, or several workers would share one.
     """
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
@@ -35,13 +35,12 @@ def choose_device(name: str, worker: int = 0, workers: int = 1) -> torch.device:
         raise RobbenchError("device: expected a CUDA device for --robbench-device cuda, this machine has none")
     if not available or name == "cpu":
         return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if workers > count:
+    if workers > 1:
         raise RobbenchError(
-            f"device: expected at most one worker of pytest-xdist for each CUDA device, got {workers} for {count}; seconds "
-            f"of workers that share a device do not compare; use -n {count} or --robbench-device cpu"
+            f"device: expected one process for a CUDA device, got {workers} workers of pytest-xdist; for a process on each "
+            f"device use --robbench-workers {torch.cuda.device_count()}, or -n with --robbench-device cpu"
         )
-    device = torch.device("cuda", worker % count)  # a worker that replaces one that died has a new number
+    device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
     return device
 
@@ -108,6 +107,7 @@ def _constant(device: torch.device) -> Environment:
         cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
         driver=driver.partition("\n")[0] if driver else None,  # a line for each GPU
         commit=_output("git", "rev-parse", "HEAD"),
+        host=platform.node() or None,
         dirty=None if changes is None else bool(changes),
     )
 

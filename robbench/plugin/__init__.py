@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from robbench.errors import RobbenchError, unknown
-from robbench.plugin.session import OUTCOME, SESSION, Session, marked, suite_mark
+from robbench.plugin.session import OUTCOME, SESSION, Session, asked_of, marked, suite_mark
 from robbench.plugin.settings import Settings, add_options
 
 if TYPE_CHECKING:
@@ -146,18 +146,23 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         declared, parameters = marked(item), getattr(item, "callspec", None)
         if declared is not None and parameters is not None and "model" in parameters.params:
             state.selected.setdefault(state.study(declared).name, []).append(parameters.params["model"])
+            if state.settings.cluster and item.get_closest_marker("skip") is None:
+                study = state.study(declared)
+                state.wanted |= dict.fromkeys(asked_of(item, study), study.name)
     if state.selected:
         state.end_on_sigterm()
+    if state.wanted and not session.config.option.collectonly:
+        try:
+            _ = state.cluster
+        except RobbenchError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip studies that need CUDA where there is none, unless they are quick or forced."""
-    study, settings = marked(item), item.config.stash[SESSION].settings
-    if study is None or not study.needs_cuda or settings.quick or settings.device != "auto":
-        return
-    import torch
-
-    if not torch.cuda.is_available():
+    study = marked(item)
+    state = item.config.stash[SESSION]
+    if study is not None and state.needs_cuda(study) and not state.has_cuda():
         pytest.skip(
             f"study {study.name!r} needs a CUDA device at its full scale; run it all the same with "
             "--robbench-device cpu (days), or shrunk with --robbench-quick"

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from robbench.stages.graph import Graph
 
 
 class Progress:
@@ -18,17 +23,27 @@ class Progress:
         """When the line was last drawn; 0 while there is none."""
         self._about, self._since = "", 0.0
 
-    def show(self, what: str, done: float, total: float) -> None:
+    def show(self, what: str, done: float, total: float, where: str = "") -> None:
         """Draw a progress line, five times a second at most, and only on a terminal."""
         from robbench.report.terminal import progress_line
 
         reporter, now = self._reporter(), time.monotonic()
         if reporter is None or not reporter.isatty or now - self._drawn < 0.2:
             return
-        if self._about != what:
-            self._about, self._since = what, now
+        about = "stages" if where else what
+        if self._about != about:
+            self._about, self._since = about, now
         self._drawn = now
-        self._draw(reporter, f"  {progress_line(what, done, total, now - self._since)}")
+        line = f"  {progress_line(what, done, total, now - self._since)}  {where}".rstrip()
+        self._draw(reporter, line[: reporter._tw.fullwidth - 1])
+
+    def show_graph(self, graph: Graph, running: Sequence[tuple[str, str, float]]) -> None:
+        """Draw how many stages are done, of how many, and what runs where: name, host and share done."""
+        done = sum(future.done() for future in graph.futures.values())
+        where = ", ".join(f"{name} {share:.0%} on {host}" for name, host, share in running)
+        total, names = len(graph.futures), {task.name for task in graph.futures}
+        shares = sum(share for name, _, share in running if name in names)  # not of parts that workers share
+        self.show(f"{done}/{total} stages", done + shares, total, where)
 
     def announce(self, text: str) -> None:
         """Write a line at once; a worker of pytest-xdist writes it to standard error."""

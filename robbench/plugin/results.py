@@ -51,7 +51,7 @@ class Results:
         """Say how to go on after Ctrl-C, SIGTERM or ``pytest.exit``."""
         if self._session.plans and excinfo.type in (KeyboardInterrupt, pytest.exit.Exception):
             self._interrupted = True
-            self._faults.append(f"interrupted; this goes on with what is left: {self._going_on()}")
+            self._faults.append(f"{self._session.ended_by} this goes on with what is left: {self._going_on()}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

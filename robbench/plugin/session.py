@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import threading
+from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -22,8 +22,12 @@ from robbench.plugin.settings import Settings
 if TYPE_CHECKING:
     import torch
 
+    from robbench.cluster.controller import Cluster
+    from robbench.record import Record
     from robbench.spec import Model, Study
+    from robbench.stages import Task
     from robbench.stages.context import RunContext
+    from robbench.stages.graph import Graph
 
 
 @dataclass
@@ -44,6 +48,10 @@ class Session:
     """What is wrong with the models of each study, by model id; with all of them under an empty name."""
     told: dict[str, str] = field(default_factory=dict)
     """Faults that were told in full, and the stage that tells them."""
+    wanted: dict[Task, str] = field(default_factory=dict)
+    """The stages that the selected items ask for, as far as their code tells, with their studies' names."""
+    ended_by: str = "interrupted;"
+    """What ends the run before its end, if anything does."""
     switches: ExitStack = field(default_factory=ExitStack)
     """What the run switched on, and its end puts back."""
 
@@ -54,7 +62,7 @@ class Session:
 
     @cached_property
     def context(self) -> RunContext:
-        """Where stages run; made when the first one does, since it needs torch.
+        """Where stages run, or what is known here where a cluster makes them; made when needed, since it needs torch.
 
         Raises:
             RobbenchError: the device cannot be had.
@@ -64,14 +72,13 @@ class Session:
         from robbench.stages.context import RunContext
         from robbench.store import Store
 
-        device = self.device
         self.switches.enter_context(share_of_threads(self._workers))
         if self.settings.deterministic:
             self.switches.enter_context(deterministic_algorithms())
         return RunContext(
             store=Store(self.settings.store),
             data=self.settings.data,
-            device=device,
+            device=self.device,
             download=self.settings.download,
             fresh=self.settings.fresh,
             keep_adversarials=self.settings.keep_adversarials,
@@ -81,15 +88,88 @@ class Session:
 
     @cached_property
     def device(self) -> torch.device:
-        """What stages run on; each worker of pytest-xdist takes a CUDA device of its own.
+        """What stages run on in this process.
 
         Raises:
-            RobbenchError: there is no such device, or there are more workers than CUDA devices.
+            RobbenchError: there is no such device, or several workers of pytest-xdist would share it.
         """
         from robbench.machine.environment import choose_device
 
-        worker = re.search(r"\d+$", getattr(self.config, "workerinput", {}).get("workerid", ""))
-        return choose_device(self.settings.device, int(worker[0]) if worker else 0, self._workers)
+        if self.settings.cluster:
+            return choose_device("cpu")
+        return choose_device(self.settings.device, self._workers)
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The workers that make the stages.
+
+        Raises:
+            RobbenchError: there are none, or something is wrong with one.
+        """
+        from robbench.cluster.controller import Cluster
+
+        settings, places = self.settings, (self.config.invocation_params.dir, self.config.rootpath)
+        cluster = Cluster(
+            settings.scheduler,
+            settings.workers or 1,
+            settings.device,
+            context=self.context,
+            tasks=self.wanted,
+            folders=dict.fromkeys([*map(str, places), *sys.path]),
+            deterministic=settings.deterministic,
+        )
+        self.switches.callback(cluster.close)
+        self.progress.announce(cluster.said)
+        return cluster
+
+    @cached_property
+    def graph(self) -> Graph:
+        """All wanted stages of models without fault, under way on the cluster."""
+        from robbench.stages.graph import Graph
+
+        graph = Graph(self.context, self.cluster)
+        faults = {study: self._faults_of(study) for study in dict.fromkeys(self.wanted.values())}
+        able = [task for task, study in self.wanted.items() if not {"", task.model.id} & faults[study].keys()]
+        graph.start(
+            [task for task in able if self.cluster.cuda or not self.needs_cuda(self.studies[self.wanted[task]])]
+        )
+        return graph
+
+    def run(self, task: Task, suite: str) -> Record:
+        """The record of a stage under the names of a suite, made in this process, or on the cluster.
+
+        Raises:
+            RobbenchError: bad input, or it failed.
+            pytest.exit.Exception: the cluster's scheduler is gone.
+        """
+        from robbench.stages.graph import named, run_stage
+
+        if not self.settings.cluster:
+            return run_stage(task, self.context, suite=suite)
+        from robbench.cluster.controller import SchedulerLostError
+
+        self.graph.start([task])
+        future = self.graph.futures[task]
+        while not future.done():
+            wait([future], timeout=0.2)
+            self.progress.show_graph(self.graph, self.cluster.running())
+        try:
+            return named(future.result(), task, suite)
+        except SchedulerLostError as error:
+            self.ended_by = f"{error}; with one there again, or the address of another,"
+            raise pytest.exit.Exception(str(error)) from error
+
+    def needs_cuda(self, study: Study) -> bool:
+        """Whether a study is only run where there is CUDA, unless the options say otherwise."""
+        return study.needs_cuda and not self.settings.quick and self.settings.device == "auto"
+
+    def has_cuda(self) -> bool:
+        """Whether what makes the stages has a CUDA device."""
+        if self.settings.cluster:
+            return self.cluster.cuda
+        import torch
+
+        return torch.cuda.is_available()
 
     @property
     def _workers(self) -> int:
@@ -134,13 +214,17 @@ class Session:
         Raises:
             RobbenchError: a data set, shape, checkpoint or folder of this model is at fault; told in full by one stage only.
         """
-        if study not in self.faults:
-            self.faults[study] = self._faults(study)
-        fault = self.faults[study].get("") or self.faults[study].get(model)
+        faults = self._faults_of(study)
+        fault = faults.get("") or faults.get(model)
         if fault is None:
             return
         tells = self.told.setdefault(fault, f"{study}/{stage}") == f"{study}/{stage}"
         raise RobbenchError(fault if tells else f"not run: {fault.partition(';')[0]}")
+
+    def _faults_of(self, study: str) -> dict[str, str]:
+        if study not in self.faults:
+            self.faults[study] = self._faults(study)
+        return self.faults[study]
 
     def _faults(self, study: str) -> dict[str, str]:
         from robbench.estimation.audit import check_audit
@@ -238,3 +322,19 @@ def marked(node: Any) -> Study | None:
     """The Study of a node's ``suite`` marker; None where it has none."""
     mark = suite_mark(node)
     return None if mark is None else mark.args[0]
+
+
+VERBS = {"train": "training", "estimate": "robustness", "bound": "bounds"}
+"""The stages that methods of the ``robbench`` fixture are named after; ``stage`` gets a name."""
+
+
+def asked_of(item: Any, study: Study) -> list[Task]:
+    """The stages that an item will ask for, by the names in its code; what it asks for beyond them is made then."""
+    from robbench.stages import tasks_of
+
+    model, search = item.callspec.params["model"], item.callspec.params.get("search")
+    code = item.function.__code__
+    names = {VERBS.get(name) for name in code.co_names} | {value for value in code.co_consts if isinstance(value, str)}
+    if search is not None:
+        names = {f"robustness-{search}"}
+    return [task for task in tasks_of(study, [model]) if task.stage in names]

@@ -37,6 +37,12 @@ OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "auto, cpu or cuda (default: auto); cpu also runs the studies that need CUDA, slowly",
         {"metavar": "NAME", "default": "auto"},
     ),
+    (
+        "workers",
+        "make stages in N processes of this machine: one a GPU, or N on the CPU",
+        {"metavar": "N", "type": int},
+    ),
+    ("scheduler", "make stages on the workers of a dask scheduler, such as tcp://host:8786", {"metavar": "ADDRESS"}),
     ("dataset", "run on another data set: NAME=OTHER (repeatable)", {"metavar": "NAME=OTHER", "action": "append"}),
     ("seeds", "run every study with seeds 0 to N-1", {"metavar": "N", "type": int}),
     ("protocol", "sound, or thesis: as the published code did it", {"metavar": "NAME"}),
@@ -62,7 +68,14 @@ class Settings:
     device: str
     datasets: dict[str, str]
     seeds: int | None
+    workers: int | None
+    scheduler: str | None
     protocol: Protocol | None
+
+    @property
+    def cluster(self) -> bool:
+        """Whether other processes make the stages, by dask."""
+        return self.workers is not None or self.scheduler is not None
 
     @property
     def changes_studies(self) -> bool:
@@ -94,11 +107,24 @@ class Settings:
             raise unknown("--robbench-device", values["device"], ("auto", "cpu", "cuda"))
         if values["protocol"] not in (None, "sound", "thesis"):
             raise unknown("--robbench-protocol", values["protocol"], ("sound", "thesis"))
-        seeds = values["seeds"]
-        require(
-            seeds is None or (str(seeds).isdecimal() and int(seeds) > 0), "--robbench-seeds", "an integer ≥ 1", seeds
-        )
-        values["seeds"] = int(seeds) if seeds is not None else None
+        for name in ("seeds", "workers"):
+            number = values[name]
+            good = number is None or (str(number).isdecimal() and int(number) > 0)
+            require(good, f"--robbench-{name}", "an integer ≥ 1", number)
+            values[name] = int(number) if number is not None else None
+        if values["workers"] and values["scheduler"]:
+            raise RobbenchError(
+                "--robbench-workers and --robbench-scheduler: expected one of them; a scheduler has its workers"
+            )
+        if values["workers"] or values["scheduler"]:
+            from robbench.cluster.connect import check_installed
+
+            check_installed()
+            if getattr(config.option, "numprocesses", None):
+                raise RobbenchError(
+                    "-n and --robbench-workers or --robbench-scheduler: expected one of them; both share stages among "
+                    "processes"
+                )
         values["datasets"] = {}
         if texts := values.pop("dataset"):
             from robbench.spec.command_line import parse_datasets  # here, since pydantic is slow to import

@@ -14,7 +14,7 @@ from robbench.plugin.session import OUTCOME, SESSION, suite_mark
 from robbench.record import Record
 from robbench.report.plain_text import for_terminal
 from robbench.spec import Model, Study
-from robbench.stages import Task, run_stage, task_of, tasks_of
+from robbench.stages import Task, task_of, tasks_of
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -77,7 +77,7 @@ class Robbench:
             if not settings.quick:  # even where it is renewed: a file that is not ours is not written over
                 baseline = read_baseline(settings.baselines, study.name, model.id, task.stage)
             context = self._session.context
-            record = run_stage(task, context, suite=study.name)
+            record = self._session.run(task, study.name)
             if record.key not in context.made:
                 self._item.stash[OUTCOME]["reused"] = "yes"
             clock.advance(record.seconds.measured)

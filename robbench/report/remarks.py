@@ -82,13 +82,15 @@ def normalisations(records: Iterable[Record]) -> dict[str, list[str]]:
 
 
 def environment_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Where the stages ran: one column per environment, one line per property."""
-    environments = sorted({record.environment for record in records}, key=repr)
-    words = {"True": "yes", "False": "no", "None": NOTHING}
+    """Where the stages ran: one column per environment, whose hosts may be many, and one line per property."""
+    ran = [(msgspec.structs.replace(each, host=None), each.host) for each in (record.environment for record in records)]
+    environments = sorted({each for each, _ in ran}, key=repr)
+    words = {"True": "yes", "False": "no", "None": NOTHING, "": NOTHING}
     frame = pd.DataFrame([msgspec.to_builtins(each) for each in environments], dtype=object).T
+    frame.loc["host"] = [", ".join(sorted({host for of, host in ran if of == each and host})) for each in environments]
     frame = frame.map(lambda value: words.get(str(value), escape(value))).rename(escape)
     frame.columns = [escape(each.slug) for each in environments]
-    frame.loc["stages"] = [str(sum(record.environment == each for record in records)) for each in environments]
+    frame.loc["stages"] = [str(sum(of == each for of, _ in ran)) for each in environments]
     return frame.rename_axis("Property").reset_index()
 
 

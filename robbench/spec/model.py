@@ -212,13 +212,19 @@ class Model(Spec):
 def code_of(*values: Any) -> list[str]:
     """What identifies the code behind specs and functions that is not robbench's: SHA-256 of modules, libraries' versions."""
     modules = {module for value in values for module in _modules(value)}
-    return sorted(filter(None, map(_identified, modules)))
+    return sorted(filter(None, map(identified, modules)))
+
+
+def modules_of(*values: Any) -> dict[str, str | None]:
+    """The modules behind specs and functions that are not robbench's, and what identifies the code of each."""
+    modules = {module for value in values for module in _modules(value)}
+    return {module: identified(module) for module in sorted(modules)}
 
 
 def edited_code(*values: Any) -> list[Path]:
     """Files behind specs and functions that were edited after they had been imported: what runs is what they were before."""
     modules = {module for value in values for module in _modules(value)}
-    return sorted(filter(None, map(edited, modules - _VERSIONED.keys())))
+    return sorted(filter(None, map(edited, modules - LIBRARY_MODULES.keys())))
 
 
 def _modules(value: Any) -> Iterator[str]:
@@ -239,15 +245,15 @@ def _modules(value: Any) -> Iterator[str]:
             yield from _modules(part)
 
 
-_VERSIONED = {"timm": "timm", **LIBRARIES}
+LIBRARY_MODULES = {"timm": "timm", **LIBRARIES}
 """Packages that their version identifies."""
 
 
-def _identified(module: str) -> str | None:
+def identified(module: str) -> str | None:
     """None for what cannot be found: what needs it says what is wrong."""
-    if module not in _VERSIONED:
+    if module not in LIBRARY_MODULES:
         return sha256_of(module)
     try:
-        return f"{_VERSIONED[module]} {version(_VERSIONED[module])}"
+        return f"{LIBRARY_MODULES[module]} {version(LIBRARY_MODULES[module])}"
     except PackageNotFoundError:
         return None

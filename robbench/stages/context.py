@@ -41,6 +41,8 @@ class RunContext:
     """Gets progress: what runs, how much of it is done, of how much."""
     announce: Callable[[str], None] = to_stderr
     """Gets what a user should know at once: for which process this one waits."""
+    machines: list[str] = field(default_factory=list)
+    """Slugs of the classes of machine that make stages; none: that of this process and device."""
     failed: dict[str, str] = field(default_factory=dict)
     """Messages of stages that failed in this run, by the digest of their task: they are not tried twice."""
     made: set[str] = field(default_factory=set)

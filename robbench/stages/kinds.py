@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,18 @@ from robbench.spec.study import is_named
 
 if TYPE_CHECKING:
     from robbench.stages.work import Made, Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """How several workers share the images of a stage."""
+
+    parts: Callable[[Work], Sequence[tuple[int, int]]]
+    """First image of each part, and the one behind its last; less than two: the stage is made whole."""
+    make: Callable[[Work, int, int], dict[str, Any]]
+    """Makes a part: the state that it leaves, nested dicts of CPU tensors and JSON values."""
+    join: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+    """The saved state from which the stage goes on, but for its seconds, from those of all parts in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +48,8 @@ class StageKind:
     """Makes the stage."""
     spec_name: str = "spec"
     """What the spec is called in records."""
+    division: Callable[[], Division] | None = None
+    """How several workers share it; None: they do not."""
 
 
 def _train(work: Work) -> Made:
@@ -48,6 +62,12 @@ def _estimate(work: Work) -> Made:
     from robbench.stages.robustness_stage import estimate_model
 
     return estimate_model(work)
+
+
+def _divide() -> Division:
+    from robbench.stages.robustness_stage import images_of_parts, joined, search_part
+
+    return Division(parts=images_of_parts, make=search_part, join=joined)
 
 
 def _bound(work: Work) -> Made:
@@ -98,6 +118,7 @@ add_kind(
         needs=lambda model, spec: {"model": ("training", model)},
         run=_estimate,
         spec_name="estimate",
+        division=_divide,
     )
 )
 add_kind(

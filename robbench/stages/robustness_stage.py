@@ -15,12 +15,16 @@ from robbench.estimation.estimators import estimator
 from robbench.estimation.fixed_radii import FixedRadii
 from robbench.estimation.problem import Problem
 from robbench.estimation.sampling import choose_images
+from robbench.models import Network
 from robbench.record import MISCLASSIFIED, Counts, OfClass, Robustness, median_pstar
 from robbench.spec import Attack, Estimate, describe
 from robbench.spec.searches import parts as searches_of
 from robbench.stages.examples import examples
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
+
+PART = 1000
+"""Images of a part where several workers share a search: as many as keep a GPU busy, a tenth of the published 10,000."""
 
 SAVE_SECONDS = 30.0
 """Least time between two saves of a search; training saves every epoch."""
@@ -29,20 +33,9 @@ SAVE_SECONDS = 30.0
 def estimate_model(work: Work) -> Made:
     """Estimate p* of a model on its test images; attack the same ones at fixed radii, and audit the search."""
     estimate: Estimate = work.task.spec
-    with work.stopwatch.region("io"):
-        network = work.network("model")
-        chosen = choose_images(len(work.data.test), estimate.images, estimate.seed, work.task.model.seed)
-        test = attacked_images(work.data.test, torch.tensor(chosen))
-    problem = Problem(
-        network=network,
-        images=test,
-        device=work.context.device,
-        grid=estimate.grid.values,
-        attack=estimate.attack,
-        keep_adversarials=work.context.keep_adversarials,
-        norm=estimate.norm,
-    )
-    name = "p* and counterexamples" if problem.keep_adversarials else "p*"
+    chosen = _chosen(work)
+    network, problem = _problem(work, chosen)
+    test, name = problem.images, _name(work)
     parts = drive(_parts(problem, estimate, name), work, save_every=SAVE_SECONDS)
     search = parts[name].outcome
     with work.stopwatch.region("validation"):
@@ -72,6 +65,69 @@ def estimate_model(work: Work) -> Made:
         adversarials=None if search.adversarials is None else search.adversarials[found],
         notes=search.notes,
     )
+
+
+def images_of_parts(work: Work) -> list[tuple[int, int]]:
+    """Where parts of :data:`PART` images begin and end; one's own search, which may mix images, is not divided."""
+    own = any(not isinstance(each, str | Attack) for each in searches_of(work.task.spec.search))
+    count = len(_chosen(work))
+    return [] if own else [(first, min(first + PART, count)) for first in range(0, count, PART)]
+
+
+def search_part(work: Work, first: int, last: int) -> dict[str, Any]:
+    """Search p* of some of the attacked images; the state of the search in the end."""
+    _, problem = _problem(work, _chosen(work)[first:last])
+    part = estimator(work.task.spec.search, problem)
+    while not part.done:
+        with work.stopwatch.region("estimation"):
+            part.step()
+        work.context.show("p*", *part.progress)
+    return {_name(work): part.state_dict()}
+
+
+def joined(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The state of a finished search of all images, from those of its parts in order: images follow, passes add up."""
+    names = dict.fromkeys(name for state in states for name in state)  # one without a right image has none that wait
+    return {name: _joined(name, [state[name] for state in states if name in state]) for name in names}
+
+
+def _joined(name: str, values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, dict):
+        return joined(values)
+    if isinstance(first, Tensor):
+        return torch.cat(list(values))
+    if isinstance(first, list):
+        return list(dict.fromkeys(line for lines in values for line in lines))
+    return min(values) if name == "batch_size" else sum(values)
+
+
+def _chosen(work: Work) -> list[int]:
+    """Which test images are attacked."""
+    estimate = work.task.spec
+    return choose_images(len(work.data.test), estimate.images, estimate.seed, work.task.model.seed)
+
+
+def _problem(work: Work, chosen: Sequence[int]) -> tuple[Network, Problem]:
+    """The model, and the search's problem on some of its test images."""
+    estimate: Estimate = work.task.spec
+    with work.stopwatch.region("io"):
+        network = work.network("model")
+        test = attacked_images(work.data.test, torch.tensor(chosen))
+    return network, Problem(
+        network=network,
+        images=test,
+        device=work.context.device,
+        grid=estimate.grid.values,
+        attack=estimate.attack,
+        keep_adversarials=work.context.keep_adversarials,
+        norm=estimate.norm,
+    )
+
+
+def _name(work: Work) -> str:
+    """The search's name among the parts of the stage."""
+    return "p* and counterexamples" if work.context.keep_adversarials else "p*"
 
 
 def _of_classes(names: Sequence[str], labels: Tensor, pstar: Tensor, estimate: Estimate) -> list[OfClass]:

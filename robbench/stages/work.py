@@ -71,8 +71,8 @@ class Work:
         return load_network(self.task.needs[role].model, self.context, self.needs[role])
 
 
-def key_of(task: Task, context: RunContext, needs: Mapping[str, Finished]) -> str:
-    """SHA-256 of all that decides what comes out of a stage, but for its seconds.
+def key_of(task: Task, context: RunContext, needs: Mapping[str, Finished], machine: str | None = None) -> str:
+    """SHA-256 of all that decides what comes out of a stage on a class of machine (None: this one), but for its seconds.
 
     A model that is trained anew, other images or another machine class give another key, so what is found under a key
     never has to be compared with anything.
@@ -87,18 +87,22 @@ def key_of(task: Task, context: RunContext, needs: Mapping[str, Finished]) -> st
             **({"built": context.built[model.digest]} if as_built else {}),
             "needs": {role: finished.weights_sha256 for role, finished in needs.items()},
             "torch": str(torch.__version__),
-            "machine": environment(context.device).slug,
+            "machine": machine or environment(context.device).slug,
         }
     )
 
 
-def run_task(task: Task, context: RunContext, fresh: bool = False) -> Record:
+def run_task(
+    task: Task, context: RunContext, fresh: bool = False, needs: Mapping[str, Finished] | None = None
+) -> Record:
     """The record of a stage: from the store where it is there, else made now. The stages that it needs must be finished.
 
     Args:
         task: what is to be done.
         context: where.
         fresh: make it although the store has it, unless this run made it.
+        needs: the finished stages that it needs, by role; None: those that the store has. Who gives them has seen to the
+            saved state, too, from which also a fresh stage goes on.
 
     Raises:
         RobbenchError: bad input, a diverging loss, a stage that failed before, or one that it needs is not finished.
@@ -106,13 +110,13 @@ def run_task(task: Task, context: RunContext, fresh: bool = False) -> Record:
     if task.digest in context.failed:
         raise RobbenchError(f"{task.name} failed before: {context.failed[task.digest]}")
     with _remembered(task, context):
-        work = Work(task, context, finished_needs(task, context))
+        work = Work(task, context, finished_needs(task, context) if needs is None else needs)
         with context.store.lock(work.key, task.name, context.announce):
             again = fresh and work.key not in context.made
-            if again:
+            if again and needs is None:
                 context.store.drop_state(work.key)
             finished = None if again else context.store.finished(work.key)
-            if finished is None or not _suffices(finished, context):
+            if finished is None or not suffices(finished, context):
                 finished = _make(work)
                 context.made.add(work.key)
     return finished.record
@@ -126,11 +130,22 @@ def finished_needs(task: Task, context: RunContext) -> dict[str, Finished]:
     """
     found = {}
     for role, need in task.needs.items():
-        finished = context.store.finished(key_of(need, context, finished_needs(need, context)))
+        finished = finished_stage(need, context)
         if finished is None:
             raise RobbenchError(f"{task.name}: expected {need.name} to be finished before, it is not")
         found[role] = finished
     return found
+
+
+def finished_stage(task: Task, context: RunContext) -> Finished | None:
+    """The stage as the store has it, of the first class of machine that has made it; None where none has.
+
+    Raises:
+        RobbenchError: a stage that it needs is not finished, or its file is damaged.
+    """
+    needs = finished_needs(task, context)
+    stages = (context.store.finished(key_of(task, context, needs, each)) for each in context.machines or (None,))
+    return next((stage for stage in stages if stage is not None), None)
 
 
 def _make(work: Work) -> Finished:
@@ -146,7 +161,7 @@ def _make(work: Work) -> Finished:
     return work.context.store.finish(work.key, record, made.weights, made.adversarials, needs)
 
 
-def _suffices(finished: Finished, context: RunContext) -> bool:
+def suffices(finished: Finished, context: RunContext) -> bool:
     """Whether a finished stage has what this run asks for: counterexamples, where they are to be kept."""
     return not (context.keep_adversarials and finished.record.robustness and finished.adversarials_sha256 is None)
 

@@ -8,6 +8,7 @@ not match its name is damaged.
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,13 @@ class Store:
     def check_writable(self) -> None:
         """Raise a RobbenchError unless a file can be written here."""
         check_writable(self.folder)
+
+    def identity(self) -> str:
+        """What tells this store from all others; written to its folder at the first call."""
+        path = self.folder / "identity"
+        if not path.exists():
+            write_atomically(path, uuid.uuid4().hex.encode())
+        return path.read_text(encoding="utf-8")
 
     @contextmanager
     def lock(self, key: str, what: str = "a stage", say: Callable[[str], None] = to_stderr) -> Iterator[None]:
@@ -147,6 +155,24 @@ class Store:
             return None
         return self._read(key, "adversarials", stage.adversarials_sha256)["adversarials"]
 
+    def pack(self, key: str) -> dict[str, bytes]:
+        """The files of a finished stage, by name, for another store."""
+        folder = self._folder(key)
+        return {path.name: path.read_bytes() for path in (*folder.glob("*.*.safetensors"), folder / "stage.json")}
+
+    def unpack(self, key: str, files: Mapping[str, bytes]) -> Finished:
+        """Keep a finished stage from the files that another store packed, in place of an older one of its key."""
+        folder = self._folder(key)
+        for name, data in sorted(files.items(), key=lambda file: file[0] == "stage.json"):  # which is written last
+            write_atomically(folder / name, data)
+        stage = self.finished(key)
+        assert stage is not None
+        write_atomically(self.folder / "tasks" / stage.record.digest, b"")
+        for path in folder.glob("*.safetensors"):
+            if path.name not in files:
+                path.unlink(missing_ok=True)
+        return stage
+
     def save_state(self, key: str, state: Mapping[str, Any]) -> None:
         """Keep the state of an unfinished stage: nested mappings of CPU tensors and JSON values."""
         from safetensors.torch import save
@@ -179,6 +205,10 @@ class Store:
         except (SafetensorError, OSError, *UNREADABLE) as error:
             raise damaged(path, error) from error
         return state
+
+    def keep_state(self, key: str, data: bytes) -> None:
+        """Keep the state of an unfinished stage, as the file that another store wrote."""
+        write_atomically(self.state_path(key), data)
 
     def drop_state(self, key: str) -> None:
         """Forget the state of an unfinished stage."""

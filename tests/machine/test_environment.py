@@ -29,26 +29,16 @@ def mock_devices(monkeypatch, count):
     return current
 
 
-@pytest.mark.parametrize("name", ["auto", "cuda"])
-@pytest.mark.parametrize(("count", "workers", "chosen"), [(1, 1, [0, 0]), (3, 3, [0, 1, 2, 0]), (8, 3, [0, 1, 2, 3])])
-def test_every_worker_takes_a_cuda_device_of_its_own(monkeypatch, count, workers, chosen, name):
-    """It becomes the current one of the process; the last one is of a worker in the place of one that died."""
-    current = mock_devices(monkeypatch, count)
-    devices = [choose_device(name, worker, workers) for worker in range(workers + 1)]
-    assert devices == current == [torch.device("cuda", index) for index in chosen]
-
-
-def test_more_workers_than_cuda_devices_are_refused(monkeypatch):
+def test_one_process_takes_the_first_cuda_device_and_several_are_refused(monkeypatch):
     """They would slow each other down in silence; on the CPU there may be any number."""
     current = mock_devices(monkeypatch, 2)
-    with pytest.raises(
-        RobbenchError, match=r"for each CUDA device, got 3 for 2; .*; use -n 2 or --robbench-device cpu"
-    ):
-        choose_device("auto", 0, 3)
-    assert current == []
-    assert choose_device("cpu", 2, 3) == torch.device("cpu")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 0)
+    assert current == [torch.device("cuda", 0)] * 2
+    with pytest.raises(RobbenchError, match=r"got 3 workers of pytest-xdist; .* use --robbench-workers 2, or -n with"):
+        choose_device("auto", 3)
+    assert choose_device("cpu", 3) == torch.device("cpu")
     mock_devices(monkeypatch, 0)
-    assert choose_device("auto", 2, 3) == torch.device("cpu")
+    assert choose_device("auto", 3) == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

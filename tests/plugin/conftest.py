@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 
+import distributed  # noqa: F401  before any inner run: its importlib_metadata changes for good how plugins are found
 import pytest
 
 # Imported before any inner run: pytester forgets the modules that a run imports, and torch cannot be imported twice.

@@ -27,6 +27,8 @@ NAMES = [
     "data",
     "store",
     "device",
+    "workers",
+    "scheduler",
     "dataset",
     "seeds",
     "protocol",
@@ -77,6 +79,8 @@ def test_without_options_nothing_is_changed(settings, pytester):
         ("device", ["--robbench-device", "cpu"], "cpu", "cpu", False),
         ("dataset", ["--robbench-dataset=a=b", "--robbench-dataset=c=d"], "a=b\n  c=d", {"a": "b", "c": "d"}, True),
         ("seeds", ["--robbench-seeds", "3"], "3", 3, True),
+        ("workers", ["--robbench-workers", "2"], "2", 2, False),
+        ("scheduler", ["--robbench-scheduler", "tcp://a:1"], "tcp://a:1", "tcp://a:1", False),
         ("protocol", ["--robbench-protocol", "thesis"], "thesis", "thesis", True),
     ],
 )
@@ -140,6 +144,17 @@ def test_the_command_line_wins(settings):
             "",
             "--robbench-dataset: expected NAME=OTHER (emnist=mydata, emnist=folder:PATH), each name once, got 'emnist'",
         ),
+        (["--robbench-workers", "0"], "", "--robbench-workers: expected an integer ≥ 1, got 0"),
+        (
+            ["--robbench-workers", "2", "--robbench-scheduler", "tcp://a:1"],
+            "",
+            "--robbench-workers and --robbench-scheduler: expected one of them; a scheduler has its workers",
+        ),
+        (
+            ["--robbench-workers", "2", "-n", "2"],
+            "",
+            "-n and --robbench-workers or --robbench-scheduler: expected one of",
+        ),
         (["--robbench-quick", "--robbench-update"], "", "--robbench-quick and --robbench-update: expected one of them"),
         (
             ["--robbench-quick"],
@@ -157,19 +172,13 @@ def test_impossible_options_are_usage_errors(pytester, errors, options, ini, mes
     assert message in errors(result)
 
 
-def test_a_worker_of_xdist_tells_its_number_and_how_many_there_are(monkeypatch):
-    """So that each takes a GPU of its own, and none is shared."""
+def test_a_worker_of_xdist_tells_how_many_there_are(monkeypatch):
+    """So that none shares a GPU with another."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-
-    def device(**worker):
-        return Session(SimpleNamespace(**worker), SimpleNamespace(device="auto")).device
-
-    assert device() == torch.device("cuda", 0)
-    assert device(workerinput={"workerid": "gw1", "workercount": 2}) == torch.device("cuda", 1)
-    with pytest.raises(RobbenchError, match="got 3 for 2"):
-        device(workerinput={"workerid": "gw1", "workercount": 3})
+    config = SimpleNamespace(workerinput={"workercount": 3})
+    with pytest.raises(RobbenchError, match="got 3 workers of pytest-xdist"):
+        _ = Session(config, SimpleNamespace(device="auto", cluster=False)).device
 
 
 def test_workers_of_xdist_divide_the_threads(monkeypatch, tmp_path):
@@ -181,7 +190,7 @@ def test_workers_of_xdist_divide_the_threads(monkeypatch, tmp_path):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(8)
-        session = Session(config, SimpleNamespace(device="cpu", **paths, **flags))
+        session = Session(config, SimpleNamespace(device="cpu", cluster=False, **paths, **flags))
         assert session.context.device == torch.device("cpu")
         assert torch.get_num_threads() == 2
         session.switches.close()

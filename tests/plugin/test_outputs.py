@@ -10,6 +10,15 @@ from robbench.report import read_bundle
 
 ONE = "net.mlp-glyphs10-standard"
 
+APART = """
+import robbench.stages.robustness_stage
+from robbench.store import Store
+
+Store.identity = lambda store: "seen by no worker"
+robbench.stages.robustness_stage.PART = 25
+"""
+"""Nothing is shared with the workers, and p* of 60 images is searched in three parts."""
+
 
 def comparable(record):
     """A record without what no two runs share: times."""
@@ -181,6 +190,27 @@ def test_workers_of_xdist_do_what_one_process_does(tiny, pytester, errors, quick
     assert made(many, "many") == alone
     assert len(alone[0]) == 2
     errors(many)
+
+
+def test_two_workers_do_what_one_process_does(tiny, pytester, errors, quick_workers):
+    """From empty stores: the same items, weights, records, verdicts and table, and one bundle."""
+    options = ("--robbench-update", "--robbench-device=cpu", "-p", "no:cacheprovider")
+
+    def made(result, name):
+        result.assert_outcomes(passed=10)
+        weights = {path.parent.name: path.name for path in (pytester.path / name).rglob("weights.*")}
+        bundle = read_bundle(pytester.path / "reports" / "tiny")
+        verdicts = [(verdict.case, verdict.figure, verdict.mark) for verdict in bundle.verdicts]
+        return weights, [comparable(record) for record in bundle.records], verdicts, shown(result)
+
+    alone = made(tiny(*options, "--robbench-store=alone"), "alone")
+    with (pytester.path / "conftest.py").open("a") as file:
+        file.write(APART)
+    many = pytester.runpytest_subprocess("--robbench-workers=2", *options, "--robbench-store=many")
+    assert made(many, "many") == alone
+    assert len(alone[0]) == 5
+    assert list((pytester.path / "many").rglob("state.safetensors")) == []
+    assert "workers: 2 × " in errors(many)
 
 
 def test_an_ablation_runs_its_variants_and_says_which_they_are(write_suite, pytester, stages):

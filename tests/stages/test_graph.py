@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from typing import ClassVar
 
@@ -18,7 +18,8 @@ import robbench.stages.work
 from robbench.errors import RobbenchError
 from robbench.spec import PGD, Dataset, EpsilonGrid, Model, Objective, OneCycle, Recipe, Study, Transfers
 from robbench.stages import InProcess, Task, run_graph, tasks_of
-from robbench.stages.graph import finished_records, with_needs
+from robbench.stages.graph import Graph, finished_records, with_needs
+from robbench.stages.work import run_task
 from robbench.training import Loss, loss_function
 
 RECIPE = Recipe(optimiser="adam", learning_rate=0.01, weight_decay=0.0, batch_size=16, epochs=1, schedule=OneCycle())
@@ -183,10 +184,10 @@ class Counting(InProcess):
     def __init__(self):
         self.names = []
 
-    def submit(self, function, /, *arguments):
+    def submit(self, task, context, fresh):
         """Remembers what it ran."""
-        self.names.append(arguments[0].name)
-        return super().submit(function, *arguments)
+        self.names.append(task.name)
+        return super().submit(task, context, fresh)
 
 
 def test_an_executor_of_ones_own_gets_every_task_once(new_run):
@@ -204,6 +205,39 @@ GLYPHS = Model(
 )
 
 
+class Pool:
+    """Makes stages in the processes of a pool."""
+
+    def __init__(self, pool):
+        self._pool = pool
+
+    def submit(self, task, context, fresh):
+        """Pickles task and context."""
+        return self._pool.submit(run_task, task, context, fresh)
+
+
+def test_what_needs_a_failed_stage_fails_with_its_reason(new_run):
+    """And nothing else does: the others are made, whatever their order."""
+
+    class Failing(InProcess):
+        def submit(self, task, context, fresh):
+            if task.model != bad:
+                return super().submit(task, context, fresh)
+            future = Future()
+            future.set_exception(RobbenchError("loss: expected finite values, got nan"))
+            return future
+
+    bad, context = source(), new_run()
+    graph = Graph(context, Failing())
+    wanted = [Task("robustness", target(), ESTIMATE), Task("training", replace(bad, seed=1))]
+    graph.start(wanted)
+    assert graph.futures[wanted[1]].result().case == replace(bad, seed=1).id
+    with pytest.raises(
+        RobbenchError, match=f"^{bad.id}.training failed before: loss: expected finite values, got nan$"
+    ):
+        graph.futures[wanted[0]].result()
+
+
 def test_a_pool_of_two_processes_makes_the_same(new_run):
     """Tasks and context are pickled; records and weights are those of one process."""
     import multiprocessing
@@ -212,7 +246,7 @@ def test_a_pool_of_two_processes_makes_the_same(new_run):
     alone = new_run("alone")
     expected = run_graph(tasks, alone)
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
-        found = run_graph(tasks, new_run("pool"), pool)
+        found = run_graph(tasks, new_run("pool"), Pool(pool))
     assert {task: comparable(record) for task, record in found.items()} == {
         task: comparable(record) for task, record in expected.items()
     }

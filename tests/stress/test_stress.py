@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import crowd
 import kill
+import lose
 import mutate
 import project
 
@@ -38,6 +39,18 @@ def test_a_suite_that_is_killed_twice_ends_as_if_it_had_not_been(alone, tmp_path
     assert len(kills) == 2
     assert said[-1] == "  done, exit status 0"
     assert len(expected) == 18
+    assert project.differences(expected, project.stages(folder)) == []
+
+
+def test_a_suite_that_loses_a_worker_ends_as_one_process_does(alone, tmp_path):
+    """Nothing is shared with the workers: weights, records and saved states travel through the scheduler."""
+    folder, expected = lose.write(tmp_path / "lost", **SMALL), project.stages(alone)
+    machines = lose.Machines(tmp_path, 2)
+    try:
+        said = lose.run(folder, machines, "worker", random.Random(0), 1.0)
+    finally:
+        machines.end()
+    assert said[-1] == "exit status 0"
     assert project.differences(expected, project.stages(folder)) == []
 
 

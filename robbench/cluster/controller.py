@@ -1,0 +1,407 @@
+"""The controller's side of a run on a cluster: an executor that makes stages on the workers and keeps what they send."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+from robbench.cluster.connect import PATIENCE, check_versions, connected
+from robbench.cluster.messages import PACKAGES, SLOT, Done, Facts, Failed, Packed, PartDone, Run
+from robbench.errors import RobbenchError
+from robbench.record import Record
+from robbench.spec import Dataset
+from robbench.spec.model import modules_of
+from robbench.stages.context import RunContext
+from robbench.stages.graph import with_needs
+from robbench.stages.kinds import KINDS
+from robbench.stages.task import Task
+from robbench.stages.work import Work, finished_needs, finished_stage, key_of, suffices
+from robbench.store import Finished
+
+TRIES = 3
+"""How many workers may fail with a stage before it fails."""
+
+IN_FLIGHT = 32
+"""Stages that the scheduler has at once, at least: a waiting one's weights lie there."""
+
+
+class SchedulerLostError(RobbenchError):
+    """The scheduler is gone, and with it the run."""
+
+
+class Cluster:
+    """An executor whose stages are made by the workers of a dask scheduler.
+
+    Everything that a stage needs and leaves goes through the scheduler, from and to the controller's store, unless a
+    worker finds that store on a disk of its own. Waiting stages wait here, not there.
+
+    Args:
+        address: of a scheduler that runs; None for one of this run's own, with ``workers`` workers.
+        workers: how many.
+        device: of ``--robbench-device``, on the workers.
+        context: of the controller.
+        tasks: what will be asked for, whose code and images are compared with those of the workers.
+        folders: where a user's own code is imported from.
+        deterministic: whether the workers allow deterministic kernels only.
+
+    Raises:
+        RobbenchError: no scheduler there; a worker whose versions, code, images or device are not as they should be.
+    """
+
+    def __init__(
+        self,
+        address: str | None,
+        workers: int,
+        device: str,
+        *,
+        context: RunContext,
+        tasks: Iterable[Task],
+        folders: Iterable[str],
+        deterministic: bool = False,
+    ) -> None:
+        self._store, self._say, self._machines = context.store, context.announce, context.machines
+        self._events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        self._facts: dict[str, Facts] = {}
+        self._welcomed = False
+        self._shows: dict[str, tuple[str, float] | None] = {}
+        """Of every stage, or part of one, that was submitted: where it runs, and the share of it that is done."""
+        self._states: set[str] = set()
+        """Names of the Variables that hold states of stages that run."""
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        with ExitStack() as stack:
+            self.client = stack.enter_context(connected(address, workers, device))
+            self._address = self.client.scheduler.address
+            self._run = _run(context, with_needs(tasks), device, folders, deterministic)
+            self._welcome(workers if address is None else 1)
+            count = max(IN_FLIGHT, 2 * len(self._facts))
+            self._room = threading.Semaphore(count)
+            self._threads = ThreadPoolExecutor(count, thread_name_prefix="robbench-stage")
+            stack.callback(self._threads.shutdown, wait=False, cancel_futures=True)
+            self._stack = stack.pop_all()
+
+    def _welcome(self, expected: int) -> None:
+        """Wait for the first workers, and look at all that are there."""
+        from robbench.cluster.worker import Welcome, mismatch
+
+        self._wait_for_workers(expected)
+        check_versions(self.client, mismatch, PACKAGES)
+        self.client.subscribe_topic(self._run.name, lambda event: self._events.put(event[1]))
+        threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
+        self.client.register_plugin(Welcome(self._run))
+        name = self._run.name
+        found = self.client.run(lambda dask_worker: getattr(dask_worker.plugins.get(name), "facts", None))
+        for facts in filter(None, found.values()):  # a worker that came just now says so itself
+            self._know(facts)
+        self._welcomed = True
+        faults = [facts.fault for facts in self._facts.values() if facts.fault]
+        faults += filter(None, [_shares_gpu(self._facts.values()), _lacks_gpu(self._facts.values())])
+        if faults:
+            raise RobbenchError(faults[0])
+
+    def _wait_for_workers(self, expected: int) -> None:
+        with suppress(TimeoutError):
+            self.client.wait_for_workers(expected, timeout=PATIENCE)
+            return
+        self._say(f"waiting for a worker at {self._address}")
+        self.client.wait_for_workers(1)
+
+    @property
+    def cuda(self) -> bool:
+        """Whether the workers have GPUs."""
+        return any(facts.gpu for facts in self._facts.values())
+
+    def submit(self, task: Task, context: RunContext, fresh: bool) -> Future[Record]:
+        """Make a stage on a worker; what it needs is finished. A SchedulerLostError where the scheduler is gone."""
+
+        def make() -> Record:
+            try:
+                return self._make(task, context, fresh)
+            except RobbenchError:
+                raise
+            except Exception as error:
+                if self._lives():
+                    raise
+                raise SchedulerLostError(f"the scheduler at {self._address} is gone") from error
+
+        return self._threads.submit(make)
+
+    def running(self) -> list[tuple[str, str, float]]:
+        """Of every stage that runs: its name, the worker's host, and the share that is done."""
+        return [(name, *shown) for name, shown in list(self._shows.items()) if shown is not None]
+
+    @property
+    def said(self) -> str:
+        """What a user should know of it: ``2 workers: 2 × NVIDIA L4 (node3, node4); dashboard: http://…``."""
+        devices = Counter(facts.device for facts in self._facts.values())
+        hosts = ", ".join(dict.fromkeys(facts.host for facts in self._facts.values()))
+        link = f"; dashboard: {self.client.dashboard_link}" if find_spec("bokeh") else ""
+        return f"workers: {', '.join(f'{count} × {device}' for device, count in devices.items())} ({hosts}){link}"
+
+    def close(self) -> None:
+        """Stop what runs; a scheduler of one's own ends, another one forgets this run."""
+        self._events.put({})
+        with suppress(Exception):  # the scheduler may be gone
+            if self.client.status == "running":
+                self.client.unregister_worker_plugin(self._run.name)
+        with suppress(Exception):
+            self._stack.close()
+
+    # --- stages -------------------------------------------------------------------------------------------------------
+
+    def _make(self, task: Task, context: RunContext, fresh: bool) -> Record:
+        needs = finished_needs(task, context)
+        if not fresh and (found := finished_stage(task, context)) and suffices(found, context):
+            return found.record
+        keys = {machine: key_of(task, context, needs, machine) for machine in context.machines}
+        if fresh:
+            for key in keys.values():
+                self._store.drop_state(key)
+        packed = {role: self._packed(finished) for role, finished in needs.items()}
+        machine = self._machine_for(keys)
+        self._divide(Work(task, context, needs), packed, keys[machine], machine)
+        state = f"{self._run.name}-{task.digest}"
+        self._publish(state, keys.values())
+        try:
+            arguments = packed, fresh, state, context.tried
+            done: Done = self._on_worker(task.name, machine, "make_stage", task, *arguments)
+            finished = self._store.unpack(done.key, done.files) if done.files else self._store.finished(done.key)
+        finally:
+            self._withdraw(state)
+        assert finished is not None
+        for key in keys.values():
+            self._store.drop_state(key)
+        if done.made:
+            context.made.add(done.key)
+        return finished.record
+
+    def _machine_for(self, keys: Mapping[str, str]) -> str:
+        """The class of machine to make a stage on: one where it was begun, or the one with the most workers."""
+        count = Counter(facts.machine for facts in self._alive())
+        begun = [machine for machine, key in keys.items() if count[machine] and self._store.state_path(key).exists()]
+        return begun[0] if begun else max(keys, key=lambda machine: count[machine])
+
+    def _divide(self, work: Work, needs: Mapping[str, Packed], key: str, machine: str) -> None:
+        """Make the parts of a stage that several workers share, and save the state from which it goes on."""
+        division, workers = KINDS[work.task.kind].division, len(self._alive())
+        if division is None or workers < 2:
+            return
+        saved = self._store.load_state(key) or {"parts": {}}
+        places = division().parts(work)
+        if len(places) < 2 or "parts" not in saved:  # else the stage was begun whole, or all parts are joined
+            return
+        made, lock = saved["parts"], threading.Lock()
+
+        def make(place: tuple[int, int]) -> None:
+            name = f"{work.task.name} images {place[0]}-{place[1] - 1}"
+            done: PartDone = self._on_worker(name, machine, "make_part", work.task, needs, *place)
+            with lock:
+                made[str(place[0])] = {"state": done.state, "seconds": done.seconds}
+                self._store.save_state(key, saved)
+
+        with ThreadPoolExecutor(min(len(places), workers + 1)) as threads:
+            list(threads.map(make, [place for place in places if str(place[0]) not in made]))
+        parts = [made[str(first)] for first, _ in places]
+        seconds = sum((Counter(part["seconds"]) for part in parts), Counter[str]())
+        state = division().join([part["state"] for part in parts])
+        self._store.save_state(key, {**state, "seconds": {name: round(value, 6) for name, value in seconds.items()}})
+
+    def _packed(self, finished: Finished) -> Packed:
+        """A stage that another one needs, with its files for workers that do not see the store."""
+        return Packed(finished, {} if self._shared else self._store.pack(finished.record.key))
+
+    @property
+    def _shared(self) -> bool:
+        """Whether every worker sees the store."""
+        return all(facts.shared for facts in self._facts.values())
+
+    def _alive(self) -> list[Facts]:
+        """The workers that are there and get stages."""
+        there = self.client.scheduler_info(n_workers=-1)["workers"]
+        return [facts for address, facts in list(self._facts.items()) if address in there and not facts.fault]
+
+    def _on_worker(self, name: str, machine: str, function: str, task: Task, *arguments: Any) -> Any:
+        """What a function of :mod:`robbench.cluster.worker` returns on a worker of a class of machine, after a few tries.
+
+        Raises:
+            RobbenchError: it failed on ``TRIES`` workers, or with an error that says that it always will.
+            CancelledError: the scheduler is gone.
+        """
+        from distributed import KilledWorker
+
+        from robbench.cluster import worker
+
+        tried: dict[str, str] = {}
+        while True:
+            others = [each for each in self._alive() if each.machine == machine and each.address not in tried]
+            # Where there is nothing to choose from, workers that join later may take it, too.
+            chosen = tried or len(self._machines) > 1 or any(facts.fault for facts in list(self._facts.values()))
+            self._shows[name] = None
+            try:
+                with self._room:
+                    future = self.client.submit(
+                        getattr(worker, function),
+                        self._run,
+                        task,
+                        *arguments,
+                        key=f"{name}-{uuid.uuid4().hex[:8]}",
+                        resources={SLOT: 1},
+                        workers=[each.address for each in others] or None if chosen else None,
+                        pure=False,
+                    )
+                    result = future.result()
+            except KilledWorker as error:
+                died = f"the workers that made it died, the last one at {error.last_worker.address}"
+                raise RobbenchError(f"{name} failed: {died}; look there for memory and logs") from error
+            except CancelledError:
+                if not self._lives():
+                    raise
+                continue
+            finally:
+                self._shows.pop(name, None)
+            if not isinstance(result, Failed):
+                return result
+            if result.final:
+                raise RobbenchError(result.message)
+            tried[result.worker] = result.message
+            if len(tried) == TRIES:
+                raise RobbenchError(f"{name} failed on {TRIES} workers, at last on {result.worker}: {result.message}")
+            self._say(f"{name} failed on {result.worker} ({result.message}); it is tried elsewhere")
+
+    def _lives(self) -> bool:
+        """Whether the scheduler answers, at once or after a while."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and self.client.status == "connecting":
+            time.sleep(0.1)
+        return bool(self.client.status == "running")
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def _publish(self, name: str, keys: Iterable[str]) -> None:
+        """Give the scheduler the saved states of a stage, for workers that do not see the store."""
+        from distributed import Variable
+
+        if self._shared:
+            return
+        paths = {key: self._store.state_path(key) for key in keys}
+        states = {key: path.read_bytes() for key, path in paths.items() if path.exists()}
+        Variable(name, client=self.client).set(states)
+        self._states.add(name)
+
+    def _withdraw(self, name: str) -> None:
+        from distributed import Variable
+
+        if name not in self._states:
+            return
+        with self._lock:
+            self._states.discard(name)
+        with suppress(Exception):  # the scheduler may be gone
+            Variable(name, client=self.client).delete()
+
+    def _listen(self) -> None:
+        """Take the workers' events, until the empty one; dask adds the worker's address to each."""
+        takes: dict[str, Callable[[Any], None]] = {
+            "saved": self._on_saved,
+            "shows": self._on_shows,
+            "says": self._on_says,
+            "comes": self._on_comes,
+        }
+        while event := self._events.get():
+            try:
+                for kind in takes.keys() & event.keys():
+                    takes[kind](event[kind])
+            except Exception as error:
+                if self.client.status == "running":
+                    self._say(f"what a worker sent was not kept: {error}")
+
+    def _on_saved(self, name: str) -> None:
+        """Keep a state that a worker gave the scheduler."""
+        from distributed import Variable
+
+        if name not in self._states:
+            return
+        with suppress(TimeoutError):  # the stage is finished by now
+            states = Variable(name, client=self.client).get(timeout=1)
+            with self._lock:
+                for key, data in states.items() if name in self._states else ():
+                    self._store.keep_state(key, data)
+
+    def _on_shows(self, value: Mapping[str, Any]) -> None:
+        if value["name"] in self._shows:
+            self._shows[value["name"]] = value["host"], value["share"]
+
+    def _on_says(self, text: str) -> None:
+        self._say(text)
+
+    def _on_comes(self, facts: Mapping[str, Any]) -> None:
+        """A worker is there, or came later."""
+        if facts["address"] not in self._facts:
+            known = Facts(**facts)
+            if self._welcomed and not known.fault:
+                all_of_them = [*self._alive(), known]
+                known = replace(known, fault=_shares_gpu(all_of_them) or _lacks_gpu(all_of_them))
+            self._know(known)
+            if self._welcomed:
+                self._say(known.fault or f"worker {known.address} on {known.host} joins")
+
+    def _know(self, facts: Facts) -> None:
+        self._facts[facts.address] = facts
+        if not facts.fault and facts.machine not in self._machines:
+            self._machines.append(facts.machine)
+
+
+def _run(context: RunContext, tasks: Sequence[Task], device: str, folders: Iterable[str], deterministic: bool) -> Run:
+    from robbench.cluster.worker import versions
+
+    datasets: dict[Dataset, str] = {}
+    for task in tasks:
+        with suppress(RobbenchError):  # its model's check says so
+            datasets.setdefault(task.model.dataset, context.images(task.model.dataset).fingerprint)
+    values = [value for task in tasks for value in (task.model, task.spec, KINDS[task.kind].run)]
+    return Run(
+        name=f"robbench-{uuid.uuid4().hex[:12]}",
+        versions=versions(),
+        folders=tuple(folders),
+        code=tuple(modules_of(*values).items()),
+        images=tuple(datasets.items()),
+        data=context.data.resolve(),
+        store=context.store.folder.resolve(),
+        identity=context.store.identity(),
+        device=device,
+        download=context.download,
+        deterministic=deterministic,
+        keep_adversarials=context.keep_adversarials,
+    )
+
+
+def _shares_gpu(workers: Iterable[Facts]) -> str | None:
+    """What is wrong where two workers see the same GPU first."""
+    seen: dict[str, Facts] = {}
+    for facts in workers:
+        if facts.gpu and (other := seen.setdefault(facts.gpu, facts)) is not facts:
+            return (
+                f"workers {other.address} and {facts.address}: expected a GPU for each, got one for both; give each its own by "
+                "CUDA_VISIBLE_DEVICES, as dask-cuda does"
+            )
+    return None
+
+
+def _lacks_gpu(workers: Iterable[Facts]) -> str | None:
+    """What is wrong where some workers have a GPU and another has none."""
+    workers = list(workers)
+    without = [facts for facts in workers if not facts.gpu]
+    if not without or len(without) == len(workers):
+        return None
+    return (
+        f"worker {without[0].address} on {without[0].host}: expected a CUDA device, as other workers have, got none; stop it, "
+        "or use --robbench-device cpu"
+    )

@@ -1,0 +1,132 @@
+"""Stages on a scheduler's workers: what comes back, what is kept on the way, and when a stage fails."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+import robbench.stages.training_stage
+from robbench.errors import RobbenchError
+from robbench.stages import run_graph
+from robbench.stages.graph import Graph, finished_records
+from robbench.store import Store
+from robbench.training import Trainer
+
+
+@pytest.fixture
+def apart(monkeypatch):
+    """No worker sees the controller's store."""
+    monkeypatch.setattr(Store, "identity", lambda store: "seen by nobody")
+
+
+@pytest.fixture
+def tries(monkeypatch):
+    """Let training fail with an error; returns the threads in which it was tried, one a worker."""
+
+    def fail_with(error):
+        tried = []
+
+        def train(work):
+            tried.append(threading.current_thread().name)
+            raise error
+
+        monkeypatch.setattr(robbench.stages.training_stage, "train_model", train)
+        return tried
+
+    return fail_with
+
+
+def test_what_workers_make_comes_to_the_controllers_store(connect, context, estimated, apart):
+    """Records and weights, although no worker sees it; a second run takes all from there."""
+    cluster = connect([estimated])
+    records = run_graph([estimated], context, cluster)
+    assert len(records) == len(context.made) == 2
+    assert finished_records([*records], context).keys() == records.keys()
+    training = context.store.finished(records[estimated.needs["model"]].key)
+    assert context.store.weights(training)
+    context.made.clear()
+    assert run_graph([estimated], context, cluster) == records
+    assert context.made == set()
+
+
+def test_a_saved_state_comes_to_the_controllers_store_at_once(connect, context, task, apart, monkeypatch):
+    """After every epoch; when the stage is finished, nothing of it is left."""
+    kept, keep = [], Store.keep_state
+    monkeypatch.setattr(Store, "keep_state", lambda store, *state: [kept.append(store.folder), keep(store, *state)])
+    record = run_graph([task], context, connect())[task]
+    assert context.store.folder in kept
+    assert context.store.load_state(record.key) is None
+
+
+def test_a_stage_goes_on_from_the_state_that_the_controller_has(connect, context, task, apart, monkeypatch):
+    """Saved by a run that ended before its end: only what is left is made."""
+    states, keep = [], Store.keep_state
+    monkeypatch.setattr(Store, "keep_state", lambda store, *state: [states.append(state), keep(store, *state)])
+    expected = run_graph([task], context, connect())[task]
+    shutil.rmtree(context.store.folder)
+    context.store.keep_state(*states[0])
+    epochs, step = [], Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda trainer: [epochs.append(1), step(trainer)])
+    assert run_graph([task], context, connect())[task].training.validation == expected.training.validation
+    assert len(epochs) == 1
+
+
+def test_bad_input_is_told_at_once_and_with_its_reason(connect, context, task, tries):
+    """It would be the same everywhere."""
+    tried = tries(RobbenchError("loss: expected finite values, got nan"))
+    with pytest.raises(RobbenchError, match=r"^loss: expected finite values, got nan$"):
+        run_graph([task], context, connect())
+    assert len(tried) == 1
+
+
+def test_a_stage_that_fails_on_three_workers_fails(connect, context, task, tries):
+    """Each another one."""
+    tried = tries(OSError("no space left on device"))
+    with pytest.raises(RobbenchError, match=r"training failed on 3 workers, at last on \S+: OSError: no space left"):
+        run_graph([task], context, connect())
+    assert len(tried) == 3
+
+
+def test_a_stage_ends_when_its_run_does(connect, context, task, monkeypatch):
+    """Its worker is free for the next run, however long the stage would have taken."""
+    ended = threading.Event()
+
+    def train(work):
+        try:
+            while True:
+                work.context.show("training", 0, 1)
+                time.sleep(0.01)
+        except RobbenchError:
+            ended.set()
+            raise
+
+    monkeypatch.setattr(robbench.stages.training_stage, "train_model", train)
+    cluster = connect()
+    Graph(context, cluster).start([task])
+    while not cluster.running():
+        time.sleep(0.05)
+    assert [name for name, _, _ in cluster.running()] == [task.name]
+    assert not ended.is_set()
+    cluster.close()
+    assert ended.wait(30)
+
+
+def test_a_fresh_stage_goes_on_from_what_it_was_in_this_run(connect, context, task, apart, monkeypatch):
+    """A finished one is made again, from the beginning, but not from the beginning for each worker that is lost."""
+    run_graph([task], context, connect())
+    fresh = replace(context, fresh=True)
+    packed = []
+    monkeypatch.setattr(Store, "drop_state", lambda store, key: packed.append(store.folder))
+    run_graph([task], fresh, connect())
+    assert set(packed) == {context.store.folder}
+
+
+def test_a_run_for_gpus_is_refused_where_the_workers_have_none(connect, monkeypatch):
+    """Before anything is trained."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(RobbenchError, match=r"^worker \S+ on \S+: device: expected a CUDA device"):
+        connect(device="cuda")
