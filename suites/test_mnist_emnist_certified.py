@@ -2,14 +2,14 @@
 
 Sources trained conventionally, adversarially (Madry et al. 2018) and by interval bounds (Gowal et al. 2018); every k
 retrained conventionally from each of them, adversarially from the second, by interval bounds from the third. Runs on
-request only: ``pytest -m suite suites/test_mnist_emnist_certified.py``; it needs vibecheck (``make verifiers``).
+request only: ``pytest -m suite suites/test_mnist_emnist_certified.py``.
 """
 
 from dataclasses import replace
 
 import pytest
 
-from robbench import IBP, PGD, Bounds, Dataset, FromScratch, OneCycle, Recipe, Study, Transfers, Verifier, recipes
+from robbench import IBP, PGD, Bounds, Dataset, FromScratch, OneCycle, Recipe, Study, Transfers, recipes
 
 STANDARD = Recipe(
     optimiser="adam",
@@ -39,10 +39,7 @@ STUDY = Study(
         Transfers(recipe=replace(CERTIFIED, epochs=3), source="ibp"),
     ),
     estimate=replace(recipes.MNIST_ESTIMATE, images=1_000),
-    bounds=Bounds(
-        images=500,
-        verifier=Verifier(images=50, seconds=20, queries=2, models=("*-mnist-ibp", "*-TL2-from-ibp")),
-    ),
+    bounds=Bounds(images=500),
     on_request=True,
 )
 
