@@ -45,7 +45,7 @@ def test_robust_accuracy_is_the_share_of_larger_pstar(indices):
 def test_robust_accuracy_of_a_radius_off_the_grid_is_refused():
     """A float that differs in its last bits is on it."""
     assert robustness([1, 4]).robust(0.1 + 0.2) == Counts(correct=1, total=2)
-    with pytest.raises(RobbenchError, match=r"robust accuracy: expected a radius of the grid \(as 0\.\d\), got 0\.25"):
+    with pytest.raises(RobbenchError, match=r"radius: expected one of the grid \(as 0\.\d\), got 0\.25"):
         robustness([1]).robust(0.25)
 
 
