@@ -21,8 +21,8 @@ STANDARD = Recipe(
     schedule=OneCycle(),
     kept_epoch="last",
 )
-ADVERSARIAL = replace(STANDARD, epochs=10, attack=PGD(epsilon=0.15, step_size=0.05, steps=5), ramp_epochs=4)
-CERTIFIED = replace(STANDARD, epochs=20, objective=IBP(epsilon=0.15))
+ADVERSARIAL = replace(STANDARD, epochs=8, attack=PGD(epsilon=0.15, step_size=0.05, steps=4), ramp_epochs=3)
+CERTIFIED = replace(STANDARD, epochs=14, objective=IBP(epsilon=0.15))
 
 STUDY = Study(
     name="certified",
@@ -35,10 +35,10 @@ STUDY = Study(
     transfers=(
         Transfers(recipe=STANDARD, k=(1, 2, 3)),
         Transfers(recipe=STANDARD, k=(1, 2, 3), source="ibp"),
-        Transfers(recipe=replace(CERTIFIED, epochs=10), k=(2,), source="ibp"),
+        Transfers(recipe=replace(CERTIFIED, epochs=8), k=(2,), source="ibp"),
     ),
     estimate=Estimate(grid=EpsilonGrid(stop=0.4, step=0.005), attack=PGD(steps=10, random_start=False), images=200),
-    bounds=Bounds(images=60),
+    bounds=Bounds(images=40),
 )
 
 pytestmark = pytest.mark.suite(STUDY, pstar=0.2, accuracy=0.07, seconds=math.inf)
