@@ -22,7 +22,7 @@ from robbench.report.rows import Group, Row
 from robbench.report.seeds import Model, Spread, models_of, spread
 
 PANELS = 12
-"""Most models whose images are drawn."""
+"""Most models whose images are drawn; of more, the best of each kind of transfer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def exactness(group: Group) -> list[tuple[str, LowerBounds]]:
 def draw_brackets(group: Group) -> bytes:
     """Every bounded image of a model in order of p*: from its certified radius to p*, exact ones as a line."""
     rows = [row for row in group.rows if row.bounds and row.bounds.right and row.facts.seed == group.seeds[0]]
-    shown = rows if len(rows) <= PANELS else _spaced(rows)
+    shown = rows if len(rows) <= PANELS else _chosen(group, rows)
     across = min(4, len(shown))
     with drawing.canvas(
         3.6 * across,
@@ -166,12 +166,14 @@ def draw_brackets(group: Group) -> bytes:
         return drawing.png(figure)
 
 
-def _spaced(rows: Sequence[Row]) -> list[Row]:
-    """The models from scratch, and as many of the others as there is room for, evenly spaced."""
-    scratch, others = [row for row in rows if not row.facts.k], [row for row in rows if row.facts.k]
-    scratch = scratch[: PANELS // 2]
-    places = np.linspace(0, len(others) - 1, PANELS - len(scratch)).round().astype(int)
-    return [*scratch, *(others[place] for place in dict.fromkeys(places.tolist()))]
+def _chosen(group: Group, rows: Sequence[Row]) -> list[Row]:
+    """The models from scratch, and of every kind of transfer the one with the largest median certified radius."""
+    best = [
+        max(own, key=lambda row: (row.bounds.median or 0.0) if row.bounds else 0.0)
+        for line in group.lines
+        if (own := [row for row in rows if row.line == line])
+    ]
+    return [*(row for row in rows if not row.facts.k), *best][:PANELS]
 
 
 def _bracket(panel: Axes, row: Row, bounds: LowerBounds) -> None:
