@@ -28,7 +28,7 @@ ESTIMATION_VERSION = 1
 """Raised when the estimation code changes what comes out of a spec; p* is then estimated again."""
 
 Head = Literal["linear", "mlp1", "mlp2", "mlp3"]
-Kept = Literal["frozen", "finetuned", "warm"]
+Kept = Literal["frozen", "finetuned", "warm", "critical"]
 
 
 class Transfer(Spec):
@@ -37,7 +37,11 @@ class Transfer(Spec):
     k: PositiveInt
     head: Head = "linear"
     kept: Kept = "frozen"
-    """frozen, finetuned at a lower rate, or warm: retrained like the others, but from the source's weights."""
+    """frozen, finetuned at a lower rate, or warm: retrained like the others, but from the source's weights.
+
+    critical is RiFT (Zhu et al. 2023): after the head alone, the block that robustness depends on least is fine-tuned with
+    it at the lower rate, and the weights are interpolated back as far as robustness asks for it.
+    """
     kept_scale: Share = 0.01
     """Learning-rate factor of fine-tuned kept blocks; 0.001 in the study's code."""
     kept_statistics: Literal["eval", "train"] = "eval"
@@ -49,6 +53,10 @@ class Transfer(Spec):
         require(
             unset, "Transfer kept_scale and kept_statistics", "neither beside kept='warm', which keeps nothing", both
         )
+        if self.kept == "critical":
+            require(self.k == 1, "Transfer k", "1 with kept='critical', where all but the head is kept", self.k)
+            still = self.kept_statistics == "eval"
+            require(still, "Transfer kept_statistics", "'eval' with kept='critical'", self.kept_statistics)
 
 
 _Values = Annotated[
@@ -161,6 +169,9 @@ class Model(Spec):
         if transfer is not None:
             known = names is None or transfer.k <= len(names)
             require(known, "Transfer k", f"1…{len(names or ())} for {self.architecture}", transfer.k)
+            attacked = self.recipe.attack or (isinstance(source, Model) and source.recipe and source.recipe.attack)
+            how = "a model trained with a PGD, or one in the recipe, with kept='critical', which judges by it"
+            require(transfer.kept != "critical" or bool(attacked), "Model source", how, source)
 
     def parents(self) -> dict[str, Model]:
         """The models that must be trained before, by their role."""
