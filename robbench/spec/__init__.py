@@ -11,6 +11,7 @@ from robbench.spec.description import describe, differences, digest_of, read_spe
 from robbench.spec.estimate import Audit, EpsilonGrid, Estimate
 from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer, code_of, edited_code
 from robbench.spec.objectives import ARD, DARD, IBP, MART, RSLAD, TRADES, DicePGD, LwF
+from robbench.spec.prediction import Drift
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
 from robbench.spec.searches import Attack, Ensemble, Search, attack
 from robbench.spec.study import Also, FromScratch, Quick, Study, Transfers
@@ -47,6 +48,7 @@ __all__ = [
     "CrossEntropy",
     "Dataset",
     "DicePGD",
+    "Drift",
     "EarlyStopping",
     "Ensemble",
     "EpsilonGrid",

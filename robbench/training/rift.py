@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, linalg, nn
 
 from robbench.attacks import evaluating
 from robbench.data import ImageSource
@@ -68,7 +68,7 @@ def criticality(network: nn.Module, block: Block, attacked: Tensor, labels: Tens
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([tensor.norm() for tensor in tensors]).norm()
+    return linalg.vector_norm(torch.stack([linalg.vector_norm(tensor) for tensor in tensors]))
 
 
 def interpolate(

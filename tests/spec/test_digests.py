@@ -26,6 +26,7 @@ from robbench.spec import (
     CrossEntropy,
     Dataset,
     DicePGD,
+    Drift,
     EarlyStopping,
     Ensemble,
     EpsilonGrid,
@@ -117,6 +118,7 @@ CHANGES = [
     (IBP(epsilon=0.1), {"epsilon": 0.2, "kappa": 0.4, "warm_up": 0.1, "ramp": 0.3, "crown": True}),
     (Bounds(), {"images": 7, "method": "ibp", "probes": 2, "models": ("*-pgd",), "verifier": Verifier()}),
     (Verifier(), {"engine": "neuralsat", "images": 7, "seconds": 5, "queries": 1, "models": ("*-pgd",)}),
+    (Drift(attack=PGD(steps=2, epsilon=0.1)), {"attack": PGD(steps=3, epsilon=0.1), "images": 7}),
     (
         Bounded(bounds=Bounds(), estimate=ESTIMATE),
         {"bounds": Bounds(images=7), "estimate": replace(ESTIMATE, images=1)},

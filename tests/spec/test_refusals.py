@@ -18,6 +18,7 @@ from robbench.spec import (
     Audit,
     Checkpoint,
     Dataset,
+    Drift,
     Ensemble,
     EpsilonGrid,
     FromScratch,
@@ -204,6 +205,19 @@ BETWEEN_FIELDS = [
         lambda: make_study(transfers=(Transfers(recipe=RECIPE, kept="warm", kept_scale=0.1),)),
         "Transfer kept_scale and kept_statistics: expected neither beside kept='warm'",
     ),
+    (
+        lambda: make_study(transfers=(Transfers(recipe=STANDARD, kept="critical"),)),
+        "Transfer k: expected 1 with kept='critical', where all but the head is kept, got 2",
+    ),
+    (
+        lambda: make_study(transfers=(Transfers(recipe=STANDARD, k=(1,), kept="critical", source="standard"),)),
+        "Model source: expected a model trained with a PGD, or one in the recipe, with kept='critical'",
+    ),
+    (
+        lambda: make_study(source=None, source_checkpoint=OWN, transfers=(Transfers(recipe=STANDARD, data="source"),)),
+        "Study source: expected data for its transfers, got None",
+    ),
+    (lambda: Drift(attack=PGD(steps=2)), "Drift attack: expected a PGD with an epsilon and a random start"),
     (lambda: Transfers(recipe=RECIPE, k=()), "Transfers k: expected integers ≥ 1, got ()"),
     (lambda: make_study(architectures=("wrn32_10",)), "architecture 'wrn32_10': expected depth 6n + 4"),
     (lambda: make_study(seeds=(1, 1)), "Study seeds: expected each value once, got (1, 1)"),
