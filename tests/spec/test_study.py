@@ -19,6 +19,7 @@ from robbench.spec import (
     Checkpoint,
     Dataset,
     DicePGD,
+    Drift,
     Ensemble,
     EpsilonGrid,
     FromScratch,
