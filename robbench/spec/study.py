@@ -16,6 +16,7 @@ from robbench.spec.catalogue import block_names
 from robbench.spec.certified import Bounds
 from robbench.spec.estimate import Estimate
 from robbench.spec.model import Checkpoint, Head, Kept, Model, Transfer
+from robbench.spec.prediction import Drift
 from robbench.spec.protocol import (
     EFFECTS,
     Protocol,
@@ -27,7 +28,6 @@ from robbench.spec.protocol import (
     thesis_recipe,
     thesis_retraining,
 )
-from robbench.spec.prediction import Drift
 from robbench.spec.training import Dataset, Recipe
 
 _PARAMETERLESS = frozenset({"avg_pool"})

@@ -39,7 +39,7 @@ def train_critical(
     the other half fine-tunes the least critical block and the head at ``kept_scale`` times the rate, and the weights are
     interpolated between those after the first half and the second.
     """
-    model, device = work.task.model, work.context.device
+    model = work.task.model
     assert model.recipe is not None
     assert model.transfer is not None
     recipe, scale = model.recipe, model.transfer.kept_scale

@@ -68,7 +68,8 @@ def criticality(network: nn.Module, block: Block, attacked: Tensor, labels: Tens
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return linalg.vector_norm(torch.stack([linalg.vector_norm(tensor) for tensor in tensors]))
+    norm: Tensor = linalg.vector_norm(torch.stack([linalg.vector_norm(tensor) for tensor in tensors]))
+    return norm
 
 
 def interpolate(
