@@ -16,7 +16,7 @@ from robbench.errors import RobbenchError, require
 from robbench.spec.base import UNDESCRIBED, Count, Number, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names, own_module
 from robbench.spec.description import describe, digest_of
-from robbench.spec.objectives import Distillation, LwF
+from robbench.spec.objectives import TWINS, Distillation, LwF
 from robbench.spec.own_code import edited, remember, sha256_of
 from robbench.spec.searches import LIBRARIES, Attack
 from robbench.spec.training import Dataset, Recipe
@@ -162,6 +162,9 @@ class Model(Spec):
         if isinstance(self.recipe.objective, LwF):
             fits = transfer is not None and (transfer.k, transfer.kept) == (1, "finetuned")
             require(fits, "Model transfer", "k=1 and kept='finetuned' with LwF, which begins with the head", transfer)
+        if isinstance(self.recipe.objective, TWINS):
+            warm = transfer is not None and transfer.kept == "warm"
+            require(warm, "Model transfer", "kept='warm' with TWINS, where all layers learn", transfer)
         require((transfer is None) == (source is None), "Model transfer", "transfer and source together", transfer)
         if isinstance(source, Model):
             same = source.architecture == self.architecture

@@ -14,6 +14,7 @@ from robbench.spec import (
     PGD,
     RSLAD,
     TRADES,
+    TWINS,
     Also,
     Audit,
     Checkpoint,
@@ -125,6 +126,10 @@ BETWEEN_FIELDS = [
     (
         lambda: replace(TARGET, recipe=recipe(attack=None, objective=LwF())),
         "Model transfer: expected k=1 and kept='finetuned' with LwF, which begins with the head, got Transfer(k=3",
+    ),
+    (
+        lambda: replace(TARGET, recipe=recipe(objective=TWINS())),
+        "Model transfer: expected kept='warm' with TWINS, where all layers learn, got Transfer(k=3",
     ),
     (
         lambda: replace(SOURCE, recipe=recipe(objective=RSLAD())),

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from stages import ADVERSARY, RECIPE, Killed, comparable, estimate, killer, train
+from stages import ADVERSARY, RECIPE, Killed, comparable, estimate, killer, target, train
 
 from robbench.models import build, weights
-from robbench.spec import DARD, Checkpoint, Dataset, LwF, Model, Transfer
+from robbench.spec import DARD, TWINS, Checkpoint, CrossEntropy, Dataset, LwF, Model, Transfer
 from robbench.stages.networks import load_network
 from robbench.training.lwf import Penultimate
 
@@ -82,6 +82,17 @@ def test_a_teacher_may_be_a_checkpoint_of_another_architecture(new_run, tmp_path
         assert record.model.method == "dard"
         ended.append(context.store.weights(context.store.finished(record.key)))
     assert not all(torch.equal(value, ended[1][name]) for name, value in ended[0].items())
+
+
+def test_twins_end_to_end(new_run):
+    """Its network is the warm one with the statistics of the target; without a weight it is adversarial retraining."""
+    context, ended = new_run(), []
+    for objective in (CrossEntropy(), TWINS(weight=0.0), TWINS()):
+        record = train(target(1, recipe=replace(RECIPE, attack=ADVERSARY, objective=objective), kept="warm"), context)
+        ended.append(context.store.weights(context.store.finished(record.key)))
+    assert record.case == "own_networks:small".replace(":", ".") + "-far-TL1-adversarial-warm-twins"
+    assert all(torch.equal(value, ended[1][name]) for name, value in ended[0].items())
+    assert not any(torch.equal(value, ended[2][name]) for name, value in ended[0].items() if "weight" in name)
 
 
 def test_the_least_critical_block_is_fine_tuned_with_the_head(new_run):
