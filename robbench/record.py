@@ -437,7 +437,26 @@ class LowerBounds(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return {"median_certified": self.median, "exact": exact.share if exact.total else None}
 
 
-RESULTS: dict[str, type[Struct]] = {"training": Training, "robustness": Robustness, "bounds": LowerBounds}
+class FeatureDrift(Struct, frozen=True, kw_only=True):
+    """How far the features that the last k blocks get move under attack, before these are retrained."""
+
+    epsilon: Radius
+    images: Number
+    """Validation images of the target."""
+    drift: float
+    """Mean L2 distance of attacked from clean features ÷ mean L2 distance of clean features from their mean."""
+
+    def figures(self) -> Figures:
+        """The figures that pytest-benchmark's JSON and JUnit XML get."""
+        return {"drift": self.drift}
+
+
+RESULTS: dict[str, type[Struct]] = {
+    "training": Training,
+    "robustness": Robustness,
+    "bounds": LowerBounds,
+    "drift": FeatureDrift,
+}
 """The type of a stage's result, by the name of its kind; a new kind of stage adds its own."""
 
 
@@ -489,6 +508,11 @@ class Record(Struct, frozen=True, kw_only=True):
     def bounds(self) -> LowerBounds | None:
         """The result of a stage that certifies; None of any other."""
         return self.result if isinstance(self.result, LowerBounds) else None
+
+    @property
+    def drift(self) -> FeatureDrift | None:
+        """The result of a stage that measures feature drift; None of any other."""
+        return self.result if isinstance(self.result, FeatureDrift) else None
 
     @property
     def figures(self) -> Figures:

@@ -1,10 +1,11 @@
-"""Which objective to retrain with: ten ways from one adversarially trained source, on drawn characters.
+"""Which way to retrain: objectives and treatments of the kept blocks, from one robust source, on drawn characters.
 
 The last three blocks of one network retrained adversarially by PGD, adversarial weight perturbation, TRADES, MART,
 Dice-PGD, and by distillation from two robust teachers of another architecture (ARD and RSLAD from one trained by PGD,
-DARD from one trained by Dice-PGD); and a new head with conventional fine-tuning, with and without LwF. An epoch of
-adversarial retraining passes each image seven times forward and back (steps of the attack and the update; TRADES looks
-once more), and conventional retraining has seven times the epochs. Runs on request only:
+DARD from one trained by Dice-PGD); and conventionally: a new head with fine-tuning, with and without LwF, the last three
+blocks with the others frozen or warm, and a new head with the least critical block (RiFT). An epoch of adversarial
+retraining passes each image seven times forward and back (steps of the attack and the update; TRADES looks once more),
+and conventional retraining has seven times the epochs. Runs on request only:
 ``pytest -m suite suites/test_methods.py``.
 """
 
@@ -80,6 +81,9 @@ STUDY = Study(
             for objective in ({}, {"objective": LwF()})
             for head in ("linear", "mlp1")
         ),
+        Transfers(recipe=CONVENTIONAL, k=(3,)),
+        Transfers(recipe=CONVENTIONAL, k=(3,), kept="warm"),
+        Transfers(recipe=CONVENTIONAL, k=(1,), kept="critical", kept_scale=0.1),
     ),
     estimate=Estimate(grid=EpsilonGrid(stop=0.4, step=0.005), attack=PGD(steps=10, random_start=False), images=250),
     quick=Quick(train=128, images=8),

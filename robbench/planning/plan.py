@@ -58,7 +58,7 @@ class PlannedStage:
 def plan(study: Study, data: Path) -> tuple[PlannedStage, ...]:
     """Every stage of a study in order, unknown kinds as no work; a RobbenchError for a dataset that is not in ``data``."""
     found = {dataset.name: sizes_of(dataset, data) for dataset in study.datasets}
-    planned = {"training": _training, "robustness": _robustness, "bounds": _bounds}
+    planned = {"training": _training, "robustness": _robustness, "bounds": _bounds, "drift": _drift}
     return tuple(planned.get(task.kind, _nothing)(task, found[task.model.dataset.name]) for task in tasks_of(study))
 
 
@@ -111,6 +111,18 @@ def _bounds(task: Task, found: Sizes) -> PlannedStage:
         stage=task.stage,
         work=Work(inference=images * bound_rows(bounds, len(estimate.grid.values), classes, neurons)),
         bound=True,
+        network=(model.architecture, found.shape, "float32"),
+    )
+
+
+def _drift(task: Task, found: Sizes) -> PlannedStage:
+    model, drift = task.model, task.spec
+    images = min(drift.images, parts(model.dataset, found.train)[1])
+    return PlannedStage(
+        model=model,
+        stage=task.stage,
+        work=Work(inference=2 * images, attack=images * drift.attack.steps),
+        bound=False,
         network=(model.architecture, found.shape, "float32"),
     )
 

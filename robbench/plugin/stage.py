@@ -44,11 +44,18 @@ class Robbench:
         """Certify which radii hold no counterexample; fails the test on a regression of the median certified radius."""
         return self.stage("bounds", model)
 
+    def drift(self, model: Model) -> Record:
+        """Measure how far an attack moves the features that a transfer keeps; skips a model that keeps none frozen."""
+        return self.stage("drift", model)
+
     def stage(self, name: str, model: Model) -> Record:
         """Run the stage of this name that the study asks of a model, after the stages that it needs."""
         if self._mark is None:
             pytest.fail("the robbench fixture: expected a test marked with pytest.mark.suite(study)", pytrace=False)
         study = self._session.study(self._mark.args[0])
+        stages = {(task.stage, task.model) for task in tasks_of(study)}
+        if (name, model) not in stages and name in {stage for stage, _ in stages}:
+            pytest.skip(f"study {study.name!r} asks for {name!r} of other models only")
         outcome = self._item.stash[OUTCOME] = {"stage": f"{study.name}/{model.id}.{name}"}
         try:
             record, verdicts = self._measured(study, task_of(study, name, model))

@@ -178,7 +178,7 @@ def curve_legend(group: Group) -> list[tuple[str, str, bool]]:
 def _dashes(group: Group, model: Model) -> str:
     """Dashed: a model of the source data, and the second kind of transfer; dotted, a third one."""
     if model.line:
-        return ("", "7 3", "2 2")[min(2, group.lines.index(model.line))]
+        return ("", "7 3", "2 2")[min(2, [*group.lines, model.line].index(model.line))]
     return "7 3" if is_source(group, model) else ""
 
 

@@ -215,7 +215,8 @@ def best_under(
 def choices(groups: Sequence[Group]) -> tuple[Choice, ...]:
     """What to choose among the models of one study: on the data transferred to, or on each where nothing is transferred."""
     rows = [row for group in groups for row in group.rows if row.accuracy is not None]
-    targets = [row.facts.dataset for row in rows if row.facts.k] or [row.facts.dataset for row in rows]
+    transferred = [row for row in rows if row.facts.k]
+    targets = [row.facts.dataset for row in [row for row in transferred if not row.on_source] or transferred or rows]
     return tuple(_choice(_candidates(groups, dataset)) for dataset in dict.fromkeys(targets))
 
 

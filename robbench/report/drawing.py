@@ -31,7 +31,7 @@ _TRANSFERS = {
     ("transfer", "mlp2"): "#56B4E9",
     ("transfer", "mlp3"): "#332288",
 }
-_KEPT = {"finetuned": "#A6761D", "warm": "#117733"}
+_KEPT = {"finetuned": "#A6761D", "warm": "#117733", "critical": "#AA4499"}
 _FROM_STANDARD, _OTHER = "#999933", "#882255"
 
 

@@ -26,6 +26,7 @@ from robbench.report.choice import Choice, accuracy_floor, choices
 from robbench.report.comparisons import fixed_epsilons
 from robbench.report.drawing import Picture
 from robbench.report.overview import best_answer, overview_table
+from robbench.report.prediction import prediction_table
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
 from robbench.report.remarks import (
     busy,
@@ -148,7 +149,7 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
     ways = {
         (dataset_label(row.facts.source or "a checkpoint"), dataset_label(row.record.data.name))
         for row in rows
-        if row.facts.k
+        if row.line in {line for group in groups for line in group.lines}
     }
     lacking = [name.removeprefix(f"{suite}/").rpartition(".")[0] for name in missing if name.startswith(f"{suite}/")]
     return {
@@ -245,6 +246,7 @@ def _architecture(group: Group, pictures: Sequence[Picture], missing: Collection
         "epsilon": ranking_epsilon(group),
         "final": _plain(attack_table(group)),
         "others": other_table(group),
+        "predicted": prediction_table(group),
         "certified": certified_table(group),
         "certified_answers": certified_answers(group),
         "one_class": one_class(group),

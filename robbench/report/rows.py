@@ -16,7 +16,7 @@ from robbench.spec.catalogue import ARCHITECTURES
 _DATASETS = {"mnist": "MNIST", "emnist": "EMNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 _METHODS = ("standard", "pgd", "checkpoint", "transfer", "transfer-adversarial")
 _SCRATCH = {"standard": "Standard", "pgd": "PGD", "checkpoint": "Checkpoint"}
-_KEPT = {"frozen": "", "finetuned": ", kept blocks fine-tuned", "warm": ", whole network"}
+_KEPT = {"frozen": "", "finetuned": ", kept blocks fine-tuned", "warm": ", whole network", "critical": ", RiFT"}
 CONVENTIONAL = "conventional retraining"
 
 FEW = 30
@@ -92,6 +92,16 @@ class Row:
     def bounds(self) -> LowerBounds | None:
         """Its certified bounds."""
         return self.bounded.bounds if self.bounded else None
+
+    @property
+    def drift(self) -> float | None:
+        """How far the features that it keeps move under attack, before it is retrained."""
+        return next((record.drift.drift for record in self.others if record.drift), None)
+
+    @property
+    def on_source(self) -> bool:
+        """Whether it was transferred to the data that its source was trained on."""
+        return self.facts.k is not None and self.facts.dataset == self.facts.source
 
     @property
     def median(self) -> float | None:
@@ -176,7 +186,8 @@ class Row:
         head = f", {self.facts.head.upper()} head" if self.facts.head != "linear" else ""
         kept = _KEPT[self.facts.kept or "frozen"]
         objective = f", {_objective(self.facts.objective)}" if self.facts.objective else ""
-        return head + kept + objective + self._from
+        on_source = ", on the source's data" if self.on_source else ""
+        return head + kept + objective + self._from + on_source
 
     @property
     def _from(self) -> str:
@@ -226,8 +237,10 @@ class Group:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The kinds of transfer there are, in order."""
-        return tuple(dict.fromkeys(row.line for row in self.rows if row.line))
+        """The kinds of transfer there are, in order; those on the source's data only where there are no others."""
+        rows = [row for row in self.rows if row.line]
+        rows = [row for row in rows if not row.on_source] or rows
+        return tuple(dict.fromkeys(row.line for row in rows if row.line))
 
     @property
     def all_rows(self) -> tuple[Row, ...]:

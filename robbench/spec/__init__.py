@@ -10,7 +10,8 @@ from robbench.spec.certified import Bounded, Bounds, Verifier
 from robbench.spec.description import describe, differences, digest_of, read_spec
 from robbench.spec.estimate import Audit, EpsilonGrid, Estimate
 from robbench.spec.model import ESTIMATION_VERSION, TRAINING_VERSION, Checkpoint, Model, Transfer, code_of, edited_code
-from robbench.spec.objectives import ARD, DARD, IBP, MART, RSLAD, TRADES, DicePGD, LwF
+from robbench.spec.objectives import ARD, DARD, IBP, MART, RSLAD, TRADES, TWINS, DicePGD, LwF
+from robbench.spec.prediction import Drift
 from robbench.spec.protocol import EFFECTS, PROTOCOL_FIELDS, Protocol
 from robbench.spec.searches import Attack, Ensemble, Search, attack
 from robbench.spec.study import Also, FromScratch, Quick, Study, Transfers
@@ -38,6 +39,7 @@ __all__ = [
     "RSLAD",
     "TRADES",
     "TRAINING_VERSION",
+    "TWINS",
     "Also",
     "Attack",
     "Audit",
@@ -47,6 +49,7 @@ __all__ = [
     "CrossEntropy",
     "Dataset",
     "DicePGD",
+    "Drift",
     "EarlyStopping",
     "Ensemble",
     "EpsilonGrid",

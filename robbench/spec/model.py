@@ -16,7 +16,7 @@ from robbench.errors import RobbenchError, require
 from robbench.spec.base import UNDESCRIBED, Count, Number, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names, own_module
 from robbench.spec.description import describe, digest_of
-from robbench.spec.objectives import Distillation, LwF
+from robbench.spec.objectives import TWINS, Distillation, LwF
 from robbench.spec.own_code import edited, remember, sha256_of
 from robbench.spec.searches import LIBRARIES, Attack
 from robbench.spec.training import Dataset, Recipe
@@ -28,7 +28,7 @@ ESTIMATION_VERSION = 1
 """Raised when the estimation code changes what comes out of a spec; p* is then estimated again."""
 
 Head = Literal["linear", "mlp1", "mlp2", "mlp3"]
-Kept = Literal["frozen", "finetuned", "warm"]
+Kept = Literal["frozen", "finetuned", "warm", "critical"]
 
 
 class Transfer(Spec):
@@ -37,7 +37,11 @@ class Transfer(Spec):
     k: PositiveInt
     head: Head = "linear"
     kept: Kept = "frozen"
-    """frozen, finetuned at a lower rate, or warm: retrained like the others, but from the source's weights."""
+    """frozen, finetuned at a lower rate, or warm: retrained like the others, but from the source's weights.
+
+    critical is RiFT (Zhu et al. 2023): after the head alone, the block that robustness depends on least is fine-tuned with
+    it at the lower rate, and the weights are interpolated back as far as robustness asks for it.
+    """
     kept_scale: Share = 0.01
     """Learning-rate factor of fine-tuned kept blocks; 0.001 in the study's code."""
     kept_statistics: Literal["eval", "train"] = "eval"
@@ -49,6 +53,10 @@ class Transfer(Spec):
         require(
             unset, "Transfer kept_scale and kept_statistics", "neither beside kept='warm', which keeps nothing", both
         )
+        if self.kept == "critical":
+            require(self.k == 1, "Transfer k", "1 with kept='critical', where all but the head is kept", self.k)
+            still = self.kept_statistics == "eval"
+            require(still, "Transfer kept_statistics", "'eval' with kept='critical'", self.kept_statistics)
 
 
 _Values = Annotated[
@@ -154,6 +162,9 @@ class Model(Spec):
         if isinstance(self.recipe.objective, LwF):
             fits = transfer is not None and (transfer.k, transfer.kept) == (1, "finetuned")
             require(fits, "Model transfer", "k=1 and kept='finetuned' with LwF, which begins with the head", transfer)
+        if isinstance(self.recipe.objective, TWINS):
+            warm = transfer is not None and transfer.kept == "warm"
+            require(warm, "Model transfer", "kept='warm' with TWINS, where all layers learn", transfer)
         require((transfer is None) == (source is None), "Model transfer", "transfer and source together", transfer)
         if isinstance(source, Model):
             same = source.architecture == self.architecture
@@ -161,6 +172,9 @@ class Model(Spec):
         if transfer is not None:
             known = names is None or transfer.k <= len(names)
             require(known, "Transfer k", f"1…{len(names or ())} for {self.architecture}", transfer.k)
+            attacked = self.recipe.attack or (isinstance(source, Model) and source.recipe and source.recipe.attack)
+            how = "a model trained with a PGD, or one in the recipe, with kept='critical', which judges by it"
+            require(transfer.kept != "critical" or bool(attacked), "Model source", how, source)
 
     def parents(self) -> dict[str, Model]:
         """The models that must be trained before, by their role."""

@@ -66,6 +66,20 @@ class MART(Objective):
     weight: NonNegative = 5.0
 
 
+class TWINS(Objective):
+    """CE(x') with batch statistics + ``weight`` · CE(x') with the source's (Liu et al. 2023, arXiv 2303.11135).
+
+    The two branches share all weights and differ in what their batch norms divide by; the first one's running statistics
+    become the network's. Declared as ``Transfers(recipe=…, kept="warm")``, since all layers learn. That both see the whole
+    batch, attacked on the first branch in eval mode, is our choice.
+    """
+
+    parents: ClassVar[tuple[str, ...]] = ("source",)
+    needs_attack: ClassVar[bool] = True
+    passes: ClassVar[int] = 2
+    weight: NonNegative = 1.0
+
+
 class DicePGD(Objective):
     """Cross-entropy on images that Dice-PGD attacked: how DARD trains its teacher (Zou et al. 2025, arXiv 2509.11525).
 

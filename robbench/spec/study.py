@@ -16,6 +16,7 @@ from robbench.spec.catalogue import block_names
 from robbench.spec.certified import Bounds
 from robbench.spec.estimate import Estimate
 from robbench.spec.model import Checkpoint, Head, Kept, Model, Transfer
+from robbench.spec.prediction import Drift
 from robbench.spec.protocol import (
     EFFECTS,
     Protocol,
@@ -49,6 +50,8 @@ class Transfers(Spec):
     source: str = "adversarial"
     """Which source model the blocks come from: ``adversarial``, ``standard``, or what a row of the study's ``scratch`` on
     the source data minimises (``ibp``)."""
+    data: Literal["source", "target"] = "target"
+    """What is retrained on. The source's own data tell at which k robustness falls, which predicts it for the target."""
     teacher: Model | None = None
     """What the recipe's objective imitates."""
 
@@ -119,6 +122,8 @@ class Study(Spec):
     """Second estimates of some models, which reports hold beside the first."""
     bounds: Bounds | None = None
     """Certified lower bounds of the same radii; None: none."""
+    drift: Drift | None = None
+    """How far the features that transfers keep move under attack, which predicts the drop point; None: not measured."""
     source_checkpoint: Checkpoint | None = None
     """Weights of the adversarially trained source model, instead of training it.
 
@@ -154,6 +159,8 @@ class Study(Spec):
                 raise unknown("architecture of a row", architecture, self.architectures)
         for row in self.scratch:
             require(getattr(self, row.data) is not None, f"Study {row.data}", "data for the rows from scratch", None)
+        for each in self.transfers:
+            require(getattr(self, each.data) is not None, f"Study {each.data}", "data for its transfers", None)
         thesis = all(row.kept != "frozen" or row.kept_statistics == "train" for row in self.transfers)
         how = "'sound' in a declaration (--robbench-protocol thesis changes it)"
         require(self.protocol == "sound" or thesis, "Study protocol", how, self.protocol)
@@ -331,7 +338,7 @@ def _of_architecture(study: Study, architecture: str, seed: int) -> Iterator[Mod
             for k in row.k or _every_k(study, architecture):
                 yield Model(
                     architecture=architecture,
-                    dataset=study.datasets[-1],
+                    dataset=study.datasets[-1 if row.data == "target" else 0],
                     recipe=_recipe_for(row.recipe, architecture),
                     transfer=Transfer(k=k, **kept),
                     source=start,

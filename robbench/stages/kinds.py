@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from robbench.record import RESULTS, LowerBounds, Robustness, Struct, Training
-from robbench.spec import Bounded, Estimate, Model, Study
+from robbench.record import RESULTS, FeatureDrift, LowerBounds, Robustness, Struct, Training
+from robbench.spec import Bounded, Drift, Estimate, Model, Study
 from robbench.spec.own_code import remember
 from robbench.spec.study import is_named
 
@@ -76,6 +76,12 @@ def _bound(work: Work) -> Made:
     return bound_model(work)
 
 
+def _drift(work: Work) -> Made:
+    from robbench.stages.drift_stage import measure_drift
+
+    return measure_drift(work)
+
+
 def _estimates(study: Study, model: Model) -> dict[str, Estimate]:
     also = [each.estimate for each in study.also if each.asks(model)]
     return {"": study.estimate} | {each.search_label: each for each in also}
@@ -89,6 +95,12 @@ def _bounds(study: Study, model: Model) -> dict[str, Bounded]:
     if verifier and not any(is_named(model, pattern) for pattern in verifier.models):
         bounds = replace(bounds, verifier=None)
     return {"": Bounded(bounds=bounds, estimate=study.estimate)}
+
+
+def _drifts(study: Study, model: Model) -> dict[str, Drift]:
+    """Of transfers that keep frozen blocks of a model."""
+    cut = model.transfer is not None and model.transfer.kept == "frozen" and isinstance(model.source, Model)
+    return {"": study.drift} if study.drift and cut and model.dataset == study.target else {}
 
 
 KINDS: dict[str, StageKind] = {}
@@ -129,5 +141,15 @@ add_kind(
         needs=lambda model, spec: {"model": ("training", model), "pstar": ("robustness", model, spec.estimate)},
         run=_bound,
         spec_name="bounds",
+    )
+)
+add_kind(
+    StageKind(
+        name="drift",
+        result=FeatureDrift,
+        specs=_drifts,
+        needs=lambda model, spec: {"source": ("training", model.source)},
+        run=_drift,
+        spec_name="drift",
     )
 )

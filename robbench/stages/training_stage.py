@@ -13,8 +13,9 @@ from robbench.data import ImageSource, pixels, training_parts
 from robbench.machine.memory import Batches
 from robbench.models import Loaded, Network, network_of_checkpoint, place, weights
 from robbench.record import Counts, Training
-from robbench.spec import Checkpoint, LwF
+from robbench.spec import Checkpoint, LwF, Recipe
 from robbench.stages.checks import remarks
+from robbench.stages.critical_training import train_critical
 from robbench.stages.networks import build_network, transferred_network
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
@@ -47,19 +48,27 @@ def train_model(work: Work) -> Made:
     if model.recipe is None:
         result = _judged(network, validation, notes)
     else:
-        trainer = Trainer(
-            network,
-            model.recipe,
-            TrainingData(training, validation, model.dataset.augmentation or "none", model.dataset.crop_area),
-            stopwatch=work.stopwatch,
-            seed=model.seed,
-            groups=ready.groups,
-            frozen=ready.frozen,
-            parents={role: _parent(role, ready, work) for role in model.recipe.objective.parents},
-            on_update=lambda done, total: work.context.show(f"training of {model.id}", done, total),
-        )
-        drive({"training": Planned(lambda made: trainer)}, work, save_every=0.0)
-        result, notes = trainer.result(), trainer.notes
+        parents = {role: _parent(role, ready, work) for role in model.recipe.objective.parents}
+
+        def trainer_of(recipe: Recipe, groups: list[dict[str, Any]] | None) -> Trainer:
+            return Trainer(
+                network,
+                recipe,
+                TrainingData(training, validation, model.dataset.augmentation or "none", model.dataset.crop_area),
+                stopwatch=work.stopwatch,
+                seed=model.seed,
+                groups=groups,
+                frozen=ready.frozen,
+                parents=parents,
+                on_update=lambda done, total: work.context.show(f"training of {model.id}", done, total),
+            )
+
+        if model.transfer is not None and model.transfer.kept == "critical":
+            result, notes = train_critical(network, training, validation, trainer_of, work)
+        else:
+            trainer = trainer_of(model.recipe, ready.groups)
+            drive({"training": Planned(lambda made: trainer)}, work, save_every=0.0)
+            result, notes = trainer.result(), trainer.notes
     notes = [*remarks(model, work.context), *ready.notes, *notes]
     trained_on = len(training) if model.recipe else 0
     used = images_used(work, train=trained_on, validation=len(validation), test=len(work.data.test))
@@ -85,7 +94,7 @@ def _prepared(work: Work) -> _Ready:
     assert recipe is not None
     lwf = recipe.objective if isinstance(recipe.objective, LwF) else None
     alone = lwf.head_share * recipe.epochs if lwf else 0.0
-    still = (kept == "frozen" or lwf is not None) and model.transfer.kept_statistics == "eval"
+    still = (kept in ("frozen", "critical") or lwf is not None) and model.transfer.kept_statistics == "eval"
     return _Ready(
         place(transferred.network, device),
         notes,

@@ -47,7 +47,8 @@ def transfer(
     """A copy of ``source`` for the target: a new head, the last ``k`` blocks as a new network has them, the others kept.
 
     The head is one of :data:`robbench.models.HEADS`, and one of the k blocks. What belongs to no block (a wide ResNet's
-    last batch norm) is kept. ``frozen`` clears ``requires_grad`` of what is kept, ``finetuned`` and ``warm`` set it.
+    last batch norm) is kept. ``frozen`` and ``critical`` clear ``requires_grad`` of what is kept,
+    ``finetuned`` and ``warm`` set it.
     ``mean`` and ``std`` are the target's input normalisation.
 
     Raises:
@@ -67,7 +68,7 @@ def transfer(
     # The head comes from a build: an architecture's own linear layer may be normalised, with other tensors.
     put_head(network, fresh.body.get_submodule(fresh.head).to(like.device, like.dtype), classes)
     network.normalise = Normalise(mean, std, source.shape[0]).to(like.device)
-    network.requires_grad_(kept != "frozen")
+    network.requires_grad_(kept in ("finetuned", "warm"))
     for old, new in zip(blocks(network)[-k:], blocks(fresh)[-k:], strict=True):
         for module, values in zip(old.modules, new.modules, strict=True):
             module.load_state_dict(values.state_dict())

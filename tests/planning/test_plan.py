@@ -26,6 +26,7 @@ from robbench.spec import (
     Audit,
     Bounds,
     Dataset,
+    Drift,
     EarlyStopping,
     EpsilonGrid,
     Estimate,
@@ -242,3 +243,10 @@ def test_bounds_are_planned_by_their_neurons(tmp_path):
     rounds = 1 + math.ceil(math.log2(22))
     assert stage.work.forward == 10 * rounds * (2 * 64 + 9)
     assert stage.bound
+
+
+def test_drift_is_planned_by_its_attack(tmp_path):
+    """Clean and attacked features of each image, and the steps between."""
+    study = replace(STUDY, drift=Drift(attack=PGD(epsilon=0.1, steps=5), images=4))
+    (stage,) = (each for each in plan(study, tmp_path) if each.stage == "drift")
+    assert stage.work == Work(inference=8, attack=20)

@@ -14,10 +14,12 @@ from robbench.spec import (
     PGD,
     RSLAD,
     TRADES,
+    TWINS,
     Also,
     Audit,
     Checkpoint,
     Dataset,
+    Drift,
     Ensemble,
     EpsilonGrid,
     FromScratch,
@@ -126,6 +128,10 @@ BETWEEN_FIELDS = [
         "Model transfer: expected k=1 and kept='finetuned' with LwF, which begins with the head, got Transfer(k=3",
     ),
     (
+        lambda: replace(TARGET, recipe=recipe(objective=TWINS())),
+        "Model transfer: expected kept='warm' with TWINS, where all layers learn, got Transfer(k=3",
+    ),
+    (
         lambda: replace(SOURCE, recipe=recipe(objective=RSLAD())),
         "Model teacher: expected the model that the recipe's objective needs, got None",
     ),
@@ -204,6 +210,19 @@ BETWEEN_FIELDS = [
         lambda: make_study(transfers=(Transfers(recipe=RECIPE, kept="warm", kept_scale=0.1),)),
         "Transfer kept_scale and kept_statistics: expected neither beside kept='warm'",
     ),
+    (
+        lambda: make_study(transfers=(Transfers(recipe=STANDARD, kept="critical"),)),
+        "Transfer k: expected 1 with kept='critical', where all but the head is kept, got 2",
+    ),
+    (
+        lambda: make_study(transfers=(Transfers(recipe=STANDARD, k=(1,), kept="critical", source="standard"),)),
+        "Model source: expected a model trained with a PGD, or one in the recipe, with kept='critical'",
+    ),
+    (
+        lambda: make_study(source=None, source_checkpoint=OWN, transfers=(Transfers(recipe=STANDARD, data="source"),)),
+        "Study source: expected data for its transfers, got None",
+    ),
+    (lambda: Drift(attack=PGD(steps=2)), "Drift attack: expected a PGD with an epsilon and a random start"),
     (lambda: Transfers(recipe=RECIPE, k=()), "Transfers k: expected integers ≥ 1, got ()"),
     (lambda: make_study(architectures=("wrn32_10",)), "architecture 'wrn32_10': expected depth 6n + 4"),
     (lambda: make_study(seeds=(1, 1)), "Study seeds: expected each value once, got (1, 1)"),

@@ -19,6 +19,7 @@ from robbench.spec import (
     Checkpoint,
     Dataset,
     DicePGD,
+    Drift,
     Ensemble,
     EpsilonGrid,
     FromScratch,
@@ -102,6 +103,19 @@ def test_models_come_after_what_they_are_transferred_from():
         if model.source is not None:
             assert model.source in models[:number]
             assert (model.source.seed, model.source.method) == (model.seed, "pgd")
+
+
+def test_transfers_may_be_retrained_on_the_sources_own_data():
+    """With an id of their own; features drift in those on the target that keep frozen blocks alone."""
+    critical = Transfers(recipe=STANDARD, k=(1,), kept="critical")
+    rows = (Transfers(recipe=STANDARD, k=(2,), data="source"), Transfers(recipe=STANDARD, k=(2,)), critical)
+    study = make_study(standard=None, transfers=rows, drift=Drift(attack=PGD(steps=2, epsilon=0.1)))
+    assert [model.id for model in study.models() if model.transfer] == [
+        "cnn7-mnist-TL2",
+        "cnn7-emnist-TL2",
+        "cnn7-emnist-TL1-critical",
+    ]
+    assert [task.model.id for task in tasks_of(study) if task.kind == "drift"] == ["cnn7-emnist-TL2"]
 
 
 def test_rows_from_scratch_and_teachers_are_models_of_a_study():

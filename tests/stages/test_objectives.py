@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from stages import ADVERSARY, RECIPE, Killed, comparable, estimate, killer, train
+from stages import ADVERSARY, RECIPE, Killed, comparable, estimate, killer, target, train
 
 from robbench.models import build, weights
-from robbench.spec import DARD, Checkpoint, Dataset, LwF, Model, Transfer
+from robbench.spec import DARD, TWINS, Checkpoint, CrossEntropy, Dataset, LwF, Model, Transfer
 from robbench.stages.networks import load_network
 from robbench.training.lwf import Penultimate
 
@@ -82,3 +82,30 @@ def test_a_teacher_may_be_a_checkpoint_of_another_architecture(new_run, tmp_path
         assert record.model.method == "dard"
         ended.append(context.store.weights(context.store.finished(record.key)))
     assert not all(torch.equal(value, ended[1][name]) for name, value in ended[0].items())
+
+
+def test_twins_end_to_end(new_run):
+    """The whole network learns, otherwise than by plain adversarial retraining; the record says by what."""
+    context, ended = new_run(), []
+    for objective in (CrossEntropy(), TWINS()):
+        record = train(target(1, recipe=replace(RECIPE, attack=ADVERSARY, objective=objective), kept="warm"), context)
+        ended.append(context.store.weights(context.store.finished(record.key)))
+    assert record.case == "own_networks.small-far-TL1-adversarial-warm-twins"
+    assert not any(torch.equal(value, ended[1][name]) for name, value in ended[0].items() if "weight" in name)
+
+
+def test_the_least_critical_block_is_fine_tuned_with_the_head(new_run):
+    """Head and one kept block differ from the source's; the record names the block, and counts both halves."""
+    context = new_run()
+    start = context.store.weights(context.store.finished(train(SOURCE, context).key))
+    recipe = replace(RECIPE, epochs=4, kept_epoch="last")
+    transfer = Transfer(k=1, kept="critical", kept_scale=1.0)
+    model = Model(architecture="cnn7", dataset=FAR, recipe=recipe, transfer=transfer, source=SOURCE)
+    record = train(model, context)
+    after = context.store.weights(context.store.finished(record.key))
+    moved = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, start[name])}
+    (note,) = [note for note in record.notes if "raise the loss least" in note]
+    chosen, back = note.partition("least, ")[2].split()[0], "kept 0%" in note
+    assert moved == ({"fc3"} if back else {"fc3", chosen})
+    assert [epoch.epoch for epoch in record.result.epochs] == [1, 2, 3, 4]
+    assert record.case == "cnn7-glyphs47-TL1-critical"
