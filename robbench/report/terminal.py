@@ -14,8 +14,8 @@ from robbench.report.markdown import pstar
 from robbench.report.rows import group_records, studies
 
 
-def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
-    """One row per model: what was measured and the mark of each figure against its baseline."""
+def table(records: Sequence[Record], verdicts: Sequence[Verdict], style: str = "simple") -> str:
+    """One row per model: what was measured and the mark of each figure against its baseline; ``style`` is tabulate's."""
     by_name = {record.name: record for record in records}
     others = [record for record in records if record.stage not in ("training", "robustness")]
     more = list(dict.fromkeys((record.stage, name) for record in others for name in _shown(record)))
@@ -45,7 +45,8 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
         *(f"{kind}: {name}" for kind, name in more),
     )
     headers = ("model", *measured, "against baseline")
-    return str(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * len(measured), "left")))
+    align = ("left", *["right"] * len(measured), "left")
+    return str(tabulate(rows, headers, tablefmt=style, disable_numparse=True, colalign=align))
 
 
 def _shown(record: Record) -> list[str]:
