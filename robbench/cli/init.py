@@ -12,8 +12,8 @@ from robbench.store.files import write_atomically
 STARTER = {"suite.txt": "suites/test_robustness.py", "workflow.txt": ".github/workflows/robustness.yml"}
 """What is written from which template."""
 
-IGNORED = (".robbench/", "reports/")
-"""Lines that .gitignore gets: the store, and what each run writes anew."""
+IGNORED = (".robbench/", ".benchmarks/", "reports/")
+"""Lines that .gitignore gets: the store, pytest-benchmark's, and what each run writes anew."""
 
 NEXT = """next:
   robbench plan suites/test_robustness.py               what it will cost here
