@@ -40,7 +40,9 @@ def dry(tmp_path, monkeypatch):
         path.write_text(text)
         path.chmod(0o755)
     verdicts = [plain_verdict("demo", "cnn7-mnist-pgd.training", "error", "it is lost")]
-    bundle = Bundle(title="demo", command="pytest", records=both_records(make_facts(), [3] * 40, 1.0), verdicts=verdicts)
+    bundle = Bundle(
+        title="demo", command="pytest", records=both_records(make_facts(), [3] * 40, 1.0), verdicts=verdicts
+    )
     (tmp_path / "records.json").write_bytes(encode_bundle(bundle))
     values = {"inputs.arguments": "suites -k 'TL1 or TL2'", "inputs.reports": "my reports", "github.token": "secret"}
     values |= {"github.event.pull_request.number": "7", "steps.attach.outputs.artifact-url": "https://artifact"}
@@ -57,9 +59,14 @@ def dry(tmp_path, monkeypatch):
     def run(**more):
         statuses = {}
         for step in (step for step in STEPS if "run" in step):
-            own = {name: values[text.removeprefix("${{ ").removesuffix(" }}")] for name, text in step.get("env", {}).items()}
+            own = {
+                name: values[text.removeprefix("${{ ").removesuffix(" }}")]
+                for name, text in step.get("env", {}).items()
+            }
             command = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"])
-            done = subprocess.run(command, cwd=tmp_path, env=github | own | more, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, cwd=tmp_path, env=github | own | more, capture_output=True, text=True, check=False
+            )
             statuses[step["name"]] = done.returncode, done.stdout
         return statuses
 

@@ -58,7 +58,11 @@ def test_a_first_study_from_the_wheel_in_an_empty_environment(tmp_path):
     subprocess.run((uv, "pip", "install", "--quiet", "--python", scripts / "python", wheel), check=True)
     project.mkdir()
     alone = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
-    for command in (("robbench", "init"), ("robbench", "doctor"), ("pytest", "-m", "suite", "suites", "--robbench-quick")):
+    for command in (
+        ("robbench", "init"),
+        ("robbench", "doctor"),
+        ("pytest", "-m", "suite", "suites", "--robbench-quick"),
+    ):
         subprocess.run((scripts / command[0], *command[1:]), cwd=project, env=alone, check=True)
     assert (project / "reports" / "robustness-quick" / "report.html").stat().st_size > 10_000
 

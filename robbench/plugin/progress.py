@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-
 EVERY = {True: 0.2, False: 60.0}
 """Least seconds between two lines of progress: on a terminal, where the line is drawn anew, and off it."""
 

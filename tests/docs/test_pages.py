@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from photographs import write_folders
 
 # Imported before any inner run: pytester forgets the modules that a run imports, and torch cannot be imported twice.
 import torch._dynamo  # noqa: F401  by the first optimiser
+from photographs import write_folders
 
 import robbench
 import robbench.report.bundle

@@ -11,31 +11,20 @@ from robbench.plugin.progress import Progress
 from robbench.plugin.session import SESSION
 
 
-class Reporter:
-    """A terminal, or a file."""
-
-    def __init__(self, isatty):
-        self.isatty, self.lines, self._tw = isatty, [], SimpleNamespace(fullwidth=80)
-
-    def rewrite(self, line, erase):
-        self.lines.append(line)
-
-    def write(self, text, flush):
-        pass
-
-    def flush(self):
-        pass
-
-    def write_line(self, line):
-        self.lines.append(line)
-
-
 @pytest.fixture
 def shown(monkeypatch):
     """The lines of a training of a hundred seconds, with a look each second."""
 
-    def lines(*, isatty):
-        reporter, now = Reporter(isatty), [0.0]
+    def run(*, isatty):
+        lines, now = [], [0.0]
+        reporter = SimpleNamespace(
+            isatty=isatty,
+            _tw=SimpleNamespace(fullwidth=80),
+            rewrite=lambda text, erase: lines.append(text),
+            write_line=lines.append,
+            write=lambda text, flush: None,
+            flush=lambda: None,
+        )
         plugins = SimpleNamespace(get_plugin={"terminalreporter": reporter}.get, register=lambda plugin: None)
         monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
         selected = {"demo": ["a", "b", "c"]}
@@ -45,9 +34,9 @@ def shown(monkeypatch):
         for second in range(101):
             now[0] = float(second)
             line.show("training of b", second / 10, 10, "loss 0.50")
-        return reporter.lines
+        return lines
 
-    return lines
+    return run
 
 
 def test_a_terminal_has_a_line_that_changes(shown):
