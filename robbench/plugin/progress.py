@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-EVERY = {True: 0.2, False: 60.0}
+LIVE, LOGGED = 0.2, 60.0
 """Least seconds between two lines of progress: on a terminal, where the line is drawn anew, and off it."""
 
 
@@ -40,7 +40,7 @@ class Progress:
         live = reporter is not None and reporter.isatty
         if self._about != what:
             self._about, self._since, self._from = what, now, done
-        if now - self._last < EVERY[live]:
+        if now - self._last < (LIVE if live else LOGGED):
             return
         self._last = now
         line = f"  {self._number()}{progress_line(what, done, total, now - self._since, self._from)}  {detail}".rstrip()
