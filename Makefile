@@ -7,7 +7,7 @@ ARGS ?=
 # On Linux: freed tensors' memory is kept for the next step, in large pages (docs/speed.md).
 suite full perf: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=1073741824
 
-.PHONY: suite test browser stress full perf verifiers lint format lock clean
+.PHONY: suite test browser docs wheel stress full perf verifiers lint format lock clean
 
 suite: .venv/ready  ## run every suite this machine can run; leaves report bundles under reports/
 	$(BIN)/python -m pytest -m suite -rs $(ARGS)
@@ -20,8 +20,15 @@ browser: .venv/ready  ## what report.html does in a headless Chromium: the one a
 	command -v chromium > /dev/null || $(BIN)/python -m playwright install --with-deps chromium
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
+docs: .venv/ready  ## the pages of docs/ as a site, every link checked
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
+	PYTHONPATH=. $(BIN)/python -m mkdocs build --strict
+
+wheel: .venv/ready  ## a first study from the wheel in an empty environment; WHEEL_PYTHON=python3.12 takes another Python
+	$(BIN)/python -m pytest -m wheel $(ARGS)
+
 stress: .venv/ready  ## what takes an hour: many examples, kills, crowds, mutations of the code
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n auto -m "not suite and not perf and not browser" $(ARGS)
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n auto -m "not suite and not perf and not browser and not wheel" $(ARGS)
 	$(BIN)/python tests/stress/kill.py --kills 30
 	$(BIN)/python tests/stress/crowd.py --runs 20
 	$(BIN)/python tests/stress/lose.py --workers 20 --schedulers 5
@@ -66,4 +73,4 @@ lock: .venv/ready  ## renew constraints.txt from what is installed
 	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable > constraints.txt
 
 clean:
-	rm -rf .venv .venv-peers .verifiers .robbench .benchmarks .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-peers .verifiers .robbench .benchmarks .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis site

@@ -1,7 +1,7 @@
 """Does freezing or warm-starting explain the gain of adversarial retraining? A small residual network, CIFAR-10 to CIFAR-100.
 
 The study meant to freeze the first blocks in adversarial retraining, and retrained the whole network from the source's
-weights (docs/protocols.md). Here both are run side by side, in a network and with a radius that two cores can train:
+weights (docs/study.md). Here both are run side by side, in a network and with a radius that two cores can train:
 wide ResNet-10-2, ε 4/255, bfloat16. Runs on request only: ``pytest -m suite suites/test_cifar10_cifar100_frozen_warm.py``.
 """
 

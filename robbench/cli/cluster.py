@@ -36,7 +36,11 @@ with SLURMCluster(
 
 def add_parser(commands: Commands) -> argparse.ArgumentParser:
     """Declare the verb's options."""
-    parser = commands.add_parser("cluster", help="print a script that runs suites on the GPUs of a Slurm cluster")
+    parser = commands.add_parser(
+        "cluster",
+        help="print a script that runs suites on the GPUs of a Slurm cluster",
+        epilog="example: robbench cluster slurm --gpus 8 --hours 24 > slurm.py",
+    )
     parser.add_argument("scheduler", choices=("slurm",), help="what gives out the machines")
     parser.add_argument("--gpus", type=int, required=True, metavar="N", help="GPUs, each with a worker")
     parser.add_argument("--hours", type=int, default=24, metavar="H", help="a worker's time limit (default: 24)")

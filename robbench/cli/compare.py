@@ -1,14 +1,13 @@
-"""``robbench compare``: hold records to baselines, or the working tree to a revision."""
+"""``robbench compare``: hold the records of a bundle to baselines."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from robbench.cli.options import Commands, add_data, path
+from robbench.cli.options import Commands, path
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import read_baseline
 from robbench.gate.verdicts import Tolerances, Verdict, compare, declared, levels, plain_verdict
@@ -25,21 +24,17 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     """Declare the verb's options."""
     parser = commands.add_parser(
         "compare",
-        help="hold records to baselines, or the working tree to a revision; exit status 1 on a regression",
-        usage="%(prog)s [TOLERANCES] [--all] RECORDS [--baselines DIR]\n"
-        "       %(prog)s [TOLERANCES] [--all] --base REV [--rounds N] [--data DIR] [-o DIR] [-- PYTEST_ARGUMENT ...]",
+        help="hold the records of a report to baselines; exit status 1 on a regression",
+        epilog="example: robbench compare reports/embedded --pstar 0.1",
     )
-    parser.add_argument(
-        "arguments",
-        nargs="*",
-        metavar="RECORDS | PYTEST_ARGUMENT",
-        help="a bundle's records.json or folder; with --base, what pytest gets: -- suites/test_mine.py -k TL3",
-    )
+    parser.add_argument("bundle", type=path, metavar="RECORDS", help="a bundle's folder or records.json")
     parser.add_argument("--baselines", type=path, default=Path("baselines"), metavar="DIR", help="default: baselines")
-    parser.add_argument("--base", metavar="REV", help="the git revision to hold the working tree to")
-    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="runs of each side (default: 2)")
-    add_data(parser)
-    parser.add_argument("-o", "--output", type=path, metavar="DIR", help="keep both sides' report bundles there")
+    add_tolerances(parser)
+    return parser
+
+
+def add_tolerances(parser: argparse.ArgumentParser) -> None:
+    """How large a loss may be, and what is listed."""
     for name, text in TOLERANCES.items():
         parser.add_argument(
             f"--{name.replace('_', '-')}",
@@ -48,15 +43,24 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
             help=f"tolerance, instead of the suite's own: {text}",
         )
     parser.add_argument("--all", action="store_true", help="list the figures within tolerance, too")
-    return parser
+
+
+def given_tolerances(options: argparse.Namespace) -> dict[str, float]:
+    """The tolerances of the command line; a RobbenchError for one that is out of range."""
+    given = {name: getattr(options, name) for name in TOLERANCES if getattr(options, name) is not None}
+    Tolerances.of(given)
+    return given
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the verdicts; 1 where one of them fails."""
-    given = {name: getattr(options, name) for name in TOLERANCES if getattr(options, name) is not None}
-    Tolerances.of(given)  # out of range: before anything runs
-    verdicts = _to_revision(options, given) if options.base else _to_baselines(options, given)
-    _print(verdicts, everything=options.all)
+    given = given_tolerances(options)
+    return print_verdicts(_verdicts(options, given), given, everything=options.all)
+
+
+def print_verdicts(verdicts: Sequence[Verdict], given: Mapping[str, float], *, everything: bool) -> int:
+    """Print verdicts and their sum; 1 where one of them fails."""
+    _print(verdicts, everything=everything)
     failing = sum(verdict.fails for verdict in verdicts)
     if not failing:
         print(f"no regression: {sum(verdict.mark == '=' for verdict in verdicts)} of {len(verdicts)} as before")
@@ -78,28 +82,11 @@ def _print(verdicts: Sequence[Verdict], *, everything: bool) -> None:
         print(f"{'x':7}  {stages} stages: {message}")
 
 
-def _to_revision(options: argparse.Namespace, given: Mapping[str, float]) -> list[Verdict]:
-    from robbench.cli.revisions import against_base
-
-    return against_base(
-        options.base,
-        options.arguments,
-        given=given,
-        rounds=options.rounds,
-        data=options.data,
-        keep=options.output,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-
-
-def _to_baselines(options: argparse.Namespace, given: Mapping[str, float]) -> list[Verdict]:
+def _verdicts(options: argparse.Namespace, given: Mapping[str, float]) -> list[Verdict]:
     """Verdicts on a bundle's records; a stage that has a baseline but no record fails."""
     from robbench.report import read_bundle
 
-    if len(options.arguments) != 1:
-        got = " ".join(options.arguments) or "neither"
-        raise RobbenchError(f"compare: expected one bundle, or --base REV, got {got}")
-    bundle, folder = Path(options.arguments[0]), options.baselines
+    bundle, folder = options.bundle, options.baselines
     found = read_bundle(bundle)
     records = found.records
     if not records:

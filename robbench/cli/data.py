@@ -9,7 +9,11 @@ from robbench.cli.options import Commands, add_data
 
 def add_parser(commands: Commands) -> argparse.ArgumentParser:
     """Declare the verb's options."""
-    parser = commands.add_parser("data", help="prepare a data set as <DIR>/<name>.npz, and check it; or check pictures")
+    parser = commands.add_parser(
+        "data",
+        help="prepare a data set as <DIR>/<name>.npz, and check it; or check pictures",
+        epilog="example: robbench data folder:photos --size 224",
+    )
     named = "mnist, emnist, cifar10, cifar100, or a file of your own; folder:PATH or hub:OWNER/NAME for pictures"
     parser.add_argument("name", help=named)
     add_data(parser)

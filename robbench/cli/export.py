@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robbench.cli.options import Commands, adapted_studies, add_places, add_study, path
+from robbench.cli.options import Commands, adapted_studies, add_changes, add_places, path
 from robbench.errors import RobbenchError, require, unknown
 from robbench.gate.verdicts import show_pstar
 
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Commands) -> argparse.ArgumentParser:
     """Declare the verb's options."""
-    parser = commands.add_parser("export", help="a trained model as .safetensors, TorchScript (.ts) or .onnx")
-    add_study(parser)
+    parser = commands.add_parser(
+        "export",
+        help="a trained model as .safetensors, TorchScript (.ts) or .onnx",
+        epilog="example: robbench export suites/test_mine.py cnn7-glyphs47-TL3 -o model.onnx",
+    )
+    parser.add_argument("suite", metavar="SUITE", help="the suite file that declares it")
     parser.add_argument("model", metavar="MODEL", help="its name, as pytest lists it: cnn7-glyphs47-TL3")
     parser.add_argument(
         "--vnnlib",
@@ -27,6 +31,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
         help="beside an .onnx file, a query for complete verifiers on the first test image that the model gets right",
     )
     parser.add_argument("-o", "--output", type=path, default=Path("model.safetensors"), metavar="FILE")
+    add_changes(parser)
     add_places(parser)
     return parser
 
@@ -41,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     from robbench.stages.networks import stored_network
     from robbench.store import Store
 
-    found = [(study, model) for study in adapted_studies(options) for model in study.models()]
+    found = [(study, model) for study in adapted_studies(options, options.suite) for model in study.models()]
     study, model = next((pair for pair in found if pair[1].id == options.model), (None, None))
     if study is None or model is None:
         raise unknown("model of the suite", options.model, [model.id for _, model in found])

@@ -23,7 +23,11 @@ Values = tuple[float, ...]
 
 def add_parser(commands: Commands) -> argparse.ArgumentParser:
     """Declare the verb's options."""
-    parser = commands.add_parser("import", help="match weights from elsewhere to an architecture, and try them")
+    parser = commands.add_parser(
+        "import",
+        help="match weights from elsewhere to an architecture, and try them",
+        epilog="example: robbench import robust.pt --architecture resnet18 --dataset cifar10 -o robust.safetensors",
+    )
     parser.add_argument("file", help="of safetensors or of torch.save; or timm:NAME (timm:resnet18.a1_in1k)")
     parser.add_argument("--architecture", metavar="NAME", help="left out: prints which named ones the file fits")
     parser.add_argument(

@@ -36,9 +36,13 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")
 
 
-def add_study(parser: argparse.ArgumentParser) -> None:
-    """A suite file, and the options that change its studies as those of a run do."""
-    parser.add_argument("suite", metavar="SUITE", help="a suite file, or one item of it (FILE::test[MODEL])")
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Whether to print for programs."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """The options that change a suite's studies as those of a run do."""
     parser.add_argument(
         "--dataset", action="append", default=[], metavar="NAME=OTHER", help="on other data (repeatable)"
     )
@@ -47,12 +51,9 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="at the quick scale")
 
 
-def adapted_studies(options: argparse.Namespace) -> list[Study]:
+def adapted_studies(options: argparse.Namespace, file: str) -> list[Study]:
     """The file's studies as the options want them; a RobbenchError for a dataset that none of them has."""
-    datasets, studies = (
-        parse_datasets("--dataset", options.dataset),
-        read_studies(Path(options.suite.partition("::")[0])),
-    )
+    datasets, studies = parse_datasets("--dataset", options.dataset), read_studies(Path(file))
     known = {name for study in studies for name in names(study)}
     for name in datasets:
         if name not in known:

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Commands) -> argparse.ArgumentParser:
     """Declare the verb's options."""
-    parser = commands.add_parser("report", help="render a report bundle from records, or one from several")
+    parser = commands.add_parser(
+        "report",
+        help="render a report bundle from records, or one from several",
+        epilog="example: robbench report reports/mine --summary",
+    )
     parser.add_argument("bundles", nargs="+", type=path, metavar="RECORDS", help="a bundle's folder or records.json")
     parser.add_argument(
         "-o", "--output", type=path, metavar="DIR", help="folder of the new bundle (default: where the only one lies)"
@@ -24,15 +28,23 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--beside", action="store_true", help="no bundle, but a page with the same models of several side by side"
     )
+    parser.add_argument(
+        "--summary",
+        action="store_true",
+        help="no bundle, but a short text in Markdown for a pull request or a CI summary",
+    )
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the bundle or the page, and print its path."""
-    from robbench.report import merge, read_bundle, write_bundle
+    from robbench.report import merge, read_bundle, summary, write_bundle
 
     first, folder = options.bundles[0], options.output
     bundles = [read_bundle(bundle) for bundle in options.bundles]
+    if options.summary:
+        print("\n".join(map(summary, bundles)), end="")
+        return 0
     if options.beside:
         return _beside(options, dict(zip(_names(options.bundles), bundles, strict=True)))
     if folder is None:

@@ -64,12 +64,12 @@ def against_base(
     Raises:
         RobbenchError: no repository, an unknown revision, or a suite that does not run.
     """
-    require(rounds >= 1, "compare --rounds", "at least 1", rounds)
+    require(rounds >= 1, "against --rounds", "at least 1", rounds)
     for argument in arguments:  # an absolute one would make both sides run the working tree's file
         relative = not Path(argument.partition("::")[0]).is_absolute()
-        require(relative, "compare --base", "paths relative to the current folder, which base has too", argument)
+        require(relative, "against", "paths relative to the current folder, which base has too", argument)
     quick = "--robbench-quick" in arguments
-    require(not quick, "compare --base", "runs at full scale: quick figures mean nothing", "--robbench-quick")
+    require(not quick, "against", "runs at full scale: quick figures mean nothing", "--robbench-quick")
     found: dict[str, list[Bundle]] = {"base": [], "head": []}
     with _sides(revision) as sides:
         for number in range(rounds):
@@ -153,7 +153,7 @@ def _run(side: Side, arguments: Sequence[str], data: Path) -> Bundle:
         lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-TAIL:]
         why = f"pytest ended with status {status}" if status else "no stage ran"
         hint = "; a suite that base does not have cannot be compared with it" if side.name == "base" else ""
-        raise RobbenchError(f"compare --base: the suite does not run at {side.name}: {why}{hint}\n" + "\n".join(lines))
+        raise RobbenchError(f"against: the suite does not run at {side.name}: {why}{hint}\n" + "\n".join(lines))
     return merge([read_bundle(path) for path in bundles])
 
 
@@ -168,7 +168,7 @@ def _execute(command: Sequence[str], folder: Path, log: Path) -> int:
 def _sides(revision: str) -> Iterator[tuple[Side, Side]]:
     """Base in a git worktree, head where it is; the worktree is removed, and forgotten by git, in any case."""
     here = Path.cwd().resolve()
-    top = Path(_git(here, "rev-parse", "--show-toplevel", wanted="a git repository to find --base in"))
+    top = Path(_git(here, "rev-parse", "--show-toplevel", wanted="a git repository"))
     wanted = f"a commit, got {revision!r}"
     commit = _git(top, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", wanted=wanted)
     within = here.relative_to(top.resolve())
@@ -178,7 +178,7 @@ def _sides(revision: str) -> Iterator[tuple[Side, Side]]:
         try:
             _git(top, "worktree", "add", "--quiet", "--detach", str(tree), commit, wanted="a worktree of base")
             if not (tree / within).is_dir():
-                raise RobbenchError(f"compare --base: expected the folder {str(within)!r} in {revision}, it has none")
+                raise RobbenchError(f"against: expected the folder {str(within)!r} in {revision}, it has none")
             yield (
                 Side(name="base", shown=commit[:9], root=tree / within, output=Path(name) / "base"),
                 Side(name="head", shown="working tree", root=here, output=Path(name) / "head"),
@@ -194,8 +194,8 @@ def _git(folder: Path, *arguments: str, wanted: str) -> str:
     try:
         done = subprocess.run(("git", *arguments), cwd=folder, capture_output=True, text=True, check=True)
     except OSError as error:
-        raise RobbenchError(f"compare --base: expected git, it cannot be run: {error.strerror or error}") from error
+        raise RobbenchError(f"against: expected git, it cannot be run: {error.strerror or error}") from error
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip().splitlines()
-        raise RobbenchError(f"compare --base: expected {wanted}{f' ({said[-1]})' if said else ''}") from error
+        raise RobbenchError(f"against: expected {wanted}{f' ({said[-1]})' if said else ''}") from error
     return done.stdout.strip()

@@ -19,6 +19,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
         "verify",
         help="check a bundle against store and data, every counterexample included; exit status 1 on a problem, 3 where "
         "records are missing or unproven",
+        epilog="example: robbench verify reports/mine --code mypackage.nets",
     )
     parser.add_argument("bundle", type=path, metavar="BUNDLE", help="a bundle's folder, or its records.json")
     parser.add_argument(

@@ -14,8 +14,8 @@ from robbench.report.markdown import pstar
 from robbench.report.rows import group_records, studies
 
 
-def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
-    """One row per model: what was measured and the mark of each figure against its baseline."""
+def table(records: Sequence[Record], verdicts: Sequence[Verdict], style: str = "simple") -> str:
+    """One row per model: what was measured and the mark of each figure against its baseline; ``style`` is tabulate's."""
     by_name = {record.name: record for record in records}
     others = [record for record in records if record.stage not in ("training", "robustness")]
     more = list(dict.fromkeys((record.stage, name) for record in others for name in _shown(record)))
@@ -45,7 +45,8 @@ def table(records: Sequence[Record], verdicts: Sequence[Verdict]) -> str:
         *(f"{kind}: {name}" for kind, name in more),
     )
     headers = ("model", *measured, "against baseline")
-    return str(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * len(measured), "left")))
+    align = ("left", *["right"] * len(measured), "left")
+    return str(tabulate(rows, headers, tablefmt=style, disable_numparse=True, colalign=align))
 
 
 def _shown(record: Record) -> list[str]:
@@ -109,9 +110,9 @@ def _of(verdict: Verdict) -> str:
     return verdict.figure if verdict.stage in ("training", "robustness") else f"{verdict.stage}: {verdict.figure}"
 
 
-def progress_line(what: str, done: float, total: float, seconds: float) -> str:
-    """``training cnn7-mnist-pgd  42 %  0:51 left``."""
-    share = min(1.0, done / total) if total else 1.0
-    left = seconds * (1 - share) / share if share > 0.01 else None
+def progress_line(what: str, done: float, total: float, seconds: float, begun: float = 0.0) -> str:
+    """``training of cnn7-mnist-pgd  42 %  0:51 left``, at the pace since ``begun`` was done, ``seconds`` ago."""
+    share, before = (min(1.0, done / total), begun / total) if total else (1.0, 0.0)
+    left = seconds * (1 - share) / (share - before) if share - before > 0.01 else None
     minutes, rest = divmod(round(left), 60) if left is not None else (0, 0)
     return f"{what}  {share:4.0%}  {f'{minutes}:{rest:02d} left' if left is not None else ''}"

@@ -1,6 +1,8 @@
 """The command line: exit status, what is printed where, and never a traceback for bad input."""
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import pytest
 from factories import both_records, make_facts
 from photographs import write_folders
 
-from robbench.cli import main
+from robbench.cli import main, new_parser, parse, verbs_of
 from robbench.gate.baselines import write_baseline
 from robbench.gate.verdicts import plain_verdict
 from robbench.report import Bundle, bundle, read_bundle, write_bundle
@@ -195,6 +197,22 @@ def test_list_of_what_does_not_exist(arguments, expected, capsys):
     assert len(errors.splitlines()) == 1
 
 
+def test_list_for_programs(capsys):
+    """The same as JSON."""
+    assert json.loads(run(capsys, "list", "--json")[1])["datasets"]["emnist"] == {"classes": 47, "shape": [1, 28, 28]}
+    assert json.loads(run(capsys, "list", "cnn3", "--json")[1])["blocks"] == ["conv1", "fc1", "fc2"]
+
+
+def test_a_summary_is_short_markdown_without_pictures(tmp_path, capsys):
+    """For a pull request: what to choose, what fails, a row for each model."""
+    verdict = plain_verdict("demo", "cnn7-mnist-pgd.training", "error", "it is lost")
+    status, output, _ = run(capsys, "report", "--summary", bundle_of(tmp_path / "run", verdicts=[verdict]))
+    assert status == 0
+    assert output.startswith("### demo\n\n- **fails: cnn7-mnist-pgd.training: it is lost**\n\n| model ")
+    assert "![" not in output
+    assert "median p\\*" in output
+
+
 def test_data_checks_a_prepared_file(tmp_path, capsys):
     """And prints what is in it."""
     images, labels = np.zeros((6, 5, 4), dtype=np.uint8), np.arange(6) % 3
@@ -229,8 +247,10 @@ def test_data_checks_pictures(tmp_path, capsys):
 def test_a_wrong_command_line_exits_with_2(capsys):
     """As argparse does it; an empty path, as of an unset variable, would be the current folder."""
     for arguments, message in (
-        (["reprot"], "usage: robbench"),
+        (["reprot"], "unknown command 'reprot'; expected one of "),
+        (["reprot", "--help"], "(did you mean 'report'?)"),
         (["report", "a", "-o", ""], "expected a file or folder"),
+        (["report", "a", "--", "-k", "b"], "only `robbench against` hands it to pytest"),
     ):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
@@ -239,11 +259,26 @@ def test_a_wrong_command_line_exits_with_2(capsys):
 
 
 def test_without_a_verb_there_is_help(capsys):
-    """Each verb with what it is for; nothing was done, so the status is not 0."""
+    """Each verb with what it is for."""
     status, output, _ = run(capsys)
-    assert status == 2
-    for verb in ("report", "compare", "verify", "plan", "list", "data"):
-        assert f"\n    {verb} " in output
+    assert status == 0
+    assert all(f"\n    {verb} " in output for verb in verbs_of(new_parser()))
+
+
+@pytest.mark.parametrize("verb", verbs_of(new_parser()))
+def test_each_verbs_help_ends_with_an_example_that_it_takes(verb):
+    """Whatever it then does with it."""
+    epilog = verbs_of(new_parser())[verb].epilog
+    assert epilog.startswith(f"example: robbench {verb}")
+    example = shlex.split(epilog.removeprefix("example: robbench ").partition(" && ")[0])
+    assert parse(example).run
+
+
+def test_options_of_a_run_are_taken_by_their_names_there():
+    """But for what follows --, which is pytest's."""
+    options = parse(["plan", "s.py", "--robbench-dataset", "a=b", "--robbench-quick"])
+    assert (options.dataset, options.quick) == (["a=b"], True)
+    assert parse(["against", "HEAD", "--rounds", "1", "--", "--robbench-seeds=2"]).arguments == ["--robbench-seeds=2"]
 
 
 def test_a_terminal_that_has_no_arrows(tmp_path, baselines):

@@ -1,10 +1,12 @@
 """``robbench plan``: what a suite costs, before it runs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import robbench
 import robbench.planning.calibration
 import robbench.stages.graph
 from robbench.cli import main
@@ -73,6 +75,33 @@ def test_plan_takes_what_a_run_takes(suite, tmp_path, capsys):
     status, out, _ = run(capsys, "plan", suite, "--no-calibration", "--quick", "--protocol", "thesis")
     assert out.splitlines()[0] == "study planned-thesis-quick"
     assert out.splitlines()[2].split()[1:] == ["≤", "256", "≤", "205"]
+
+
+def test_plan_takes_several_files_and_what_pytest_selects(suite, capsys, monkeypatch):
+    """A table for each study of which something is left, as values on request; one that selects nothing is an error."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(robbench.__file__).parents[1]))
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
+    Path("test_other.py").write_text(SUITE.replace("planned", "other"))
+    status, out, _ = run(capsys, "plan", suite, "test_other.py", "--no-calibration", "--json")
+    plans = json.loads(out)
+    assert (status, [plan["study"] for plan in plans]) == (0, ["planned", "other"])
+    assert plans[0]["stages"][0] == {
+        "stage": "cnn7-mnist-standard.training",
+        "forward": 300 * 1000,
+        "backward": 300 * 800,
+        "seconds": None,
+        "at_most": True,
+        "done": False,
+    }
+    Path(suite).write_text(SUITE + "\n\ndef test_training(model, robbench):\n    robbench.train(model)\n")
+    status, out, _ = run(capsys, "plan", suite, "-k", "TL1 and training", "--no-calibration")
+    assert [line.split()[0] for line in out.splitlines()[2:-1]] == [
+        "cnn7-mnist-pgd.training",
+        "cnn7-emnist-TL1.training",
+        "cnn7-emnist-TL1.robustness",
+    ]
+    status, _, err = run(capsys, "plan", suite, "-k", "TL9", "--no-calibration")
+    assert (status, err.startswith("robbench: plan -k: expected items of test_planned.py like 'TL9': ")) == (2, True)
 
 
 def test_plan_estimates_time_from_a_calibration(suite, capsys, monkeypatch):

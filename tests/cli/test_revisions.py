@@ -1,4 +1,4 @@
-"""``robbench compare --base``: two revisions run in turns, and what is compared, refused and cleaned up."""
+"""``robbench against``: two revisions run in turns, and what is compared, refused and cleaned up."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def compared(capsys):
     """Exit status, output and errors of a comparison."""
 
     def compare(*arguments):
-        status = main(["compare", *arguments])
+        status = main(["against", *arguments])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 
@@ -128,7 +128,7 @@ def test_new_stages_pass_and_lost_ones_fail():
 
 def test_both_sides_run_in_turns(repository, suite, compared):
     """Every stage anew, each side in a store of its own; both bundles are kept where that is asked for."""
-    status, output, errors = compared("--base", "HEAD", "-o", "kept", "--", "-k", "TL3")
+    status, output, errors = compared("HEAD", "-o", "kept", "--", "-k", "TL3")
     assert (status, output) == (0, "no regression: 5 of 5 as before\n")
     commit_id = git(repository, "rev-parse", "HEAD")[:9]
     assert [line.rpartition(" in ")[0] for line in errors.splitlines()] == [
@@ -154,21 +154,21 @@ def test_the_least_seconds_of_all_rounds_count():
 def test_uncommitted_changes_are_part_of_head(repository, suite, compared):
     """A loss and a slowdown that are nowhere but in the working tree fail; with wider tolerances they do not."""
     (repository / "records.json").write_bytes(records_json(*both(BAD, 20.0)))
-    status, output, _ = compared("--base", "HEAD", "--rounds", "1")
+    status, output, _ = compared("HEAD", "--rounds", "1")
     assert status == 1
     assert "-        demo/cnn7-mnist-pgd.robustness: median p* 0.3 → 0.1" in output
     assert "-        demo/cnn7-mnist-pgd.training: 10.0 s → 20.0 s" in output
-    assert compared("--base", "HEAD", "--rounds", "1", "--pstar", "0.9", "--seconds", "3")[0] == 0
+    assert compared("HEAD", "--rounds", "1", "--pstar", "0.9", "--seconds", "3")[0] == 0
     commit(repository, "worse")
-    assert [compared("--base", base, "--rounds", "1")[0] for base in ("HEAD", "HEAD~1")] == [0, 1]
+    assert [compared(base, "--rounds", "1")[0] for base in ("HEAD", "HEAD~1")] == [0, 1]
 
 
 def test_sides_are_held_to_what_heads_markers_declare(repository, suite, compared):
     """An option counts more."""
     marked = {"demo/training": {"seconds": None}, "demo/robustness": {"pstar": 0.9, "seconds": 3.0}}
     (repository / "records.json").write_bytes(records_json(*both(BAD, 20.0), tolerances=marked))
-    assert compared("--base", "HEAD", "--rounds", "1")[0] == 0
-    assert compared("--base", "HEAD", "--rounds", "1", "--seconds", "1.25")[0] == 1
+    assert compared("HEAD", "--rounds", "1")[0] == 0
+    assert compared("HEAD", "--rounds", "1", "--seconds", "1.25")[0] == 1
 
 
 def test_a_comparison_from_a_folder_within(repository, suite, compared, monkeypatch):
@@ -177,10 +177,10 @@ def test_a_comparison_from_a_folder_within(repository, suite, compared, monkeypa
     below.mkdir()
     (repository / "records.json").rename(below / "records.json")
     monkeypatch.chdir(below)
-    status, _, errors = compared("--base", "HEAD", "--rounds", "1")
+    status, _, errors = compared("HEAD", "--rounds", "1")
     assert (status, "expected the folder 'below' in HEAD, it has none" in errors) == (2, True)
     commit(repository, "moved")
-    assert compared("--base", "HEAD", "--rounds", "1")[0] == 0
+    assert compared("HEAD", "--rounds", "1")[0] == 0
 
 
 def test_a_side_that_differs_from_itself_is_named(repository, suite, compared, monkeypatch):
@@ -191,7 +191,7 @@ def test_a_side_that_differs_from_itself_is_named(repository, suite, compared, m
         "_run",
         lambda side, *rest: bundle_of(*both(next(pstars))) if side.name == "head" else run(side, *rest),
     )
-    _, _, errors = compared("--base", "HEAD")
+    _, _, errors = compared("HEAD")
     assert "head differs from itself between rounds (demo/cnn7-mnist-pgd.robustness)" in errors
     assert "base differs" not in errors
 
@@ -199,11 +199,9 @@ def test_a_side_that_differs_from_itself_is_named(repository, suite, compared, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--base", "no-such"), "expected a commit, got 'no-such'"),
-        (("--base", "HEAD", "--rounds", "0"), "compare --rounds: expected at least 1, got 0"),
-        (("--base", "HEAD", "--", "--robbench-quick"), "runs at full scale: quick figures mean nothing"),
-        ((), "expected one bundle, or --base REV, got neither"),
-        (("a", "b"), "expected one bundle, or --base REV, got a b"),
+        (("no-such",), "expected a commit, got 'no-such'"),
+        (("HEAD", "--rounds", "0"), "against --rounds: expected at least 1, got 0"),
+        (("HEAD", "--", "--robbench-quick"), "runs at full scale: quick figures mean nothing"),
     ],
 )
 def test_impossible_arguments_are_one_line(repository, suite, compared, arguments, message):
@@ -219,8 +217,8 @@ def test_outside_a_repository(tmp_path, monkeypatch, compared):
     """The reason in one line."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.chdir(tmp_path)
-    status, _, errors = compared("--base", "HEAD")
-    assert (status, "expected a git repository to find --base in" in errors) == (2, True)
+    status, _, errors = compared("HEAD")
+    assert (status, "expected a git repository" in errors) == (2, True)
 
 
 @pytest.mark.parametrize("side", ["base", "head"])
@@ -230,7 +228,7 @@ def test_a_suite_that_fails_is_an_error(repository, suite, compared, side):
     if side == "base":
         commit(repository, "broken")
         (repository / "fails").unlink()
-    status, output, errors = compared("--base", "HEAD")
+    status, output, errors = compared("HEAD")
     assert (status, output) == (2, "")
     assert f"the suite does not run at {side}: pytest ended with status 1" in errors
     assert ("a suite that base does not have cannot be compared" in errors) == (side == "base")
@@ -243,7 +241,7 @@ def test_nothing_stays_behind_after_a_signal(repository, compared, monkeypatch, 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where these tests run under nohup, too
     monkeypatch.setattr(revisions, "_execute", lambda *command: os.kill(os.getpid(), number))
     try:
-        assert compared("--base", "HEAD") == (130, "", "robbench: interrupted\n")
+        assert compared("HEAD") == (130, "", "robbench: interrupted\n")
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -299,7 +297,7 @@ def test_a_network_that_lost_its_classes_is_seen(repository, compared, monkeypat
     save_file(weights, repository / "net.safetensors")
     commit(repository, "tiny")
     (repository / "net.py").write_text(NETWORK.replace("classes))", "classes), Opposite())") + OPPOSITE)
-    arguments = ("--base", "HEAD", "--rounds", "1", "--all", "--seconds", "inf", "--accuracy", "0")
+    arguments = ("HEAD", "--rounds", "1", "--all", "--seconds", "inf", "--accuracy", "0")
     _, output, errors = compared(*arguments, "--", "-k", "checkpoint")
     figures = [line.split(": ")[1].split()[0] for line in output.splitlines()[:-1]]
     assert {"accuracy", "median"} <= {*figures}, output + errors

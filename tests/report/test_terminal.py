@@ -85,6 +85,11 @@ def test_the_progress_line(done, total, seconds, line):
     assert progress_line("training x", done, total, seconds) == line
 
 
+def test_a_stage_that_goes_on_is_timed_by_what_it_does_now():
+    """Half was done before: a quarter in ten seconds leaves another ten."""
+    assert progress_line("training x", 7.5, 10, 10.0, begun=5) == "training x   75%  0:10 left"
+
+
 def test_a_model_whose_gradients_look_masked_has_a_line_below_the_table():
     """With every reason; sound models, and those that were not audited, have none."""
     record = robustness_record(make_facts(), [1])
