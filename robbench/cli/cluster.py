@@ -39,7 +39,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "cluster",
         help="print a script that runs suites on the GPUs of a Slurm cluster",
-        epilog="example: robbench cluster slurm --gpus 8 --hours 24 > slurm.py",
+        epilog="example: robbench cluster slurm --gpus 8 --hours 24",
     )
     parser.add_argument("scheduler", choices=("slurm",), help="what gives out the machines")
     parser.add_argument("--gpus", type=int, required=True, metavar="N", help="GPUs, each with a worker")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
 from robbench.plugin.session import asked_of
@@ -19,7 +21,7 @@ def test_an_address_without_a_scheduler_ends_the_run_before_it_begins(one, error
 
 def test_without_dask_the_options_say_what_to_install(one, errors, monkeypatch):
     """And nothing else changes."""
-    monkeypatch.setattr("robbench.cluster.connect.find_spec", lambda name: None)
+    monkeypatch.setattr(import_module("robbench.cluster.connect"), "find_spec", lambda name: None)
     result = one("--robbench-workers=2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "expected dask.distributed, which is not installed; pip install 'robbench[cluster]'" in errors(result)

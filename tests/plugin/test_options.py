@@ -186,7 +186,8 @@ def test_workers_of_xdist_divide_the_threads(monkeypatch, tmp_path):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     paths = dict.fromkeys(("store", "data"), tmp_path)
     flags = dict.fromkeys(("deterministic", "download", "fresh", "keep_adversarials"), False)
-    config = SimpleNamespace(workerinput={"workerid": "gw1", "workercount": 4})
+    plugins = SimpleNamespace(register=lambda plugin: None)
+    config = SimpleNamespace(workerinput={"workerid": "gw1", "workercount": 4}, pluginmanager=plugins)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(8)
