@@ -245,7 +245,8 @@ def test_a_pool_of_two_processes_makes_the_same(new_run):
     tasks = [Task("robustness", replace(GLYPHS, seed=seed), replace(ESTIMATE, images=4)) for seed in (0, 1)]
     alone = new_run("alone")
     expected = run_graph(tasks, alone)
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+    threads = {"initializer": torch.set_num_threads, "initargs": (torch.get_num_threads(),)}
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"), **threads) as pool:
         found = run_graph(tasks, new_run("pool"), Pool(pool))
     assert {task: comparable(record) for task, record in found.items()} == {
         task: comparable(record) for task, record in expected.items()
