@@ -33,6 +33,7 @@ _TRANSFERS = {
 }
 _KEPT = {"finetuned": "#A6761D", "warm": "#117733", "critical": "#AA4499"}
 _FROM_STANDARD, _OTHER = "#999933", "#882255"
+_FROM_ANOTHER, _BY_OBJECTIVE = "#661100", "#44AA99"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ def colour(row: Row) -> str:
         return _METHODS.get(facts.method, _OTHER)
     if facts.source_method == "standard":
         return _FROM_STANDARD
+    if facts.objective:
+        return _BY_OBJECTIVE
+    if facts.source_method not in (None, "pgd", "checkpoint"):
+        return _FROM_ANOTHER
     return _KEPT.get(facts.kept or "") or _TRANSFERS.get((facts.method, facts.head), _OTHER)
 
 
