@@ -107,12 +107,15 @@ def estimate(model, context, spec=ESTIMATE):
 
 
 def comparable(record):
-    """A record without what differs between equal runs: durations and the date."""
+    """A record without what differs between equal runs: durations, the date, the folder whose commit was read first."""
     training = record.training and msgspec.structs.replace(
         record.training,
         epochs=[msgspec.structs.replace(e, seconds=0.0, validation_seconds=0.0) for e in record.training.epochs],
     )
-    return msgspec.structs.replace(record, seconds=Seconds(), created="", result=training or record.result)
+    machine = msgspec.structs.replace(record.environment, commit=None, dirty=None)
+    return msgspec.structs.replace(
+        record, seconds=Seconds(), created="", environment=machine, result=training or record.result
+    )
 
 
 class Killed(BaseException):
