@@ -1,6 +1,5 @@
 """The table at the end of a run, and the line while it goes on."""
 
-import pytest
 from factories import SOUND, again, both_records, make_facts, robustness_record, training_record, transfer
 from msgspec.structs import replace
 
