@@ -81,7 +81,8 @@ class Progress:
             return
         self._last = now
         number = "" if about == "stages" else self._number()
-        width = reporter._tw.fullwidth - 1 if live else sys.maxsize
+        with self._uncaptured():  # else there is no terminal whose width could be asked for
+            width = reporter._tw.fullwidth - 1 if live else sys.maxsize
         line = progress_line(number, what, details, *share_and_left(done, total, now - self._since, self._from), width)
         if live:
             self._drawn = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -12,6 +13,20 @@ from robbench.plugin.progress import Progress, progress_line, share_and_left
 from robbench.plugin.session import SESSION
 
 
+class Writer:
+    """A terminal of 80 columns, whose width cannot be had while pytest captures."""
+
+    fullwidth = 20
+
+
+@contextmanager
+def uncaptured():
+    """What pytest's capture does where it is switched off."""
+    Writer.fullwidth = 80
+    yield
+    Writer.fullwidth = 20
+
+
 @pytest.fixture
 def shown(monkeypatch):
     """The lines of a training of a hundred seconds, with a look each second."""
@@ -20,13 +35,14 @@ def shown(monkeypatch):
         lines, now = [], [0.0]
         reporter = SimpleNamespace(
             isatty=isatty,
-            _tw=SimpleNamespace(fullwidth=80),
+            _tw=Writer(),
             rewrite=lambda text, erase: lines.append(text),
             write_line=lines.append,
             write=lambda text, flush: None,
             flush=lambda: None,
         )
-        plugins = SimpleNamespace(get_plugin={"terminalreporter": reporter}.get, register=lambda plugin: None)
+        found = {"terminalreporter": reporter, "capturemanager": SimpleNamespace(global_and_fixture_disabled=uncaptured)}
+        plugins = SimpleNamespace(get_plugin=found.get, register=lambda plugin: None)
         monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
         selected = {"demo": ["a", "b", "c"]}
         config = SimpleNamespace(pluginmanager=plugins, stash={SESSION: SimpleNamespace(selected=selected)})
