@@ -41,7 +41,10 @@ def shown(monkeypatch):
             write=lambda text, flush: None,
             flush=lambda: None,
         )
-        found = {"terminalreporter": reporter, "capturemanager": SimpleNamespace(global_and_fixture_disabled=uncaptured)}
+        found = {
+            "terminalreporter": reporter,
+            "capturemanager": SimpleNamespace(global_and_fixture_disabled=uncaptured),
+        }
         plugins = SimpleNamespace(get_plugin=found.get, register=lambda plugin: None)
         monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
         selected = {"demo": ["a", "b", "c"]}
