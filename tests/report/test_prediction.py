@@ -8,6 +8,7 @@ import pytest
 from factories import both_records, make_facts, make_group, training_record, transfer
 
 from robbench.record import FeatureDrift
+from robbench.report.html import report_html
 from robbench.report.page import report_text
 from robbench.report.prediction import fit, predictions
 
@@ -38,13 +39,16 @@ def test_each_predictor_is_held_to_the_drop_point_found():
     assert "on the source's data" not in group.lines[0]
 
 
-def test_the_report_has_the_table():
+def test_both_reports_have_the_table():
     """Predicted and found, and nothing of it in a study without predictors."""
     group = make_group(*records({1: 4, 2: 3, 3: 3, 4: 0}, {1: 0.5, 2: 0.6, 3: 2.0, 4: 2.1}))
     lines = [" ".join(line.split()) for line in report_text([group], {}, title="t").splitlines()]
     assert "| conventional retraining | feature drift | k = 2 | k = 3 | 100% |" in lines
+    page = report_html([group], title="t")
+    assert "<td>feature drift</td><td>k = 2</td><td>k = 3</td><td>100%</td>" in page
     plain = make_group(*(record for k, index in FOUND.items() for record in transfer(k, [index] * 40)))
     assert "drop point, the k" not in report_text([plain], {}, title="t")
+    assert "feature drift" not in report_html([plain], title="t")
 
 
 def test_the_polynomial_is_found_again():
