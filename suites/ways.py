@@ -12,7 +12,8 @@ def by_objective(recipe: Recipe, objective: Objective, k: int, teacher: Model | 
 
 def conventional(recipe: Recipe, k: int) -> tuple[Transfers, ...]:
     """Without an attack: a new head with fine-tuning (linear or MLP, with and without LwF); the last ``k`` blocks with the
-    others frozen or warm; a new head with the least critical block (RiFT)."""
+    others frozen or warm; a new head with the least critical block (RiFT).
+    """
     return (
         *(
             Transfers(recipe=replace(recipe, **objective), k=(1,), kept="finetuned", kept_scale=0.1, head=head)
