@@ -7,7 +7,7 @@ Budget: a retraining passes each image 16 times forward and back. Adversarial re
 or five of three where an update needs two (15 passes; TRADES looks five times more, forward). Dice-PGD moves no image in
 its first step that is wrong already, so it takes three steps: four epochs, DARD three (15 passes). Conventional retraining
 has 16 epochs. ARD and RSLAD imitate the target's network trained from scratch by PGD, DARD one trained by Dice-PGD:
-teachers cost 24 passes and are not counted. TWINS needs batch norm, so it runs here only; it resets the head alone.
+teachers cost 24 passes and are not counted. TWINS needs batch norm, so it runs here only, and resets the head alone.
 Runs on request only: ``pytest -m suite suites/test_methods_cifar10_cifar100.py``.
 """
 
@@ -73,7 +73,7 @@ STUDY = Study(
         by_objective(TWO_PASSES, ARD(), 2, TEACHER),
         by_objective(TWO_PASSES, RSLAD(), 2, TEACHER),
         by_objective(replace(RETRAINING, epochs=3, attack=THREE_STEPS), DARD(), 2, DICE_TEACHER),
-        replace(by_objective(TWO_PASSES, TWINS(), 1), kept="warm"),
+        replace(by_objective(RETRAINING, TWINS(), 1), kept="warm"),
         *conventional(replace(STANDARD, epochs=16, **SMALLER), 2),
     ),
     estimate=replace(recipes.CIFAR_ESTIMATE, images=1_000),
