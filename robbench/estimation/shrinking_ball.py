@@ -27,6 +27,8 @@ CROSS_ENTROPY_STEPS = 6
 LONGEST_HOP = 4
 """Grid places that a ball shrinks by at most; at most an eighth of the radius, too."""
 
+_FEWEST_AIMED = 2
+
 _STEPS_BETWEEN_LOOKS = 4
 """On a GPU, where a look at the results waits for the device."""
 
@@ -45,7 +47,7 @@ class Effort(NamedTuple):
     """At most so many starts more, each of which is aimed at one other class, the likeliest first."""
     aimed_patience: int = 0
     places: int = 1
-    """One aimed start for so many grid places of the radius found so far: a small ball has little to lose."""
+    """One aimed start, but at least two, for so many grid places of the radius found: a small ball has little to lose."""
 
 
 EFFORTS = {
@@ -200,7 +202,7 @@ class ShrinkingBall(Bisection):
     def _begin_anew(self, rows: Rows, ended: Tensor) -> Tensor:
         """Begin the next start of the rows that have one left, in the ball one place below the best; the others."""
         at = rows.at(ended)
-        aimed = (at.best // self._effort.places).clamp(max=at.targets.shape[1])
+        aimed = (at.best // self._effort.places).clamp(min=_FEWEST_AIMED).clamp(max=at.targets.shape[1])
         left = at.start + 1 < len(self._effort.patience) + aimed
         again = ((at.best < len(self.radii)) & left & ~_smallest(at.best, self._device_radii)).cpu()
         if again.any():

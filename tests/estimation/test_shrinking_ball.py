@@ -171,14 +171,25 @@ def test_an_aimed_start_finds_the_class_that_the_loss_does_not_prefer():
     assert GRID[found] == pytest.approx(0.25, abs=0.011)
 
 
-def test_aimed_starts_are_as_many_as_classes_and_places_allow():
-    """A ball of 0.05, the first of the grid, that holds: one aimed start of two classes, none where it takes three places."""
-    model = linear(torch.ones(36, dtype=torch.float64), bias=-18.0)
-    images, labels = torch.full((1, 1, 6, 6), 0.552, dtype=torch.float64), torch.tensor([0])
-    for places, starts in ((1, 1), (2, 1), (3, 0)):
-        effort = {"aimed": 6, "aimed_patience": 3, "places": places}
-        found, passes = run_ball(model, images, labels, [0.0, 0.05, 0.1], patience=(20,), **effort)
-        assert (found, len(passes)) == ([2], 11 + (1 + 20) + starts * (1 + 3))
+class Classes(nn.Module):
+    """Class 0 wherever the mean is above 0.5; five others are alike below."""
+
+    def forward(self, images):
+        """(N, 1, 6, 6) -> (N, 6)."""
+        score = (images.flatten(1).sum(dim=1) - 18).view(-1, 1)
+        return torch.cat([score, 0 * score.expand(-1, 5)], dim=1)
+
+
+@pytest.mark.parametrize(("places", "at_most", "starts"), [(1, 6, 5), (1, 4, 4), (12, 6, 3), (36, 6, 2)])
+def test_aimed_starts_are_as_many_as_classes_and_places_allow(places, at_most, starts):
+    """A ball of 36 places that holds: an aimed start for so many of them, two at least, five where there are six classes."""
+    images, labels = torch.full((1, 1, 6, 6), 0.5 + 0.0351, dtype=torch.float64), torch.tensor([0])
+    grid = [place / 1000 for place in range(40)]
+    effort = {"aimed": at_most, "aimed_patience": 3, "places": places}
+    found, passes = run_ball(Classes(), images, labels, grid, patience=(20,), **effort)
+    once, before = run_ball(Classes(), images, labels, grid, patience=(20,))
+    assert found == once == [36]
+    assert len(passes) == len(before) + starts * (1 + 3)
 
 
 @pytest.mark.parametrize(
