@@ -72,8 +72,8 @@ class Cluster:
         self._events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._facts: dict[str, Facts] = {}
         self._welcomed = False
-        self._shows: dict[str, tuple[str, float] | None] = {}
-        """Of every stage, or part of one, that was submitted: where it runs, and the share of it that is done."""
+        self._shows: dict[str, tuple[str, float, str] | None] = {}
+        """Of every stage, or part of one, that was submitted: where it runs, the share that is done, what is said of it."""
         self._states: set[str] = set()
         """Names of the Variables that hold states of stages that run."""
         self._lock = threading.Lock()
@@ -135,8 +135,8 @@ class Cluster:
 
         return self._threads.submit(make)
 
-    def running(self) -> list[tuple[str, str, float]]:
-        """Of every stage that runs: its name, the worker's host, and the share that is done."""
+    def running(self) -> list[tuple[str, str, float, str]]:
+        """Of every stage that runs: its name, the worker's host, the share that is done, and what is said of it."""
         return [(name, *shown) for name, shown in list(self._shows.items()) if shown is not None]
 
     @property
@@ -337,7 +337,7 @@ class Cluster:
 
     def _on_shows(self, value: Mapping[str, Any]) -> None:
         if value["name"] in self._shows:
-            self._shows[value["name"]] = value["host"], value["share"]
+            self._shows[value["name"]] = value["host"], value["share"], value["detail"]
 
     def _on_says(self, text: str) -> None:
         self._say(text)

@@ -202,7 +202,7 @@ class _Progress:
         """That of a run: the same one each time, since images are remembered by whom they tell."""
         return cls(topic)
 
-    def show(self, what: str, done: float, total: float) -> None:
+    def show(self, what: str, done: float, total: float, detail: str = "") -> None:
         """Send progress from time to time."""
         now = time.monotonic()
         if self.name and now - self._shown >= SHOWN_EVERY:
@@ -210,7 +210,7 @@ class _Progress:
             if not _wanted():
                 raise RobbenchError("nobody waits for this stage any longer")
             share = done / total if total else 1.0
-            message = {"name": self.name, "share": share, "host": platform.node()}
+            message = {"name": self.name, "share": share, "host": platform.node(), "detail": detail}
             get_worker().log_event(self._topic, {"shows": message})
 
     def announce(self, text: str) -> None:

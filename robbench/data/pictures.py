@@ -315,7 +315,7 @@ def _refuse_broken(name: str, parts: Sequence[_Part], found: Sequence[_Found]) -
         total = sum(len(part.files) for part in parts)
         raise RobbenchError(
             f"dataset {name!r}: {len(broken):,} of {total:,} pictures cannot be used; mend or delete them, or go on "
-            "without them (skip_broken=True):\n  " + "\n  ".join([*broken[:_SHOWN], *more])
+            "without them (skip_broken=True, --skip-broken):\n  " + "\n  ".join([*broken[:_SHOWN], *more])
         )
 
 

@@ -14,7 +14,7 @@ from robbench.errors import RobbenchError, require
 from robbench.machine.memory import must_fit_whole, ran_out
 from robbench.models import plain
 from robbench.models.blocks import unwrapped
-from robbench.models.network import Network, Normalise, seeded, sizes
+from robbench.models.network import Network, Normalise, bring_to, seeded, sizes
 from robbench.models.residual import RESNET_STAGES, preact_resnet18, published_wide_resnet, resnet, wide_resnet
 from robbench.models.trial import answer
 from robbench.spec.catalogue import ARCHITECTURE_SHAPES, block_names, wrn_size
@@ -69,7 +69,7 @@ def _named(architecture: str, classes: int, shape: tuple[int, int, int]) -> nn.M
         return resnet(units, bottleneck=bottleneck, channels=shape[0], classes=classes)
     takes = ARCHITECTURE_SHAPES[architecture]
     if shape != takes:
-        raise RobbenchError(f"{architecture} takes {sizes(takes)} images, got {sizes(shape)}")
+        raise RobbenchError(f"{architecture} takes {sizes(takes)} images, got {sizes(shape)}; {bring_to(takes)}")
     body: nn.Module = getattr(plain, architecture)(classes)
     return body
 

@@ -107,6 +107,11 @@ def sizes(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
+def bring_to(shape: Sequence[int]) -> str:
+    """For messages: how pictures get a shape."""
+    return f"pictures get that by size={shape[1]}, channels={shape[0]} of their Dataset"
+
+
 def parameter_count(network: nn.Module) -> int:
     """Number of trained values, shared ones counted once."""
     return sum(parameter.numel() for parameter in network.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,34 @@ if TYPE_CHECKING:
 
 LIVE, LOGGED = 0.2, 60.0
 """Least seconds between two lines of progress: on a terminal, where the line is drawn anew, and off it."""
+
+
+def progress_line(
+    number: str, what: str, details: Sequence[str], share: str, left: str, width: int = sys.maxsize
+) -> str:
+    """``stage 4 of 26 · training of cnn7-mnist-pgd · epoch 3 of 9, loss 0.412 · 38 % · 1 min 20 s left``.
+
+    Where that is longer than ``width``, what is least needed is left out: the number of the stage, the share, the words
+    ``training of``, and then all but the shortest of the ``details``, of which the longest comes first.
+    """
+    full, name = details[0], what.removeprefix("training of ")
+    forms = [(number, what, full, share), (what, full, share), (what, full), *((name, detail) for detail in details)]
+    lines = [" · ".join(filter(None, (*form, left))) for form in forms]
+    line = next((line for line in lines if len(line) <= width), lines[-1])
+    return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
+def share_and_left(done: float, total: float, seconds: float, begun: float = 0.0) -> tuple[str, str]:
+    """``38 %`` and ``1 min 20 s left``, at the pace since ``begun`` was done, ``seconds`` ago; no guess from one per cent."""
+    share, before = (min(1.0, done / total), begun / total) if total else (1.0, 0.0)
+    said = f"{100 * share:.0f} %"
+    if share - before <= 0.01:
+        return said, ""
+    left = round(seconds * (1 - share) / (share - before))
+    hours, minutes, rest = left // 3600, left // 60 % 60, left % 60
+    if hours:
+        return said, f"{hours} h {minutes} min left"
+    return said, f"{minutes} min {rest} s left" if minutes else f"{rest} s left"
 
 
 class Progress:
@@ -39,41 +68,47 @@ class Progress:
 
         One line, five times a second at most, on a terminal; off it a line a minute.
         """
-        from robbench.report.terminal import progress_line
+        facts = detail.split(", ")
+        self._show(what, done, total, [", ".join(facts[:count]) for count in range(len(facts), 0, -1)])
 
+    def _show(self, what: str, done: float, total: float, details: Sequence[str]) -> None:
         reporter, now = self._reporter(), time.monotonic()
         live = reporter is not None and reporter.isatty
-        about = "stages" if "stages" in what else what
+        about = "stages" if what.startswith("stages") else what
         if self._about != about:
             self._about, self._since, self._from = about, now, done
         if now - self._last < (LIVE if live else LOGGED):
             return
         self._last = now
         number = "" if about == "stages" else self._number()
-        line = f"  {number}{progress_line(what, done, total, now - self._since, self._from)}  {detail}".rstrip()
+        with self._uncaptured():  # else there is no terminal whose width could be asked for
+            width = reporter._tw.fullwidth - 1 if live else sys.maxsize
+        line = progress_line(number, what, details, *share_and_left(done, total, now - self._since, self._from), width)
         if live:
             self._drawn = True
-            self._draw(reporter, line[: reporter._tw.fullwidth - 1])
+            self._draw(reporter, line)
         else:
             self.announce(line)
 
-    def show_graph(self, graph: Graph, running: Sequence[tuple[str, str, float]]) -> None:
-        """Say how many stages are done, of how many, and what runs where: name, host and share done."""
+    def show_graph(self, graph: Graph, running: Sequence[tuple[str, str, float, str]]) -> None:
+        """Say how many stages are done, of how many, and what runs: name, host, share done, and what is said of it."""
         done = sum(future.done() for future in graph.futures.values())
-        where = ", ".join(f"{name} {share:.0%} on {host}" for name, host, share in running)
+        where = [f"{name} {100 * share:.0f} % on {host}" for name, host, share, _ in running]
+        said = [f"{at}, {detail}" if detail else at for at, (*_, detail) in zip(where, running, strict=True)]
         total, names = len(graph.futures), {task.name for task in graph.futures}
-        shares = sum(share for name, _, share in running if name in names)  # not of parts that workers share
-        self.show(f"{done}/{total} stages", done + shares, total, where)
+        shares = sum(share for name, _, share, _ in running if name in names)  # not of parts that workers share
+        details = ["; ".join(said), "; ".join(where)]
+        self._show(f"stages: {done} of {total} done", done + shares, total, details)
 
     def _number(self) -> str:
-        """``[3/26] ``: the item of this run; nothing in a worker of pytest-xdist, which knows its own ones only."""
+        """``stage 3 of 26``: the item of this run; nothing in a worker of pytest-xdist, which knows its own ones only."""
         from robbench.plugin.session import SESSION
 
         session = self._config.stash.get(SESSION, None)
         if session is None or hasattr(self._config, "workerinput"):
             return ""
         total = sum(map(len, session.selected.values()))
-        return f"[{min(self._items + 1, total)}/{total}] " if total else ""
+        return f"stage {min(self._items + 1, total)} of {total}" if total else ""
 
     def announce(self, text: str) -> None:
         """Write a line at once; a worker of pytest-xdist writes it to standard error."""

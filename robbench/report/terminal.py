@@ -108,11 +108,3 @@ def _marks(verdicts: Sequence[Verdict], case: str) -> str:
 
 def _of(verdict: Verdict) -> str:
     return verdict.figure if verdict.stage in ("training", "robustness") else f"{verdict.stage}: {verdict.figure}"
-
-
-def progress_line(what: str, done: float, total: float, seconds: float, begun: float = 0.0) -> str:
-    """``training of cnn7-mnist-pgd  42 %  0:51 left``, at the pace since ``begun`` was done, ``seconds`` ago."""
-    share, before = (min(1.0, done / total), begun / total) if total else (1.0, 0.0)
-    left = seconds * (1 - share) / (share - before) if share - before > 0.01 else None
-    minutes, rest = divmod(round(left), 60) if left is not None else (0, 0)
-    return f"{what}  {share:4.0%}  {f'{minutes}:{rest:02d} left' if left is not None else ''}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from robbench.data import split
 from robbench.errors import RobbenchError, require
 from robbench.models import blocks, build, network_of_checkpoint, share_alike, try_network
-from robbench.models.network import COLOUR, sizes
+from robbench.models.network import COLOUR, bring_to, sizes
 from robbench.spec import Checkpoint, Model
 from robbench.spec.catalogue import block_names, own_module
 from robbench.stages.context import RunContext
@@ -105,7 +105,7 @@ def _try(model: Model, context: RunContext) -> Tried:
                 raise
             how = "make them grey" if data.shape[0] > shape[0] else "give them that size"
             name = model.source.id if isinstance(model.source, Model) else repr(model.source.path)
-            takes = f"images that {name} takes, {sizes(shape)}, got {sizes(data.shape)}; {how}"
+            takes = f"images that {name} takes, {sizes(shape)}, got {sizes(data.shape)}; {how}: {bring_to(shape)}"
             raise RobbenchError(f"expected {takes} ({error})") from error
     if 0 < alike < PRETRAINED:
         found.append(f"{alike:.0%} of the weights of {architecture} are the same under every seed")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from robbench.stages.checks import Tried
 
 
-def show_nothing(what: str, done: float, total: float) -> None:
+def show_nothing(what: str, done: float, total: float, detail: str = "") -> None:
     """Show no progress."""
 
 
@@ -37,8 +37,8 @@ class RunContext:
     """Make the stages that are asked for again, although the store has them; what they need comes from the store."""
     keep_adversarials: bool = False
     """Keep the counterexample behind every p*, for ``robbench verify``."""
-    show: Callable[[str, float, float], None] = show_nothing
-    """Gets progress: what runs, how much of it is done, of how much."""
+    show: Callable[..., None] = show_nothing
+    """Gets progress: what runs, how much of it is done, of how much, and what else is said of it, as ``epoch 3 of 9``."""
     announce: Callable[[str], None] = to_stderr
     """Gets what a user should know at once: for which process this one waits."""
     machines: list[str] = field(default_factory=list)

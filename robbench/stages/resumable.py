@@ -74,7 +74,7 @@ def drive(parts: Mapping[str, Planned], work: Work, *, save_every: float) -> dic
         while not part.done:
             with work.stopwatch.region(planned.region) if planned.region else nullcontext():
                 part.step()
-            work.context.show(f"{name} of {work.task.model.id}", *part.progress)
+            work.context.show(f"{name} of {work.task.model.id}", *part.progress, getattr(part, "detail", ""))
             if time.monotonic() - saved_at >= save_every or (part.done and not last):
                 _save(made, work)
                 saved_at = time.monotonic()

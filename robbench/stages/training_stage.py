@@ -51,7 +51,7 @@ def train_model(work: Work) -> Made:
         parents = {role: _parent(role, ready, work) for role in model.recipe.objective.parents}
 
         def trainer_of(recipe: Recipe, groups: list[dict[str, Any]] | None) -> Trainer:
-            return Trainer(
+            trainer = Trainer(
                 network,
                 recipe,
                 TrainingData(training, validation, model.dataset.augmentation or "none", model.dataset.crop_area),
@@ -60,8 +60,9 @@ def train_model(work: Work) -> Made:
                 groups=groups,
                 frozen=ready.frozen,
                 parents=parents,
-                on_update=lambda done, total: work.context.show(f"training of {model.id}", done, total),
+                on_update=lambda done, total: work.context.show(f"training of {model.id}", done, total, trainer.detail),
             )
+            return trainer
 
         if model.transfer is not None and model.transfer.kept == "critical":
             result, notes = train_critical(network, training, validation, trainer_of, work)

@@ -114,6 +114,16 @@ class Trainer:
         """Epochs trained, with a fraction for an unfinished one, and epochs of the recipe."""
         return len(self._history) + self._in_epoch, self._recipe.epochs
 
+    @property
+    def detail(self) -> str:
+        """The epoch that is trained, and of the one before it the loss and the validation accuracies."""
+        said = [f"epoch {min(len(self._history) + 1, self._recipe.epochs)} of {self._recipe.epochs}"]
+        if self._history:
+            last = self._history[-1]
+            said += [f"loss {last.loss:.3g}", f"accuracy {100 * last.validation.share:.1f} %"]
+            said += [f"robust {100 * last.robust.share:.1f} %"] if last.robust else []
+        return ", ".join(said)
+
     def step(self) -> None:
         """Train an epoch and validate the network after it.
 

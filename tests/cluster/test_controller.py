@@ -109,7 +109,7 @@ def test_a_stage_ends_when_its_run_does(connect, context, task, monkeypatch):
     Graph(context, cluster).start([task])
     while not cluster.running():
         time.sleep(0.05)
-    assert [name for name, _, _ in cluster.running()] == [task.name]
+    assert [name for name, *_ in cluster.running()] == [task.name]
     assert not ended.is_set()
     cluster.close()
     assert ended.wait(30)

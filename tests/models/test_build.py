@@ -96,7 +96,11 @@ def test_a_seed_decides_every_weight_and_nothing_else():
 @pytest.mark.parametrize(
     ("architecture", "options", "message"),
     [
-        ("cnn7", {"shape": COLOUR}, "cnn7 takes 1x28x28 images, got 3x32x32"),
+        (
+            "cnn7",
+            {"shape": COLOUR},
+            "cnn7 takes 1x28x28 images, got 3x32x32; pictures get that by size=28, channels=1 of",
+        ),
         ("cnn77", {}, r"unknown architecture 'cnn77'.*did you mean 'cnn7'"),
         ("wrn32_10", {}, "expected depth 6n \\+ 4"),
         ("cnn7", {"mean": (0.1, 0.2), "std": (1.0, 1.0)}, "mean: expected 1 values"),

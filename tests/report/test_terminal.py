@@ -1,12 +1,11 @@
 """The table at the end of a run, and the line while it goes on."""
 
-import pytest
 from factories import SOUND, again, both_records, make_facts, robustness_record, training_record, transfer
 from msgspec.structs import replace
 
 from robbench.gate.verdicts import Verdict
 from robbench.record import Seconds
-from robbench.report.terminal import busy, legend, progress_line, recommended, table, warnings
+from robbench.report.terminal import busy, legend, recommended, table, warnings
 
 
 def verdict(case, figure, mark, stage="robustness"):
@@ -68,26 +67,6 @@ def test_the_worst_marks_come_first():
     verdicts = [verdict("cnn7-mnist-pgd", *one) for one in given] + [verdict("other", "accuracy", "-")]
     row = cells(table([training_record(facts)], verdicts))[0]
     assert row[-1] == "median p* - · seconds x · accuracy + · seconds ="
-
-
-@pytest.mark.parametrize(
-    ("done", "total", "seconds", "line"),
-    [
-        (0, 10, 5.0, "training x    0%  "),
-        (4.2, 10, 37.0, "training x   42%  0:51 left"),
-        (5, 10, 600.0, "training x   50%  10:00 left"),
-        (10, 10, 60.0, "training x  100%  0:00 left"),
-        (0, 0, 1.0, "training x  100%  0:00 left"),
-    ],
-)
-def test_the_progress_line(done, total, seconds, line):
-    """Share done and time left at the pace so far; no guess before one per cent."""
-    assert progress_line("training x", done, total, seconds) == line
-
-
-def test_a_stage_that_goes_on_is_timed_by_what_it_does_now():
-    """Half was done before: a quarter in ten seconds leaves another ten."""
-    assert progress_line("training x", 7.5, 10, 10.0, begun=5) == "training x   75%  0:10 left"
 
 
 def test_a_model_whose_gradients_look_masked_has_a_line_below_the_table():

@@ -66,7 +66,7 @@ def test_a_killed_stage_goes_on_from_its_last_batch(new_run, monkeypatch):
     whole = comparable(bound(new_run("whole")))
     context, seen = new_run(), []
 
-    def die(what, done, total):
+    def die(what, done, total, *_):
         seen.append(what)
         if sum(each.startswith("bounds") for each in seen) == 2:
             raise Killed

@@ -101,7 +101,7 @@ def test_what_depends_on_a_failed_stage_fails_at_once_with_its_reason(new_run, m
 def test_an_interruption_is_no_failure(new_run, made):
     """After Ctrl-C the stage may be tried again in the same process."""
 
-    def stop(what, done, total):
+    def stop(what, done, total, *_):
         raise KeyboardInterrupt
 
     context = new_run(show=stop)
@@ -140,7 +140,7 @@ def replace_notes(record):
 def test_an_update_that_does_not_fit_is_one_error_and_its_state_stays(new_run, monkeypatch):
     """In the third epoch: what to do is said, two epochs stay, and a roomier device goes on to the same bits."""
 
-    def shrink(what, done, total):
+    def shrink(what, done, total, *_):
         monkeypatch.setattr(Room, "update", 8 if done >= 2 else 10**9)
 
     expected, tight = train(NARROW, new_run("whole")), new_run("tight", show=shrink)
@@ -148,7 +148,7 @@ def test_an_update_that_does_not_fit_is_one_error_and_its_state_stays(new_run, m
         train(NARROW, tight)
     monkeypatch.setattr(Room, "update", 10**9)
     shown = []
-    resumed = train(NARROW, new_run("tight", show=lambda what, done, total: shown.append(done)))
+    resumed = train(NARROW, new_run("tight", show=lambda what, done, *_: shown.append(done)))
     assert min(shown) >= 2
     assert comparable(resumed) == comparable(expected)
 

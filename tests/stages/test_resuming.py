@@ -65,10 +65,21 @@ def test_a_training_goes_on_where_it_stopped(new_run):
     model, shown = source(epochs=3), []
     with pytest.raises(Killed):
         train(model, new_run(show=killer("training", 9)))
-    record = train(model, new_run(show=lambda what, done, total: shown.append(done)))
+    record = train(model, new_run(show=lambda what, done, *_: shown.append(done)))
     assert min(shown) >= 2.0
     assert [epoch.epoch for epoch in record.training.epochs] == [1, 2, 3]
     assert sum(epoch.seconds for epoch in record.training.epochs) <= record.seconds.training + 1e-6
+
+
+def test_a_training_says_its_epoch_and_how_the_last_one_went(new_run):
+    """Loss, clean and robust accuracy as in the record."""
+    shown = []
+    record = train(source(epochs=2), new_run(show=lambda what, done, total, detail="": shown.append(detail)))
+    first, second = (
+        f"loss {epoch.loss:.3g}, accuracy {100 * epoch.validation.share:.1f} %, robust {100 * epoch.robust.share:.1f} %"
+        for epoch in record.training.epochs
+    )
+    assert list(dict.fromkeys(shown)) == ["epoch 1 of 2", f"epoch 2 of 2, {first}", f"epoch 2 of 2, {second}"]
 
 
 @pytest.mark.parametrize("change", ["fresh", "images"])
@@ -80,7 +91,7 @@ def test_state_is_not_gone_on_with_where_it_is_not_wanted(new_run, change):
         train(model, first)
     if change == "images":
         write_images(first.data, "near", seed=9)
-    train(model, new_run(show=lambda what, done, total: shown.append(done), fresh=change == "fresh"))
+    train(model, new_run(show=lambda what, done, *_: shown.append(done), fresh=change == "fresh"))
     assert min(shown) < 1.0
 
 

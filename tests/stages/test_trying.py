@@ -148,7 +148,7 @@ def test_a_network_edited_during_a_run_is_the_old_one_under_the_old_digest(new_r
     file.write_text(NETWORK.format(features=8))
     model, told = source(architecture="edited_networks:make"), []
 
-    def edit(what, done, total):
+    def edit(what, done, total, *_):
         file.write_text(NETWORK.format(features=16))
 
     first = train(model, new_run(show=edit))

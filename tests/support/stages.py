@@ -126,7 +126,7 @@ def killer(word, call):
     """A ``show`` that kills at the given call about what begins with ``word``."""
     calls = [0]
 
-    def show(what, done, total):
+    def show(what, done, total, detail=""):
         assert 0 <= done <= total
         calls[0] += what.startswith(word)
         if what.startswith(word) and calls[0] == call:
