@@ -23,6 +23,7 @@ from robbench.spec.model import modules_of
 from robbench.stages.context import RunContext
 from robbench.stages.graph import with_needs
 from robbench.stages.kinds import KINDS
+from robbench.stages.resumable import joined
 from robbench.stages.task import Task
 from robbench.stages.work import Work, finished_needs, finished_stage, key_of, suffices
 from robbench.store import Finished
@@ -212,7 +213,7 @@ class Cluster:
             list(threads.map(make, [place for place in places if str(place[0]) not in made]))
         parts = [made[str(first)] for first, _ in places]
         seconds = sum((Counter(part["seconds"]) for part in parts), Counter[str]())
-        state = division().join([part["state"] for part in parts])
+        state = joined([part["state"] for part in parts])
         self._store.save_state(key, {**state, "seconds": {name: round(value, 6) for name, value in seconds.items()}})
 
     def _packed(self, finished: Finished) -> Packed:
