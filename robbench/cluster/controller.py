@@ -96,7 +96,7 @@ class Cluster:
 
         self._wait_for_workers(expected)
         check_versions(self.client, mismatch, PACKAGES)
-        self.client.subscribe_topic(self._run.name, lambda event: self._events.put(event[1]))
+        self._subscribe()
         threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
         self.client.register_plugin(Welcome(self._run))
         name = self._run.name
@@ -123,18 +123,7 @@ class Cluster:
 
     def submit(self, task: Task, context: RunContext, fresh: bool) -> Future[Record]:
         """Make a stage on a worker; what it needs is finished. A SchedulerLostError where the scheduler is gone."""
-
-        def make() -> Record:
-            try:
-                return self._make(task, context, fresh)
-            except RobbenchError:
-                raise
-            except Exception as error:
-                if self._lives():
-                    raise
-                raise SchedulerLostError(f"the scheduler at {self._address} is gone") from error
-
-        return self._threads.submit(make)
+        return self._threads.submit(self._make, task, context, fresh)
 
     def running(self) -> list[tuple[str, str, float]]:
         """Of every stage that runs: its name, the worker's host, and the share that is done."""
@@ -167,23 +156,39 @@ class Cluster:
         if fresh:
             for key in keys.values():
                 self._store.drop_state(key)
-        packed = {role: self._packed(finished) for role, finished in needs.items()}
-        machine = self._machine_for(keys)
-        self._divide(Work(task, context, needs), packed, keys[machine], machine)
-        state = f"{self._run.name}-{task.digest}"
-        self._publish(state, keys.values())
-        try:
-            arguments = packed, fresh, state, context.tried
-            done: Done = self._on_worker(task.name, machine, "make_stage", task, *arguments)
-            finished = self._store.unpack(done.key, done.files) if done.files else self._store.finished(done.key)
-        finally:
-            self._withdraw(state)
+        done = self._made(Work(task, context, needs), keys, fresh)
+        finished = self._store.unpack(done.key, done.files) if done.files else self._store.finished(done.key)
         assert finished is not None
         for key in keys.values():
             self._store.drop_state(key)
         if done.made:
             context.made.add(done.key)
         return finished.record
+
+    def _made(self, work: Work, keys: Mapping[str, str], fresh: bool) -> Done:
+        """Make a stage on the workers, anew from its last state where the connection to the scheduler was lost meanwhile."""
+        from distributed.comm import CommClosedError
+
+        packed = {role: self._packed(finished) for role, finished in work.needs.items()}
+        state = f"{self._run.name}-{work.task.digest}"
+        try:
+            while True:
+                try:
+                    machine = self._machine_for(keys)
+                    self._divide(work, packed, keys[machine], machine)
+                    self._publish(state, keys.values())
+                    arguments = packed, fresh, state, work.context.tried
+                    made: Done = self._on_worker(work.task.name, machine, "make_stage", work.task, *arguments)
+                    return made
+                except RobbenchError:
+                    raise
+                except Exception as error:
+                    if not self._connected():
+                        raise SchedulerLostError(f"the scheduler at {self._address} is gone") from error
+                    if not isinstance(error, CancelledError | CommClosedError):
+                        raise
+        finally:
+            self._withdraw(state)
 
     def _machine_for(self, keys: Mapping[str, str]) -> str:
         """The class of machine to make a stage on: one where it was begun, or the one with the most workers."""
@@ -235,7 +240,7 @@ class Cluster:
 
         Raises:
             RobbenchError: it failed on ``TRIES`` workers, or with an error that says that it always will.
-            CancelledError: the scheduler is gone.
+            CancelledError: the connection to the scheduler was lost.
         """
         from distributed import KilledWorker
 
@@ -263,10 +268,6 @@ class Cluster:
             except KilledWorker as error:
                 died = f"the workers that made it died, the last one at {error.last_worker.address}"
                 raise RobbenchError(f"{name} failed: {died}; look there for memory and logs") from error
-            except CancelledError:
-                if not self._lives():
-                    raise
-                continue
             finally:
                 self._shows.pop(name, None)
             if not isinstance(result, Failed):
@@ -278,12 +279,16 @@ class Cluster:
                 raise RobbenchError(f"{name} failed on {TRIES} workers, at last on {result.worker}: {result.message}")
             self._say(f"{name} failed on {result.worker} ({result.message}); it is tried elsewhere")
 
-    def _lives(self) -> bool:
-        """Whether the scheduler answers, at once or after a while."""
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until and self.client.status == "connecting":
+    def _connected(self) -> bool:
+        """Whether the scheduler answers, at once or after a while; then it tells what the workers say, as before."""
+        while self.client.status == "connecting":  # not for longer than the client's timeout
             time.sleep(0.1)
+        if self.client.status == "running":
+            self._subscribe()
         return bool(self.client.status == "running")
+
+    def _subscribe(self) -> None:
+        self.client.subscribe_topic(self._run.name, lambda event: self._events.put(event[1]))
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -291,7 +296,7 @@ class Cluster:
         """Give the scheduler the saved states of a stage, for workers that do not see the store."""
         from distributed import Variable
 
-        if self._shared:
+        if self._shared or name in self._states:  # else a worker's newer ones may be there
             return
         paths = {key: self._store.state_path(key) for key in keys}
         states = {key: path.read_bytes() for key, path in paths.items() if path.exists()}

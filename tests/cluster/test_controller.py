@@ -5,11 +5,16 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
+from distributed import LocalCluster, Worker
+from line import Line
+from stages import comparable
 
 import robbench.stages.training_stage
+from robbench.cluster.controller import Cluster
 from robbench.errors import RobbenchError
 from robbench.stages import run_graph
 from robbench.stages.graph import Graph, finished_records
@@ -113,6 +118,41 @@ def test_a_stage_ends_when_its_run_does(connect, context, task, monkeypatch):
     assert not ended.is_set()
     cluster.close()
     assert ended.wait(30)
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["stalled", "dropped"])
+def test_a_run_goes_on_after_its_network_was_cut(context, task, apart, monkeypatch, dropped):
+    """What waits arrives; or the controller connects anew, and a new worker goes on from the last epoch that was saved."""
+    expected = run_graph([task], replace(context, store=Store(context.store.folder / "alone")))[task]
+    steps, step, begun, over = [], Trainer.step, threading.Event(), threading.Event()
+
+    def stop_after_the_second(trainer):
+        if len(steps) == 1:
+            begun.set()
+            over.wait()
+        steps.append(step(trainer))
+
+    monkeypatch.setattr(Trainer, "step", stop_after_the_second)
+    with LocalCluster(n_workers=0, processes=False, protocol="tcp://", dashboard_address="127.0.0.1:0") as local:
+        line = Line(local.scheduler_address)
+
+        async def join():
+            return await Worker(line.address, nthreads=1)
+
+        workers = [local.sync(join)]
+        with closing(Cluster(line.address, 1, "cpu", context=context, tasks=[task], folders=())) as cluster:
+            graph = Graph(context, cluster)
+            graph.start([task])
+            assert begun.wait(60)
+            line.cut(1.0, dropped=dropped)
+            over.set()
+            if dropped:
+                workers.append(local.sync(join))
+            record = graph.futures[task].result(60)
+        for worker in workers:
+            local.sync(worker.close)
+        line.close()
+    assert comparable(record) == comparable(expected)
 
 
 def test_a_fresh_stage_goes_on_from_what_it_was_in_this_run(connect, context, task, apart, monkeypatch):
