@@ -29,7 +29,7 @@ from robbench.stages.work import Work, finished_needs, finished_stage, key_of, s
 from robbench.store import Finished
 
 TRIES = 3
-"""How many workers may fail with a stage before it fails."""
+"""How often a stage may fail on workers before it fails, on another one each time where there are as many."""
 
 IN_FLIGHT = 32
 """Stages that the scheduler has at once, at least: a waiting one's weights lie there."""
@@ -123,7 +123,18 @@ class Cluster:
 
     def submit(self, task: Task, context: RunContext, fresh: bool) -> Future[Record]:
         """Make a stage on a worker; what it needs is finished. A SchedulerLostError where the scheduler is gone."""
-        return self._threads.submit(self._make, task, context, fresh)
+
+        def make() -> Record:
+            try:
+                return self._make(task, context, fresh)
+            except RobbenchError:
+                raise
+            except Exception as error:
+                if self._connected():
+                    raise
+                raise SchedulerLostError(f"the scheduler at {self._address} is gone") from error
+
+        return self._threads.submit(make)
 
     def running(self) -> list[tuple[str, str, float]]:
         """Of every stage that runs: its name, the worker's host, and the share that is done."""
@@ -156,39 +167,23 @@ class Cluster:
         if fresh:
             for key in keys.values():
                 self._store.drop_state(key)
-        done = self._made(Work(task, context, needs), keys, fresh)
-        finished = self._store.unpack(done.key, done.files) if done.files else self._store.finished(done.key)
+        packed = {role: self._packed(finished) for role, finished in needs.items()}
+        machine = self._machine_for(keys)
+        self._divide(Work(task, context, needs), packed, keys[machine], machine)
+        state = f"{self._run.name}-{task.digest}"
+        self._publish(state, keys.values())
+        try:
+            arguments = packed, fresh, state, context.tried
+            done: Done = self._on_worker(task.name, machine, "make_stage", task, *arguments)
+            finished = self._store.unpack(done.key, done.files) if done.files else self._store.finished(done.key)
+        finally:
+            self._withdraw(state)
         assert finished is not None
         for key in keys.values():
             self._store.drop_state(key)
         if done.made:
             context.made.add(done.key)
         return finished.record
-
-    def _made(self, work: Work, keys: Mapping[str, str], fresh: bool) -> Done:
-        """Make a stage on the workers, anew from its last state where the connection to the scheduler was lost meanwhile."""
-        from distributed.comm import CommClosedError
-
-        packed = {role: self._packed(finished) for role, finished in work.needs.items()}
-        state = f"{self._run.name}-{work.task.digest}"
-        try:
-            while True:
-                try:
-                    machine = self._machine_for(keys)
-                    self._divide(work, packed, keys[machine], machine)
-                    self._publish(state, keys.values())
-                    arguments = packed, fresh, state, work.context.tried
-                    made: Done = self._on_worker(work.task.name, machine, "make_stage", work.task, *arguments)
-                    return made
-                except RobbenchError:
-                    raise
-                except Exception as error:
-                    if not self._connected():
-                        raise SchedulerLostError(f"the scheduler at {self._address} is gone") from error
-                    if not isinstance(error, CancelledError | CommClosedError):
-                        raise
-        finally:
-            self._withdraw(state)
 
     def _machine_for(self, keys: Mapping[str, str]) -> str:
         """The class of machine to make a stage on: one where it was begun, or the one with the most workers."""
@@ -232,39 +227,42 @@ class Cluster:
 
     def _alive(self) -> list[Facts]:
         """The workers that are there and get stages."""
-        there = self.client.scheduler_info(n_workers=-1)["workers"]
+        there = self._asked(lambda: self.client.scheduler_info(n_workers=-1))["workers"]
         return [facts for address, facts in list(self._facts.items()) if address in there and not facts.fault]
 
     def _on_worker(self, name: str, machine: str, function: str, task: Task, *arguments: Any) -> Any:
         """What a function of :mod:`robbench.cluster.worker` returns on a worker of a class of machine, after a few tries.
 
         Raises:
-            RobbenchError: it failed on ``TRIES`` workers, or with an error that says that it always will.
-            CancelledError: the connection to the scheduler was lost.
+            RobbenchError: it failed ``TRIES`` times, or with an error that says that it always will.
+            CancelledError: the scheduler is gone.
         """
         from distributed import KilledWorker
 
         from robbench.cluster import worker
 
-        tried: dict[str, str] = {}
-        while True:
-            others = [each for each in self._alive() if each.machine == machine and each.address not in tried]
+        tried: set[str] = set()
+
+        def make() -> Any:
+            others = [each.address for each in self._alive() if each.machine == machine and each.address not in tried]
             # Where there is nothing to choose from, workers that join later may take it, too.
             chosen = tried or len(self._machines) > 1 or any(facts.fault for facts in list(self._facts.values()))
+            with self._room:
+                return self.client.submit(
+                    getattr(worker, function),
+                    self._run,
+                    task,
+                    *arguments,
+                    key=f"{name}-{uuid.uuid4().hex[:8]}",
+                    resources={SLOT: 1},
+                    workers=others or None if chosen else None,
+                    pure=False,
+                ).result()
+
+        for left in reversed(range(TRIES)):
             self._shows[name] = None
             try:
-                with self._room:
-                    future = self.client.submit(
-                        getattr(worker, function),
-                        self._run,
-                        task,
-                        *arguments,
-                        key=f"{name}-{uuid.uuid4().hex[:8]}",
-                        resources={SLOT: 1},
-                        workers=[each.address for each in others] or None if chosen else None,
-                        pure=False,
-                    )
-                    result = future.result()
+                result = self._asked(make)
             except KilledWorker as error:
                 died = f"the workers that made it died, the last one at {error.last_worker.address}"
                 raise RobbenchError(f"{name} failed: {died}; look there for memory and logs") from error
@@ -274,10 +272,21 @@ class Cluster:
                 return result
             if result.final:
                 raise RobbenchError(result.message)
-            tried[result.worker] = result.message
-            if len(tried) == TRIES:
-                raise RobbenchError(f"{name} failed on {TRIES} workers, at last on {result.worker}: {result.message}")
-            self._say(f"{name} failed on {result.worker} ({result.message}); it is tried elsewhere")
+            if left:
+                self._say(f"{name} failed on {result.worker} ({result.message}); it is tried again, elsewhere where it can be")
+            tried.add(result.worker)
+        raise RobbenchError(f"{name} failed {TRIES} times, at last on {result.worker}: {result.message}")
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        """What the scheduler answers, asked anew where the connection was lost meanwhile and came back."""
+        from distributed.comm import CommClosedError
+
+        while True:
+            try:
+                return ask()
+            except (CancelledError, CommClosedError):
+                if not self._connected():
+                    raise
 
     def _connected(self) -> bool:
         """Whether the scheduler answers, at once or after a while; then it tells what the workers say, as before."""
@@ -296,11 +305,11 @@ class Cluster:
         """Give the scheduler the saved states of a stage, for workers that do not see the store."""
         from distributed import Variable
 
-        if self._shared or name in self._states:  # else a worker's newer ones may be there
+        if self._shared:
             return
         paths = {key: self._store.state_path(key) for key in keys}
         states = {key: path.read_bytes() for key, path in paths.items() if path.exists()}
-        Variable(name, client=self.client).set(states)
+        self._asked(lambda: Variable(name, client=self.client).set(states))
         self._states.add(name)
 
     def _withdraw(self, name: str) -> None:
@@ -336,7 +345,7 @@ class Cluster:
         if name not in self._states:
             return
         with suppress(TimeoutError):  # the stage is finished by now
-            states = Variable(name, client=self.client).get(timeout=1)
+            states = self._asked(lambda: Variable(name, client=self.client).get(timeout=1))
             with self._lock:
                 for key, data in states.items() if name in self._states else ():
                     self._store.keep_state(key, data)

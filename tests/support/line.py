@@ -6,6 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
+from socket import SHUT_RDWR
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -41,6 +43,8 @@ class Line:
 
     async def _drop(self) -> None:
         for end in self._ends:
+            with suppress(OSError):  # shut down, since a forked process may have it, too
+                end.get_extra_info("socket").shutdown(SHUT_RDWR)
             end.transport.abort()
         self._ends.clear()
 
