@@ -1,4 +1,4 @@
-"""The controller's side of a run on a cluster: an executor that makes stages on the workers and keeps what they send."""
+"""The controller's side of a cluster: an executor that makes stages on the workers and keeps what they send."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
-from robbench.cluster.connect import PATIENCE, check_versions, connected
-from robbench.cluster.messages import PACKAGES, SLOT, Done, Facts, Failed, Packed, PartDone, Run
+from robbench.cluster.connect import connected
+from robbench.cluster.messages import SLOT, Done, Failed, Packed, PartDone, Run
+from robbench.cluster.workers import Workers
 from robbench.errors import RobbenchError
 from robbench.record import Record
 from robbench.spec import Dataset
@@ -71,8 +70,6 @@ class Cluster:
     ) -> None:
         self._store, self._say, self._machines = context.store, context.announce, context.machines
         self._events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
-        self._facts: dict[str, Facts] = {}
-        self._welcomed = False
         self._shows: dict[str, tuple[str, float] | None] = {}
         """Of every stage, or part of one, that was submitted: where it runs, and the share of it that is done."""
         self._states: set[str] = set()
@@ -83,43 +80,16 @@ class Cluster:
             self.client = stack.enter_context(connected(address, workers, device))
             self._address = self.client.scheduler.address
             self._run = _run(context, with_needs(tasks), device, folders, deterministic)
-            self._welcome(workers if address is None else 1)
-            count = max(IN_FLIGHT, 2 * len(self._facts))
+            self.workers = Workers(self.client, self._run, self._machines, self._say, self._asked)
+            self.workers.wait_for(workers if address is None else 1)
+            self._subscribe()
+            threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
+            self.workers.welcome()
+            count = max(IN_FLIGHT, 2 * len(self.workers.alive()))
             self._room = threading.Semaphore(count)
             self._threads = ThreadPoolExecutor(count, thread_name_prefix="robbench-stage")
             stack.callback(self._threads.shutdown, wait=False, cancel_futures=True)
             self._stack = stack.pop_all()
-
-    def _welcome(self, expected: int) -> None:
-        """Wait for the first workers, and look at all that are there."""
-        from robbench.cluster.worker import Welcome, mismatch
-
-        self._wait_for_workers(expected)
-        check_versions(self.client, mismatch, PACKAGES)
-        self._subscribe()
-        threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
-        self.client.register_plugin(Welcome(self._run))
-        name = self._run.name
-        found = self.client.run(lambda dask_worker: getattr(dask_worker.plugins.get(name), "facts", None))
-        for facts in filter(None, found.values()):  # a worker that came just now says so itself
-            self._know(facts)
-        self._welcomed = True
-        faults = [facts.fault for facts in self._facts.values() if facts.fault]
-        faults += filter(None, [_shares_gpu(self._facts.values()), _lacks_gpu(self._facts.values())])
-        if faults:
-            raise RobbenchError(faults[0])
-
-    def _wait_for_workers(self, expected: int) -> None:
-        with suppress(TimeoutError):
-            self.client.wait_for_workers(expected, timeout=PATIENCE)
-            return
-        self._say(f"waiting for a worker at {self._address}")
-        self.client.wait_for_workers(1)
-
-    @property
-    def cuda(self) -> bool:
-        """Whether the workers have GPUs."""
-        return any(facts.gpu for facts in self._facts.values())
 
     def submit(self, task: Task, context: RunContext, fresh: bool) -> Future[Record]:
         """Make a stage on a worker; what it needs is finished. A SchedulerLostError where the scheduler is gone."""
@@ -140,21 +110,11 @@ class Cluster:
         """Of every stage that runs: its name, the worker's host, and the share that is done."""
         return [(name, *shown) for name, shown in list(self._shows.items()) if shown is not None]
 
-    @property
-    def said(self) -> str:
-        """What a user should know of it: ``2 workers: 2 × NVIDIA L4 (node3, node4); dashboard: http://…``."""
-        devices = Counter(facts.device for facts in self._facts.values())
-        hosts = ", ".join(dict.fromkeys(facts.host for facts in self._facts.values()))
-        link = f"; dashboard: {self.client.dashboard_link}" if find_spec("bokeh") else ""
-        return f"workers: {', '.join(f'{count} × {device}' for device, count in devices.items())} ({hosts}){link}"
-
     def close(self) -> None:
         """Stop what runs; a scheduler of one's own ends, another one forgets this run."""
         self._events.put({})
+        self.workers.dismiss()
         with suppress(Exception):  # the scheduler may be gone
-            if self.client.status == "running":
-                self.client.unregister_worker_plugin(self._run.name)
-        with suppress(Exception):
             self._stack.close()
 
     # --- stages -------------------------------------------------------------------------------------------------------
@@ -187,13 +147,13 @@ class Cluster:
 
     def _machine_for(self, keys: Mapping[str, str]) -> str:
         """The class of machine to make a stage on: one where it was begun, or the one with the most workers."""
-        count = Counter(facts.machine for facts in self._alive())
+        count = Counter(facts.machine for facts in self.workers.alive())
         begun = [machine for machine, key in keys.items() if count[machine] and self._store.state_path(key).exists()]
         return begun[0] if begun else max(keys, key=lambda machine: count[machine])
 
     def _divide(self, work: Work, needs: Mapping[str, Packed], key: str, machine: str) -> None:
         """Make the parts of a stage that several workers share, and save the state from which it goes on."""
-        division, workers = KINDS[work.task.kind].division, len(self._alive())
+        division, workers = KINDS[work.task.kind].division, len(self.workers.alive())
         if division is None or workers < 2:
             return
         saved = self._store.load_state(key) or {"parts": {}}
@@ -218,20 +178,10 @@ class Cluster:
 
     def _packed(self, finished: Finished) -> Packed:
         """A stage that another one needs, with its files for workers that do not see the store."""
-        return Packed(finished, {} if self._shared else self._store.pack(finished.record.key))
-
-    @property
-    def _shared(self) -> bool:
-        """Whether every worker sees the store."""
-        return all(facts.shared for facts in self._facts.values())
-
-    def _alive(self) -> list[Facts]:
-        """The workers that are there and get stages."""
-        there = self._asked(lambda: self.client.scheduler_info(n_workers=-1))["workers"]
-        return [facts for address, facts in list(self._facts.items()) if address in there and not facts.fault]
+        return Packed(finished, {} if self.workers.shared else self._store.pack(finished.record.key))
 
     def _on_worker(self, name: str, machine: str, function: str, task: Task, *arguments: Any) -> Any:
-        """What a function of :mod:`robbench.cluster.worker` returns on a worker of a class of machine, after a few tries.
+        """What a function of :mod:`robbench.cluster.worker` returns on a worker of a class of machine, in a few tries.
 
         Raises:
             RobbenchError: it failed ``TRIES`` times, or with an error that says that it always will.
@@ -244,9 +194,10 @@ class Cluster:
         tried: set[str] = set()
 
         def make() -> Any:
-            others = [each.address for each in self._alive() if each.machine == machine and each.address not in tried]
+            alike = [each.address for each in self.workers.alive() if each.machine == machine]
+            others = [address for address in alike if address not in tried]
             # Where there is nothing to choose from, workers that join later may take it, too.
-            chosen = tried or len(self._machines) > 1 or any(facts.fault for facts in list(self._facts.values()))
+            chosen = tried or len(self._machines) > 1 or self.workers.faulty
             with self._room:
                 return self.client.submit(
                     getattr(worker, function),
@@ -273,7 +224,9 @@ class Cluster:
             if result.final:
                 raise RobbenchError(result.message)
             if left:
-                self._say(f"{name} failed on {result.worker} ({result.message}); it is tried again, elsewhere where it can be")
+                self._say(
+                    f"{name} failed on {result.worker} ({result.message}); it is tried again, elsewhere if possible"
+                )
             tried.add(result.worker)
         raise RobbenchError(f"{name} failed {TRIES} times, at last on {result.worker}: {result.message}")
 
@@ -305,7 +258,7 @@ class Cluster:
         """Give the scheduler the saved states of a stage, for workers that do not see the store."""
         from distributed import Variable
 
-        if self._shared:
+        if self.workers.shared:
             return
         paths = {key: self._store.state_path(key) for key in keys}
         states = {key: path.read_bytes() for key, path in paths.items() if path.exists()}
@@ -327,8 +280,8 @@ class Cluster:
         takes: dict[str, Callable[[Any], None]] = {
             "saved": self._on_saved,
             "shows": self._on_shows,
-            "says": self._on_says,
-            "comes": self._on_comes,
+            "says": self._say,
+            "comes": self.workers.comes,
         }
         while event := self._events.get():
             try:
@@ -354,25 +307,6 @@ class Cluster:
         if value["name"] in self._shows:
             self._shows[value["name"]] = value["host"], value["share"]
 
-    def _on_says(self, text: str) -> None:
-        self._say(text)
-
-    def _on_comes(self, facts: Mapping[str, Any]) -> None:
-        """A worker is there, or came later."""
-        if facts["address"] not in self._facts:
-            known = Facts(**facts)
-            if self._welcomed and not known.fault:
-                all_of_them = [*self._alive(), known]
-                known = replace(known, fault=_shares_gpu(all_of_them) or _lacks_gpu(all_of_them))
-            self._know(known)
-            if self._welcomed:
-                self._say(known.fault or f"worker {known.address} on {known.host} joins")
-
-    def _know(self, facts: Facts) -> None:
-        self._facts[facts.address] = facts
-        if not facts.fault and facts.machine not in self._machines:
-            self._machines.append(facts.machine)
-
 
 def _run(context: RunContext, tasks: Sequence[Task], device: str, folders: Iterable[str], deterministic: bool) -> Run:
     from robbench.cluster.worker import versions
@@ -395,28 +329,4 @@ def _run(context: RunContext, tasks: Sequence[Task], device: str, folders: Itera
         download=context.download,
         deterministic=deterministic,
         keep_adversarials=context.keep_adversarials,
-    )
-
-
-def _shares_gpu(workers: Iterable[Facts]) -> str | None:
-    """What is wrong where two workers see the same GPU first."""
-    seen: dict[str, Facts] = {}
-    for facts in workers:
-        if facts.gpu and (other := seen.setdefault(facts.gpu, facts)) is not facts:
-            return (
-                f"workers {other.address} and {facts.address}: expected a GPU for each, got one for both; give each its own by "
-                "CUDA_VISIBLE_DEVICES, as dask-cuda does"
-            )
-    return None
-
-
-def _lacks_gpu(workers: Iterable[Facts]) -> str | None:
-    """What is wrong where some workers have a GPU and another has none."""
-    workers = list(workers)
-    without = [facts for facts in workers if not facts.gpu]
-    if not without or len(without) == len(workers):
-        return None
-    return (
-        f"worker {without[0].address} on {without[0].host}: expected a CUDA device, as other workers have, got none; stop it, "
-        "or use --robbench-device cpu"
     )

@@ -23,9 +23,8 @@ from robbench.stages.resumable import Planned, drive, pieces, states_of
 from robbench.stages.robustness_stage import SAVE_SECONDS
 from robbench.stages.work import Made, Work, images_used
 
-
 PART = IMAGES
-"""Correct images of a part where several workers share a stage: one batch, the same ones as one worker bounds together."""
+"""Correct images of a part where several workers share a stage: one batch, as one worker bounds together."""
 
 
 def bound_model(work: Work) -> Made:
@@ -111,8 +110,9 @@ def _parts(work: Work, first: int, last: int, notes: list[str]) -> tuple[Certifi
     parts = {"bounds": Planned(lambda made: BoundSearch(problem, notes), "estimation")}
     if bounds.verifier is None:
         return problem, parts
-    verifier, attacked = bounds.verifier, Problem(
-        network=network, images=data, device=device, grid=found.grid, attack=estimate.attack, notes=notes
+    verifier, attacked = (
+        bounds.verifier,
+        Problem(network=network, images=data, device=device, grid=found.grid, attack=estimate.attack, notes=notes),
     )
     drawn = np.random.default_rng(model.seed).permutation(int(right.sum()))[: verifier.images]
     asked = sorted(place - first for place in drawn.tolist() if first <= place < last)

@@ -1,4 +1,4 @@
-"""Drive the resumable parts of a stage, one after the other, and save their state on the way; join those of several workers."""
+"""Drive the resumable parts of a stage, one after the other, save their state, and join those of several workers."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def pieces(count: int, size: int) -> list[tuple[int, int]]:
 
 
 def states_of(parts: Mapping[str, Planned], work: Work) -> dict[str, Any]:
-    """Run the parts of a stage, of some of its images, to their end without saving; their states, for :func:`joined`."""
+    """Run the parts of a stage, of some of its images, without saving; their states in the end, for :func:`joined`."""
     made: dict[str, Any] = {}
     for name, planned in parts.items():
         part = made[name] = planned.make(made)

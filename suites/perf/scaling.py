@@ -1,11 +1,11 @@
 """How much faster a suite is with more workers, and what a stage costs beyond its own seconds, on CPUs.
 
-    python -m suites.perf.scaling                                       # the embedded suite with 1 and 2 workers of one thread
-    python -m suites.perf.scaling --workers 1 --threads 2 --beside 2    # one worker of two threads beside two busy processes
+    python -m suites.perf.scaling    # the embedded suite with 1 and 2 workers of one thread
+    python -m suites.perf.scaling --workers 1 --threads 2 --beside 2    # one of two threads, beside two busy processes
 
-Each run begins with an empty store. The same command is then run again, and makes nothing: what it takes is start and report.
-Overhead per stage is what the first run took beyond the second one and the seconds that its stages recorded, divided by
-their number. Other options go to pytest (``--robbench-quick``).
+Each run begins with an empty store. The same command is then run again, and makes nothing: what it takes is start and
+report. What the first run took beside the seconds that its stages recorded is divided by their number; what remains of
+it without start and report is the overhead of a stage. Other options go to pytest (``--robbench-quick``).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -29,11 +30,13 @@ BUSY = "while True: pass"
 
 def seconds_of_run(suite: str, folder: Path, workers: int, threads: int, options: Sequence[str]) -> float:
     """Wall seconds of a run with workers that keeps its store and report in a folder."""
-    places = [f"--robbench-store={folder / 'store'}", f"--robbench-report={folder / 'report'}"]
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "suite", suite, "--robbench-device=cpu"]
+    command += [f"--robbench-{each}={folder / each}" for each in ("store", "report", "baselines")]
+    command += [f"--robbench-workers={workers}", *options]
+    command += [] if "--robbench-quick" in options else ["--robbench-update"]
     begun = time.perf_counter()
     done = subprocess.run(
-        [*command, f"--robbench-workers={workers}", *places, f"--robbench-baselines={folder / 'baselines'}", *options],
+        command,
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         capture_output=True,
         text=True,
@@ -58,28 +61,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each worker (default: 1)")
     parser.add_argument("--beside", type=int, default=0, metavar="N", help="busy processes beside (default: 0)")
     options, others = parser.parse_known_args()
-    print("| workers | stages | wall, s | of these start and report, s | seconds of stages | overhead per stage, s | faster |")
-    print("| --: | --: | --: | --: | --: | --: | --: |")
+    print(
+        "| workers | stages | wall, s | start and report, s | stages, s | beside, s a stage | overhead, s a stage | faster |"
+    )
+    print("| --: | --: | --: | --: | --: | --: | --: | --: |")
     first = 0.0
     for workers in options.workers:
         busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(options.beside)]
         try:
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
-                wall, again = (
-                    seconds_of_run(options.suite, folder, workers, options.threads, others) for _ in range(2)
-                )
+                run = partial(seconds_of_run, options.suite, folder, workers, options.threads, others)
+                wall, again = run(), run()
                 stages = seconds_of_stages(folder)
         finally:
             for process in busy:
                 process.kill()
         first = first or wall
-        # With several workers some wait at the end for what another one makes, which is no overhead of a stage.
-        overhead = f"{(wall - again - sum(stages)) / len(stages):.2f}" if workers == 1 else ""
-        print(
-            f"| {workers} | {len(stages)} | {wall:.1f} | {again:.1f} | {sum(stages):.1f} | {overhead} | {first / wall:.2f} |",
-            flush=True,
-        )
+        beside = [f"{seconds / len(stages):.2f}" for seconds in (wall - sum(stages), wall - again - sum(stages))]
+        cells = [workers, len(stages), f"{wall:.1f}", f"{again:.1f}", f"{sum(stages):.1f}"]
+        # Where several work at once, the seconds of stages are no part of the wall seconds.
+        cells += [*(beside if workers == 1 else ["", ""]), f"{first / wall:.2f}"]
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

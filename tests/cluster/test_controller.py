@@ -16,7 +16,8 @@ from stages import comparable
 import robbench.stages.training_stage
 from robbench.cluster.controller import Cluster
 from robbench.errors import RobbenchError
-from robbench.stages import run_graph
+from robbench.spec import Bounded, Bounds
+from robbench.stages import Task, bounds_stage, run_graph
 from robbench.stages.graph import Graph, finished_records
 from robbench.store import Store
 from robbench.training import Trainer
@@ -80,6 +81,21 @@ def test_a_stage_goes_on_from_the_state_that_the_controller_has(connect, context
     assert len(epochs) == 1
 
 
+def test_bounds_that_workers_share_are_those_of_one_process(connect, context, estimated, apart, monkeypatch):
+    """Image by image, in a record with the same key and digest."""
+    monkeypatch.setattr(bounds_stage, "PART", 2)
+    monkeypatch.setattr("robbench.bounds.search.IMAGES", 2)
+    parts, bound = [], bounds_stage.bound_part
+    monkeypatch.setattr(bounds_stage, "bound_part", lambda *args: [parts.append(args[1:]), bound(*args)][1])
+    model = estimated.model
+    model = replace(model, architecture="relu_2_64", recipe=replace(model.recipe, epochs=10))
+    task = Task("bounds", model, Bounded(bounds=Bounds(images=12), estimate=replace(estimated.spec, images=12)))
+    expected = run_graph([task], replace(context, store=Store(context.store.folder / "alone")))[task]
+    found = run_graph([task], context, connect([task]))[task]
+    assert len(parts) > 1
+    assert comparable(found) == comparable(expected)
+
+
 def test_bad_input_is_told_at_once_and_with_its_reason(connect, context, task, tries):
     """It would be the same everywhere."""
     tried = tries(RobbenchError("loss: expected finite values, got nan"))
@@ -121,8 +137,8 @@ def test_a_stage_ends_when_its_run_does(connect, context, task, monkeypatch):
 
 
 @pytest.mark.parametrize("dropped", [False, True], ids=["stalled", "dropped"])
-def test_a_run_goes_on_after_its_network_was_cut(context, task, apart, monkeypatch, dropped):
-    """What waits arrives; or the controller connects anew, and a new worker goes on from the last epoch that was saved."""
+def test_a_run_goes_on_after_its_network_was_cut(context, task, monkeypatch, dropped):
+    """What waits arrives; or the controller connects anew, and a new worker goes on from the last saved epoch."""
     expected = run_graph([task], replace(context, store=Store(context.store.folder / "alone")))[task]
     steps, step, begun, over = [], Trainer.step, threading.Event(), threading.Event()
 

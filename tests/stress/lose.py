@@ -1,14 +1,14 @@
 """Lose workers, the scheduler and the network of a cluster at random moments, and compare with one process.
 
-A scheduler and two workers of one thread run on this machine, and see nothing of the suite's store: weights, records and
-saved states travel through the scheduler. In each round a suite of two studies (conventional and adversarial training, two
-transfers, both searches of p*, which are divided into parts) runs in an empty folder, and a random worker is killed by
-SIGKILL at a random moment; another one takes its place. In other rounds the line from the scheduler to a worker or to the
-run is cut for ten seconds: what is sent waits, or the connections are dropped (then the worker ends, and another one comes).
-In others the scheduler is killed: the run must end with the sentence that names the command that goes on, and that command
-must end as one process does. Weights (bytes), training history, p*, robust accuracies and numbers of passes of every stage
-must be those of the process that was left alone, and nothing that was finished before the scheduler was lost may be made
-again.
+A scheduler and two workers of one thread run on this machine, and see nothing of the suite's store: weights, records
+and saved states travel through the scheduler. In each round a suite of two studies (conventional and adversarial
+training, two transfers, both searches of p*, which are divided into parts) runs in an empty folder, and a random worker
+is killed by SIGKILL at a random moment; another one takes its place. In other rounds the line from the scheduler to a
+worker or to the run is cut for ten seconds: what is sent waits, or the connections are dropped (then the worker ends,
+and another one comes). In others the scheduler is killed: the run must end with the sentence that names the command that
+goes on, and that command must end as one process does. Weights (bytes), training history, p*, robust accuracies and
+numbers of passes of every stage must be those of the process that was left alone, and nothing that was finished before
+the scheduler was lost may be made again.
 
     python tests/stress/lose.py --workers 20 --cuts 5 --schedulers 5
 """
@@ -174,8 +174,8 @@ def main() -> int:
                 log, kept = (folder / "log.txt").read_text(), finished(folder)
                 found += (
                     []
-                    if "is gone; with one there again, or the address of another, this goes on with what is left: pytest"
-                    in log
+                    if "is gone; with one there again, or the address of another, this goes on with what is left: "
+                    "pytest" in log
                     else [f"no sentence: {log[-2000:]}"]
                 )
                 machines.begin(2)

@@ -19,9 +19,10 @@ class Line:
         self._to = urlsplit(address).hostname, urlsplit(address).port
         self._whole, self._ends = asyncio.Event(), set[asyncio.StreamWriter]()
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        server = self._run(asyncio.start_server(self._connect, "127.0.0.1", 0))
-        self.address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._server = self._run(asyncio.start_server(self._connect, "127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         """What to connect to instead."""
         self._loop.call_soon_threadsafe(self._whole.set)
 
@@ -35,11 +36,19 @@ class Line:
 
     def close(self) -> None:
         """Drop what is connected, for good."""
-        self._run(self._drop())
+        self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _end(self) -> None:
+        self._server.close()
+        self._whole.set()
+        await self._drop()
+        await asyncio.sleep(0.1)  # what forwards comes to its end
 
     async def _drop(self) -> None:
         for end in self._ends:
