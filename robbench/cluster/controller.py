@@ -232,7 +232,7 @@ class Cluster:
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
         """What the scheduler answers, asked anew where the connection was lost meanwhile and came back."""
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
 
         while True:
             try:

@@ -15,6 +15,7 @@ from robbench.data import attacked_images, pixels
 from robbench.estimation.problem import Problem
 from robbench.estimation.sampling import choose_images
 from robbench.machine.precision import full_precision
+from robbench.models import Network
 from robbench.models.exported import as_onnx
 from robbench.record import MISCLASSIFIED, LowerBounds, Robustness
 from robbench.spec import Bounded
@@ -32,7 +33,7 @@ def bound_model(work: Work) -> Made:
     spec: Bounded = work.task.spec
     images, pstar = _chosen(work)
     right, notes = pstar != MISCLASSIFIED, list[str]()
-    problem, parts = _parts(work, 0, int(right.sum()), notes)
+    network, problem, parts = _parts(work, 0, int(right.sum()), notes)
     with full_precision(work.context.device):
         made = drive(parts, work, save_every=SAVE_SECONDS)
     search, verified = made["bounds"], made.get("verification")
@@ -49,14 +50,14 @@ def bound_model(work: Work) -> Made:
             lower=lower.tolist(),
             upper=upper.tolist(),
             certified_by={name: count for name, count in by.items() if count},
-            one_class=_one_class(work, problem.network),
+            one_class=_one_class(work, network),
             rows=search.rows,
             verifier=spec.bounds.verifier.engine.split()[0] if spec.bounds.verifier else None,
             verified=[problem.names[place] for place in verified.asked] if verified else [],
             verdicts=verified.verdicts if verified else {},
             verifying_seconds=verified.seconds if verified else 0.0,
         ),
-        network=problem.network,
+        network=network,
         data=images_used(work, train=facts.train, validation=facts.validation, test=len(images)),
         notes=notes,
     )
@@ -69,7 +70,7 @@ def images_of_parts(work: Work) -> list[tuple[int, int]]:
 
 def bound_part(work: Work, first: int, last: int) -> dict[str, Any]:
     """Bound some of the correct images; the state of bounds and verification in the end."""
-    _, parts = _parts(work, first, last, [])
+    _, _, parts = _parts(work, first, last, [])
     with full_precision(work.context.device):
         return states_of(parts, work)
 
@@ -83,8 +84,8 @@ def _chosen(work: Work) -> tuple[Tensor, Tensor]:
     return torch.tensor(found.images)[places], torch.tensor(found.pstar)[places]
 
 
-def _parts(work: Work, first: int, last: int, notes: list[str]) -> tuple[Certification, dict[str, Planned]]:
-    """The problem on some of the correct images, and the parts of the stage that solve it."""
+def _parts(work: Work, first: int, last: int, notes: list[str]) -> tuple[Network, Certification, dict[str, Planned]]:
+    """The model, the problem on some of its correct images, and the parts of the stage that solve it."""
     spec: Bounded = work.task.spec
     bounds, estimate, device, model = spec.bounds, spec.estimate, work.context.device, work.task.model
     found, trained = work.needs["pstar"].record.result, work.needs["model"]
@@ -109,7 +110,7 @@ def _parts(work: Work, first: int, last: int, notes: list[str]) -> tuple[Certifi
     )
     parts = {"bounds": Planned(lambda made: BoundSearch(problem, notes), "estimation")}
     if bounds.verifier is None:
-        return problem, parts
+        return network, problem, parts
     verifier, attacked = (
         bounds.verifier,
         Problem(network=network, images=data, device=device, grid=found.grid, attack=estimate.attack, notes=notes),
@@ -138,7 +139,7 @@ def _parts(work: Work, first: int, last: int, notes: list[str]) -> tuple[Certifi
             notes=notes,
         )
 
-    return problem, parts | {"verification": Planned(verification, "validation")}
+    return network, problem, parts | {"verification": Planned(verification, "validation")}
 
 
 def _one_class(work: Work, network: torch.nn.Module) -> str | None:
