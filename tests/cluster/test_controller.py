@@ -165,8 +165,10 @@ def test_a_run_goes_on_after_its_network_was_cut(context, task, monkeypatch, dro
             line.cut(1.0, dropped=dropped)
             over.set()
             if dropped:
+                while not local.scheduler.unrunnable:  # the stage waits for a worker
+                    time.sleep(0.05)
                 workers.append(local.sync(join))
-            record = graph.futures[task].result(60)
+            record = graph.futures[task].result(120)
         for worker in workers:
             local.sync(worker.close)
         line.close()
