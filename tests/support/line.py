@@ -52,9 +52,7 @@ class Line:
 
     async def _drop(self) -> None:
         for end in self._ends:
-            with suppress(OSError):  # shut down, since a forked process may have it, too
-                end.get_extra_info("socket").shutdown(SHUT_RDWR)
-            end.transport.abort()
+            _hang_up(end)
         self._ends.clear()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,6 +65,8 @@ class Line:
         self._ends |= {writer, onwards}
         await asyncio.gather(self._forward(reader, onwards), self._forward(there, writer))
         self._ends -= {writer, onwards}
+        for end in (writer, onwards):
+            _hang_up(end)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -74,7 +74,13 @@ class Line:
                 await self._whole.wait()
                 writer.write(data)
                 await writer.drain()
-        except OSError:  # dropped
+            writer.write_eof()
+        except (OSError, RuntimeError):  # dropped
             pass
-        finally:
-            writer.close()
+
+
+def _hang_up(end: asyncio.StreamWriter) -> None:
+    """Shut a connection down before it is closed, since a forked process may have its socket, too."""
+    with suppress(OSError):
+        end.get_extra_info("socket").shutdown(SHUT_RDWR)
+    end.transport.abort()
