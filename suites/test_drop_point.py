@@ -1,4 +1,4 @@
-"""Where to cut: the drop point predicted from the source alone, and the one found, for three networks on drawn characters.
+"""Where to cut: the drop point predicted from the source alone, and the one found, for four networks on drawn characters.
 
 Each network is trained adversarially on ten classes. Its last k blocks are retrained conventionally, for every k, on the
 same ten classes and on 47 others. After Baumann (section 3.2 of the thesis), a polynomial fitted to the first predicts
@@ -30,7 +30,7 @@ STUDY = Study(
     name="drop-point",
     source=Dataset(name="glyphs10", train=3_000, test=300, validation=0.1),
     target=Dataset(name="glyphs47", train=4_000, test=300, validation=0.1),
-    architectures=("cnn7", "cnn4", "relu_4_1024"),
+    architectures=("cnn7", "cnn4", "relu_4_1024", "wrn10_1"),
     adversarial=ADVERSARIAL,
     transfers=(Transfers(recipe=STANDARD, data="source"), Transfers(recipe=STANDARD)),
     estimate=Estimate(grid=EpsilonGrid(stop=0.4, step=0.005), attack=PGD(steps=10, random_start=False), images=200),
