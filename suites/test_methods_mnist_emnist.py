@@ -62,6 +62,7 @@ STUDY = Study(
     scratch=(FromScratch(recipe=replace(ADVERSARIAL, objective=TRADES())),),
     transfers=(
         Transfers(recipe=SHORT, k=(3,)),
+        Transfers(recipe=SHORT, k=(3,), kept="warm"),
         Transfers(recipe=replace(TWO_PASSES, awp=0.005), k=(3,)),
         by_objective(TWO_PASSES, TRADES(), 3),
         by_objective(TWO_PASSES, MART(), 3),
