@@ -24,6 +24,7 @@ ADVERSARIAL = Recipe(
     ramp_epochs=3,
     kept_epoch="last",
 )
+WEAKER = replace(ADVERSARIAL, epochs=7, attack=PGD(epsilon=0.1, step_size=0.03, steps=5))
 STANDARD = replace(ADVERSARIAL, epochs=8, ramp_epochs=0, attack=None)
 
 STUDY = Study(
@@ -31,7 +32,7 @@ STUDY = Study(
     source=Dataset(name="glyphs10", train=3_000, test=300, validation=0.1),
     target=Dataset(name="glyphs47", train=4_000, test=300, validation=0.1),
     architectures=("cnn7", "cnn4", "relu_4_1024", "wrn10_1"),
-    adversarial=ADVERSARIAL,
+    adversarial=dict.fromkeys(("cnn7", "cnn4", "relu_4_1024"), ADVERSARIAL) | {"wrn10_1": WEAKER},
     transfers=(Transfers(recipe=STANDARD, data="source"), Transfers(recipe=STANDARD)),
     estimate=Estimate(grid=EpsilonGrid(stop=0.4, step=0.005), attack=PGD(steps=10, random_start=False), images=200),
     drift=Drift(attack=PGD(epsilon=0.2, step_size=0.05, steps=10)),
