@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -34,20 +32,20 @@ class LowRank(nn.Module):
 
 
 def add_branches(transferred: Transferred, rank: int, seed: int) -> None:
-    """Put a branch beside each linear layer and convolution that is kept, in place; its values depend on the seed."""
+    """Put a branch beside each linear layer and convolution that is kept, in place; its values depend on the seed.
+
+    A layer whose weights are computed, as with a weight norm, gets none.
+    """
     layers = dict.fromkeys(layer for top in transferred.kept for layer in top.modules() if isinstance(layer, _Layer))
     with seeded(seed):
         for layer in layers:
-            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
+            if isinstance(layer.weight, nn.Parameter):
+                parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
 
 
 def merge_branches(network: Network) -> None:
     """Give the layers the weights that they have with their branches, and take the branches away, in place."""
-    for layer in list(_branched(network)):
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-
-
-def _branched(network: Network) -> Iterator[nn.Module]:
-    for layer in network.modules():
-        if parametrize.is_parametrized(layer, "weight") and isinstance(layer.parametrizations["weight"][-1], LowRank):
-            yield layer
+    for layer in list(network.modules()):
+        branched = parametrize.is_parametrized(layer, "weight")
+        if branched and isinstance(layer.get_submodule("parametrizations.weight.0"), LowRank):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
