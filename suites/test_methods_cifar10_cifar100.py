@@ -66,6 +66,7 @@ STUDY = Study(
     transfers=(
         Transfers(recipe=RETRAINING, k=(2,)),
         Transfers(recipe=RETRAINING, k=(1, 2), kept="warm"),
+        Transfers(recipe=RETRAINING, k=(1,), kept="lora"),
         Transfers(recipe=replace(TWO_PASSES, awp=0.005), k=(2,)),
         by_objective(TWO_PASSES, TRADES(), 2),
         by_objective(TWO_PASSES, MART(), 2),

@@ -63,6 +63,7 @@ STUDY = Study(
     transfers=(
         Transfers(recipe=SHORT, k=(3,)),
         Transfers(recipe=SHORT, k=(3,), kept="warm"),
+        Transfers(recipe=SHORT, k=(1,), kept="lora"),
         Transfers(recipe=replace(TWO_PASSES, awp=0.005), k=(3,)),
         by_objective(TWO_PASSES, TRADES(), 3),
         by_objective(TWO_PASSES, MART(), 3),

@@ -12,7 +12,7 @@ def by_objective(recipe: Recipe, objective: Objective, k: int, teacher: Model | 
 
 def conventional(recipe: Recipe, k: int) -> tuple[Transfers, ...]:
     """Without an attack: a new head with fine-tuning (linear or MLP, with and without LwF); the last ``k`` blocks with the
-    others frozen or warm; a new head with the least critical block (RiFT).
+    others frozen or warm; a new head with the least critical block (RiFT), or with low-rank branches (LoRA).
     """
     return (
         *(
@@ -23,4 +23,5 @@ def conventional(recipe: Recipe, k: int) -> tuple[Transfers, ...]:
         Transfers(recipe=recipe, k=(k,)),
         Transfers(recipe=recipe, k=(k,), kept="warm"),
         Transfers(recipe=recipe, k=(1,), kept="critical", kept_scale=0.1),
+        Transfers(recipe=recipe, k=(1,), kept="lora"),
     )
