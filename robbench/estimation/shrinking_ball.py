@@ -196,8 +196,9 @@ class ShrinkingBall(Bisection):
             return labels.new_empty(len(labels), 0)
         with torch.no_grad():
             others = self.problem.network(originals).scatter(1, labels.view(-1, 1), -math.inf)
+            targets: Tensor = others.topk(min(self._effort.aimed, others.shape[1] - 1), dim=1).indices
         self.forward += len(labels)
-        return others.topk(min(self._effort.aimed, others.shape[1] - 1), dim=1).indices
+        return targets
 
     def _begin_anew(self, rows: Rows, ended: Tensor) -> Tensor:
         """Begin the next start of the rows that have one left, in the ball one place below the best; the others."""
