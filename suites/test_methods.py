@@ -3,10 +3,10 @@
 The last three blocks of one network retrained adversarially by PGD, adversarial weight perturbation, TRADES, MART,
 Dice-PGD, and by distillation from two robust teachers of another architecture (ARD and RSLAD from one trained by PGD,
 DARD from one trained by Dice-PGD); and conventionally: a new head with fine-tuning, with and without LwF, the last three
-blocks with the others frozen or warm, and a new head with the least critical block (RiFT). An epoch of adversarial
-retraining passes each image seven times forward and back (steps of the attack and the update; TRADES looks once more),
-and conventional retraining has seven times the epochs. Runs on request only:
-``pytest -m suite suites/test_methods.py``.
+blocks with the others frozen or warm, and a new head with the least critical block (RiFT). A new head with low-rank
+branches (LoRA) is retrained both ways. An epoch of adversarial retraining passes each image seven times forward and back
+(steps of the attack and the update; TRADES looks once more), and conventional retraining has seven times the epochs. Runs
+on request only: ``pytest -m suite suites/test_methods.py``.
 """
 
 import math
@@ -26,7 +26,6 @@ from robbench import (
     EpsilonGrid,
     Estimate,
     FromScratch,
-    LwF,
     Model,
     OneCycle,
     Quick,
@@ -34,6 +33,7 @@ from robbench import (
     Study,
     Transfers,
 )
+from suites.ways import by_objective, conventional
 
 TARGET = Dataset(name="glyphs47", train=6_000, test=1_000, validation=0.1)
 
@@ -55,11 +55,6 @@ CONVENTIONAL = replace(SHORT, epochs=21, ramp_epochs=0, attack=None)
 TEACHER = Model(architecture="cnn4", dataset=TARGET, recipe=ADVERSARIAL)
 DICE_TEACHER = replace(TEACHER, recipe=replace(ADVERSARIAL, objective=DicePGD()))
 
-
-def retrained(recipe, objective, teacher=None, **changes):
-    return Transfers(recipe=replace(recipe, objective=objective, **changes), k=(3,), teacher=teacher)
-
-
 STUDY = Study(
     name="methods",
     source=Dataset(name="glyphs10", train=4_000, test=500, validation=0.1),
@@ -69,21 +64,15 @@ STUDY = Study(
     scratch=(FromScratch(recipe=replace(ADVERSARIAL, objective=TRADES())),),
     transfers=(
         Transfers(recipe=SHORT, k=(3,)),
+        Transfers(recipe=SHORT, k=(1,), kept="lora"),
         Transfers(recipe=replace(TWO_PASSES, awp=0.005), k=(3,)),
-        retrained(TWO_PASSES, TRADES()),
-        retrained(TWO_PASSES, MART()),
-        retrained(SHORT, DicePGD()),
-        retrained(TWO_PASSES, ARD(), TEACHER),
-        retrained(TWO_PASSES, RSLAD(), TEACHER),
-        retrained(TWO_PASSES, DARD(), DICE_TEACHER),
-        *(
-            Transfers(recipe=replace(CONVENTIONAL, **objective), k=(1,), kept="finetuned", kept_scale=0.1, head=head)
-            for objective in ({}, {"objective": LwF()})
-            for head in ("linear", "mlp1")
-        ),
-        Transfers(recipe=CONVENTIONAL, k=(3,)),
-        Transfers(recipe=CONVENTIONAL, k=(3,), kept="warm"),
-        Transfers(recipe=CONVENTIONAL, k=(1,), kept="critical", kept_scale=0.1),
+        by_objective(TWO_PASSES, TRADES(), 3),
+        by_objective(TWO_PASSES, MART(), 3),
+        by_objective(SHORT, DicePGD(), 3),
+        by_objective(TWO_PASSES, ARD(), 3, TEACHER),
+        by_objective(TWO_PASSES, RSLAD(), 3, TEACHER),
+        by_objective(TWO_PASSES, DARD(), 3, DICE_TEACHER),
+        *conventional(CONVENTIONAL, 3),
     ),
     estimate=Estimate(grid=EpsilonGrid(stop=0.4, step=0.005), attack=PGD(steps=10, random_start=False), images=250),
     quick=Quick(train=128, images=8),

@@ -51,7 +51,7 @@ class BoundSearch:
     """
 
     def __init__(self, problem: Certification, notes: list[str]) -> None:
-        self._problem = problem
+        self._problem, self._notes = problem, notes
         self._network = BoundedNetwork(problem.network, notes=notes)
         count = len(problem.images)
         self.certified = torch.zeros(count, dtype=torch.int64)
@@ -92,12 +92,14 @@ class BoundSearch:
     def state_dict(self) -> dict[str, Any]:
         """What was found."""
         found = {"certified": self.certified, "by": self.by, "open": self.open_classes}
-        return {name: value.clone() for name, value in found.items()} | {"finished": self._finished, "rows": self.rows}
+        counted = {"finished": self._finished, "rows": self.rows, "notes": [*self._notes]}
+        return {name: value.clone() for name, value in found.items()} | counted
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of the same problem."""
         self.certified, self.by, self.open_classes = state["certified"], state["by"], state["open"].bool()
         self._finished, self._before = state["finished"], state["rows"]
+        self._notes.extend(note for note in state["notes"] if note not in self._notes)
 
     def _bound(self, part: slice) -> None:
         problem = self._problem

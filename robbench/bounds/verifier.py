@@ -9,11 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +42,7 @@ class Verification:
         problem: what was bounded.
         search: by which bounds.
         verifier: which, and how long.
-        seed: of the choice of images.
+        asked: places of the images that it is asked about.
         onnx: the network in that format.
         kept: a folder for counterexamples that are none.
         confirm: judges the verifier's counterexamples in float32.
@@ -56,7 +55,7 @@ class Verification:
         search: BoundSearch,
         verifier: Verifier,
         *,
-        seed: int,
+        asked: Sequence[int],
         onnx: bytes,
         kept: Path,
         confirm: Confirm,
@@ -64,10 +63,7 @@ class Verification:
     ) -> None:
         self._problem, self._verifier, self._onnx = problem, verifier, onnx
         self._kept, self._confirm, self._notes = kept, confirm, notes
-        count = len(problem.images)
-        drawn = np.random.default_rng(seed).permutation(count)[: verifier.images]
-        self.asked: list[int] = sorted(drawn.tolist())
-        """Places of the images that are verified."""
+        self.asked = asked
         self.lower, self.upper = search.certified.clone(), problem.pstar.clone()
         """(N,) grid indices: the largest certified radius, and p*, which counterexamples of the verifier lower."""
         self.verdicts = {"unsat": 0, "sat": 0, "undecided": 0}
@@ -103,12 +99,13 @@ class Verification:
     def state_dict(self) -> dict[str, Any]:
         """What was answered."""
         found = {"lower": self.lower.clone(), "upper": self.upper.clone(), "verdicts": dict(self.verdicts)}
-        return found | {"finished": self._finished, "seconds": self.seconds}
+        return found | {"finished": self._finished, "seconds": self.seconds, "notes": [*self._notes]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of the same problem."""
         self.lower, self.upper, self.verdicts = state["lower"], state["upper"], dict(state["verdicts"])
         self._finished, self.seconds = state["finished"], state["seconds"]
+        self._notes.extend(note for note in state["notes"] if note not in self._notes)
 
     def _decide(self, place: int, asked: int) -> bool:
         """Ask about a grid radius of an image, and move one of its bounds there; whether that was decided."""

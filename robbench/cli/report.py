@@ -33,6 +33,11 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
         action="store_true",
         help="no bundle, but a short text in Markdown for a pull request or a CI summary",
     )
+    parser.add_argument(
+        "--predictions",
+        action="store_true",
+        help="no bundle, but a table of the predicted and the found drop points of all, in Markdown",
+    )
     return parser
 
 
@@ -45,6 +50,9 @@ def run(options: argparse.Namespace) -> int:
     if options.summary:
         print("\n".join(map(summary, bundles)), end="")
         return 0
+    if options.predictions:
+        _predictions(bundles)
+        return 0
     if options.beside:
         return _beside(options, dict(zip(_names(options.bundles), bundles, strict=True)))
     if folder is None:
@@ -53,6 +61,15 @@ def run(options: argparse.Namespace) -> int:
         folder = first if first.is_dir() else first.parent
     print(write_bundle(folder, merge(bundles) if len(bundles) > 1 else bundles[0]))
     return 0
+
+
+def _predictions(bundles: Sequence[Bundle]) -> None:
+    from robbench.report.markdown import table
+    from robbench.report.prediction import predictor_tables
+    from robbench.report.rows import group_records
+
+    groups = [group for bundle in bundles for group in group_records(bundle.records)]
+    print("\n\n".join(map(table, predictor_tables(groups))))
 
 
 def _names(bundles: Sequence[Path]) -> list[str]:

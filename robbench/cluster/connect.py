@@ -13,7 +13,10 @@ from typing import Any
 from robbench.errors import RobbenchError, require
 
 PATIENCE = 10.0
-"""Seconds to wait for a scheduler's answer, and for one that is lost to come back."""
+"""Seconds to wait for a scheduler's first answer."""
+
+LOST = 30.0
+"""Seconds to wait for a scheduler that is lost to come back: longer than a network is cut."""
 
 DEATHS = 2
 """How many of its workers may die in a stage before it fails, on a scheduler of a run's own."""
@@ -55,7 +58,8 @@ def _client(address: str | None, workers: int, device: str) -> Iterator[Any]:
                 yield client
             return
         try:
-            client = Client(address, timeout=PATIENCE, set_as_default=False)
+            Client(address, timeout=PATIENCE, set_as_default=False).close()  # a wrong address is not waited for so long
+            client = Client(address, timeout=LOST, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
             how = "expected the address of a dask scheduler that runs, such as tcp://host:8786"
             raise RobbenchError(f"--robbench-scheduler: {how}, nothing answers at {address!r}") from error

@@ -1,4 +1,4 @@
-"""The controller's side of a run on a cluster: an executor that makes stages on the workers and keeps what they send."""
+"""The controller's side of a cluster: an executor that makes stages on the workers and keeps what they send."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
-from robbench.cluster.connect import PATIENCE, check_versions, connected
-from robbench.cluster.messages import PACKAGES, SLOT, Done, Facts, Failed, Packed, PartDone, Run
+from robbench.cluster.connect import connected
+from robbench.cluster.messages import SLOT, Done, Failed, Packed, PartDone, Run
+from robbench.cluster.workers import Workers
 from robbench.errors import RobbenchError
 from robbench.record import Record
 from robbench.spec import Dataset
@@ -23,12 +22,13 @@ from robbench.spec.model import modules_of
 from robbench.stages.context import RunContext
 from robbench.stages.graph import with_needs
 from robbench.stages.kinds import KINDS
+from robbench.stages.resumable import joined
 from robbench.stages.task import Task
 from robbench.stages.work import Work, finished_needs, finished_stage, key_of, suffices
 from robbench.store import Finished
 
 TRIES = 3
-"""How many workers may fail with a stage before it fails."""
+"""How often a stage may fail on workers before it fails, on another one each time where there are as many."""
 
 IN_FLIGHT = 32
 """Stages that the scheduler has at once, at least: a waiting one's weights lie there."""
@@ -70,8 +70,6 @@ class Cluster:
     ) -> None:
         self._store, self._say, self._machines = context.store, context.announce, context.machines
         self._events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
-        self._facts: dict[str, Facts] = {}
-        self._welcomed = False
         self._shows: dict[str, tuple[str, float, str] | None] = {}
         """Of every stage, or part of one, that was submitted: where it runs, the share that is done, what is said of it."""
         self._states: set[str] = set()
@@ -82,43 +80,16 @@ class Cluster:
             self.client = stack.enter_context(connected(address, workers, device))
             self._address = self.client.scheduler.address
             self._run = _run(context, with_needs(tasks), device, folders, deterministic)
-            self._welcome(workers if address is None else 1)
-            count = max(IN_FLIGHT, 2 * len(self._facts))
+            self.workers = Workers(self.client, self._run, self._machines, self._say, self._asked)
+            self.workers.wait_for(workers if address is None else 1)
+            self._subscribe()
+            threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
+            self.workers.welcome()
+            count = max(IN_FLIGHT, 2 * len(self.workers.alive()))
             self._room = threading.Semaphore(count)
             self._threads = ThreadPoolExecutor(count, thread_name_prefix="robbench-stage")
             stack.callback(self._threads.shutdown, wait=False, cancel_futures=True)
             self._stack = stack.pop_all()
-
-    def _welcome(self, expected: int) -> None:
-        """Wait for the first workers, and look at all that are there."""
-        from robbench.cluster.worker import Welcome, mismatch
-
-        self._wait_for_workers(expected)
-        check_versions(self.client, mismatch, PACKAGES)
-        self.client.subscribe_topic(self._run.name, lambda event: self._events.put(event[1]))
-        threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
-        self.client.register_plugin(Welcome(self._run))
-        name = self._run.name
-        found = self.client.run(lambda dask_worker: getattr(dask_worker.plugins.get(name), "facts", None))
-        for facts in filter(None, found.values()):  # a worker that came just now says so itself
-            self._know(facts)
-        self._welcomed = True
-        faults = [facts.fault for facts in self._facts.values() if facts.fault]
-        faults += filter(None, [_shares_gpu(self._facts.values()), _lacks_gpu(self._facts.values())])
-        if faults:
-            raise RobbenchError(faults[0])
-
-    def _wait_for_workers(self, expected: int) -> None:
-        with suppress(TimeoutError):
-            self.client.wait_for_workers(expected, timeout=PATIENCE)
-            return
-        self._say(f"waiting for a worker at {self._address}")
-        self.client.wait_for_workers(1)
-
-    @property
-    def cuda(self) -> bool:
-        """Whether the workers have GPUs."""
-        return any(facts.gpu for facts in self._facts.values())
 
     def submit(self, task: Task, context: RunContext, fresh: bool) -> Future[Record]:
         """Make a stage on a worker; what it needs is finished. A SchedulerLostError where the scheduler is gone."""
@@ -129,7 +100,7 @@ class Cluster:
             except RobbenchError:
                 raise
             except Exception as error:
-                if self._lives():
+                if self._connected():
                     raise
                 raise SchedulerLostError(f"the scheduler at {self._address} is gone") from error
 
@@ -139,21 +110,11 @@ class Cluster:
         """Of every stage that runs: its name, the worker's host, the share that is done, and what is said of it."""
         return [(name, *shown) for name, shown in list(self._shows.items()) if shown is not None]
 
-    @property
-    def said(self) -> str:
-        """What a user should know of it: ``2 workers: 2 × NVIDIA L4 (node3, node4); dashboard: http://…``."""
-        devices = Counter(facts.device for facts in self._facts.values())
-        hosts = ", ".join(dict.fromkeys(facts.host for facts in self._facts.values()))
-        link = f"; dashboard: {self.client.dashboard_link}" if find_spec("bokeh") else ""
-        return f"workers: {', '.join(f'{count} × {device}' for device, count in devices.items())} ({hosts}){link}"
-
     def close(self) -> None:
         """Stop what runs; a scheduler of one's own ends, another one forgets this run."""
         self._events.put({})
+        self.workers.dismiss()
         with suppress(Exception):  # the scheduler may be gone
-            if self.client.status == "running":
-                self.client.unregister_worker_plugin(self._run.name)
-        with suppress(Exception):
             self._stack.close()
 
     # --- stages -------------------------------------------------------------------------------------------------------
@@ -186,13 +147,13 @@ class Cluster:
 
     def _machine_for(self, keys: Mapping[str, str]) -> str:
         """The class of machine to make a stage on: one where it was begun, or the one with the most workers."""
-        count = Counter(facts.machine for facts in self._alive())
+        count = Counter(facts.machine for facts in self.workers.alive())
         begun = [machine for machine, key in keys.items() if count[machine] and self._store.state_path(key).exists()]
         return begun[0] if begun else max(keys, key=lambda machine: count[machine])
 
     def _divide(self, work: Work, needs: Mapping[str, Packed], key: str, machine: str) -> None:
         """Make the parts of a stage that several workers share, and save the state from which it goes on."""
-        division, workers = KINDS[work.task.kind].division, len(self._alive())
+        division, workers = KINDS[work.task.kind].division, len(self.workers.alive())
         if division is None or workers < 2:
             return
         saved = self._store.load_state(key) or {"parts": {}}
@@ -212,77 +173,84 @@ class Cluster:
             list(threads.map(make, [place for place in places if str(place[0]) not in made]))
         parts = [made[str(first)] for first, _ in places]
         seconds = sum((Counter(part["seconds"]) for part in parts), Counter[str]())
-        state = division().join([part["state"] for part in parts])
+        state = joined([part["state"] for part in parts])
         self._store.save_state(key, {**state, "seconds": {name: round(value, 6) for name, value in seconds.items()}})
 
     def _packed(self, finished: Finished) -> Packed:
         """A stage that another one needs, with its files for workers that do not see the store."""
-        return Packed(finished, {} if self._shared else self._store.pack(finished.record.key))
-
-    @property
-    def _shared(self) -> bool:
-        """Whether every worker sees the store."""
-        return all(facts.shared for facts in self._facts.values())
-
-    def _alive(self) -> list[Facts]:
-        """The workers that are there and get stages."""
-        there = self.client.scheduler_info(n_workers=-1)["workers"]
-        return [facts for address, facts in list(self._facts.items()) if address in there and not facts.fault]
+        return Packed(finished, {} if self.workers.shared else self._store.pack(finished.record.key))
 
     def _on_worker(self, name: str, machine: str, function: str, task: Task, *arguments: Any) -> Any:
-        """What a function of :mod:`robbench.cluster.worker` returns on a worker of a class of machine, after a few tries.
+        """What a function of :mod:`robbench.cluster.worker` returns on a worker of a class of machine, in a few tries.
 
         Raises:
-            RobbenchError: it failed on ``TRIES`` workers, or with an error that says that it always will.
+            RobbenchError: it failed ``TRIES`` times, or with an error that says that it always will.
             CancelledError: the scheduler is gone.
         """
         from distributed import KilledWorker
 
         from robbench.cluster import worker
 
-        tried: dict[str, str] = {}
-        while True:
-            others = [each for each in self._alive() if each.machine == machine and each.address not in tried]
+        tried: set[str] = set()
+
+        def make() -> Any:
+            alike = [each.address for each in self.workers.alive() if each.machine == machine]
+            others = [address for address in alike if address not in tried]
             # Where there is nothing to choose from, workers that join later may take it, too.
-            chosen = tried or len(self._machines) > 1 or any(facts.fault for facts in list(self._facts.values()))
+            chosen = tried or len(self._machines) > 1 or self.workers.faulty
+            with self._room:
+                return self.client.submit(
+                    getattr(worker, function),
+                    self._run,
+                    task,
+                    *arguments,
+                    key=f"{name}-{uuid.uuid4().hex[:8]}",
+                    resources={SLOT: 1},
+                    workers=others or None if chosen else None,
+                    pure=False,
+                ).result()
+
+        for left in reversed(range(TRIES)):
             self._shows[name] = None
             try:
-                with self._room:
-                    future = self.client.submit(
-                        getattr(worker, function),
-                        self._run,
-                        task,
-                        *arguments,
-                        key=f"{name}-{uuid.uuid4().hex[:8]}",
-                        resources={SLOT: 1},
-                        workers=[each.address for each in others] or None if chosen else None,
-                        pure=False,
-                    )
-                    result = future.result()
+                result = self._asked(make)
             except KilledWorker as error:
                 died = f"the workers that made it died, the last one at {error.last_worker.address}"
                 raise RobbenchError(f"{name} failed: {died}; look there for memory and logs") from error
-            except CancelledError:
-                if not self._lives():
-                    raise
-                continue
             finally:
                 self._shows.pop(name, None)
             if not isinstance(result, Failed):
                 return result
             if result.final:
                 raise RobbenchError(result.message)
-            tried[result.worker] = result.message
-            if len(tried) == TRIES:
-                raise RobbenchError(f"{name} failed on {TRIES} workers, at last on {result.worker}: {result.message}")
-            self._say(f"{name} failed on {result.worker} ({result.message}); it is tried elsewhere")
+            if left:
+                self._say(
+                    f"{name} failed on {result.worker} ({result.message}); it is tried again, elsewhere if possible"
+                )
+            tried.add(result.worker)
+        raise RobbenchError(f"{name} failed {TRIES} times, at last on {result.worker}: {result.message}")
 
-    def _lives(self) -> bool:
-        """Whether the scheduler answers, at once or after a while."""
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until and self.client.status == "connecting":
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        """What the scheduler answers, asked anew where the connection was lost meanwhile and came back."""
+        from distributed.comm.core import CommClosedError
+
+        while True:
+            try:
+                return ask()
+            except (CancelledError, CommClosedError):
+                if not self._connected():
+                    raise
+
+    def _connected(self) -> bool:
+        """Whether the scheduler answers, at once or after a while; then it tells what the workers say, as before."""
+        while self.client.status == "connecting":  # not for longer than the client's timeout
             time.sleep(0.1)
+        if self.client.status == "running":
+            self._subscribe()
         return bool(self.client.status == "running")
+
+    def _subscribe(self) -> None:
+        self.client.subscribe_topic(self._run.name, lambda event: self._events.put(event[1]))
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -290,11 +258,11 @@ class Cluster:
         """Give the scheduler the saved states of a stage, for workers that do not see the store."""
         from distributed import Variable
 
-        if self._shared:
+        if self.workers.shared:
             return
         paths = {key: self._store.state_path(key) for key in keys}
         states = {key: path.read_bytes() for key, path in paths.items() if path.exists()}
-        Variable(name, client=self.client).set(states)
+        self._asked(lambda: Variable(name, client=self.client).set(states))
         self._states.add(name)
 
     def _withdraw(self, name: str) -> None:
@@ -312,8 +280,8 @@ class Cluster:
         takes: dict[str, Callable[[Any], None]] = {
             "saved": self._on_saved,
             "shows": self._on_shows,
-            "says": self._on_says,
-            "comes": self._on_comes,
+            "says": self._say,
+            "comes": self.workers.comes,
         }
         while event := self._events.get():
             try:
@@ -330,7 +298,7 @@ class Cluster:
         if name not in self._states:
             return
         with suppress(TimeoutError):  # the stage is finished by now
-            states = Variable(name, client=self.client).get(timeout=1)
+            states = self._asked(lambda: Variable(name, client=self.client).get(timeout=1))
             with self._lock:
                 for key, data in states.items() if name in self._states else ():
                     self._store.keep_state(key, data)
@@ -338,25 +306,6 @@ class Cluster:
     def _on_shows(self, value: Mapping[str, Any]) -> None:
         if value["name"] in self._shows:
             self._shows[value["name"]] = value["host"], value["share"], value["detail"]
-
-    def _on_says(self, text: str) -> None:
-        self._say(text)
-
-    def _on_comes(self, facts: Mapping[str, Any]) -> None:
-        """A worker is there, or came later."""
-        if facts["address"] not in self._facts:
-            known = Facts(**facts)
-            if self._welcomed and not known.fault:
-                all_of_them = [*self._alive(), known]
-                known = replace(known, fault=_shares_gpu(all_of_them) or _lacks_gpu(all_of_them))
-            self._know(known)
-            if self._welcomed:
-                self._say(known.fault or f"worker {known.address} on {known.host} joins")
-
-    def _know(self, facts: Facts) -> None:
-        self._facts[facts.address] = facts
-        if not facts.fault and facts.machine not in self._machines:
-            self._machines.append(facts.machine)
 
 
 def _run(context: RunContext, tasks: Sequence[Task], device: str, folders: Iterable[str], deterministic: bool) -> Run:
@@ -380,28 +329,4 @@ def _run(context: RunContext, tasks: Sequence[Task], device: str, folders: Itera
         download=context.download,
         deterministic=deterministic,
         keep_adversarials=context.keep_adversarials,
-    )
-
-
-def _shares_gpu(workers: Iterable[Facts]) -> str | None:
-    """What is wrong where two workers see the same GPU first."""
-    seen: dict[str, Facts] = {}
-    for facts in workers:
-        if facts.gpu and (other := seen.setdefault(facts.gpu, facts)) is not facts:
-            return (
-                f"workers {other.address} and {facts.address}: expected a GPU for each, got one for both; give each its own by "
-                "CUDA_VISIBLE_DEVICES, as dask-cuda does"
-            )
-    return None
-
-
-def _lacks_gpu(workers: Iterable[Facts]) -> str | None:
-    """What is wrong where some workers have a GPU and another has none."""
-    workers = list(workers)
-    without = [facts for facts in workers if not facts.gpu]
-    if not without or len(without) == len(workers):
-        return None
-    return (
-        f"worker {without[0].address} on {without[0].host}: expected a CUDA device, as other workers have, got none; stop it, "
-        "or use --robbench-device cpu"
     )

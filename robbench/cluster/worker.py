@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from distributed import Variable, Worker, WorkerPlugin, get_worker
+from distributed import Status, Variable, Worker, WorkerPlugin, get_worker
 
 from robbench.cluster.messages import PACKAGES, SLOT, Done, Facts, Failed, Packed, PartDone, Run
 from robbench.errors import RobbenchError
@@ -47,6 +47,9 @@ class Welcome(WorkerPlugin):
         self.facts = await asyncio.to_thread(look, self.run, worker.address, worker.state.nthreads)
         if self.facts.fault is None:
             await worker.set_resources(**{SLOT: 1})
+            # Stages that wait are offered to a worker that begins to run, not to one that gets a resource.
+            worker.status = Status.paused
+            worker.status = Status.running
         worker.log_event(self.run.name, {"comes": self.facts.__dict__})
 
 

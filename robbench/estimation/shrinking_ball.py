@@ -27,6 +27,8 @@ CROSS_ENTROPY_STEPS = 6
 LONGEST_HOP = 4
 """Grid places that a ball shrinks by at most; at most an eighth of the radius, too."""
 
+_FEWEST_AIMED = 2
+
 _STEPS_BETWEEN_LOOKS = 4
 """On a GPU, where a look at the results waits for the device."""
 
@@ -40,10 +42,18 @@ class Effort(NamedTuple):
     """How long a search goes on."""
 
     patience: tuple[int, ...]
-    """Steps without a counterexample after which a ball shrinks no more, for each start of the attack."""
+    """Steps without a counterexample after which a ball shrinks no more, for each start that takes any other class."""
+    aimed: int = 0
+    """At most so many starts more, each of which is aimed at one other class, the likeliest first."""
+    aimed_patience: int = 0
+    places: int = 1
+    """One aimed start, but at least two, for so many grid places of the radius found: a small ball has little to lose."""
 
 
-EFFORTS = {"fast": Effort((20, 12, 12)), "thorough": Effort((20, 20, 20, 20, 20, 20))}
+EFFORTS = {
+    "fast": Effort((11, 11), aimed=6, aimed_patience=6, places=8),
+    "thorough": Effort((20, 20, 20, 20), aimed=9, aimed_patience=12),
+}
 
 
 class Rows(NamedTuple):
@@ -62,6 +72,8 @@ class Rows(NamedTuple):
     labels: Tensor
     start: Tensor
     """(B,) int64: how many times the attack began anew."""
+    targets: Tensor
+    """(B, T) int64: the other classes that are aimed at, in the order of their logits at the original."""
 
     def at(self, rows: Tensor) -> Rows:
         """Some of the rows."""
@@ -76,8 +88,9 @@ class ShrinkingBall(Bisection):
     shrinks below it (the idea of FMN, Pintor et al. 2021), by more than one place while the first step in every new ball
     succeeds, and the projected iterate goes on with steps that get shorter, on the cross-entropy at first and then on the
     margin (largest other logit − true logit), until patience ends. Then the attack begins anew, from a corner of the ball
-    one place below the best that is drawn for the image alone, as often as the effort says. In the end, counterexamples
-    are confirmed as by the binary search. Images that are never fooled go through the binary search, which alone uses the
+    one place below the best that is drawn for the image alone, as often as the effort says: first against any other class,
+    then against one after another (logit of that class − true logit, as APGD-T, Croce & Hein 2020), since the nearest
+    one is often not the one that the loss prefers. In the end, counterexamples are confirmed as by the binary search. Images that are never fooled go through the binary search, which alone uses the
     attack's number of steps.
 
     In L2, a step is as long as said along the gradient itself, an iterate is scaled into its ball and clamped to the box,
@@ -90,7 +103,8 @@ class ShrinkingBall(Bisection):
         super().__init__(problem)
         self._effort = effort
         self._device_radii = self.radii.to(problem.device)
-        self._patience = torch.tensor(effort.patience, device=problem.device)
+        patience = effort.patience + (effort.aimed_patience,) * effort.aimed
+        self._patience = torch.tensor(patience, device=problem.device)
         self._waiting: Tensor | None = None
         """(M,) int64: images whose attack has not begun; None until all images were classified unperturbed."""
         self._rows: Rows | None = None
@@ -139,7 +153,7 @@ class ShrinkingBall(Bisection):
         steps = 1 if problem.device.type == "cpu" else _STEPS_BETWEEN_LOOKS
 
         def step(tensors: Tensors, constants: Tensors) -> Tensors:
-            how = self._device_radii, self._patience, problem.attack.box, problem.norm
+            how = self._device_radii, self._patience, len(self._effort.patience), problem.attack.box, problem.norm
             return _step(problem.network, tensors, constants, *how)
 
         with without_parameter_gradients(problem.network):
@@ -173,15 +187,25 @@ class ShrinkingBall(Bisection):
         originals, labels = self.problem.take(index)
         best = torch.full_like(labels, len(self.radii))
         hop, zeros = torch.ones_like(labels), torch.zeros_like(labels)
-        return Rows(originals.clone(), originals.clone(), best, zeros, hop, originals, labels.clone(), zeros.clone())
+        moving = originals.clone(), originals.clone(), best, zeros, hop
+        return Rows(*moving, originals, labels.clone(), zeros.clone(), self._targets(originals, labels))
+
+    def _targets(self, originals: Tensor, labels: Tensor) -> Tensor:
+        """(B, T) int64: the likeliest other classes, as many as the effort aims at, or all."""
+        if not self._effort.aimed:
+            return labels.new_empty(len(labels), 0)
+        with torch.no_grad():
+            others = self.problem.network(originals).scatter(1, labels.view(-1, 1), -math.inf)
+            targets: Tensor = others.topk(min(self._effort.aimed, others.shape[1] - 1), dim=1).indices
+        self.forward += len(labels)
+        return targets
 
     def _begin_anew(self, rows: Rows, ended: Tensor) -> Tensor:
         """Begin the next start of the rows that have one left, in the ball one place below the best; the others."""
         at = rows.at(ended)
-        again = (
-            (at.best < len(self.radii)) & (at.start + 1 < len(self._patience)) & ~_smallest(at.best, self._device_radii)
-        )
-        again = again.cpu()
+        aimed = (at.best // self._effort.places).clamp(min=_FEWEST_AIMED).clamp(max=at.targets.shape[1])
+        left = at.start + 1 < len(self._effort.patience) + aimed
+        again = ((at.best < len(self.radii)) & left & ~_smallest(at.best, self._device_radii)).cpu()
         if again.any():
             at, where = at.at(again.nonzero().flatten()), ended[again].to(rows.best.device)
             radius = self._device_radii[at.best - 1].to(at.originals.dtype).view(-1, *(1,) * (at.originals.ndim - 1))
@@ -222,12 +246,13 @@ def _step(
     constants: Tensors,
     radii: Tensor,
     patience: Tensor,
+    unaimed: int,
     box: tuple[float, float],
     norm: Norm,
 ) -> Tensors:
     """Judge every row's iterate, shrink its ball where it fools the network, and take a step inside the ball."""
     rows = Rows(*state, *constants)
-    adversarial, best_image, best, age, hop, originals, labels, start = rows
+    adversarial, best_image, best, age, hop, originals, labels, start, targets = rows
     spread = (-1, *(1,) * (originals.ndim - 1))
     with torch.enable_grad():
         iterate = adversarial.detach().requires_grad_()
@@ -236,6 +261,9 @@ def _step(
         other = logits.scatter(1, labels.view(-1, 1), -math.inf).amax(1)
         early = (age < CROSS_ENTROPY_STEPS) | (best == len(radii))
         loss = torch.where(early, F.cross_entropy(logits, labels, reduction="none"), other - true)
+        if targets.shape[1]:
+            target = targets.gather(1, (start - unaimed).clamp(min=0).view(-1, 1))
+            loss = torch.where(start < unaimed, loss, logits.gather(1, target).squeeze(1) - true)
         gradient = gradient_of(loss.sum(), iterate)
     logits = logits.detach()
     fooled = (logits.argmax(dim=1) != labels) & torch.isfinite(logits).all(dim=1) & ~_ended(rows, radii, patience)

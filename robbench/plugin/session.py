@@ -119,7 +119,7 @@ class Session:
             deterministic=settings.deterministic,
         )
         self.switches.callback(cluster.close)
-        self.progress.announce(cluster.said)
+        self.progress.announce(cluster.workers.said)
         return cluster
 
     @cached_property
@@ -131,7 +131,7 @@ class Session:
         faults = {study: self._faults_of(study) for study in dict.fromkeys(self.wanted.values())}
         able = [task for task, study in self.wanted.items() if not {"", task.model.id} & faults[study].keys()]
         graph.start(
-            [task for task in able if self.cluster.cuda or not self.needs_cuda(self.studies[self.wanted[task]])]
+            [task for task in able if self.cluster.workers.cuda or not self.needs_cuda(self.studies[self.wanted[task]])]
         )
         return graph
 
@@ -166,7 +166,7 @@ class Session:
     def has_cuda(self) -> bool:
         """Whether what makes the stages has a CUDA device."""
         if self.settings.cluster:
-            return self.cluster.cuda
+            return self.cluster.workers.cuda
         import torch
 
         return torch.cuda.is_available()

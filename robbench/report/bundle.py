@@ -16,6 +16,7 @@ from robbench.report.ablation import draw_ablation, effects
 from robbench.report.answers import answers, compared
 from robbench.report.boxes_and_curves import draw_boxes, draw_ecdf
 from robbench.report.certified import draw_brackets
+from robbench.report.classes import classes_csv
 from robbench.report.dots import draw_answers
 from robbench.report.drawing import Picture, file_name
 from robbench.report.durations import draw_seconds, draw_study_seconds
@@ -72,10 +73,12 @@ def render(bundle: Bundle) -> dict[str, bytes]:
     pictures: dict[tuple[str, ...], list[Picture]] = {(suite,): draw_study(found) for suite, found in studies(groups)}
     pictures |= {(group.suite, group.architecture): draw(group) for group in groups}
     said: dict[str, Any] = {name: getattr(bundle, name) for name in ("title", "command", "notes", "missing")}
+    classes = classes_csv(groups)
     text = report_text(groups, pictures, verdicts=_in_order(bundle.verdicts), **said)
     return {
         **{f"figures/{picture.name}": picture.png for images in pictures.values() for picture in images},
         "results.csv": results_csv(groups),
+        **({"classes.csv": classes} if classes else {}),
         "pstar.csv.gz": pstar_csv_gz(groups),
         "records.json": encode_bundle(bundle),
         "report.html": report_html(groups, verdicts=_in_order(bundle.verdicts), **said).encode(),

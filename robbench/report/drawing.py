@@ -31,7 +31,7 @@ _TRANSFERS = {
     ("transfer", "mlp2"): "#56B4E9",
     ("transfer", "mlp3"): "#332288",
 }
-_KEPT = {"finetuned": "#A6761D", "warm": "#117733", "critical": "#AA4499"}
+_KEPT = {"finetuned": "#A6761D", "warm": "#117733", "critical": "#AA4499", "lora": "#DDCC77"}
 _FROM_STANDARD, _OTHER = "#999933", "#882255"
 _FROM_ANOTHER, _BY_OBJECTIVE = "#661100", "#44AA99"
 

@@ -34,14 +34,16 @@ from robbench.report.charts import (
     tradeoff,
 )
 from robbench.report.choice import Candidate, Choice, choices
+from robbench.report.classes import RIGHT, Cell, balanced, by_dataset, classes_of
 from robbench.report.comparisons import Ratio
 from robbench.report.overview import best_answer, factors, overview_table
 from robbench.report.page import headline, lacking_stages, ordered, verdict_table
+from robbench.report.prediction import prediction_table
 from robbench.report.rows import Group, Row, dataset_label, studies
 from robbench.report.searches import searches_table
+from robbench.report.seeds import Model, models_of
 from robbench.report.tables import (
     attack_table,
-    classes_table,
     other_table,
     published_table,
     study_table,
@@ -101,7 +103,7 @@ def environment() -> jinja2.Environment:
     templates.filters |= {"table": _table, "many": markdown.many, "data_uri": _data_uri, "dataset": dataset_label}
     templates.filters |= {"few": remarks.few_named}
     templates.filters |= {"pstar": lambda value: f"{value:.4g}"}
-    templates.globals |= {"CONFIDENCE": f"{CONFIDENCE:.0%}"}
+    templates.globals |= {"CONFIDENCE": f"{CONFIDENCE:.0%}", "RIGHT": RIGHT}
     return templates
 
 
@@ -231,12 +233,12 @@ def _architecture(group: Group) -> dict[str, Any]:
     }
     tables = {
         "Models": study_table(group) if group.rows else None,
+        "The drop point (the k after which median p* falls most), predicted and found": prediction_table(group),
         "Robust accuracy, and the images that all models are right on": views_table(group),
         "Certified radii: no image nearer has another class": certified_table(group),
         "The final test: robust accuracy under attacks of fixed radius": attack_table(group),
         "Beside the published figures": published_table(group, differences=True),
         "Median p* by two searches": searches_table(group),
-        "Median p* of every class, with its clean accuracy": classes_table(group),
         "Figures of other stages": other_table(group),
     }
     varied: dict[str, list[Any]] = {}
@@ -251,11 +253,35 @@ def _architecture(group: Group) -> dict[str, Any]:
             "Robust accuracy by radius": curve_legend(group),
             "Certified accuracy by radius": curve_legend(as_certified(group)),
         },
+        "classes": [_classes(name, models) for name, models in by_dataset(models_of(group.rows)).items()],
         "tables": {name: frame for name, frame in tables.items() if frame is not None},
         "histories": [(name, Markup(svg)) for name, svg in histories(group)],
         "few": remarks.few_images(group),
         "busy": remarks.busy(group),
         "suspects": [(row.name, row.robustness.audit.warnings) for row in group.all_rows if row.suspect],  # type: ignore[union-attr]
+    }
+
+
+def _classes(dataset: str, models: Sequence[Model]) -> dict[str, Any]:
+    """Every class of a data set in every model, each cell with a depth of colour from 0 to 100."""
+    found = [classes_of(model) for model in models]
+    known = [min(cell.median, cell.grid_end) for classes in found for cell in classes.values() if cell.median]
+    most = max(known, default=1.0)
+
+    def shown(cell: Cell) -> dict[str, Any]:
+        pale = cell.right < RIGHT
+        depth = 0 if pale else round(100 * min(cell.median or 0.0, cell.grid_end) / most)
+        return {
+            "median": markdown.pstar(cell.median, cell.grid_end),
+            "share": markdown.percent(cell.share, 0),
+            "pale": pale,
+            "depth": depth,
+        }
+
+    return {
+        "dataset": dataset_label(dataset),
+        "models": [(model.label, balanced(model)) for model in models],
+        "rows": [(name, [shown(classes[name]) for classes in found]) for name in found[0]],
     }
 
 

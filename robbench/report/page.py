@@ -23,6 +23,7 @@ from robbench.report.answers import Answer, answers
 from robbench.report.bootstrap import CONFIDENCE, interval
 from robbench.report.certified import certified_answers, certified_table, exactness, one_class
 from robbench.report.choice import Choice, accuracy_floor, choices
+from robbench.report.classes import RIGHT, class_summaries, compared
 from robbench.report.comparisons import fixed_epsilons
 from robbench.report.drawing import Picture
 from robbench.report.overview import best_answer, overview_table
@@ -45,7 +46,6 @@ from robbench.report.seeds import models_of
 from robbench.report.tables import (
     SUSPECT,
     attack_table,
-    classes_table,
     other_table,
     published_table,
     study_table,
@@ -128,7 +128,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["few"] = few_named
-    environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "SUSPECT": SUSPECT, "infinity": math.inf}
+    environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "RIGHT": RIGHT, "SUSPECT": SUSPECT, "infinity": math.inf}
     environment.globals["APART"] = f"{LIMIT - 1:.0%}"
     environment.globals["CONFIDENCE"] = f"{CONFIDENCE:.0%}"
     plain = ("table", "many", "percent", "points", "pstar", "radius", "seconds", "times")
@@ -167,7 +167,7 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
             for each in found
         ],
         "architectures": [
-            _architecture(group, pictures.get((suite, group.architecture), ()), lacking)
+            _architecture(group, pictures.get((suite, group.architecture), ()), lacking, found)
             for group in ordered(groups, found)
         ],
         "overview": _plain(overview_table(groups)),
@@ -214,7 +214,9 @@ def _alone(group: Group) -> list[dict[str, Any]]:
     return found
 
 
-def _architecture(group: Group, pictures: Sequence[Picture], missing: Collection[str]) -> dict[str, Any]:
+def _architecture(
+    group: Group, pictures: Sequence[Picture], missing: Collection[str], chosen: Sequence[Choice]
+) -> dict[str, Any]:
     """What is said, tabled and drawn of one architecture."""
     found = answers(group)
     answer = best_answer(found)
@@ -240,7 +242,7 @@ def _architecture(group: Group, pictures: Sequence[Picture], missing: Collection
         "audits": [row.robustness.audit for row in tested if row.robustness and row.robustness.audit],
         "suspects": list(dict.fromkeys(row.name for row in tested if row.suspect)),
         "views": _plain(views_table(group)),
-        "classes": _plain(classes_table(group)),
+        "classes": class_summaries(compared(group, answer, chosen)),
         "swaps": swaps(group),
         "grid_end": max((row.robustness.grid[-1] for row in tested if row.robustness), default=0.0),
         "epsilon": ranking_epsilon(group),

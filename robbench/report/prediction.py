@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from robbench.errors import require
 from robbench.report.answers import Drop, largest_drop, largest_fall, source_model
 from robbench.report.markdown import NOTHING, escape, percent
 from robbench.report.rows import Group
@@ -114,17 +115,45 @@ def _powers(sizes: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
     return np.stack([np.ones_like(blocks), blocks, parameters, blocks**2, parameters**2], axis=1)
 
 
+_HEADER = ["Transfer", "predictor", "predicted drop point", "found", "median p\\* there, of the best"]
+
+
+def _line(each: Prediction) -> list[str]:
+    return [
+        escape(each.line),
+        each.predictor,
+        f"k = {each.predicted}" if each.predicted else "none",
+        f"k = {each.found.k}" if each.found else "none",
+        NOTHING if each.reached is None else percent(each.reached, 0),
+    ]
+
+
 def prediction_table(group: Group) -> pd.DataFrame | None:
     """Predicted and found drop points, and what the predicted one reaches; None without a prediction."""
-    lines = [
-        [
-            escape(each.line),
-            each.predictor,
-            f"k = {each.predicted}" if each.predicted else "none",
-            f"k = {each.found.k}" if each.found else "none",
-            NOTHING if each.reached is None else percent(each.reached, 0),
-        ]
-        for each in predictions(group)
-    ]
-    header = ["Transfer", "predictor", "predicted drop point", "found", "median p\\* there, of the best"]
-    return pd.DataFrame(lines, columns=header, dtype=object) if lines else None
+    lines = [_line(each) for each in predictions(group)]
+    return pd.DataFrame(lines, columns=_HEADER, dtype=object) if lines else None
+
+
+def predictor_tables(groups: Sequence[Group]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The drop points of several studies: every prediction, and how often each predictor hit and what it reached at least.
+
+    Raises:
+        RobbenchError: there is no prediction in any of them.
+    """
+    found = [(group, each) for group in groups for each in predictions(group)]
+    how = "records of transfers by three k at least, and of the source's data or of drift"
+    require(bool(found), "predicted drop points", how, f"{len(groups)} studies of other records")
+    lines = [[escape(group.suite), group.architecture, *_line(each)] for group, each in found]
+    of: dict[str, list[Prediction]] = {}
+    for _, each in found:
+        of.setdefault(each.predictor, []).append(each)
+    hits = []
+    for predictor, own in of.items():
+        reached = [each.reached for each in own if each.reached is not None]
+        least = percent(min(reached), 0) if reached else NOTHING
+        hits.append([predictor, f"{sum(each.hit for each in own)} of {len(own)}", least])
+    columns = ["predictor", "hits", "median p\\* there, of the best, at least"]
+    return (
+        pd.DataFrame(lines, columns=["Study", "network", *_HEADER], dtype=object),
+        pd.DataFrame(hits, columns=columns, dtype=object),
+    )

@@ -16,7 +16,13 @@ from robbench.spec.catalogue import ARCHITECTURES
 _DATASETS = {"mnist": "MNIST", "emnist": "EMNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 _METHODS = ("standard", "pgd", "checkpoint", "transfer", "transfer-adversarial")
 _SCRATCH = {"standard": "Standard", "pgd": "PGD", "checkpoint": "Checkpoint"}
-_KEPT = {"frozen": "", "finetuned": ", kept blocks fine-tuned", "warm": ", whole network", "critical": ", RiFT"}
+_KEPT = {
+    "frozen": "",
+    "finetuned": ", kept blocks fine-tuned",
+    "warm": ", whole network",
+    "critical": ", RiFT",
+    "lora": ", LoRA",
+}
 CONVENTIONAL = "conventional retraining"
 
 FEW = 30

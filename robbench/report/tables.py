@@ -10,7 +10,6 @@ from operator import methodcaller
 
 import pandas as pd
 
-from robbench.record import OfClass
 from robbench.report import markdown
 from robbench.report.bootstrap import CONFIDENCE, interval
 from robbench.report.comparisons import fixed_epsilons
@@ -152,42 +151,6 @@ def _interval(model: Model) -> str:
 def without_ranges(frame: pd.DataFrame) -> pd.DataFrame:
     """A table without the ranges over seeds in its cells: ``0.205`` of ``0.205 [0.200 to 0.210]``."""
     return frame.map(lambda cell: re.sub(r" \[[^\]]* to [^\]]*\]", "", cell))
-
-
-def classes_table(group: Group) -> pd.DataFrame | None:
-    """Median p* and clean accuracy of each class, balanced accuracy first; None where the classes are of one size."""
-    models = [model for model in models_of(group.rows) if any(_of_class(row, 0) for row in model.rows)]
-    if not models:
-        return None
-    found = models[0].rows[0].robustness
-    names = [each.name for each in found.classes] if found else []
-    lines = [["balanced accuracy", *_shares(models, lambda row: row.balanced_accuracy)]]
-    for number, name in enumerate(names):
-        medians = _medians(models, [model.spread(partial(_class_median, number=number)) for model in models])
-        shares = _shares(models, partial(_class_accuracy, number=number))
-        pairs = (f"{median} ({share})" for median, share in zip(medians, shares, strict=True))
-        lines.append([markdown.escape(name), *pairs])
-    labels = [markdown.escape(model.label) for model in models]
-    return pd.DataFrame(lines, columns=["Class", *labels], dtype=object)
-
-
-def _shares(models: Sequence[Model], figure: _Figure) -> list[str]:
-    return _accuracies(models, [model.spread(figure) for model in models])
-
-
-def _of_class(row: Row, number: int) -> OfClass | None:
-    found = row.robustness.classes if row.robustness else []
-    return found[number] if number < len(found) else None
-
-
-def _class_median(row: Row, number: int) -> float | None:
-    found = _of_class(row, number)
-    return None if found is None else math.inf if found.censored else found.median_pstar
-
-
-def _class_accuracy(row: Row, number: int) -> float | None:
-    found = _of_class(row, number)
-    return found.clean.share if found else None
 
 
 def other_table(group: Group) -> pd.DataFrame | None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator
 
 from robbench.errors import RobbenchError, require
-from robbench.spec.base import UNDESCRIBED, Count, Number, PositiveInt, Share, Spec
+from robbench.spec.base import UNDESCRIBED, UNUSUAL, Count, Number, PositiveInt, Share, Spec
 from robbench.spec.catalogue import block_names, own_module
 from robbench.spec.description import describe, digest_of
 from robbench.spec.objectives import TWINS, Distillation, LwF
@@ -24,11 +24,11 @@ from robbench.spec.training import Dataset, Recipe
 TRAINING_VERSION = 1
 """Raised when the training code changes what comes out of a spec; models trained before are then trained again."""
 
-ESTIMATION_VERSION = 1
+ESTIMATION_VERSION = 2
 """Raised when the estimation code changes what comes out of a spec; p* is then estimated again."""
 
 Head = Literal["linear", "mlp1", "mlp2", "mlp3"]
-Kept = Literal["frozen", "finetuned", "warm", "critical"]
+Kept = Literal["frozen", "finetuned", "warm", "critical", "lora"]
 
 
 class Transfer(Spec):
@@ -41,18 +41,24 @@ class Transfer(Spec):
 
     critical is RiFT (Zhu et al. 2023): after the head alone, the block that robustness depends on least is fine-tuned with
     it at the lower rate, and the weights are interpolated back as far as robustness asks for it.
+
+    lora is LoRA (Hu et al. 2022): a branch of low ``rank`` beside each frozen linear layer and convolution learns with the
+    last k blocks, at the full rate, and is merged into it in the end. AutoLoRa (Xu et al. 2024) trains such a branch by the
+    natural part of a loss and the layers themselves by the adversarial part, drops the branch, and chooses the rate and the
+    weights of both parts by itself. All that is left out: branches learn what the recipe says.
     """
     kept_scale: Share = 0.01
     """Learning-rate factor of fine-tuned kept blocks; 0.001 in the study's code."""
     kept_statistics: Literal["eval", "train"] = "eval"
     """Mode of the frozen blocks; 'train' lets their batch-norm statistics drift (thesis)."""
+    rank: PositiveInt = field(default=8, metadata=UNUSUAL)
+    """Of the branches of lora; 8 in AutoLoRa's code."""
 
     def __post_init__(self) -> None:
         both = self.kept_scale, self.kept_statistics
-        unset = self.kept != "warm" or both == (Transfer.kept_scale, Transfer.kept_statistics)
-        require(
-            unset, "Transfer kept_scale and kept_statistics", "neither beside kept='warm', which keeps nothing", both
-        )
+        unset = self.kept not in ("warm", "lora") or both == (Transfer.kept_scale, Transfer.kept_statistics)
+        how = f"neither beside kept={self.kept!r}, which trains at the full rate"
+        require(unset, "Transfer kept_scale and kept_statistics", how, both)
         if self.kept == "critical":
             require(self.k == 1, "Transfer k", "1 with kept='critical', where all but the head is kept", self.k)
             still = self.kept_statistics == "eval"

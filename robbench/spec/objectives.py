@@ -67,16 +67,19 @@ class MART(Objective):
 
 
 class TWINS(Objective):
-    """CE(x') with batch statistics + ``weight`` · CE(x') with the source's (Liu et al. 2023, arXiv 2303.11135).
+    """CE(x') by batch statistics + ``weight`` · CE(x') by the source's (Liu et al. 2023, arXiv 2303.11135).
 
-    The two branches share all weights and differ in what their batch norms divide by; the first one's running statistics
-    become the network's. Declared as ``Transfers(recipe=…, kept="warm")``, since all layers learn. That both see the whole
-    batch, attacked on the first branch in eval mode, is our choice.
+    As in the authors' code (github.com/ziquanliu/CVPR2023-TWINS, the variant of adversarial training): the first half of
+    each batch goes through the branch whose batch norms divide by the source's statistics, the second half through the one
+    that divides by its own, which attacks both in eval mode and is the network in the end. Their λ is 1 on CIFAR, 0.4 on
+    Caltech-256. There each branch also has a scale and shift of its own in every batch norm, both trained; here the two
+    share all parameters, so that the network keeps its architecture.
+
+    Declared as ``Transfers(recipe=…, k=(1,), kept="warm")``, since all layers learn.
     """
 
     parents: ClassVar[tuple[str, ...]] = ("source",)
     needs_attack: ClassVar[bool] = True
-    passes: ClassVar[int] = 2
     weight: NonNegative = 1.0
 
 

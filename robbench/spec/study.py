@@ -47,6 +47,8 @@ class Transfers(Spec):
     kept: Kept = "frozen"
     kept_scale: Share = 0.01
     kept_statistics: Literal["eval", "train"] = "eval"
+    rank: PositiveInt = 8
+    """Of the branches of ``kept="lora"``."""
     source: str = "adversarial"
     """Which source model the blocks come from: ``adversarial``, ``standard``, or what a row of the study's ``scratch`` on
     the source data minimises (``ibp``)."""
@@ -334,7 +336,7 @@ def _of_architecture(study: Study, architecture: str, seed: int) -> Iterator[Mod
     for row in study.transfers:
         if row.architectures is None or architecture in row.architectures:
             start = _source_of(row, study, scratch)
-            kept = {name: getattr(row, name) for name in ("head", "kept", "kept_scale", "kept_statistics")}
+            kept = {name: getattr(row, name) for name in ("head", "kept", "kept_scale", "kept_statistics", "rank")}
             for k in row.k or _every_k(study, architecture):
                 yield Model(
                     architecture=architecture,

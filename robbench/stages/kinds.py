@@ -22,9 +22,9 @@ class Division:
     parts: Callable[[Work], Sequence[tuple[int, int]]]
     """First image of each part, and the one behind its last; less than two: the stage is made whole."""
     make: Callable[[Work, int, int], dict[str, Any]]
-    """Makes a part: the state that it leaves, nested dicts of CPU tensors and JSON values."""
-    join: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
-    """The saved state from which the stage goes on, but for its seconds, from those of all parts in order."""
+    """Makes a part: the state that it leaves, nested dicts of CPU tensors and JSON values.
+
+    The stage goes on from all of them, as :func:`robbench.stages.resumable.joined` puts them together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,22 @@ def _estimate(work: Work) -> Made:
     return estimate_model(work)
 
 
-def _divide() -> Division:
-    from robbench.stages.robustness_stage import images_of_parts, joined, search_part
+def _divide_search() -> Division:
+    from robbench.stages.robustness_stage import images_of_parts, search_part
 
-    return Division(parts=images_of_parts, make=search_part, join=joined)
+    return Division(parts=images_of_parts, make=search_part)
 
 
 def _bound(work: Work) -> Made:
     from robbench.stages.bounds_stage import bound_model
 
     return bound_model(work)
+
+
+def _divide_bounds() -> Division:
+    from robbench.stages.bounds_stage import bound_part, images_of_parts
+
+    return Division(parts=images_of_parts, make=bound_part)
 
 
 def _drift(work: Work) -> Made:
@@ -130,7 +136,7 @@ add_kind(
         needs=lambda model, spec: {"model": ("training", model)},
         run=_estimate,
         spec_name="estimate",
-        division=_divide,
+        division=_divide_search,
     )
 )
 add_kind(
@@ -141,6 +147,7 @@ add_kind(
         needs=lambda model, spec: {"model": ("training", model), "pstar": ("robustness", model, spec.estimate)},
         run=_bound,
         spec_name="bounds",
+        division=_divide_bounds,
     )
 )
 add_kind(

@@ -1,14 +1,16 @@
-"""Drive the resumable parts of a stage, one after the other, and save their state on the way."""
+"""Drive the resumable parts of a stage, one after the other, save their state, and join those of several workers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
+import torch
+from torch import Tensor
 
 from robbench.record import Seconds
 from robbench.stages.work import Work
@@ -72,13 +74,49 @@ def drive(parts: Mapping[str, Planned], work: Work, *, save_every: float) -> dic
                 raise damaged(path, f"{type(error).__name__}: {error}") from error
         last = name == [*parts][-1]
         while not part.done:
-            with work.stopwatch.region(planned.region) if planned.region else nullcontext():
-                part.step()
-            work.context.show(f"{name} of {work.task.model.id}", *part.progress, getattr(part, "detail", ""))
+            _step(name, part, planned, work)
             if time.monotonic() - saved_at >= save_every or (part.done and not last):
                 _save(made, work)
                 saved_at = time.monotonic()
     return made
+
+
+def pieces(count: int, size: int) -> list[tuple[int, int]]:
+    """Where pieces of so many images begin and end; the last one may be smaller."""
+    return [(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def states_of(parts: Mapping[str, Planned], work: Work) -> dict[str, Any]:
+    """Run the parts of a stage, of some of its images, without saving; their states in the end, for :func:`joined`."""
+    made: dict[str, Any] = {}
+    for name, planned in parts.items():
+        part = made[name] = planned.make(made)
+        while not part.done:
+            _step(name, part, planned, work)
+    return {name: part.state_dict() for name, part in made.items()}
+
+
+def joined(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The state after all images, from those after some of them in order: images follow each other, counts add up."""
+    names = dict.fromkeys(name for state in states for name in state)  # one without a right image has none that wait
+    return {name: _joined(name, [state[name] for state in states if name in state]) for name in names}
+
+
+def _joined(name: str, values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, dict):
+        return joined(values)
+    if isinstance(first, Tensor):
+        return torch.cat(list(values))
+    if isinstance(first, list):
+        return list(dict.fromkeys(line for lines in values for line in lines))
+    return min(values) if name == "batch_size" else sum(values)
+
+
+def _step(name: str, part: Part, planned: Planned, work: Work) -> None:
+    with work.stopwatch.region(planned.region) if planned.region else nullcontext():
+        part.step()
+    work.context.show(f"{name} of {work.task.model.id}", *part.progress, getattr(part, "detail", ""))
 
 
 def _saved(work: Work, parts: Mapping[str, Planned]) -> dict[str, Any]:

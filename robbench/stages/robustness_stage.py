@@ -20,7 +20,7 @@ from robbench.record import MISCLASSIFIED, Counts, OfClass, Robustness, median_p
 from robbench.spec import Attack, Estimate, describe
 from robbench.spec.searches import parts as searches_of
 from robbench.stages.examples import examples
-from robbench.stages.resumable import Planned, drive
+from robbench.stages.resumable import Planned, drive, pieces, states_of
 from robbench.stages.work import Made, Work, images_used
 
 PART = 1000
@@ -70,36 +70,13 @@ def estimate_model(work: Work) -> Made:
 def images_of_parts(work: Work) -> list[tuple[int, int]]:
     """Where parts of :data:`PART` images begin and end; one's own search, which may mix images, is not divided."""
     own = any(not isinstance(each, str | Attack) for each in searches_of(work.task.spec.search))
-    count = len(_chosen(work))
-    return [] if own else [(first, min(first + PART, count)) for first in range(0, count, PART)]
+    return [] if own else pieces(len(_chosen(work)), PART)
 
 
 def search_part(work: Work, first: int, last: int) -> dict[str, Any]:
     """Search p* of some of the attacked images; the state of the search in the end."""
     _, problem = _problem(work, _chosen(work)[first:last])
-    part = estimator(work.task.spec.search, problem)
-    while not part.done:
-        with work.stopwatch.region("estimation"):
-            part.step()
-        work.context.show("p*", *part.progress)
-    return {_name(work): part.state_dict()}
-
-
-def joined(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The state of a finished search of all images, from those of its parts in order: images follow, passes add up."""
-    names = dict.fromkeys(name for state in states for name in state)  # one without a right image has none that wait
-    return {name: _joined(name, [state[name] for state in states if name in state]) for name in names}
-
-
-def _joined(name: str, values: Sequence[Any]) -> Any:
-    first = values[0]
-    if isinstance(first, dict):
-        return joined(values)
-    if isinstance(first, Tensor):
-        return torch.cat(list(values))
-    if isinstance(first, list):
-        return list(dict.fromkeys(line for lines in values for line in lines))
-    return min(values) if name == "batch_size" else sum(values)
+    return states_of(_search(problem, work.task.spec, _name(work)), work)
 
 
 def _chosen(work: Work) -> list[int]:
@@ -143,9 +120,13 @@ def _of_classes(names: Sequence[str], labels: Tensor, pstar: Tensor, estimate: E
     return found
 
 
+def _search(problem: Problem, estimate: Estimate, name: str) -> dict[str, Planned]:
+    return {name: Planned(lambda made: estimator(estimate.search, problem), "estimation")}
+
+
 def _parts(problem: Problem, estimate: Estimate, search: str) -> dict[str, Planned]:
     """The search, and what follows it on the same images."""
-    parts = {search: Planned(lambda made: estimator(estimate.search, problem), "estimation")}
+    parts = _search(problem, estimate, search)
     audit = estimate.audit
 
     def audited(made: dict[str, Any]) -> AuditPart:

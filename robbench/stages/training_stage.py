@@ -20,6 +20,7 @@ from robbench.stages.networks import build_network, transferred_network
 from robbench.stages.resumable import Planned, drive
 from robbench.stages.work import Made, Work, images_used
 from robbench.training import Trainer, TrainingData
+from robbench.training.lora import add_branches, merge_branches
 from robbench.training.transfer import parameter_groups
 from robbench.training.updates import VALIDATION_BATCH
 
@@ -70,6 +71,7 @@ def train_model(work: Work) -> Made:
             trainer = trainer_of(model.recipe, ready.groups)
             drive({"training": Planned(lambda made: trainer)}, work, save_every=0.0)
             result, notes = trainer.result(), trainer.notes
+            merge_branches(network)
     notes = [*remarks(model, work.context), *ready.notes, *notes]
     trained_on = len(training) if model.recipe else 0
     used = images_used(work, train=trained_on, validation=len(validation), test=len(work.data.test))
@@ -91,15 +93,17 @@ def _prepared(work: Work) -> _Ready:
     else:
         source = work.network("source")
     transferred = transferred_network(model, work.data, source)
+    if model.transfer.kept == "lora":
+        add_branches(transferred, model.transfer.rank, model.seed)
     kept, recipe = model.transfer.kept, model.recipe
     assert recipe is not None
     lwf = recipe.objective if isinstance(recipe.objective, LwF) else None
     alone = lwf.head_share * recipe.epochs if lwf else 0.0
-    still = (kept in ("frozen", "critical") or lwf is not None) and model.transfer.kept_statistics == "eval"
+    still = (kept in ("frozen", "critical", "lora") or lwf is not None) and model.transfer.kept_statistics == "eval"
     return _Ready(
         place(transferred.network, device),
         notes,
-        groups=None if kept == "warm" else parameter_groups(transferred, model.transfer.kept_scale, alone),
+        groups=None if kept in ("warm", "lora") else parameter_groups(transferred, model.transfer.kept_scale, alone),
         frozen=transferred.kept if still else (),
         source=source,
     )

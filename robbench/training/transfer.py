@@ -47,7 +47,7 @@ def transfer(
     """A copy of ``source`` for the target: a new head, the last ``k`` blocks as a new network has them, the others kept.
 
     The head is one of :data:`robbench.models.HEADS`, and one of the k blocks. What belongs to no block (a wide ResNet's
-    last batch norm) is kept. ``frozen`` and ``critical`` clear ``requires_grad`` of what is kept,
+    last batch norm) is kept. ``frozen``, ``critical`` and ``lora`` clear ``requires_grad`` of what is kept,
     ``finetuned`` and ``warm`` set it.
     ``mean`` and ``std`` are the target's input normalisation.
 

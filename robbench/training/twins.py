@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,10 +44,12 @@ def _(objective: TWINS, student: nn.Module, parents: Mapping[str, nn.Module]) ->
         raise RobbenchError("TWINS: expected a network with batch norm in its kept blocks, got one without")
 
     def loss(batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = student(batch.attacked)
-        value = F.cross_entropy(logits.float(), batch.labels)
+        half = len(batch.labels) // 2
+        logits = student(batch.attacked[half:])
+        value = F.cross_entropy(logits.float(), batch.labels[half:])
         with statistics_of(pairs):
-            frozen = student(batch.attacked)
-        return value + objective.weight * F.cross_entropy(frozen.float(), batch.labels), logits
+            frozen = student(batch.attacked[:half])
+        value = value + objective.weight * F.cross_entropy(frozen.float(), batch.labels[:half])
+        return value, torch.cat([frozen, logits])
 
     return Loss(loss)

@@ -45,6 +45,7 @@ class Counted(nn.Module):
     def __init__(self, network):
         super().__init__()
         self.network, self.forwards, self.backwards = network, 0, 0
+        self.eval()  # torchattacks puts the whole of it back into the mode that it found
 
     def forward(self, images):
         """Logits."""

@@ -92,7 +92,7 @@ PICTURES = (
         precision="bf16", kept_epoch="last",
     ),
 )  # fmt: skip
-PICTURES += (replace(PICTURES[0], attack=PGD(epsilon=8 / 255, step_size=10 / 255, steps=1), ramp_epochs=1),)
+PICTURES += (replace(PICTURES[0], attack=PGD(epsilon=4 / 255, step_size=3 / 255, steps=2), ramp_epochs=1),)
 
 
 @pytest.mark.parametrize("model", list(networks()), ids=str)
@@ -136,9 +136,10 @@ def test_best_known(model, perf):
     perf.note(attacks=rows, images=len(images), best_known=median(best, grid))
     for row in rows:
         print(row)
-    fast = next(row for row in rows if row["attack"] == "fast")
-    assert fast["median_ratio"] <= 1.005
-    assert fast["at_most_two_steps_above"] >= 0.99
+    for name, share in (("fast", 0.95), ("thorough", 0.98)):
+        row = next(row for row in rows if row["attack"] == name)
+        assert row["median_ratio"] <= 1.005
+        assert row["at_most_two_steps_above"] >= share
 
 
 def facts(name, index, best, passed, grid):

@@ -51,7 +51,7 @@ def asked(tmp_path):
             replace(
                 Verifier(engine=f"{sys.executable} {program} {{vnnlib}} {{result}} {{onnx}}", queries=10), **changes
             ),
-            seed=0,
+            asked=[0],
             onnx=b"",
             kept=tmp_path / "kept",
             confirm=confirm,

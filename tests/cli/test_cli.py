@@ -162,6 +162,15 @@ def test_report_makes_one_bundle_of_several(tmp_path, capsys):
     assert [record.created for record in merged.records] == ["2025-02-01T00:00:00Z"] * 2
 
 
+def test_report_without_predictions_to_show(tmp_path, capsys):
+    """One line of two studies that made none; the tables themselves are tested in ``tests/report``."""
+    bundles = [bundle_of(tmp_path / name) for name in ("one", "two")]
+    status, output, errors = run(capsys, "report", "--predictions", *bundles)
+    assert (status, output) == (2, "")
+    assert errors.startswith("robbench: predicted drop points: expected records of transfers by three k at least")
+    assert errors.endswith("got 2 studies of other records\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "lines"),
     [

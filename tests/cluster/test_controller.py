@@ -5,13 +5,19 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
+from distributed import LocalCluster, Worker
+from line import Line
+from stages import comparable
 
 import robbench.stages.training_stage
+from robbench.cluster.controller import Cluster
 from robbench.errors import RobbenchError
-from robbench.stages import run_graph
+from robbench.spec import Bounded, Bounds
+from robbench.stages import Task, bounds_stage, run_graph
 from robbench.stages.graph import Graph, finished_records
 from robbench.store import Store
 from robbench.training import Trainer
@@ -75,6 +81,21 @@ def test_a_stage_goes_on_from_the_state_that_the_controller_has(connect, context
     assert len(epochs) == 1
 
 
+def test_bounds_that_workers_share_are_those_of_one_process(connect, context, estimated, apart, monkeypatch):
+    """Image by image, in a record with the same key and digest."""
+    monkeypatch.setattr(bounds_stage, "PART", 2)
+    monkeypatch.setattr("robbench.bounds.search.IMAGES", 2)
+    parts, bound = [], bounds_stage.bound_part
+    monkeypatch.setattr(bounds_stage, "bound_part", lambda *args: [parts.append(args[1:]), bound(*args)][1])
+    model = estimated.model
+    model = replace(model, architecture="relu_2_64", recipe=replace(model.recipe, epochs=10))
+    task = Task("bounds", model, Bounded(bounds=Bounds(images=12), estimate=replace(estimated.spec, images=12)))
+    expected = run_graph([task], replace(context, store=Store(context.store.folder / "alone")))[task]
+    found = run_graph([task], context, connect([task]))[task]
+    assert len(parts) > 1
+    assert comparable(found) == comparable(expected)
+
+
 def test_bad_input_is_told_at_once_and_with_its_reason(connect, context, task, tries):
     """It would be the same everywhere."""
     tried = tries(RobbenchError("loss: expected finite values, got nan"))
@@ -86,9 +107,9 @@ def test_bad_input_is_told_at_once_and_with_its_reason(connect, context, task, t
 def test_a_stage_that_fails_on_three_workers_fails(connect, context, task, tries):
     """Each another one."""
     tried = tries(OSError("no space left on device"))
-    with pytest.raises(RobbenchError, match=r"training failed on 3 workers, at last on \S+: OSError: no space left"):
+    with pytest.raises(RobbenchError, match=r"training failed 3 times, at last on \S+: OSError: no space left"):
         run_graph([task], context, connect())
-    assert len(tried) == 3
+    assert len(tried) == len(set(tried)) == 3
 
 
 def test_a_stage_ends_when_its_run_does(connect, context, task, monkeypatch):
@@ -113,6 +134,46 @@ def test_a_stage_ends_when_its_run_does(connect, context, task, monkeypatch):
     assert not ended.is_set()
     cluster.close()
     assert ended.wait(30)
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["stalled", "dropped"])
+def test_a_run_goes_on_after_its_network_was_cut(context, task, monkeypatch, dropped):
+    """What waits arrives; or the controller connects anew, and a new worker goes on from the last saved epoch."""
+    expected = run_graph([task], replace(context, store=Store(context.store.folder / "alone")))[task]
+    steps, step, begun, over = [], Trainer.step, threading.Event(), threading.Event()
+
+    def stop_in_the_second(trainer):
+        if len(steps) == 1 and not over.is_set():
+            begun.set()
+            over.wait()
+            if dropped:
+                raise OSError("a worker that is cut off ends")
+        steps.append(step(trainer))
+
+    monkeypatch.setattr(Trainer, "step", stop_in_the_second)
+    with LocalCluster(n_workers=0, processes=False, protocol="tcp://", dashboard_address="127.0.0.1:0") as local:
+        line = Line(local.scheduler_address)
+
+        async def join():
+            return await Worker(line.address, nthreads=1)
+
+        workers = [local.sync(join)]
+        with closing(Cluster(line.address, 1, "cpu", context=context, tasks=[task], folders=())) as cluster:
+            graph = Graph(context, cluster)
+            graph.start([task])
+            assert begun.wait(60)
+            line.cut(1.0, dropped=dropped)
+            over.set()
+            if dropped:
+                while not local.scheduler.unrunnable:  # the stage waits for a worker
+                    time.sleep(0.05)
+                workers.append(local.sync(join))
+            record = graph.futures[task].result(120)
+        for worker in workers:
+            local.sync(worker.close)
+        line.close()
+    assert len(steps) == 2
+    assert comparable(record) == comparable(expected)
 
 
 def test_a_fresh_stage_goes_on_from_what_it_was_in_this_run(connect, context, task, apart, monkeypatch):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from robbench.cluster import connect
-from robbench.cluster.controller import _lacks_gpu, _shares_gpu
 from robbench.cluster.messages import PACKAGES, Facts, Run
 from robbench.cluster.worker import look, mismatch, versions
+from robbench.cluster.workers import lacks_gpu, shares_gpu
 from robbench.data import load_data
 from robbench.errors import RobbenchError
 from robbench.spec import Dataset
@@ -87,12 +87,12 @@ def gpu(address, name):
 
 def test_two_workers_on_one_gpu_are_refused():
     """And a worker without a GPU beside one that has one."""
-    assert _shares_gpu([gpu("tcp://a", "0"), gpu("tcp://b", "1")]) is None
-    assert "tcp://a and tcp://b: expected a GPU for each, got one" in _shares_gpu(
+    assert shares_gpu([gpu("tcp://a", "0"), gpu("tcp://b", "1")]) is None
+    assert "tcp://a and tcp://b: expected a GPU for each, got one" in shares_gpu(
         [gpu("tcp://a", "0"), gpu("tcp://b", "0")]
     )
-    assert _lacks_gpu([gpu("tcp://a", "0")]) is _lacks_gpu([gpu("tcp://a", None)]) is None
-    assert _lacks_gpu([gpu("tcp://a", "0"), gpu("tcp://b", None)]).startswith("worker tcp://b on box: expected a CUDA")
+    assert lacks_gpu([gpu("tcp://a", "0")]) is lacks_gpu([gpu("tcp://a", None)]) is None
+    assert lacks_gpu([gpu("tcp://a", "0"), gpu("tcp://b", None)]).startswith("worker tcp://b on box: expected a CUDA")
 
 
 class Client:

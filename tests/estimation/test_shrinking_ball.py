@@ -19,6 +19,11 @@ GIVING_UP = 2 * APPROACH + 1
 """Passes after which an image is given up that nothing fools: it is judged itself and after every step."""
 
 
+def start_of():
+    """Label, start and targets of the only row: class 0, the first start, none."""
+    return torch.tensor([0]), torch.tensor([0]), torch.empty(1, 0, dtype=torch.int64)
+
+
 def test_pstar_is_as_small_as_the_references_and_costs_at_most_half_the_passes(trained):
     """Never more than one grid step above, on average not above at all, sometimes below, and in half the passes."""
     images, labels = problem(60, seed=5)
@@ -58,8 +63,8 @@ def test_the_smallest_possible_pstar_is_the_first_radius_above_zero(grid, expect
     images, labels = torch.full((1, 1, 6, 6), 0.5, dtype=torch.float64), torch.tensor([0])
     found = fast(model, images, labels, grid, batch_size=1)
     assert found.pstar.tolist() == [expected]
-    # Unperturbed, the image and the first step, and the confirmation.
-    assert (found.forward, found.backward) == (1 + 2 + 1, 2)
+    # Unperturbed, and again for the other classes; the image and the first step, and the confirmation.
+    assert (found.forward, found.backward) == (2 + 2 + 1, 2)
 
 
 def test_a_ball_that_holds_is_left_after_its_patience():
@@ -82,8 +87,8 @@ def test_steps_shorten_from_the_radius_to_a_fiftieth(best, age, length):
     model = linear(torch.ones(36, dtype=torch.float64))
     images = torch.full((1, 1, 6, 6), 0.5, dtype=torch.float64)
     state = images, images, torch.tensor([best]), torch.tensor([age]), torch.tensor([1])
-    constants, radii = (images, torch.tensor([0]), torch.tensor([0])), torch.tensor([0.0, 0.1, 0.3]).double()
-    moved, *_ = _step(model, state, constants, radii, torch.tensor([20]), BOX, "linf")
+    constants, radii = (images, *start_of()), torch.tensor([0.0, 0.1, 0.3]).double()
+    moved, *_ = _step(model, state, constants, radii, torch.tensor([20]), 1, BOX, "linf")
     torch.testing.assert_close(images - moved, torch.full_like(images, length), rtol=0, atol=1e-7)
 
 
@@ -150,6 +155,43 @@ def test_another_start_finds_what_the_first_one_does_not():
     assert twice < once
 
 
+class Detour(nn.Module):
+    """Class 1 is likelier than 2 at the original and never reached within the box; class 2 is, by darker pixels."""
+
+    def forward(self, images):
+        """(N, 1, 6, 6) -> (N, 3): class 1 rises with brightness, up to just below class 0."""
+        moved = images.flatten(1).mean(dim=1) - 0.5
+        return torch.stack([0 * moved, -0.2 + 0.5 * moved.clamp(max=0.3), -1 - 4 * moved], dim=1)
+
+
+def test_an_aimed_start_finds_the_class_that_the_loss_does_not_prefer():
+    """From the first corner on, the likeliest other class leads up; aimed at the second likeliest, the attack goes down."""
+    model, images, labels = Detour(), torch.full((1, 1, 6, 6), 0.5, dtype=torch.float64), torch.tensor([0])
+    (found,), _ = run_ball(model, images, labels, patience=(20,), aimed=2, aimed_patience=20)
+    assert GRID[found] == pytest.approx(0.25, abs=0.011)
+
+
+class Classes(nn.Module):
+    """Class 0 wherever the mean is above 0.5; five others are alike below."""
+
+    def forward(self, images):
+        """(N, 1, 6, 6) -> (N, 6)."""
+        score = (images.flatten(1).sum(dim=1) - 18).view(-1, 1)
+        return torch.cat([score, 0 * score.expand(-1, 5)], dim=1)
+
+
+@pytest.mark.parametrize(("places", "at_most", "starts"), [(1, 6, 5), (1, 4, 4), (12, 6, 3), (36, 6, 2)])
+def test_aimed_starts_are_as_many_as_classes_and_places_allow(places, at_most, starts):
+    """A ball of 36 places that holds: an aimed start for so many of them, two at least, five where there are six classes."""
+    images, labels = torch.full((1, 1, 6, 6), 0.5 + 0.0351, dtype=torch.float64), torch.tensor([0])
+    grid = [place / 1000 for place in range(40)]
+    effort = {"aimed": at_most, "aimed_patience": 3, "places": places}
+    found, passes = run_ball(Classes(), images, labels, grid, patience=(20,), **effort)
+    once, before = run_ball(Classes(), images, labels, grid, patience=(20,))
+    assert found == once == [36]
+    assert len(passes) == len(before) + starts * (1 + 3)
+
+
 @pytest.mark.parametrize(
     ("best", "age", "hop", "after"), [(40, 1, 1, 2), (40, 1, 2, 4), (40, 1, 4, 4), (18, 1, 2, 2), (40, 3, 4, 1)]
 )
@@ -158,8 +200,8 @@ def test_a_ball_hops_while_first_steps_succeed(best, age, hop, after):
     model = linear(torch.ones(36, dtype=torch.float64), bias=-18.0)
     images, radii = torch.full((1, 1, 6, 6), 0.55, dtype=torch.float64), torch.tensor(GRID).double()
     state = images - radii[best - 1], images, torch.tensor([best]), torch.tensor([age]), torch.tensor([hop])
-    constants = images, torch.tensor([0]), torch.tensor([0])
-    moved, _, found, aged, hops = _step(model, state, constants, radii, torch.tensor([20]), BOX, "linf")
+    constants = images, *start_of()
+    moved, _, found, aged, hops = _step(model, state, constants, radii, torch.tensor([20]), 1, BOX, "linf")
     assert (found.item(), aged.item(), hops.item()) == (best - 1, 1, after)
     assert (images - moved).max().item() == pytest.approx(GRID[best - 1 - after])
 
@@ -173,8 +215,9 @@ def test_what_nothing_fools_goes_through_the_reference_and_is_censored():
     images, labels = torch.rand(6, 1, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 1])
     found = fast(model, images, labels, [0.0, 0.1, 0.2, 0.3], oracle(5), batch_size=6)
     assert found.pstar.tolist() == [4, MISCLASSIFIED, 4, MISCLASSIFIED, MISCLASSIFIED, MISCLASSIFIED]
-    # Probed at 1, 2 and 3 with five steps and a confirmation each; the four wrong images pass once, unperturbed.
-    assert (found.forward, found.backward) == (6 + 2 * (GIVING_UP + 1 + 3 * 6), 2 * (GIVING_UP + 3 * 5))
+    # Probed at 1, 2 and 3 with five steps and a confirmation each; the four wrong images pass once, unperturbed, and
+    # the others once more for the classes to aim at.
+    assert (found.forward, found.backward) == (6 + 2 * (1 + GIVING_UP + 1 + 3 * 6), 2 * (GIVING_UP + 3 * 5))
     assert (found.forward, found.backward) == (model.forwards, model.backwards)
 
 

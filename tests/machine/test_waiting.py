@@ -90,10 +90,10 @@ def test_no_step_of_the_shrinking_ball_reads_a_value():
     images, labels = batch()
     found, age = torch.tensor([2] * 5 + [1] * 4), torch.tensor([0, 7, 30] * 3)
     radii, zeros = torch.tensor([0.0, 0.1]).double(), torch.zeros_like(age)
-    state = images + 0.05, images.clone(), found, age, zeros + 1
+    state, targets = (images + 0.05, images.clone(), found, age, zeros + 1), (labels.view(-1, 1) + 1) % 3
     with Reads() as reads:
         _, _, shrunk, _, _ = _step(
-            network().eval(), state, (images, labels, zeros), radii, torch.tensor([20]), (0.0, 1.0), "linf"
+            network().eval(), state, (images, labels, zeros, targets), radii, torch.tensor([20]), 1, (0.0, 1.0), "linf"
         )
     assert reads.operations > 40
     assert reads.found == []

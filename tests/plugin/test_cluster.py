@@ -5,7 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 
 import pytest
+from distributed import LocalCluster
 
+import robbench.stages.training_stage
 from robbench.plugin.session import asked_of
 from robbench.spec.suite_files import read_studies
 
@@ -25,6 +27,25 @@ def test_without_dask_the_options_say_what_to_install(one, errors, monkeypatch):
     result = one("--robbench-workers=2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "expected dask.distributed, which is not installed; pip install 'robbench[cluster]'" in errors(result)
+
+
+def test_a_stage_that_fails_on_three_workers_fails_its_item(tiny, errors, monkeypatch):
+    """And what depends on it, with the reason; all other items pass."""
+    train = robbench.stages.training_stage.train_model
+
+    def fail(work):
+        if "pgd" in work.task.name:
+            raise OSError("no space left on device")
+        return train(work)
+
+    monkeypatch.setattr(robbench.stages.training_stage, "train_model", fail)
+    with LocalCluster(n_workers=3, processes=False, threads_per_worker=1, dashboard_address="127.0.0.1:0") as local:
+        options = (f"--robbench-scheduler={local.scheduler_address}", "--robbench-device=cpu", "--robbench-update")
+        result = tiny(*options, "-k", "glyphs10")
+    result.assert_outcomes(passed=2, failed=2, deselected=6)
+    said = "glyphs10-pgd.training failed 3 times, at last on .*: OSError: no space left on device"
+    result.stdout.re_match_lines([f".*{said}"])
+    errors(result)
 
 
 def _train(model, robbench):

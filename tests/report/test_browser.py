@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import both_records, make_facts, transfer, with_examples
+from factories import both_records, make_facts, many_classes, transfer, with_classes, with_examples
 
 from robbench.report.html import report_html
 from robbench.report.rows import group_records
@@ -110,6 +110,24 @@ def test_the_best_within_limits(page: Any) -> None:
     assert said.inner_text() == "most robust: Standard EMNIST"
     page.locator("input[name=seconds]").fill("1")
     assert said.inner_text() == "no model is within these limits"
+
+
+def test_classes_stay_named(browser: Any, tmp_path: Path) -> None:
+    """Scrolled down and to the right, the class and the model of a cell are still seen; sorting leaves the mean on top."""
+    records = with_classes(RECORDS, many_classes(47))
+    path = tmp_path / "report.html"
+    path.write_text(report_html(group_records(records), title="A study"), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(path.as_uri())
+    page.locator("summary", has_text="every class of EMNIST").click()
+    box, table = page.locator(".tall").first, page.locator(".heat").first
+    box.evaluate("box => { box.scrollTop = 400; box.scrollLeft = 150; }")
+    frame = box.bounding_box()
+    assert table.locator("tbody td:first-child").nth(12).bounding_box()["x"] == pytest.approx(frame["x"], abs=1)
+    assert table.locator("thead").bounding_box()["y"] == pytest.approx(frame["y"], abs=1)
+    table.locator("th").nth(3).click()
+    assert (table.locator("thead td").first.inner_text(), column(table, 1)[0]) == ("balanced accuracy", "c46")
+    page.close()
 
 
 def test_dark_and_on_paper(page: Any) -> None:

@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from factories import both_records, make_facts, robustness_record, transfer, with_examples
+from factories import both_records, make_facts, many_classes, robustness_record, transfer, with_classes, with_examples
 
 from robbench.gate.verdicts import Verdict
 from robbench.record import Record
@@ -92,6 +92,16 @@ def test_one_file_that_asks_no_network() -> None:
     assert "://" not in page
     assert len(page.encode()) < 3_000_000
     assert page == report_html(group_records(STUDY[::-1]), title="A study")
+
+
+def test_classes_of_few_images_are_pale() -> None:
+    """A cell of the one class with one correct image in each of the two models; dashes in a legend are a class, too."""
+    page = report_html(
+        group_records(with_classes([*transfer(1, [1] * 40), *transfer(2, [1] * 40)], many_classes(12))), title="t"
+    )
+    assert page.count('<td class="pale" style="--depth: 0%">0.000<small>5%</small></td>') == 2
+    assert page.count('style="--depth: 100%">0.220<small>75%</small></td>') == 2
+    assert 'class="dashed"' in report_html(group_records(STUDY), title="t")
 
 
 def test_large_examples_of_many_architectures_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from factories import both_records, make_facts, make_group, training_record, transfer
 
+from robbench.errors import RobbenchError
 from robbench.record import FeatureDrift
+from robbench.report.html import report_html
 from robbench.report.page import report_text
-from robbench.report.prediction import fit, predictions
+from robbench.report.prediction import fit, predictions, predictor_tables
 
 FOUND = {1: 3, 2: 4, 3: 4, 4: 1}
 """Grid index of every p* on the target by k: it falls after k = 3."""
@@ -38,13 +40,29 @@ def test_each_predictor_is_held_to_the_drop_point_found():
     assert "on the source's data" not in group.lines[0]
 
 
-def test_the_report_has_the_table():
+def test_both_reports_have_the_table():
     """Predicted and found, and nothing of it in a study without predictors."""
     group = make_group(*records({1: 4, 2: 3, 3: 3, 4: 0}, {1: 0.5, 2: 0.6, 3: 2.0, 4: 2.1}))
     lines = [" ".join(line.split()) for line in report_text([group], {}, title="t").splitlines()]
     assert "| conventional retraining | feature drift | k = 2 | k = 3 | 100% |" in lines
+    page = report_html([group], title="t")
+    assert "<td>feature drift</td><td>k = 2</td><td>k = 3</td><td>100%</td>" in page
     plain = make_group(*(record for k, index in FOUND.items() for record in transfer(k, [index] * 40)))
     assert "drop point, the k" not in report_text([plain], {}, title="t")
+    assert "feature drift" not in report_html([plain], title="t")
+
+
+def test_the_predictors_are_counted_over_all_studies():
+    """A line for each prediction of each network, and how often each predictor hit; without any, one clear error."""
+    right = make_group(*records({1: 4, 2: 3, 3: 3, 4: 0}, {1: 0.5, 2: 0.6, 3: 2.0, 4: 2.1}))
+    wrong = make_group(*records({1: 4, 2: 0, 3: 0, 4: 0}, {1: 0.5, 2: 0.6, 3: 0.7, 4: 2.1}))
+    plain = make_group(*(record for k, index in FOUND.items() for record in transfer(k, [index] * 40)))
+    table, counts = predictor_tables([right, plain, wrong])
+    assert len(table) == 6
+    assert counts.set_index("predictor").loc["as found on the source"].tolist() == ["1 of 2", "75%"]
+    assert counts.set_index("predictor").loc["feature drift"].tolist() == ["1 of 2", "100%"]
+    with pytest.raises(RobbenchError, match="predicted drop points: expected records of transfers"):
+        predictor_tables([plain])
 
 
 def test_the_polynomial_is_found_again():

@@ -4,10 +4,9 @@ import pytest
 from factories import both_records, make_facts, make_group, robustness_record, training_record
 from msgspec.structs import replace
 
-from robbench.record import AttackAccuracy, Counts, OfClass, Record
+from robbench.record import AttackAccuracy, Counts, Record
 from robbench.report.tables import (
     attack_table,
-    classes_table,
     published_table,
     study_table,
     views_table,
@@ -48,26 +47,6 @@ def test_the_name_of_a_row_says_the_objective() -> None:
     facts = [make_facts("transfer", "emnist", 1, kept="finetuned", objective="lwf"), make_facts("trades", "emnist")]
     names = [line[0] for line in study([record for each in facts for record in both_records(each, [1, 2])])]
     assert names == ["TRADES EMNIST", "TL#1, kept blocks fine-tuned, LwF"]
-
-
-def test_classes_one_by_one() -> None:
-    """Balanced accuracy, then median p* and accuracy of each class; no table where classes are of one size."""
-    rows = both_records(OTHER, [1, 2, 5, -1, -1])
-    assert classes_table(make_group(*rows)) is None
-    classes = [
-        OfClass(name="rose", clean=Counts(correct=2, total=3), median_pstar=0.15),
-        OfClass(name="a|b", clean=Counts(correct=1, total=2), median_pstar=None, censored=True),
-        OfClass(name="lily", clean=Counts(correct=0, total=0), median_pstar=None),
-    ]
-    rows[1] = replace(rows[1], result=replace(rows[1].result, classes=classes))
-    frame = classes_table(make_group(*rows))
-    assert list(frame.columns) == ["Class", "TL#1"]
-    assert frame.values.tolist() == [
-        ["balanced accuracy", "58.3%"],
-        ["rose", "0.150 (66.7%)"],
-        ["a\\|b", "> 0.4 (50.0%)"],
-        ["lily", "– (–)"],
-    ]
 
 
 def test_three_views_side_by_side() -> None:

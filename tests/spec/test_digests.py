@@ -103,7 +103,10 @@ CHANGES = [
         },
     ),
     (RECIPE.attack, {"steps": 5, "epsilon": 0.21, "step_size": None, "random_start": False, "box": (-1.0, 1.0)}),
-    (Transfer(k=3), {"k": 2, "head": "mlp1", "kept": "finetuned", "kept_scale": 0.001, "kept_statistics": "train"}),
+    (
+        Transfer(k=3),
+        {"k": 2, "head": "mlp1", "kept": "finetuned", "kept_scale": 0.001, "kept_statistics": "train", "rank": 4},
+    ),
     (EarlyStopping(), {"patience": 7, "window": 2}),
     (StepLR(step=10, gamma=0.98), {"step": 11, "gamma": 0.97}),
     (MultiStepLR(milestones=(1, 2), gamma=0.2), {"milestones": (1, 3), "gamma": 0.1}),

@@ -208,7 +208,7 @@ BETWEEN_FIELDS = [
     (lambda: replace(TARGET, transfer=Transfer(k=8)), "Transfer k: expected 1…7 for cnn7, got 8"),
     (
         lambda: make_study(transfers=(Transfers(recipe=RECIPE, kept="warm", kept_scale=0.1),)),
-        "Transfer kept_scale and kept_statistics: expected neither beside kept='warm'",
+        "Transfer kept_scale and kept_statistics: expected neither beside kept='warm', which trains at the full rate",
     ),
     (
         lambda: make_study(transfers=(Transfers(recipe=STANDARD, kept="critical"),)),

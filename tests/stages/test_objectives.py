@@ -10,6 +10,7 @@ from stages import ADVERSARY, RECIPE, Killed, comparable, estimate, killer, targ
 
 from robbench.models import build, weights
 from robbench.spec import DARD, TWINS, Checkpoint, CrossEntropy, Dataset, LwF, Model, Transfer
+from robbench.stages import critical_training
 from robbench.stages.networks import load_network
 from robbench.training.lwf import Penultimate
 
@@ -49,10 +50,19 @@ def test_learning_without_forgetting_end_to_end(new_run):
     assert estimate(model, context).robustness.clean.total == 20
 
 
-@pytest.mark.parametrize("call", [3, 7])
-def test_it_goes_on_after_a_kill(new_run, call):
-    """In either phase: the same record and weights."""
-    whole, model = new_run("whole"), without_forgetting()
+LORA = Model(
+    architecture="cnn7",
+    dataset=FAR,
+    recipe=replace(RECIPE, epochs=2, kept_epoch="last"),
+    transfer=Transfer(k=1, kept="lora", rank=2),
+    source=SOURCE,
+)
+
+
+@pytest.mark.parametrize(("model", "call"), [(without_forgetting(), 3), (without_forgetting(), 7), (LORA, 12)], ids=str)
+def test_it_goes_on_after_a_kill(new_run, model, call):
+    """In either phase of LwF, and with branches: the same record and weights."""
+    whole = new_run("whole")
     expected = train(model, whole)
     with pytest.raises(Killed):
         train(model, new_run(show=killer(f"training of {model.id}", call)))
@@ -94,14 +104,32 @@ def test_twins_end_to_end(new_run):
     assert not any(torch.equal(value, ended[1][name]) for name, value in ended[0].items() if "weight" in name)
 
 
+def test_low_rank_branches_end_up_in_the_weights(new_run):
+    """The stored network has the plain layers, all of them other than the source's, with the source's biases."""
+    context = new_run()
+    start = context.store.weights(context.store.finished(train(SOURCE, context).key))
+    record = train(LORA, context)
+    after = context.store.weights(context.store.finished(record.key))
+    moved = {name for name, value in after.items() if not torch.equal(value, start[name])}
+    assert moved == {name for name in start if name.endswith("weight")} | {"fc3.bias"}
+    assert record.case == "cnn7-glyphs47-TL1-lora"
+    assert estimate(LORA, context).robustness.clean.total == 20
+
+
+RIFT = Model(
+    architecture="cnn7",
+    dataset=FAR,
+    recipe=replace(RECIPE, epochs=4, kept_epoch="last"),
+    transfer=Transfer(k=1, kept="critical", kept_scale=1.0),
+    source=SOURCE,
+)
+
+
 def test_the_least_critical_block_is_fine_tuned_with_the_head(new_run):
     """Head and one kept block differ from the source's; the record names the block, and counts both halves."""
     context = new_run()
     start = context.store.weights(context.store.finished(train(SOURCE, context).key))
-    recipe = replace(RECIPE, epochs=4, kept_epoch="last")
-    transfer = Transfer(k=1, kept="critical", kept_scale=1.0)
-    model = Model(architecture="cnn7", dataset=FAR, recipe=recipe, transfer=transfer, source=SOURCE)
-    record = train(model, context)
+    record = train(RIFT, context)
     after = context.store.weights(context.store.finished(record.key))
     moved = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, start[name])}
     (note,) = [note for note in record.notes if "raise the loss least" in note]
@@ -109,3 +137,27 @@ def test_the_least_critical_block_is_fine_tuned_with_the_head(new_run):
     assert moved == ({"fc3"} if back else {"fc3", chosen})
     assert [epoch.epoch for epoch in record.result.epochs] == [1, 2, 3, 4]
     assert record.case == "cnn7-glyphs47-TL1-critical"
+
+
+@pytest.mark.parametrize(("where", "call"), [("criticality", 3), ("fine-tuning", 2), ("interpolate", 1)])
+def test_a_critical_training_goes_on_after_a_kill(new_run, monkeypatch, where, call):
+    """Between two blocks that are measured, after an epoch that is not saved yet, and before the way back: the same bits."""
+    whole = new_run("whole")
+    expected = train(RIFT, whole)
+    with monkeypatch.context() as patched:
+        if where != "fine-tuning":
+            left = iter([getattr(critical_training, where)] * (call - 1))
+            patched.setattr(critical_training, where, lambda *values, **named: next(left, kill)(*values, **named))
+        with pytest.raises(Killed):
+            train(RIFT, new_run(show=killer("fine-tuning", call)))
+    second, shown = new_run(show=lambda what, done, total: shown.append(what)), []
+    record = train(RIFT, second)
+    assert not any(what.startswith("head of") for what in shown)
+    assert comparable(record) == comparable(expected)
+    one, other = (context.store.weights(context.store.finished(record.key)) for context in (whole, second))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def kill(*_, **__):
+    """The process is killed here."""
+    raise Killed

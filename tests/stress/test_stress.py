@@ -42,12 +42,13 @@ def test_a_suite_that_is_killed_twice_ends_as_if_it_had_not_been(alone, tmp_path
     assert project.differences(expected, project.stages(folder)) == []
 
 
-def test_a_suite_that_loses_a_worker_ends_as_one_process_does(alone, tmp_path):
+@pytest.mark.parametrize("lost", ["worker", "cut"])
+def test_a_suite_that_loses_a_worker_or_its_network_ends_as_one_process_does(alone, tmp_path, lost):
     """Nothing is shared with the workers: weights, records and saved states travel through the scheduler."""
     folder, expected = lose.write(tmp_path / "lost", **SMALL), project.stages(alone)
     machines = lose.Machines(tmp_path, 2)
     try:
-        said = lose.run(folder, machines, "worker", random.Random(0), 1.0)
+        said = lose.run(folder, machines, lost, random.Random(0), 1.0)
     finally:
         machines.end()
     assert said[-1] == "exit status 0"

@@ -17,6 +17,7 @@ from robbench.record import (
     Epoch,
     Example,
     ModelFacts,
+    OfClass,
     Record,
     Robustness,
     Seconds,
@@ -138,6 +139,24 @@ def with_examples(records: Sequence[Record]) -> list[Record]:
     examples = [Example(kind=kind, **values) for kind in ("worst", "typical")]  # type: ignore[arg-type]
     return [
         msgspec.structs.replace(record, result=msgspec.structs.replace(record.result, examples=examples))
+        if record.robustness
+        else record
+        for record in records
+    ]
+
+
+def many_classes(count: int) -> list[OfClass]:
+    """Classes c0, c1, … of 20 images, each more robust than the one before; c0 has one correct image, the others 15."""
+    return [
+        OfClass(name=f"c{number}", clean=Counts(correct=15 if number else 1, total=20), median_pstar=number / 50)
+        for number in range(count)
+    ]
+
+
+def with_classes(records: Sequence[Record], classes: list[OfClass]) -> list[Record]:
+    """The records, their estimates with these classes."""
+    return [
+        msgspec.structs.replace(record, result=msgspec.structs.replace(record.result, classes=classes))
         if record.robustness
         else record
         for record in records

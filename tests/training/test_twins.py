@@ -25,29 +25,32 @@ def network(seed):
 
 @pytest.mark.parametrize("weight", [0.0, 0.7])
 def test_the_loss_is_its_formula(weight):
-    """CE by batch statistics + weight · CE by the source's, value and gradient; with 0 it is adversarial training."""
+    """CE of the last three images by their statistics + weight · CE of the first two by the source's, and its gradient."""
     student, source = network(0), network(1).eval()
     images, labels = torch.rand(5, 1, 2, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
     linear, norm = copy.deepcopy(student[1]), copy.deepcopy(student[2])
     features = linear(images.flatten(1))
-    means, variances = features.mean(0), features.var(0, unbiased=False)
+    means, variances = features[2:].mean(0), features[2:].var(0, unbiased=False)
 
-    def cost(mean, variance):
-        return F.cross_entropy((features - mean) / (variance + norm.eps).sqrt(), labels)
+    def cost(part, mean, variance):
+        return F.cross_entropy((features[part] - mean) / (variance + norm.eps).sqrt(), labels[part])
 
-    by_hand = cost(means, variances) + weight * cost(source[2].running_mean, source[2].running_var)
-    value, _ = loss_function(TWINS(weight=weight), student.train(), {"source": source})(Batch(images, images, labels))
+    frozen = cost(slice(2), source[2].running_mean, source[2].running_var)
+    by_hand = cost(slice(2, 5), means, variances) + weight * frozen
+    batch = Batch(torch.zeros_like(images), images, labels)
+    value, logits = loss_function(TWINS(weight=weight), student.train(), {"source": source})(batch)
+    assert len(logits) == len(labels)
     expected = torch.autograd.grad(by_hand, linear.weight)[0]
     assert value.item() == pytest.approx(by_hand.item(), rel=1e-6)
     assert torch.allclose(torch.autograd.grad(value, student[1].weight)[0], expected, rtol=1e-5)
 
 
 def test_the_students_statistics_follow_its_own_branch_and_the_sources_stay():
-    """As in one pass in training mode; modes are as they were."""
+    """As in one pass of its half of the batch in training mode; modes are as they were."""
     student, source = network(0), network(1).eval()
     before, alone = copy.deepcopy(source.state_dict()), copy.deepcopy(student).train()
     images = torch.rand(5, 1, 2, 2, dtype=torch.float64)
-    alone(images)
+    alone(images[2:])
     loss_function(TWINS(), student.train(), {"source": source})(
         Batch(images, images, torch.zeros(5, dtype=torch.int64))
     )
