@@ -150,7 +150,7 @@ def test_a_critical_training_goes_on_after_a_kill(new_run, monkeypatch, where, c
             patched.setattr(critical_training, where, lambda *values, **named: next(left, kill)(*values, **named))
         with pytest.raises(Killed):
             train(RIFT, new_run(show=killer("fine-tuning", call)))
-    second, shown = new_run(show=lambda what, done, total: shown.append(what)), []
+    second, shown = new_run(show=lambda what, *_: shown.append(what)), []
     record = train(RIFT, second)
     assert not any(what.startswith("head of") for what in shown)
     assert comparable(record) == comparable(expected)
