@@ -142,7 +142,7 @@ def predictor_tables(groups: Sequence[Group]) -> tuple[pd.DataFrame, pd.DataFram
     """
     found = [(group, each) for group in groups for each in predictions(group)]
     how = "records of transfers by three k at least, and of the source's data or of drift"
-    require(bool(found), "predicted drop points", how, f"{len(groups)} studies of other records")
+    require(bool(found), "predicted drop points", how, None)
     lines = [[escape(group.suite), group.architecture, *_line(each)] for group, each in found]
     of: dict[str, list[Prediction]] = {}
     for _, each in found:
