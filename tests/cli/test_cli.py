@@ -168,7 +168,7 @@ def test_report_without_predictions_to_show(tmp_path, capsys):
     status, output, errors = run(capsys, "report", "--predictions", *bundles)
     assert (status, output) == (2, "")
     assert errors.startswith("robbench: predicted drop points: expected records of transfers by three k at least")
-    assert errors.endswith(", got none\n")
+    assert errors.endswith(", got None\n")
 
 
 @pytest.mark.parametrize(
