@@ -26,8 +26,8 @@ CERTIFIED = replace(STANDARD, epochs=14, objective=IBP(epsilon=0.15))
 
 STUDY = Study(
     name="certified",
-    source=Dataset(name="glyphs10", train=4_000, test=400, validation=0.1),
-    target=Dataset(name="glyphs47", train=6_000, test=400, validation=0.1),
+    source=Dataset(name="glyphs10", train=2_500, test=400, validation=0.1),
+    target=Dataset(name="glyphs47", train=3_500, test=400, validation=0.1),
     architectures=("cnn_small",),
     standard=STANDARD,
     adversarial=ADVERSARIAL,

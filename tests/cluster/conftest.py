@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from robbench.cluster.controller import Cluster
+from robbench.machine import precision
 from robbench.spec import Dataset, EpsilonGrid, Estimate, Model, Recipe
 from robbench.spec.training import PGD
 from robbench.stages import Task
@@ -32,6 +33,13 @@ def task():
 def estimated():
     """p* of its model."""
     return Task("robustness", MODEL, ESTIMATE)
+
+
+@pytest.fixture(autouse=True)
+def _switches_stay(monkeypatch):
+    """Torch's switches are of the process: workers in threads would leave each other's behind, for all later tests."""
+    for switch in ("_switch", "_switch_older"):
+        monkeypatch.setattr(precision, switch, lambda allowed: lambda: None)
 
 
 @pytest.fixture(scope="session")
