@@ -38,11 +38,13 @@ def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
     taken += [box for bar in bars for ends in bar.get_segments() for box in _along(bar.get_transform().transform(ends))]
     (left, bottom), (right, top) = axes.get_window_extent().get_points()
     points = axes.transData.transform([(label.x, label.y) for label in labels] or np.empty((0, 2)))
+    written: list[Bbox] = []
     for label, own in zip(labels, points, strict=True):
         notes = [_note(axes, label, angle, far) for far in _DISTANCES for angle in range(90, 450, 30)]
         boxes = [note.get_window_extent() for note in notes]
         clashes = [
             sum(box.overlaps(other) for other in taken)
+            + 5 * sum(box.overlaps(other) for other in written)
             + 5 * (box.x0 < left or box.x1 > right or box.y0 < bottom or box.y1 > top)
             + 3 * _nearer_another(box, own, points)
             for box in boxes
@@ -55,10 +57,10 @@ def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
             leader = {"arrowstyle": "-", "color": label.ink, "linewidth": 0.6, "shrinkA": 5, "shrinkB": 4}
             at = label.x, label.y
             axes.annotate("", at, notes[best].xyann, textcoords="offset points", arrowprops=leader)
-        taken.append(boxes[best].padded(3))
+        written.append(boxes[best].padded(3))
 
 
-_DISTANCES = (9, 14, 20, 28)
+_DISTANCES = (9, 14, 20, 28, 40, 55)
 """Of labels from their points, the nearest first; a label further than 14 points has a line to its point."""
 
 

@@ -217,6 +217,11 @@ class Row:
         return f"TL#{self.facts.k}{adversarial}{self._particulars}"
 
     @property
+    def mark(self) -> str:
+        """What a picture writes beside a transfer: k, and the objective, as all of them share a colour."""
+        return f"{self.facts.k} {_objective(self.facts.objective)}" if self.facts.objective else f"{self.facts.k}"
+
+    @property
     def published(self) -> Published | None:
         """The published row to compare with; none at quick scale, or where other data took the dataset's place."""
         if self.suite.endswith("-quick") or self.record.data.name != self.facts.dataset:

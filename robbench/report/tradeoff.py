@@ -89,7 +89,7 @@ def _line(axes: Axes, models: Sequence[Model], line: str, end: float) -> list[La
     """One kind of transfer, ours and published; returns the labels to place."""
     tested, ink = [model for model in models if model.right], drawing.colour(models[0].rows[0])
     points = _points(axes, tested, "o-", ink, line, end, 7)
-    labels = [Label(*at, str(model.facts.k), ink) for at, model in zip(points, tested, strict=True)]
+    labels = [Label(*at, model.rows[0].mark, ink) for at, model in zip(points, tested, strict=True)]
     theirs = [model.published for model in models if model.published]
     if theirs:
         found = [(row.accuracy * 100, row.median_pstar) for row in theirs]
