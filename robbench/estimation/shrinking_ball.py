@@ -28,6 +28,7 @@ LONGEST_HOP = 4
 """Grid places that a ball shrinks by at most; at most an eighth of the radius, too."""
 
 _FEWEST_AIMED = 2
+"""Aimed starts of an image whose ball is smaller than one start is worth: a fine grid's few places hold several classes."""
 
 _STEPS_BETWEEN_LOOKS = 4
 """On a GPU, where a look at the results waits for the device."""
