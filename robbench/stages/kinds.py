@@ -94,13 +94,15 @@ def _estimates(study: Study, model: Model) -> dict[str, Estimate]:
 
 
 def _bounds(study: Study, model: Model) -> dict[str, Bounded]:
+    """Without the patterns that chose the model: naming one more asks nothing new of the others."""
     bounds = study.bounds
     if bounds is None or not any(is_named(model, pattern) for pattern in bounds.models):
         return {}
     verifier = bounds.verifier
-    if verifier and not any(is_named(model, pattern) for pattern in verifier.models):
-        bounds = replace(bounds, verifier=None)
-    return {"": Bounded(bounds=bounds, estimate=study.estimate)}
+    if verifier:
+        asked = any(is_named(model, pattern) for pattern in verifier.models)
+        verifier = replace(verifier, models=("*",)) if asked else None
+    return {"": Bounded(bounds=replace(bounds, models=("*",), verifier=verifier), estimate=study.estimate)}
 
 
 def _drifts(study: Study, model: Model) -> dict[str, Drift]:

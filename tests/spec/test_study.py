@@ -16,6 +16,7 @@ from robbench.spec import (
     TRADES,
     Also,
     Audit,
+    Bounds,
     Checkpoint,
     Dataset,
     DicePGD,
@@ -28,6 +29,7 @@ from robbench.spec import (
     Quick,
     Transfer,
     Transfers,
+    Verifier,
     attack,
 )
 from robbench.spec.command_line import adapt, shrink
@@ -272,6 +274,18 @@ def test_a_second_estimate_is_a_stage_of_the_models_that_its_patterns_name():
     names = [task.name for task in tasks]
     assert names.index(f"{again[0]}.robustness-fast") == names.index(f"{again[0]}.robustness") + 1
     assert {task.spec.images for task in tasks_of(shrink(study)) if task.label} == {16}
+
+
+def test_naming_one_more_model_asks_no_other_for_new_bounds():
+    """Patterns choose models; what is asked of one does not hold them."""
+
+    def tasks(asked):
+        bounds = Bounds(verifier=Verifier(models=asked), models=("*-pgd", "*-TL1"))
+        return {task.name: task for task in tasks_of(make_study(bounds=bounds)) if task.kind == "bounds"}
+
+    one, two = tasks(("*-mnist-pgd",)), tasks(("*-mnist-pgd", "*-TL1"))
+    assert list(one) == list(two)
+    assert [name for name in one if one[name].digest != two[name].digest] == ["cnn7-emnist-TL1.bounds"]
 
 
 def test_a_second_estimates_label_is_fit_for_file_names():
