@@ -1,7 +1,7 @@
 """Which way to retrain a small residual network, from CIFAR-10 to CIFAR-100: methods from one robust source.
 
-Data, source and what both have in common with ``suites/test_cifar10_cifar100_frozen_warm.py`` are the same there and here:
-wide ResNet-10-2, ε 4/255, one step of the attack, bfloat16.
+Data, source and estimate are those of ``suites/test_cifar10_cifar100_frozen_warm.py``: wide ResNet-10-2, ε 4/255, one step
+of the attack, bfloat16.
 
 Budget: a retraining passes each image 16 times forward and back. Adversarial retraining has eight epochs of two passes,
 or five of three where an update needs two (15 passes; TRADES looks five times more, forward). Dice-PGD moves no image in
@@ -24,42 +24,25 @@ from robbench import (
     RSLAD,
     TRADES,
     TWINS,
-    Dataset,
     DicePGD,
     Model,
-    OneCycle,
-    Recipe,
     Study,
     Transfers,
-    recipes,
 )
+from suites.test_cifar10_cifar100_frozen_warm import ADVERSARIAL, RETRAINING, SMALLER, STANDARD
+from suites.test_cifar10_cifar100_frozen_warm import STUDY as FROZEN_WARM
 from suites.ways import by_objective, conventional
 
-TARGET = Dataset(name="cifar100", validation=0.05)
-
-STANDARD = Recipe(
-    optimiser="sgd",
-    learning_rate=0.1,
-    weight_decay=5e-4,
-    batch_size=128,
-    epochs=8,
-    schedule=OneCycle(),
-    precision="bf16",
-    kept_epoch="last",
-)
-ADVERSARIAL = replace(STANDARD, epochs=12, attack=PGD(epsilon=4 / 255, step_size=5 / 255, steps=1), ramp_epochs=2)
-SMALLER = {"batch_size": 64, "learning_rate": 0.05}  # more steps, since the target has few images
-RETRAINING = replace(ADVERSARIAL, epochs=8, ramp_epochs=1, **SMALLER)
 TWO_PASSES = replace(RETRAINING, epochs=5)
 THREE_STEPS = PGD(epsilon=4 / 255, step_size=2 / 255, steps=3)
 
-TEACHER = Model(architecture="wrn10_2", dataset=TARGET, recipe=ADVERSARIAL)
+TEACHER = Model(architecture="wrn10_2", dataset=FROZEN_WARM.target, recipe=ADVERSARIAL)
 DICE_TEACHER = replace(TEACHER, recipe=replace(ADVERSARIAL, epochs=6, attack=THREE_STEPS, objective=DicePGD()))
 
 STUDY = Study(
     name="methods-cifar10-cifar100",
-    source=Dataset(name="cifar10", train=20_000, validation=0.05),
-    target=TARGET,
+    source=FROZEN_WARM.source,
+    target=FROZEN_WARM.target,
     architectures=("wrn10_2",),
     standard=STANDARD,
     adversarial=ADVERSARIAL,
@@ -77,7 +60,7 @@ STUDY = Study(
         replace(by_objective(RETRAINING, TWINS(), 1), kept="warm"),
         *conventional(replace(STANDARD, epochs=16, **SMALLER), 2),
     ),
-    estimate=replace(recipes.CIFAR_ESTIMATE, images=1_000),
+    estimate=FROZEN_WARM.estimate,
     on_request=True,
 )
 

@@ -1,6 +1,6 @@
 """Which way to retrain, from MNIST to EMNIST: the methods of ``suites/test_methods.py`` from one robust source.
 
-Data, source and what both have in common with ``suites/test_mnist_emnist_small.py`` are the same there and here.
+Data, source and estimate are those of ``suites/test_mnist_emnist_small.py``.
 
 Budget: a retraining passes each image 24 times forward and back. Adversarial retraining has three epochs of eight passes:
 seven steps of the attack and the update, or six steps and the two passes of an update that needs two (TRADES looks once
@@ -18,44 +18,28 @@ from robbench import (
     ARD,
     DARD,
     MART,
-    PGD,
     RSLAD,
     TRADES,
-    Dataset,
     DicePGD,
     FromScratch,
     Model,
-    OneCycle,
-    Recipe,
     Study,
     Transfers,
-    recipes,
 )
+from suites.test_mnist_emnist_small import ADVERSARIAL, ESTIMATE, STANDARD
+from suites.test_mnist_emnist_small import STUDY as LAST_BLOCKS
 from suites.ways import by_objective, conventional
 
-TARGET = Dataset(name="emnist", train=12_000, validation=0.1)
-
-STANDARD = Recipe(
-    optimiser="adam",
-    learning_rate=1e-3,
-    weight_decay=1e-4,
-    batch_size=128,
-    epochs=6,
-    schedule=OneCycle(),
-    precision="bf16",
-    kept_epoch="last",
-)
-ADVERSARIAL = replace(STANDARD, epochs=9, attack=PGD(epsilon=0.3, step_size=0.075, steps=7), ramp_epochs=4)
 SHORT = replace(ADVERSARIAL, epochs=3, ramp_epochs=1)
 TWO_PASSES = replace(SHORT, attack=replace(SHORT.attack, steps=6))
 
-TEACHER = Model(architecture="cnn7", dataset=TARGET, recipe=ADVERSARIAL)
+TEACHER = Model(architecture="cnn7", dataset=LAST_BLOCKS.target, recipe=ADVERSARIAL)
 DICE_TEACHER = replace(TEACHER, recipe=replace(ADVERSARIAL, objective=DicePGD()))
 
 STUDY = Study(
     name="methods-mnist-emnist",
-    source=Dataset(name="mnist", train=10_000, validation=0.1),
-    target=TARGET,
+    source=LAST_BLOCKS.source,
+    target=LAST_BLOCKS.target,
     architectures=("cnn7",),
     standard=STANDARD,
     adversarial=ADVERSARIAL,
@@ -73,7 +57,7 @@ STUDY = Study(
         by_objective(TWO_PASSES, DARD(), 3, DICE_TEACHER),
         *conventional(replace(STANDARD, epochs=24), 3),
     ),
-    estimate=replace(recipes.MNIST_ESTIMATE, images=1_000),
+    estimate=ESTIMATE,
     on_request=True,
 )
 
