@@ -258,6 +258,7 @@ def _architecture(group: Group) -> dict[str, Any]:
         "histories": [(name, Markup(svg)) for name, svg in histories(group)],
         "few": remarks.few_images(group),
         "busy": remarks.busy(group),
+        "doubted": remarks.doubted(group),
         "suspects": [(row.name, row.robustness.audit.warnings) for row in group.all_rows if row.suspect],  # type: ignore[union-attr]
     }
 

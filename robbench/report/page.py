@@ -32,6 +32,7 @@ from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
 from robbench.report.remarks import (
     busy,
     data_table,
+    doubted,
     estimates,
     few_images,
     few_named,
@@ -241,6 +242,7 @@ def _architecture(
         "tested": tested,
         "audits": [row.robustness.audit for row in tested if row.robustness and row.robustness.audit],
         "suspects": list(dict.fromkeys(row.name for row in tested if row.suspect)),
+        "doubted": doubted(group),
         "views": _plain(views_table(group)),
         "classes": class_summaries(compared(group, answer, chosen)),
         "swaps": swaps(group),

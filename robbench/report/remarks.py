@@ -31,6 +31,17 @@ def few_images(group: Group) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count < FEW}
 
 
+def doubted(group: Group) -> dict[str, dict[str, list[str]]]:
+    """By search other than the study's own, the models whose audit has warnings, with these."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in group.all_rows:
+        for record in row.also:
+            result = record.robustness
+            if result and result.audit and result.audit.warnings:
+                found.setdefault(result.search, {}).setdefault(row.name, result.audit.warnings)
+    return found
+
+
 def fewest_tested(groups: Sequence[Group]) -> int | None:
     """The least number of test images of a model, where that is fewer than ENOUGH."""
     rows = (row for group in groups for row in group.all_rows)

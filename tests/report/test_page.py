@@ -269,6 +269,14 @@ def test_the_report_shows_both_and_warns() -> None:
     assert "two searches" not in text(STUDY)
 
 
+def test_a_second_search_that_its_audit_doubts_is_named() -> None:
+    """Not among the models whose own p* is doubted; with what was found of the first."""
+    second = audited(again(STUDY[1], "reference", [4] * 36), MASKED)
+    report = text([*STUDY, second])
+    assert "**p\\* by reference is not to be trusted** for PGD MNIST: gradients are \\*zero\\*; and so on." in report
+    assert "cannot be trusted" not in report
+
+
 def test_an_ablation_says_which_fields_move() -> None:
     """One sentence for the fields beyond noise, one for the others; a table for each that moves anything."""
     base = [3] * 60 + [2] * 30 + [-1] * 40
