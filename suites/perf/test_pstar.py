@@ -96,7 +96,7 @@ PICTURES += (replace(PICTURES[0], attack=PGD(epsilon=4 / 255, step_size=3 / 255,
 
 
 @pytest.mark.parametrize("model", list(networks()), ids=str)
-def test_best_known(model, perf):
+def test_best_known(model, perf, capsys):
     """Both strong searches lie where the strongest attacks of other libraries end; the published one far above."""
     if installed("adv_lib.attacks") is None or installed("torchattacks") is None:
         pytest.skip("needs the group peers: make perf")
@@ -134,12 +134,13 @@ def test_best_known(model, perf):
     best = torch.stack(list(found.values())).amin(0)
     rows = [facts(name, index, best, passed[name], grid) for name, index in found.items()]
     perf.note(attacks=rows, images=len(images), best_known=median(best, grid))
-    for row in rows:
-        print(row)
-    for name, share in (("fast", 0.95), ("thorough", 0.98)):
+    with capsys.disabled():
+        print(f"\n{model.id}: best known median p* {median(best, grid)}", *rows, sep="\n")
+    for name in ("fast", "thorough"):
         row = next(row for row in rows if row["attack"] == name)
         assert row["median_ratio"] <= 1.005
-        assert row["at_most_two_steps_above"] >= share
+        assert row["at_most_two_steps_above"] >= 0.98  # all images but one
+    assert sum(passed["thorough"]) <= 10 * sum(passed["fast"])
 
 
 def facts(name, index, best, passed, grid):
