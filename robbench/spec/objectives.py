@@ -37,8 +37,8 @@ class LwF(Objective):
 class TRADES(Objective):
     """Cross-entropy of x + ``beta`` · KL(p(x) ‖ p(x')) (Zhang et al. 2019, arXiv 1901.08573; their λ is 1/β).
 
-    x' maximises the KL divergence by the recipe's PGD, from x + 0.001 · N(0, 1). Gradients flow through p(x), too, as
-    in the authors' code.
+    x' maximises the KL divergence by the recipe's PGD, from x + 0.001 · N(0, 1), in float32 whatever the precision:
+    bfloat16 rounds so small a start away. Gradients flow through p(x), too, as in the authors' code.
     """
 
     needs_attack: ClassVar[bool] = True

@@ -45,6 +45,7 @@ def attacked(
     if adversary.spread is not None and attack.random_start and scale:
         noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
         noise *= adversary.spread / (attack.epsilon * scale)
+        precision = "float32"  # rounding to bfloat16 hides so small a start: the first gradient would be noise
     # With its cache autocast would keep every iterate until the attack ends.
     with evaluating(network), autocast(precision, images.device, cache=False):
         target = None

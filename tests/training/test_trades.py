@@ -85,3 +85,14 @@ def test_the_attack_of_trades_climbs_the_divergence():
     usual = attacked(model, ADVERSARY, "float32", images, labels, torch.Generator().manual_seed(3))
     away = [F.kl_div(model(each).log_softmax(1), own, reduction="sum") for each in (found, usual)]
     assert away[0] > away[1]
+
+
+def test_training_in_bfloat16_attacks_in_float32():
+    """Rounded to bfloat16, the divergence from so near a start would have no slope."""
+    model, images, labels = plain(), problem(12).images / 255, problem(12).labels
+    adversary = loss_function(TRADES(), model, {}).adversary
+    found, rounded = (
+        attacked(model, ADVERSARY, precision, images, labels, torch.Generator().manual_seed(3), adversary=adversary)
+        for precision in ("float32", "bf16")
+    )
+    assert torch.equal(found, rounded)
