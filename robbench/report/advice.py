@@ -70,6 +70,18 @@ def excluded(choice: Choice) -> str:
     return f"not considered, below {floor_text(choice)} clean accuracy or {FEW} correct images: {shown}"
 
 
+def fronts(choice: Choice) -> str:
+    """The Pareto front in the plane with its area, and what training seconds as a third dimension add to it."""
+    if not choice.recommendations:
+        return ""
+    plane = ", ".join(each.name for each in choice.on_front)
+    low, high = choice.area_interval
+    area = f"area below it {choice.area:.3f}, {low:.3f} to {high:.3f}"
+    added = [each.name for each in choice.on_front_with_cost if each not in choice.on_front]
+    cheaper = f"; with training seconds, too: {', '.join(added)}" if added else ""
+    return f"Pareto front of clean accuracy and median p* ({area}): {plane}{cheaper}"
+
+
 def floor_text(choice: Choice) -> str:
     """The accuracy floor, from the least to the greatest of the architectures."""
     return " to ".join(dict.fromkeys(markdown.percent(floor, 0) for floor in (choice.floors[0], choice.floors[-1])))

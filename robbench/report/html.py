@@ -149,7 +149,7 @@ def _candidate(candidate: Candidate, choice: Choice) -> dict[str, Any]:
     return {
         "name": candidate.name,
         "eligible": candidate.eligible,
-        "front": candidate in choice.on_front,
+        "front": candidate in choice.on_front_with_cost,
         "purposes": [each.purpose for each in choice.recommendations if each.best is candidate],
         "accuracy": candidate.accuracy,
         "pstar": candidate.pstar,

@@ -18,7 +18,7 @@ from robbench.gate.verdicts import Verdict
 from robbench.record import Record
 from robbench.report import markdown
 from robbench.report.ablation import ablation_table, effects, median_change
-from robbench.report.advice import advice, budgets, excluded, nothing
+from robbench.report.advice import advice, budgets, excluded, fronts, nothing
 from robbench.report.answers import Answer, answers
 from robbench.report.bootstrap import CONFIDENCE, interval
 from robbench.report.certified import certified_answers, certified_table, exactness, one_class
@@ -163,7 +163,7 @@ def _study(suite: str, groups: Sequence[Group], pictures: Pictures, missing: Seq
                 "dataset": dataset_label(each.dataset),
                 "advice": advice(each),
                 "nothing": nothing(each),
-                "more": [line for line in (budgets(each), excluded(each)) if line],
+                "more": [line for line in (fronts(each), budgets(each), excluded(each)) if line],
             }
             for each in found
         ],

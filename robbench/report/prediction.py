@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from robbench.errors import require
 from robbench.report.answers import Drop, largest_drop, largest_fall, source_model
 from robbench.report.markdown import NOTHING, escape, percent
-from robbench.report.rows import Group
+from robbench.report.rows import ON_SOURCE, Group
 from robbench.report.seeds import Model, models_of
 
 FEWEST = 3
@@ -38,14 +38,17 @@ class Prediction:
 
 
 def predictions(group: Group) -> tuple[Prediction, ...]:
-    """For every kind of transfer that freezes what it keeps, what each predictor says for which there are figures."""
-    own = [model for model in models_of(group.rows) if model.rows[0].on_source and model.median is not None]
+    """For every kind of transfer that freezes what it keeps, what each predictor says for which there are figures.
+
+    The polynomial knows what retraining of the same kind makes of the source's data.
+    """
     found = []
     for line in group.lines:
         models = models_of(group.of(line))
         tested = [model for model in models if model.median is not None]
         if len(tested) < FEWEST or models[0].facts.kept != "frozen" or models[0].rows[0].on_source:
             continue
+        own = [model for model in models_of(group.of(f"{line}{ON_SOURCE}")) if model.median is not None]
         medians = {model.facts.k or 0: _median(model) for model in tested}
         for predictor, falls in _predictors(group, own, models).items():
             drop = largest_fall(falls)

@@ -24,6 +24,7 @@ _KEPT = {
     "lora": ", LoRA",
 }
 CONVENTIONAL = "conventional retraining"
+ON_SOURCE = ", on the source's data"
 
 FEW = 30
 """Correct images below which a median is called out, no finding rests on it, and no model is recommended."""
@@ -192,8 +193,7 @@ class Row:
         head = f", {self.facts.head.upper()} head" if self.facts.head != "linear" else ""
         kept = _KEPT[self.facts.kept or "frozen"]
         objective = f", {_objective(self.facts.objective)}" if self.facts.objective else ""
-        on_source = ", on the source's data" if self.on_source else ""
-        return head + kept + objective + self._from + on_source
+        return head + kept + objective + self._from + (ON_SOURCE if self.on_source else "")
 
     @property
     def _from(self) -> str:

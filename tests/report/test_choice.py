@@ -8,6 +8,7 @@ from factories import ENVIRONMENT, both_records, make_facts, make_group, robustn
 from msgspec.structs import replace
 
 from robbench.record import Record
+from robbench.report.advice import fronts
 from robbench.report.choice import Choice, area_below, best_under, choices, expected_robustness, front
 from robbench.report.rows import group_records
 
@@ -55,6 +56,9 @@ def test_the_front_and_its_area() -> None:
     assert found.area == pytest.approx(0.285)
     low, high = found.area_interval
     assert low < found.area < high
+    line = fronts(found)
+    assert line.endswith("): Standard EMNIST, TL#2, PGD EMNIST; with training seconds, too: TL#1")
+    assert "(area below it 0.285, " in line
 
 
 def test_a_front_keeps_equals_and_drops_the_dominated() -> None:

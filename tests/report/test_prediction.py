@@ -40,6 +40,17 @@ def test_each_predictor_is_held_to_the_drop_point_found():
     assert "on the source's data" not in group.lines[0]
 
 
+def test_retraining_of_another_kind_on_the_source_predicts_nothing():
+    """Conventional models of the source's data change nothing for adversarial retraining, nor these for those."""
+    conventional = records({1: 4, 2: 3, 3: 3, 4: 0}, {1: 0.5, 2: 0.6, 3: 2.0, 4: 2.1})
+    on_source = [
+        record
+        for k, index in {1: 4, 2: 1, 3: 1, 4: 1}.items()
+        for record in both_records(make_facts("transfer-adversarial", "mnist", k, trainable=1_000 * k), [index] * 40)
+    ]
+    assert predictions(make_group(*conventional, *on_source)) == predictions(make_group(*conventional))
+
+
 def test_both_reports_have_the_table():
     """Predicted and found, and nothing of it in a study without predictors."""
     group = make_group(*records({1: 4, 2: 3, 3: 3, 4: 0}, {1: 0.5, 2: 0.6, 3: 2.0, 4: 2.1}))
