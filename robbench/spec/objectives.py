@@ -44,7 +44,6 @@ class TRADES(Objective):
     needs_attack: ClassVar[bool] = True
     passes: ClassVar[int] = 2
     looks: ClassVar[int] = 1
-    weights_move: ClassVar[bool] = True
     beta: NonNegative = 6.0
 
     def check(self, recipe: Recipe) -> None:

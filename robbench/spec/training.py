@@ -179,8 +179,6 @@ class Objective(Spec):
     """How often the attack passes it forward before its first step."""
     on_images: ClassVar[bool] = False
     """Whether the loss needs the images themselves, and cannot start from the features of frozen blocks."""
-    weights_move: ClassVar[bool] = False
-    """Whether it trains under adversarial weight perturbation, too."""
     needs_attack: ClassVar[bool] = False
     """Whether it is of attacked images."""
 
@@ -193,8 +191,6 @@ class Objective(Spec):
 
 class CrossEntropy(Objective):
     """Cross-entropy of the images that the recipe trains on."""
-
-    weights_move: ClassVar[bool] = True
 
 
 class Recipe(Spec):
@@ -236,8 +232,7 @@ class Recipe(Spec):
             weighted, "Recipe class_weights", "none beside an objective other than CrossEntropy", self.class_weights
         )
         self.objective.check(self)
-        moves = self.awp == 0 or (self.attack is not None and self.objective.weights_move)
-        require(moves, "Recipe awp", "0 but with an attack and the objective CrossEntropy or TRADES", self.awp)
+        require(self.awp == 0 or self.attack is not None, "Recipe awp", "0 without an attack", self.awp)
         alone = self.attack is None and self.validation_attack is not None
         require(not alone, "Recipe validation_attack", "none without an attack", self.validation_attack)
 

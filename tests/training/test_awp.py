@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from loops import ADVERSARY, finish, network, parameters, plain, problem, recipe, run, same, trainer
 from torch import nn
 
-from robbench.spec import TRADES
+from robbench.spec import MART, TRADES, CrossEntropy, DicePGD
 from robbench.training import Batch
 from robbench.training.optimisers import new_optimiser
 from robbench.training.updates import update
@@ -33,13 +33,13 @@ def test_an_update_takes_its_gradient_at_the_perturbed_weights():
         torch.testing.assert_close(found.detach().double(), start - 0.5 * step, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("objective", [{}, {"objective": TRADES()}], ids=["pgd", "trades"])
+@pytest.mark.parametrize("objective", [CrossEntropy(), TRADES(), MART(), DicePGD()], ids=repr)
 def test_a_perturbation_of_nothing_is_plain_training(objective):
     """γ → 0 ends where the plain update ends; a real γ ends elsewhere, with a larger loss on the way."""
     ended, losses = [], []
     for gamma in (0.0, 1e-9, 0.05):
         model = plain()
-        spec = recipe(awp=gamma, attack=ADVERSARY, kept_epoch="last", **objective)
+        spec = recipe(awp=gamma, attack=ADVERSARY, kept_epoch="last", objective=objective)
         losses.append(finish(trainer(model, spec, seed=1)).epochs[0].loss)
         ended.append(torch.cat([value.flatten() for value in parameters(model).values()]))
     torch.testing.assert_close(ended[0], ended[1])
