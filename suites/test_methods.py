@@ -1,10 +1,10 @@
 """Which way to retrain: objectives and treatments of the kept blocks, from one robust source, on drawn characters.
 
-The last three blocks of one network retrained adversarially by PGD, adversarial weight perturbation, TRADES, MART,
-Dice-PGD, and by distillation from two robust teachers of another architecture (ARD and RSLAD from one trained by PGD,
-DARD from one trained by Dice-PGD); and conventionally: a new head with fine-tuning, with and without LwF, the last three
-blocks with the others frozen or warm, and a new head with the least critical block (RiFT). A new head with low-rank
-branches (LoRA) is retrained both ways. An epoch of adversarial retraining passes each image seven times forward and back
+The last three blocks of one network retrained adversarially by PGD with the others frozen or warm, by adversarial weight
+perturbation, TRADES, MART, Dice-PGD, and by distillation from two robust teachers of another architecture (ARD and RSLAD
+from one trained by PGD, DARD from one trained by Dice-PGD); and conventionally: a new head with fine-tuning, with and
+without LwF, the last three blocks with the others frozen or warm, and a new head with the least critical block (RiFT). A
+new head with low-rank branches (LoRA) is retrained both ways. An epoch of adversarial retraining passes each image seven times forward and back
 (steps of the attack and the update; TRADES looks once more), and conventional retraining has seven times the epochs. Runs
 on request only: ``pytest -m suite suites/test_methods.py``.
 """
@@ -64,6 +64,7 @@ STUDY = Study(
     scratch=(FromScratch(recipe=replace(ADVERSARIAL, objective=TRADES())),),
     transfers=(
         Transfers(recipe=SHORT, k=(3,)),
+        Transfers(recipe=SHORT, k=(3,), kept="warm"),
         Transfers(recipe=SHORT, k=(1,), kept="lora"),
         Transfers(recipe=replace(TWO_PASSES, awp=0.005), k=(3,)),
         by_objective(TWO_PASSES, TRADES(), 3),
