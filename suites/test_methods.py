@@ -4,9 +4,9 @@ The last three blocks of one network retrained adversarially by PGD with the oth
 perturbation, TRADES, MART, Dice-PGD, and by distillation from two robust teachers of another architecture (ARD and RSLAD
 from one trained by PGD, DARD from one trained by Dice-PGD); and conventionally: a new head with fine-tuning, with and
 without LwF, the last three blocks with the others frozen or warm, and a new head with the least critical block (RiFT). A
-new head with low-rank branches (LoRA) is retrained both ways. An epoch of adversarial retraining passes each image seven times forward and back
-(steps of the attack and the update; TRADES looks once more), and conventional retraining has seven times the epochs. Runs
-on request only: ``pytest -m suite suites/test_methods.py``.
+new head with low-rank branches (LoRA) is retrained both ways. An epoch of adversarial retraining passes each image seven
+times forward and back (steps of the attack and the update; TRADES looks once more), and conventional retraining has seven
+times the epochs. Runs on request only: ``pytest -m suite suites/test_methods.py``.
 """
 
 import math
