@@ -153,11 +153,15 @@ class ShrinkingBall(Bisection):
         rows = self._ready(size)
         steps = 1 if problem.device.type == "cpu" else _STEPS_BETWEEN_LOOKS
 
+        network = (
+            problem.network
+        )  # its mode belongs to what a graph is captured for, so the step must hold it by itself
+
         def step(tensors: Tensors, constants: Tensors) -> Tensors:
             how = self._device_radii, self._patience, len(self._effort.patience), problem.attack.box, problem.norm
-            return _step(problem.network, tensors, constants, *how)
+            return _step(network, tensors, constants, *how)
 
-        with without_parameter_gradients(problem.network):
+        with without_parameter_gradients(network):
             moved = self.batching.loop(step, rows[:5], rows[5:], steps)
         self._rows = rows = rows._replace(**dict(zip(Rows._fields, moved, strict=False)))
         self.forward += len(self._index) * steps
