@@ -33,6 +33,13 @@ def percentiles(model: Model) -> tuple[float, ...]:
     return tuple(map(float, (low, first, np.median(values), third, high)))
 
 
+def axis_end(models: Sequence[Model]) -> float:
+    """Just above the highest percentile, or the grid's end where one lies past it."""
+    found = [value for model in models if model.right for value in percentiles(model) if value > 0]
+    end = max(model.grid_end for model in models)
+    return min(end, 1.1 * max(found, default=end))
+
+
 def _values(model: Model) -> NDArray[np.float64]:
     """p* of the correct images of all seeds."""
     seeds = [row.robustness for row in model.right if row.robustness]
@@ -52,10 +59,7 @@ def draw_boxes(group: Group) -> bytes:
         bands.setdefault(int(reach // _WIDEST), []).append(panel)
     models = [model for _, models in panels for model in models]
     right = [model for model in models if model.right]
-    # The axis ends above the highest whisker, at the grid's end at most.
-    finite = [value for model in right for value in percentiles(model) if np.isfinite(value) and value > 0]
-    end = max(model.grid_end for model in models)
-    top = min(end, 1.1 * max(finite, default=end))
+    top = axis_end(models)
     width = max(5.0, 1.0 + max(sum(_width(panel) for panel in band) for band in bands.values()))
     name = drawing.title(group, "clean accuracy and p* per model")
     with drawing.canvas(width, 6.2 * len(bands) + 0.2, name) as figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from robbench.record import MISCLASSIFIED
 from robbench.report import advice, markdown, svg
 from robbench.report.answers import answers, source_model
 from robbench.report.bootstrap import interval
-from robbench.report.boxes_and_curves import percentiles
+from robbench.report.boxes_and_curves import axis_end, percentiles
 from robbench.report.choice import Choice
 from robbench.report.comparisons import Ratio, median_ratio, speed_up
 from robbench.report.drawing import colour, is_source, of_k
@@ -131,8 +130,6 @@ def distributions(group: Group) -> str:
     if not models:
         return ""
     found = {model.label: percentiles(model) for model in models}
-    end = max(model.grid_end for model in models)
-    top = min(end, 1.05 * max((value for each in found.values() for value in each if value < math.inf), default=end))
     rows = []
     for model in models:
         low, first, middle, third, high = (markdown.pstar(value, model.grid_end) for value in found[model.label])
@@ -141,7 +138,7 @@ def distributions(group: Group) -> str:
         said += f"{accuracy} clean accuracy"
         name = f"{model.label}: {markdown.pstar(model.median, model.grid_end)} at {accuracy}"
         rows.append(svg.Box(name=name, percentiles=found[model.label], title=said, colour=colour(model.rows[0])))
-    return svg.boxes("p* per model", svg.Axis(low=0.0, high=top or 1.0, label=f"p*: {RADIUS}"), rows)
+    return svg.boxes("p* per model", svg.Axis(low=0.0, high=axis_end(models), label=f"p*: {RADIUS}"), rows)
 
 
 def robust_curves(group: Group, label: str = "right and not fooled, of all images") -> str:

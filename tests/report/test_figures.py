@@ -6,7 +6,7 @@ import pytest
 from factories import both_records, make_facts, make_group, robustness_record, training_record, transfer
 
 from robbench.record import Record
-from robbench.report.boxes_and_curves import draw_boxes, percentiles
+from robbench.report.boxes_and_curves import axis_end, draw_boxes, percentiles
 from robbench.report.bundle import draw, draw_study
 from robbench.report.drawing import colour, file_name
 from robbench.report.rows import group_records
@@ -53,6 +53,13 @@ def test_a_box_holds_the_images_of_all_seeds() -> None:
     assert percentiles(seeds) == (0.0, 0.1, 0.2, 0.4, math.inf)
     (one,) = models_of(make_group(transfer(1, [0, 1, 2, 3])).rows)
     assert percentiles(one)[2] == pytest.approx(0.15)
+
+
+def test_the_axis_of_boxes_ends_where_the_grid_does_once_a_box_reaches_past_it() -> None:
+    """Else just above the highest one."""
+    low, past = (models_of(make_group(*both_records(make_facts(), [*[1] * 40, *[end] * 20])).rows) for end in (2, 99))
+    assert axis_end(low) == pytest.approx(1.1 * 0.2)
+    assert axis_end(past) == past[0].grid_end == 0.4
 
 
 def test_an_ablation_is_a_picture_of_its_own() -> None:
