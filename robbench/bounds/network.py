@@ -63,6 +63,7 @@ def nodes_of(network: nn.Module) -> tuple[Node, ...]:
     except Exception as error:  # whatever a network's code makes of a tracer's proxy
         what = "layers that run in one order, whatever the images"
         raise RobbenchError(f"bounds of {_name(network)}: expected {what}, got {error!r}") from error
+    graph.eliminate_dead_code()  # a head that is not returned would be the last layer
     modules = dict(network.named_modules())
     values: dict[fx.Node, int] = {}
     found: list[Node] = []

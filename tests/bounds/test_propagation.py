@@ -244,6 +244,24 @@ def test_a_network_that_looks_at_its_images_has_no_bounds():
         BoundedNetwork(Looks())
 
 
+def test_a_head_that_is_not_returned_is_not_bounded():
+    """Even where it is computed after the logits, and by layers without bounds."""
+
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.other = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, images):
+            """Logits; the other head runs for nothing."""
+            features = images.flatten(1)
+            logits = self.head(features)
+            torch.sigmoid(self.other(features))
+            return logits
+
+    assert [node.name for node in BoundedNetwork(TwoHeads()).nodes][-1] == "head (Linear)"
+
+
 def test_neurons_with_exact_intervals_are_not_counted():
     """The first layer's: intervals of one linear layer are exact."""
     network = build("relu_2_64", classes=10, shape=(1, 28, 28))
