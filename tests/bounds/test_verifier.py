@@ -93,6 +93,15 @@ def test_a_counterexample_that_is_none_is_kept_and_not_counted(asked, tmp_path):
     assert {path.suffix for path in (tmp_path / "kept").iterdir()} == {".txt", ".vnnlib"}
 
 
+def test_a_counterexample_within_a_certified_radius_is_an_error_and_kept(asked, tmp_path):
+    """It names image, bound and counterexample: one of the two is wrong."""
+    says = r"image 7: expected no counterexample up to radius 0\.04.*confirmed at 0\.03, kept as image7_0\.2\.txt"
+    with pytest.raises(RobbenchError, match=says):
+        asked('result.write_text("sat\\n((X_0 0.5)\\n(X_1 0.53))")', lambda place, image, radius: 3)
+    assert (tmp_path / "kept/image7_0.2.txt").read_text().startswith("sat")
+    assert "X_0" in (tmp_path / "kept/image7_0.2.vnnlib").read_text()
+
+
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
