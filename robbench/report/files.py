@@ -61,7 +61,7 @@ def _figures(row: Row, common: Row | None, epsilon: float | None) -> dict[str, A
         "expected_robustness": expected_robustness(row, 0.0, epsilon) if epsilon else None,
         "censored_images": robustness and robustness.censored,
         "median_certified": row.bounds and row.bounds.median,
-        "exact": row.bounds and row.bounds.exact.total and row.bounds.exact.share,
+        "exact": row.bounds.exact.share if row.bounds and row.bounds.exact.total else None,
         **{f"robust_accuracy_{epsilon:.4g}": row.robust(epsilon) for epsilon in epsilons},
         **{
             f"{each.attack}_accuracy_{each.epsilon:.4g}": each.robust.share

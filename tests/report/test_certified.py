@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from factories import GRID, make_facts, make_group, robustness_record
+from factories import GRID, make_facts, make_group, robustness_record, training_record
 
 from robbench.record import LowerBounds
 from robbench.report.bundle import Bundle, render
@@ -71,6 +71,20 @@ def test_a_bundle_with_bounds_renders():
     assert any("brackets" in name for name in files)
     without = render(Bundle(title="demo", command="pytest", records=[each for each in records() if each.robustness]))
     assert "certified" not in without["report.md"].decode()
+
+
+def test_a_factor_of_seconds_on_a_busy_machine_is_no_result():
+    """As beside p* for the same trainings."""
+    found = records()
+    for place, seconds in ((2, 10.0), (8, 40.0)):
+        found.append(training_record(found[place].model, seconds))
+    said = "times faster, which is no measure, since the machine was busy with other work)."
+    for waiting in (0.0, 20.0):
+        slow = msgspec.structs.replace(found[-1].seconds, waiting_for_core=waiting)
+        found[-1] = msgspec.structs.replace(found[-1], seconds=slow)
+        text = render(Bundle(title="demo", command="pytest", records=found))["report.md"].decode()
+        assert "the transfer was trained 4 times faster" in text
+        assert (said in text) == bool(waiting)
 
 
 def test_the_page_has_them_too():
