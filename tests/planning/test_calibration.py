@@ -8,7 +8,8 @@ import torch
 
 import robbench.planning.calibration
 from robbench.machine.graphs import GraphedLoop
-from robbench.planning.calibration import measure, measured_speeds
+from robbench.planning.calibration import measure, measured_speeds, row_seconds
+from robbench.planning.work import Work
 from robbench.record import Seconds
 
 CPU = torch.device("cpu")
@@ -19,6 +20,13 @@ def test_every_kind_of_pass_takes_some_time():
     """Each is timed by itself."""
     speed = measure("cnn3", classes=10, shape=(1, 28, 28), precision="float32", device=CPU)
     assert min(speed.inference, speed.attack, speed.update) > 0
+
+
+def test_a_linear_function_takes_a_small_part_of_a_pass():
+    """Most are of a neuron that sees a window of the image: all of them take far less than as many passes."""
+    shape = (1, 28, 28)
+    speed = measure("cnn_small", classes=10, shape=shape, precision="float32", device=CPU)
+    assert 0 < row_seconds("cnn_small", classes=10, shape=shape, device=CPU) < speed.inference
 
 
 @pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("tf32", True), ("bf16", True)])
@@ -60,7 +68,10 @@ def test_what_is_timed_is_what_runs(monkeypatch, precision, rounded):
 @pytest.mark.parametrize(("tf32", "measured"), [(None, ["float32"]), (False, ["float32"]), (True, ["tf32", "float32"])])
 def test_training_is_timed_apart_only_where_it_computes_otherwise(monkeypatch, tf32, measured):
     """Each network once: a device without TF32 trains and searches at one speed."""
-    stages = [SimpleNamespace(network=("cnn3", (1, 28, 28), precision)) for precision in ("tf32", "float32", "tf32")]
+    stages = [
+        SimpleNamespace(network=("cnn3", (1, 28, 28), precision), work=Work())
+        for precision in ("tf32", "float32", "tf32")
+    ]
     asked = []
     monkeypatch.setattr(robbench.planning.calibration, "multiplies_in_tf32", lambda device: tf32)
     monkeypatch.setattr(

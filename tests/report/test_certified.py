@@ -27,7 +27,15 @@ def records():
         *bounded("transfer", "emnist", 1, lower=(0, 1, 1, -1)),
         *bounded("transfer", "emnist", 2, lower=(0, 0, 0, 1), upper=(1, 1, 2, 2)),
         *bounded("standard", "emnist", lower=(0, 0, 0, 0), upper=(1, 1, 1, 1)),
-        *bounded("pgd", "emnist", lower=(1, 1, 2, 2), upper=(2, 2, 3, 3), verified=[0, 1], verifier="vibecheck", verdicts={"unsat": 2}),
+        *bounded(
+            "pgd",
+            "emnist",
+            lower=(1, 1, 2, 2),
+            upper=(2, 2, 3, 3),
+            verified=[0, 1],
+            verifier="vibecheck",
+            verdicts={"unsat": 2},
+        ),
     ]
 
 
