@@ -67,7 +67,7 @@ def test_a_model_that_always_gives_one_class_is_named():
 def test_what_a_verifier_decided_is_counted():
     """How many images are exact; how many p* it lowered; what p* was before it spoke, against the exact value."""
     found = records()
-    tested, bounds = found[-2:]
+    tested = found[-2]
     pstar = [4, *tested.result.pstar[1:]]
     found[-2] = msgspec.structs.replace(tested, result=msgspec.structs.replace(tested.result, pstar=pstar))
     (verified,) = exactness(make_group(*found))
