@@ -157,7 +157,7 @@ def test_an_onnx_file_with_other_logits_is_refused(tmp_path, monkeypatch):
         return export(other, *given, **options)
 
     monkeypatch.setattr(torch.onnx, "export", doctored)
-    with pytest.raises(RobbenchError, match=r"cnn7 as ONNX: expected torch's logits to 1e-05, got 0\.0001 off"):
+    with pytest.raises(RobbenchError, match=r"cnn7 as ONNX: expected torch's logits to 1e-05, got '0\.0001 off'"):
         export_network(tmp_path / "model.onnx", network(), head="linear", classes=CLASSES)
 
 
