@@ -94,7 +94,7 @@ def test_a_factor_of_seconds_on_a_busy_machine_is_no_result():
     found = records()
     for place, seconds in ((2, 10.0), (8, 40.0)):
         found.append(training_record(found[place].model, seconds))
-    said = "times faster, which is no measure, since the machine was busy with other work)."
+    said = "times faster, which is no measure, since the machine was busy with other work."
     for waiting in (0.0, 20.0):
         slow = msgspec.structs.replace(found[-1].seconds, waiting_for_core=waiting)
         found[-1] = msgspec.structs.replace(found[-1], seconds=slow)
