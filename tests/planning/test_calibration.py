@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import robbench.planning.calibration
+from robbench.bounds import BoundedNetwork, Boxes
 from robbench.machine.graphs import GraphedLoop
-from robbench.planning.calibration import measure, measured_speeds, row_seconds
+from robbench.models import build
+from robbench.planning.calibration import RADIUS, measure, measured_speeds
 from robbench.planning.work import Work
 from robbench.record import Seconds
 
@@ -22,11 +24,13 @@ def test_every_kind_of_pass_takes_some_time():
     assert min(speed.inference, speed.attack, speed.update) > 0
 
 
-def test_a_linear_function_takes_a_small_part_of_a_pass():
-    """Most are of a neuron that sees a window of the image: all of them take far less than as many passes."""
+def test_linear_functions_are_timed_at_one_place_of_each_layer():
+    """49 places of the second convolution as long as one, and the dense layer, for all neurons, both ways."""
     shape = (1, 28, 28)
-    speed = measure("cnn_small", classes=10, shape=shape, precision="float32", device=CPU)
-    assert 0 < row_seconds("cnn_small", classes=10, shape=shape, device=CPU) < speed.inference
+    network = BoundedNetwork(build("cnn_small", classes=10, shape=shape).eval())
+    boxes = Boxes.around(torch.rand(2, *shape), torch.full((2,), RADIUS))
+    found = network.row_seconds(boxes, lambda run: float(run() is not None))
+    assert found == (49 + 1) / (2 * 2 * network.neurons(shape))
 
 
 @pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("tf32", True), ("bf16", True)])
