@@ -17,9 +17,9 @@ from robbench.machine.onednn import FusedConvolution
 from robbench.models import Normalise
 
 MARGIN = 2e-6
-"""Of all that is added up for a bound, in absolute values, the share by which it is moved outwards: 33 roundings of float32.
+"""Of all products that are added up for a bound, in absolute values, the share by which it is moved outwards.
 
-float32 loses less than half of it (``tests/bounds/test_propagation.py`` holds bounds against those in float64)."""
+These are 33 roundings of float32, and it loses less than half of that (``tests/bounds/test_propagation.py``)."""
 
 FEW_CHANNELS = 4
 """Of a convolution's inputs, up to which its transpose is a product of matrices (``suites/perf/test_bounds.py``)."""
@@ -109,6 +109,10 @@ class Affine:
         # The margin covers what float32 loses in both sums.
         radius = self.absolute(radius + MARGIN * (middle.abs() + radius)) + MARGIN * centre.abs()
         return centre - radius, centre + radius
+
+    def size(self, largest: Tensor) -> Tensor:
+        """What is added up for the output, at most, from the inputs' largest absolute values."""
+        return self.absolute(largest) if self.bias is None else self.absolute(largest) + self.bias.abs()
 
 
 @dataclass(frozen=True)
@@ -229,10 +233,11 @@ def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> Scale:
     def values() -> tuple[Tensor, Tensor]:
         assert layer.running_mean is not None
         assert layer.running_var is not None
-        factor = (layer.running_var + layer.eps).rsqrt()
+        factor = (layer.running_var.double() + layer.eps).rsqrt()  # what cancels in the sum below is not in its margin
         factor = factor if layer.weight is None else factor * layer.weight
         added = -layer.running_mean * factor
-        return factor.view(shape), (added if layer.bias is None else added + layer.bias).view(shape)
+        added = added if layer.bias is None else added + layer.bias
+        return factor.to(layer.running_var).view(shape), added.to(layer.running_var).view(shape)
 
     return Scale(values)
 
@@ -264,6 +269,10 @@ class Positive(Affine):
 class Sum:
     """Of two layers: the end of a shortcut."""
 
+    def size(self, one: Tensor, other: Tensor) -> Tensor:
+        """As of an affine layer, of two inputs."""
+        return one + other
+
 
 @dataclass(frozen=True)
 class Relaxed:
@@ -285,6 +294,10 @@ class Relu:
         """Bounds of the output."""
         low, high = bounds
         return low.clamp(min=0), high.clamp(min=0)
+
+    def size(self, largest: Tensor) -> Tensor:
+        """As of an affine layer: both lines add up no more."""
+        return largest
 
     def relaxed(self, bounds: Interval) -> Relaxed:
         """CROWN's adaptive relaxation (Zhang et al. 2018, section 3.3): the lower line has the slope 0 or 1."""
@@ -316,6 +329,10 @@ class MaxPool:
     def interval(self, bounds: Interval) -> Interval:
         """Bounds of the output."""
         return self.layer(bounds[0]), self.layer(bounds[1])
+
+    def size(self, largest: Tensor) -> Tensor:
+        """As of an affine layer."""
+        return self.layer(largest)  # type: ignore[no-any-return]
 
     def relaxed(self, bounds: Interval) -> Relaxed:
         """From bounds of the input."""

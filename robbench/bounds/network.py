@@ -63,6 +63,9 @@ def nodes_of(network: nn.Module) -> tuple[Node, ...]:
     except Exception as error:  # whatever a network's code makes of a tracer's proxy
         what = "layers that run in one order, whatever the images"
         raise RobbenchError(f"bounds of {_name(network)}: expected {what}, got {error!r}") from error
+    for node in reversed(graph.nodes):  # a head that is not returned would be the last layer
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
     modules = dict(network.named_modules())
     values: dict[fx.Node, int] = {}
     found: list[Node] = []

@@ -44,7 +44,7 @@ class Verification:
         verifier: which, and how long.
         asked: places of the images that it is asked about.
         onnx: the network in that format.
-        kept: a folder for counterexamples that are none.
+        kept: a folder for counterexamples that are none, or that refute a certified radius.
         confirm: judges the verifier's counterexamples in float32.
         notes: gets a line for each of those that is none.
     """
@@ -84,7 +84,7 @@ class Verification:
         """Ask about one image.
 
         Raises:
-            RobbenchError: the verifier is not there, fails, or answers what is no answer.
+            RobbenchError: the verifier is not there, fails, answers what is no answer, or refutes a certified radius.
         """
         place = self.asked[self._finished]
         ceiling = int(self.upper[place])
@@ -118,6 +118,8 @@ class Verification:
         self.seconds += time.monotonic() - started
         found = self._confirmed(place, result, radius, query) if verdict == "sat" else None
         if found is not None:
+            if found <= self.lower[place]:
+                raise self._crossed(place, found, radius, result, query)
             self.upper[place] = found
         elif verdict == "unsat":
             self.lower[place] = asked
@@ -135,14 +137,28 @@ class Verification:
             found = self._confirm(place, image.float().view_as(original).to(original.device), radius)
             if found is not None:
                 return found
+        name = self._keep(place, radius, result, query)
+        self._notes.append(
+            f"{self._verifier.engine.split()[0]} gave a counterexample for image {self._problem.names[place]} at radius "
+            f"{radius:g} that is none in float32: not counted, kept as {name} beside the query in {self._kept.name}/"
+        )
+        return None
+
+    def _crossed(self, place: int, found: int, radius: float, result: str, query: str) -> RobbenchError:
+        problem, name = self._problem, self._keep(place, radius, result, query)
+        certified, confirmed = problem.grid[int(self.lower[place])], problem.grid[found]
+        return RobbenchError(
+            f"bounds of image {problem.names[place]}: expected no counterexample up to radius {certified:g}, which is "
+            f"certified, got one of {self._verifier.engine.split()[0]} confirmed at {confirmed:g}, kept as {name} beside "
+            f"the query in {self._kept}; one of the two is wrong: please report this with the weights"
+        )
+
+    def _keep(self, place: int, radius: float, result: str, query: str) -> str:
+        """Write down what was asked and answered; the name of the answer's file."""
         name = f"image{self._problem.names[place]}_{radius:g}"
         for suffix, text in ((".txt", result), (".vnnlib", query)):
             write_atomically(self._kept / f"{name}{suffix}", text.encode())
-        self._notes.append(
-            f"{self._verifier.engine.split()[0]} gave a counterexample for image {self._problem.names[place]} at radius "
-            f"{radius:g} that is none in float32: not counted, kept as {name}.txt beside the query in {self._kept.name}/"
-        )
-        return None
+        return f"{name}.txt"
 
 
 def answered(verifier: Verifier, onnx: bytes, query: str, device: str) -> tuple[str, str]:

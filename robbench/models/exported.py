@@ -27,7 +27,8 @@ SAME = 1e-4
 
 
 ONNX_SAME = 1e-5
-"""Share of the largest logit (1 if that is smaller) by which an ONNX file may differ from torch."""
+"""By which logits of an ONNX file may differ from torch's: float32 reaches it for logits of ordinary size only, so of
+larger ones than 1 it is a share of the largest."""
 
 _Shape: TypeAlias = tuple[int, int, int]
 
@@ -133,7 +134,7 @@ def as_onnx(network: Network, shape: _Shape | None = None) -> bytes:
     """A network on the CPU in plain layers as ONNX: (N, C, H, W) float32 images in [0, 1] to (N, classes) logits.
 
     Raises:
-        RobbenchError: packages are missing, the network cannot be traced, or the file's logits are off by more than 1e-5.
+        RobbenchError: packages are missing, the network cannot be traced, or the file's logits are too far off.
     """
     shape, name = shape or network.shape, network.architecture
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robbench.attacks import evaluating
+from robbench.bounds import BoundedNetwork, Boxes
 from robbench.machine.environment import multiplies_in_tf32
 from robbench.machine.graphs import GraphedLoop
 from robbench.machine.precision import tensor_cores
@@ -29,6 +31,10 @@ LONG = 0.5
 """Seconds of a forward pass above which the batch is made smaller."""
 LEAST = 0.2
 """Seconds that a timing lasts at least."""
+BOXES = 8
+"""Images whose bounds are timed at once."""
+RADIUS = 0.02
+"""Of these bounds: as small as those that are certified of a network that was not trained for it."""
 
 
 def measure(
@@ -46,6 +52,14 @@ def measure(
         batch = _noise(size, shape, device)
         inference, attack, update = (_per_run(partial(run, *batch), device) / size for run in (infer, *others))
     return Speed(inference=inference, attack=attack / steps, update=update)
+
+
+def row_seconds(architecture: str, *, classes: int, shape: tuple[int, int, int], device: torch.device) -> float:
+    """Seconds of a linear function of CROWN in a new network on noise; a RobbenchError if a layer has no bounds."""
+    network = build(architecture, classes=classes, shape=shape, seed=0).eval().to(device)
+    images, _ = _noise(BOXES, shape, device)
+    boxes = Boxes.around(images, torch.full((BOXES,), RADIUS))
+    return BoundedNetwork(network).row_seconds(boxes, lambda run: min(_seconds(run, device) for _ in range(3)))
 
 
 def _noise(count: int, shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -76,7 +90,7 @@ def _passes(
     return infer, attack_batch, update
 
 
-def measured_speeds(stages: Iterable[PlannedStage], device: torch.device) -> tuple[dict[NetworkKey, Speed], float]:
+def measured_speeds(stages: Sequence[PlannedStage], device: torch.device) -> tuple[dict[NetworkKey, Speed], float]:
     """The speed of every network of a plan, each measured once, and the share of that time waiting for a core."""
     rounded = multiplies_in_tf32(device)
 
@@ -91,6 +105,9 @@ def measured_speeds(stages: Iterable[PlannedStage], device: torch.device) -> tup
             for network in dict.fromkeys(stage.network for stage in stages)
             if network is not None
         }
+        for network in {stage.network for stage in stages if stage.network is not None and stage.work.rows}:
+            row = row_seconds(network[0], classes=100, shape=network[1], device=device)
+            speeds[network] = replace(speeds[network], row=row)
     seconds = stopwatch.seconds
     return speeds, min(1.0, seconds.waiting_for_core / seconds.measured) if seconds.measured > LEAST else 0.0
 

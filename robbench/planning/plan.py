@@ -14,7 +14,7 @@ from robbench.planning.work import (
     Speed,
     Work,
     audit_work,
-    bound_rows,
+    bound_work,
     final_work,
     retrained_share,
     search_work,
@@ -42,6 +42,8 @@ class PlannedStage:
     bound: bool
     """Whether the stage may end earlier: early stopping, misclassified images."""
     network: NetworkKey | None
+    verifying: float = 0.0
+    """Seconds of a complete verifier at most, which are as long on every machine."""
 
     @property
     def name(self) -> str:
@@ -52,7 +54,8 @@ class PlannedStage:
         """Time at this speed; the fewer blocks are retrained, the less an update takes."""
         work, share = self.work, retrained_share(self.model)
         update = speed.inference + share * max(0.0, speed.update - speed.inference)
-        return work.inference * speed.inference + work.attack * speed.attack + work.update * update
+        passes = work.inference * speed.inference + work.attack * speed.attack + work.update * update
+        return passes + work.rows * speed.row + self.verifying
 
 
 def plan(study: Study, data: Path) -> tuple[PlannedStage, ...]:
@@ -99,19 +102,20 @@ def _robustness(task: Task, found: Sizes) -> PlannedStage:
 
 
 def _bounds(task: Task, found: Sizes) -> PlannedStage:
-    """Each linear function that goes backwards costs at most about a forward pass; the verifier's time is not in it."""
     model, bounds, estimate = task.model, task.spec.bounds, task.spec.estimate
     images = min(bounds.images, estimate.images, taken(model.dataset, model.dataset.test, found.test))
     facts = DATASETS.get(model.dataset.name)
     classes = facts.classes if facts else 10  # a file's header does not say: it matters little beside the neurons
     network = build(model.architecture, classes=classes, shape=found.shape)
     neurons = BoundedNetwork(network.eval()).neurons(found.shape) if bounds.method == "crown" else 0
+    verifier = bounds.verifier
     return PlannedStage(
         model=model,
         stage=task.stage,
-        work=Work(inference=images * bound_rows(bounds, len(estimate.grid.values), classes, neurons)),
+        work=bound_work(bounds, images, len(estimate.grid.values), classes, neurons),
         bound=True,
         network=(model.architecture, found.shape, "float32"),
+        verifying=min(images, verifier.images) * verifier.queries * verifier.seconds if verifier else 0.0,
     )
 
 
@@ -140,10 +144,10 @@ def lines(stages: Sequence[PlannedStage], speeds: Mapping[NetworkKey, Speed], do
         work = stage.work
         speed = speeds.get(stage.network) if stage.network else None
         took = stage.seconds(speed) if speed else None
-        mark = "≤ " if stage.bound else ""
+        mark, most = ("≤ " if each else "" for each in (stage.bound, stage.verifying and took is not None))
         table.append(
             f"{stage.name:{width}}  {f'{mark}{work.forward:,}':>15}  "
-            f"{f'{mark}{work.backward:,}':>15}  {_time(took):>9}{'  done' if stage.name in done else ''}"
+            f"{f'{mark}{work.backward:,}':>15}  {most + _time(took):>9}{'  done' if stage.name in done else ''}"
         )
         if stage.name not in done:
             total, seconds = total + work, seconds + (took or 0.0)

@@ -36,6 +36,8 @@ class Work:
     """Forward, and backward to the pixels: one step of an attack."""
     update: int = 0
     """Forward, and backward to the weights that are trained."""
+    rows: int = 0
+    """Not images but linear functions of neurons, which CROWN takes backwards to the pixels."""
 
     @property
     def forward(self) -> int:
@@ -44,18 +46,24 @@ class Work:
 
     @property
     def backward(self) -> int:
-        """All backward passes, in images."""
-        return self.attack + self.update
+        """All backward passes, in images, and linear functions that go backwards."""
+        return self.attack + self.update + self.rows
 
     def __add__(self, other: Work) -> Work:
         return Work(
             inference=self.inference + other.inference,
             attack=self.attack + other.attack,
             update=self.update + other.update,
+            rows=self.rows + other.rows,
         )
 
     def __mul__(self, times: int) -> Work:
-        return Work(inference=self.inference * times, attack=self.attack * times, update=self.update * times)
+        return Work(
+            inference=self.inference * times,
+            attack=self.attack * times,
+            update=self.update * times,
+            rows=self.rows * times,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +73,8 @@ class Speed:
     inference: float
     attack: float
     update: float
+    row: float = 0.0
+    """Of a linear function of CROWN; 0 where none is planned."""
 
 
 def training_work(recipe: Recipe, training: int, validation: int) -> Work:
@@ -119,10 +129,11 @@ def audit_work(estimate: Estimate, images: int) -> Work:
     return apgd + Work(inference=judged + probes + square, attack=looked[0] + probes * (steps + 1))
 
 
-def bound_rows(bounds: Bounds, radii: int, classes: int, neurons: int) -> int:
-    """Linear functions that go backwards for one image, at most: every neuron's sign open, every class, every round."""
-    rounds = 1 + math.ceil(math.log(radii + 1, bounds.probes + 1))
-    return (1 + (rounds - 1) * bounds.probes) * (2 * neurons + classes - 1)
+def bound_work(bounds: Bounds, images: int, radii: int, classes: int, neurons: int) -> Work:
+    """At most: in every round every neuron's sign is open, both ways, and every class, for about a forward pass each."""
+    rounds = math.ceil(math.log(radii + 1, bounds.probes + 1))
+    tries = images * (1 + rounds * bounds.probes)
+    return Work(inference=tries * (classes - 1), rows=tries * 2 * neurons)
 
 
 def retrained_share(model: Model) -> float:

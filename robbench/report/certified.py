@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -129,10 +130,39 @@ def one_class(group: Group) -> list[str]:
     return [f"{row.name} ({bounds.one_class})" for row, bounds in rows if bounds and bounds.one_class is not None]
 
 
-def exactness(group: Group) -> list[tuple[str, LowerBounds]]:
-    """Models that a complete verifier was asked about, and their bounds."""
-    found = [(row.name, row.bounds) for row in group.all_rows if row.bounds and row.bounds.verified]
-    return [(name, bounds) for name, bounds in found if bounds is not None]
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What a complete verifier decided of a model, and what p* was before it spoke."""
+
+    name: str
+    bounds: LowerBounds
+    lowered: int
+    """Images whose p* its counterexamples lower."""
+    unchanged: int
+    """Images that it was asked about and whose p* is exact, and was before."""
+    largest: float | None
+    """Largest p* of the search ÷ ε*, of those that are exact; None without one."""
+
+
+def exactness(group: Group) -> list[Verified]:
+    """Models that a complete verifier was asked about."""
+    found = [(row, row.bounds) for row in group.all_rows]
+    return [_verified(row, bounds) for row, bounds in found if bounds is not None and bounds.verified]
+
+
+def _verified(row: Row, bounds: LowerBounds) -> Verified:
+    grid, upper = [*bounds.grid, math.inf], dict(zip(bounds.images, bounds.upper, strict=True))
+    searched = dict(zip(row.robustness.images, row.robustness.pstar, strict=True)) if row.robustness else upper
+    lower = dict(zip(bounds.images, bounds.lower, strict=True))
+    exact = [image for image in bounds.verified if lower[image] + 1 == upper[image]]
+    known = [(searched[image], upper[image]) for image in exact if upper[image] < len(bounds.grid)]
+    return Verified(
+        name=row.name,
+        bounds=bounds,
+        lowered=sum(searched[image] > upper[image] for image in bounds.verified),
+        unchanged=sum(searched[image] == upper[image] for image in exact),
+        largest=max((grid[before] / grid[now] for before, now in known), default=None),
+    )
 
 
 def draw_brackets(group: Group) -> bytes:

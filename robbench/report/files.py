@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robbench.record import MISCLASSIFIED
+from robbench.record import MISCLASSIFIED, LowerBounds
 from robbench.report.choice import expected_robustness
 from robbench.report.comparisons import fixed_epsilons
 from robbench.report.ranking import common_images, ranking_epsilon
@@ -60,6 +60,8 @@ def _figures(row: Row, common: Row | None, epsilon: float | None) -> dict[str, A
         "common_images": common and common.correct,
         "expected_robustness": expected_robustness(row, 0.0, epsilon) if epsilon else None,
         "censored_images": robustness and robustness.censored,
+        "median_certified": row.bounds and row.bounds.median,
+        "exact": row.bounds.exact.share if row.bounds and row.bounds.exact.total else None,
         **{f"robust_accuracy_{epsilon:.4g}": row.robust(epsilon) for epsilon in epsilons},
         **{
             f"{each.attack}_accuracy_{each.epsilon:.4g}": each.robust.share
@@ -80,17 +82,28 @@ def _figures(row: Row, common: Row | None, epsilon: float | None) -> dict[str, A
 
 
 def pstar_csv_gz(groups: Sequence[Group]) -> bytes:
-    """One row per model, search and test image: p* where found, and ``wrong``, ``found`` or ``censored``; gzip."""
-    frames = [pd.DataFrame(columns=["suite", "case", "search", "image", "pstar", "status"])]
+    """One row per model, search and test image: p* where found, and ``wrong``, ``found`` or ``censored``; gzip.
+
+    The certified radius is empty where an image is wrong or was not bounded.
+    """
+    frames = [pd.DataFrame(columns=["suite", "case", "search", "image", "pstar", "status", "certified_radius"])]
     for row in (row for group in groups for row in group.all_rows):
+        certified = _certified(row.bounds) if row.bounds else {}
         for found in (record.robustness for record in row.records if record.robustness):
             index, grid = np.asarray(found.pstar, dtype=int), found.grid
             assert MISCLASSIFIED == -1  # as an index, the last
             shown = np.asarray([*(f"{value:.10g}" for value in grid), "", ""], dtype=object)
             status = np.asarray([*["found"] * len(grid), "censored", "wrong"], dtype=object)
             figures = {"image": found.images, "pstar": shown[index], "status": status[index]}
+            figures["certified_radius"] = [certified.get(image, "") for image in found.images]
             frames.append(pd.DataFrame({"suite": row.suite, "case": row.case, "search": found.search, **figures}))
     return gzip.compress(_csv(pd.concat(frames)), compresslevel=6, mtime=0)
+
+
+def _certified(bounds: LowerBounds) -> dict[int, str]:
+    """The certified radius of every correct image."""
+    pairs = zip(bounds.images, bounds.lower, strict=True)
+    return {image: f"{bounds.grid[low]:.10g}" for image, low in pairs if low != MISCLASSIFIED}
 
 
 def _csv(frame: pd.DataFrame) -> bytes:

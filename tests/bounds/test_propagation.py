@@ -202,6 +202,23 @@ def test_float32_loses_less_than_half_of_the_outward_margin(architecture, shape,
         assert ((rounded - exact).abs() <= 0.5 * (rounded - outward)).all()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_float32_certifies_nothing_where_weights_cancel(method):
+    """Through two layers that are nearly orthogonal, coefficients are what is left of large products: against float64."""
+    for seed in range(5):
+        torch.manual_seed(seed)
+        first, last = torch.rand(256, 2, dtype=torch.float64), torch.randn(2, 256, dtype=torch.float64)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(2, 256, bias=False), nn.ReLU(), nn.Linear(256, 2, bias=False))
+        network[1].weight.data = first.float()
+        network[3].weight.data = (last - last @ first @ torch.linalg.pinv(first)).float()
+        boxes = Boxes.around(torch.rand(64, 1, 1, 2), torch.full((64,), 0.01))
+        functions = torch.tensor([[1.0, -1.0]]).repeat(64, 1)
+        with torch.no_grad():
+            bound = BoundedNetwork(network).margins(boxes, functions, torch.arange(64), method)
+            logits = network.double()(corners_and_grid(boxes, 2).flatten(0, 1).double()).view(64, 4, 2)
+        assert (bound <= (logits[..., 0] - logits[..., 1]).amin(1)).all()
+
+
 @pytest.mark.parametrize(
     ("network", "says"),
     [
@@ -225,6 +242,24 @@ def test_a_network_that_looks_at_its_images_has_no_bounds():
 
     with pytest.raises(RobbenchError, match="layers that run in one order"):
         BoundedNetwork(Looks())
+
+
+def test_a_head_that_is_not_returned_is_not_bounded():
+    """Even where it is computed after the logits, and by layers without bounds."""
+
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.other = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, images):
+            """Logits; the other head runs for nothing."""
+            features = images.flatten(1)
+            logits = self.head(features)
+            torch.sigmoid(self.other(features))
+            return logits
+
+    assert [node.name for node in BoundedNetwork(TwoHeads()).nodes][-1] == "head (Linear)"
 
 
 def test_neurons_with_exact_intervals_are_not_counted():

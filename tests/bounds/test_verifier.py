@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from robbench.bounds import BoundSearch, Certification
+from robbench.bounds import BoundSearch, Boxes, Certification
 from robbench.bounds.queries import vnnlib
-from robbench.bounds.verifier import Verification, command_of
+from robbench.bounds.verifier import FOLDER, Verification, answered, command_of
 from robbench.errors import RobbenchError
+from robbench.models import build
+from robbench.models.exported import as_onnx
 from robbench.spec import Verifier
 
 GRID = [round(0.01 * place, 10) for place in range(21)]
@@ -93,6 +95,15 @@ def test_a_counterexample_that_is_none_is_kept_and_not_counted(asked, tmp_path):
     assert {path.suffix for path in (tmp_path / "kept").iterdir()} == {".txt", ".vnnlib"}
 
 
+def test_a_counterexample_within_a_certified_radius_is_an_error_and_kept(asked, tmp_path):
+    """It names image, bound and counterexample: one of the two is wrong."""
+    says = r"image 7: expected no counterexample up to radius 0\.04.*confirmed at 0\.03, kept as image7_0\.2\.txt"
+    with pytest.raises(RobbenchError, match=says):
+        asked('result.write_text("sat\\n((X_0 0.5)\\n(X_1 0.53))")', lambda place, image, radius: 3)
+    assert (tmp_path / "kept/image7_0.2.txt").read_text().startswith("sat")
+    assert "X_0" in (tmp_path / "kept/image7_0.2.vnnlib").read_text()
+
+
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
@@ -104,6 +115,31 @@ def test_a_verifier_that_crashes_or_talks_nonsense_is_one_error(asked, answer, s
     """What came, the status, and the last line that it printed."""
     with pytest.raises(RobbenchError, match=says):
         asked(answer)
+
+
+@pytest.mark.skipif(not (FOLDER / "vibecheck/bin/vibecheck").is_file(), reason="vibecheck is missing (make verifiers)")
+def test_a_complete_verifier_finds_nothing_at_certified_radii():
+    """Of a few images of a tiny network: a proof as well, and no counterexample."""
+    shape = (1, 28, 28)
+    network = build("relu_2_64", classes=10, shape=shape, seed=1).eval()
+    images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        labels = network(images).argmax(1)
+    grid = [round(0.001 * place, 10) for place in range(101)]
+    pstar, names = torch.full((3,), len(grid)), [0, 1, 2]
+    search = BoundSearch(
+        Certification(network=network, images=images, labels=labels, grid=grid, pstar=pstar, names=names, classes=10),
+        [],
+    )
+    search.step()
+    assert (search.certified > 0).all()
+    boxes = Boxes.around(images, torch.tensor(grid, dtype=torch.float64)[search.certified])
+    queries = [vnnlib(*box, int(label), 10) for *box, label in zip(boxes.low, boxes.high, labels, strict=True)]
+    onnx = as_onnx(network)
+    verdicts = [answered(Verifier(seconds=30), onnx, query, "cpu")[0] for query in queries]
+    print([grid[place] for place in search.certified.tolist()], verdicts)
+    assert "sat" not in verdicts
+    assert "unsat" in verdicts
 
 
 def test_a_verifier_that_is_not_there_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import types
 import warnings
@@ -143,6 +144,21 @@ def test_onnx_runs_elsewhere(tmp_path):
         images = torch.rand(count, 3, 16, 16)
         (logits,) = session.run(["logits"], {"images": images.numpy()})
         torch.testing.assert_close(torch.from_numpy(logits), before(images), rtol=1e-4, atol=1e-5)
+
+
+def test_an_onnx_file_with_other_logits_is_refused(tmp_path, monkeypatch):
+    """A bias that is 10⁻⁴ larger in the file than in the network."""
+    export = torch.onnx.export
+
+    def doctored(model, *given, **options):
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            [*other.parameters()][-1].add_(1e-4)
+        return export(other, *given, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", doctored)
+    with pytest.raises(RobbenchError, match=r"cnn7 as ONNX: expected torch's logits to 1e-05, got '0\.0001 off'"):
+        export_network(tmp_path / "model.onnx", network(), head="linear", classes=CLASSES)
 
 
 def test_onnx_without_its_packages_says_what_to_install(tmp_path, monkeypatch):

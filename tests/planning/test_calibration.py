@@ -7,8 +7,11 @@ import pytest
 import torch
 
 import robbench.planning.calibration
+from robbench.bounds import BoundedNetwork, Boxes
 from robbench.machine.graphs import GraphedLoop
-from robbench.planning.calibration import measure, measured_speeds
+from robbench.models import build
+from robbench.planning.calibration import RADIUS, measure, measured_speeds
+from robbench.planning.work import Work
 from robbench.record import Seconds
 
 CPU = torch.device("cpu")
@@ -19,6 +22,15 @@ def test_every_kind_of_pass_takes_some_time():
     """Each is timed by itself."""
     speed = measure("cnn3", classes=10, shape=(1, 28, 28), precision="float32", device=CPU)
     assert min(speed.inference, speed.attack, speed.update) > 0
+
+
+def test_linear_functions_are_timed_at_one_place_of_each_layer():
+    """49 places of the second convolution as long as one, and the dense layer, for all neurons, both ways."""
+    shape = (1, 28, 28)
+    network = BoundedNetwork(build("cnn_small", classes=10, shape=shape).eval())
+    boxes = Boxes.around(torch.rand(2, *shape), torch.full((2,), RADIUS))
+    found = network.row_seconds(boxes, lambda run: float(run() is not None))
+    assert found == (49 + 1) / (2 * 2 * network.neurons(shape))
 
 
 @pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("tf32", True), ("bf16", True)])
@@ -60,7 +72,10 @@ def test_what_is_timed_is_what_runs(monkeypatch, precision, rounded):
 @pytest.mark.parametrize(("tf32", "measured"), [(None, ["float32"]), (False, ["float32"]), (True, ["tf32", "float32"])])
 def test_training_is_timed_apart_only_where_it_computes_otherwise(monkeypatch, tf32, measured):
     """Each network once: a device without TF32 trains and searches at one speed."""
-    stages = [SimpleNamespace(network=("cnn3", (1, 28, 28), precision)) for precision in ("tf32", "float32", "tf32")]
+    stages = [
+        SimpleNamespace(network=("cnn3", (1, 28, 28), precision), work=Work())
+        for precision in ("tf32", "float32", "tf32")
+    ]
     asked = []
     monkeypatch.setattr(robbench.planning.calibration, "multiplies_in_tf32", lambda device: tf32)
     monkeypatch.setattr(

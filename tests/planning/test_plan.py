@@ -34,6 +34,7 @@ from robbench.spec import (
     Recipe,
     Study,
     Transfers,
+    Verifier,
 )
 from robbench.stages import KINDS, Task, run_stage
 from robbench.stages.context import RunContext
@@ -241,8 +242,19 @@ def test_bounds_are_planned_by_their_neurons(tmp_path):
     study = replace(STUDY, architectures=("relu_2_64",), bounds=Bounds(images=10))
     (stage, *_) = (each for each in plan(study, tmp_path) if each.stage == "bounds")
     rounds = 1 + math.ceil(math.log2(22))
-    assert stage.work.forward == 10 * rounds * (2 * 64 + 9)
+    assert stage.work == Work(inference=10 * rounds * 9, rows=10 * rounds * 2 * 64)
     assert stage.bound
+
+
+def test_a_verifier_is_planned_by_its_limits(tmp_path):
+    """All queries of all its images, each to the end: at most, and marked so."""
+    verifier = Verifier(images=3, queries=2, seconds=50)
+    study = replace(STUDY, architectures=("relu_2_64",), bounds=Bounds(images=10, verifier=verifier))
+    stages = plan(study, tmp_path)
+    (stage, *_) = (each for each in stages if each.stage == "bounds")
+    assert stage.seconds(Speed(inference=0, attack=0, update=0)) == 300
+    (line, *_) = (each for each in lines(stages, {stage.network: SPEED}, set()) if stage.name in each)
+    assert line.endswith("≤ 14 min")
 
 
 def test_drift_is_planned_by_its_attack(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from factories import GRID, make_facts, make_group, robustness_record
+from factories import GRID, make_facts, make_group, robustness_record, training_record
 
 from robbench.record import LowerBounds
 from robbench.report.bundle import Bundle, render
@@ -27,7 +27,15 @@ def records():
         *bounded("transfer", "emnist", 1, lower=(0, 1, 1, -1)),
         *bounded("transfer", "emnist", 2, lower=(0, 0, 0, 1), upper=(1, 1, 2, 2)),
         *bounded("standard", "emnist", lower=(0, 0, 0, 0), upper=(1, 1, 1, 1)),
-        *bounded("pgd", "emnist", lower=(1, 1, 2, 2), upper=(2, 2, 3, 3), verified=[0, 1], verdicts={"unsat": 2}),
+        *bounded(
+            "pgd",
+            "emnist",
+            lower=(1, 1, 2, 2),
+            upper=(2, 2, 3, 3),
+            verified=[0, 1],
+            verifier="vibecheck",
+            verdicts={"unsat": 2},
+        ),
     ]
 
 
@@ -57,9 +65,17 @@ def test_a_model_that_always_gives_one_class_is_named():
 
 
 def test_what_a_verifier_decided_is_counted():
-    """Of the images that it was asked about, how many are exact."""
-    ((name, bounds),) = exactness(make_group(*records()))
-    assert (name, bounds.verified_exact) == ("PGD EMNIST", 2)
+    """How many images are exact; how many p* it lowered; what p* was before it spoke, against the exact value."""
+    found = records()
+    tested = found[-2]
+    pstar = [4, *tested.result.pstar[1:]]
+    found[-2] = msgspec.structs.replace(tested, result=msgspec.structs.replace(tested.result, pstar=pstar))
+    (verified,) = exactness(make_group(*found))
+    assert (verified.name, verified.bounds.verified_exact) == ("PGD EMNIST", 2)
+    assert (verified.lowered, verified.unchanged, verified.largest) == (1, 1, 2.0)
+    text = render(Bundle(title="demo", command="pytest", records=found))["report.md"].decode()
+    assert "p\\* is exact for 2 of them. The search had found it for 1 of these; its largest p\\* ÷ ε\\* is 2" in text
+    assert "lower p\\* of 1 image in this section only" in text
 
 
 def test_a_bundle_with_bounds_renders():
@@ -71,6 +87,20 @@ def test_a_bundle_with_bounds_renders():
     assert any("brackets" in name for name in files)
     without = render(Bundle(title="demo", command="pytest", records=[each for each in records() if each.robustness]))
     assert "certified" not in without["report.md"].decode()
+
+
+def test_a_factor_of_seconds_on_a_busy_machine_is_no_result():
+    """As beside p* for the same trainings."""
+    found = records()
+    for place, seconds in ((2, 10.0), (8, 40.0)):
+        found.append(training_record(found[place].model, seconds))
+    said = "times faster, which is no measure, since the machine was busy with other work."
+    for waiting in (0.0, 20.0):
+        slow = msgspec.structs.replace(found[-1].seconds, waiting_for_core=waiting)
+        found[-1] = msgspec.structs.replace(found[-1], seconds=slow)
+        text = render(Bundle(title="demo", command="pytest", records=found))["report.md"].decode()
+        assert "the transfer was trained 4 times faster" in text
+        assert (said in text) == bool(waiting)
 
 
 def test_the_page_has_them_too():

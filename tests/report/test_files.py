@@ -4,10 +4,10 @@ import csv
 import gzip
 import io
 
-from factories import again, make_facts, make_group, training_record, transfer
+from factories import GRID, again, make_facts, make_group, training_record, transfer
 from msgspec.structs import replace
 
-from robbench.record import AttackAccuracy, Counts
+from robbench.record import AttackAccuracy, Counts, LowerBounds
 from robbench.report.files import pstar_csv_gz, results_csv
 
 
@@ -26,14 +26,25 @@ def test_pstar_csv_has_every_image() -> None:
     groups = [make_group(*transfer(1, [-1, 0, 3, 5]))]
     data = pstar_csv_gz(groups)
     lines = list(csv.reader(io.StringIO(gzip.decompress(data).decode())))
-    assert lines[0] == ["suite", "case", "search", "image", "pstar", "status"]
-    assert [line[3:] for line in lines[1:]] == [
+    assert lines[0] == ["suite", "case", "search", "image", "pstar", "status", "certified_radius"]
+    assert [line[3:6] for line in lines[1:]] == [
         ["0", "", "wrong"],
         ["1", "0", "found"],
         ["2", "0.3", "found"],
         ["3", "", "censored"],
     ]
     assert data[4:8] == b"\0\0\0\0"
+
+
+def test_certified_radii_have_columns() -> None:
+    """The median and the share exact of a model; the radius of every image that was bounded and is right."""
+    trained, tested = transfer(1, [-1, 2, 3, 5])
+    found = LowerBounds(grid=GRID, method="crown", images=[0, 1, 2], lower=[-1, 1, 0], upper=[-1, 2, 3])
+    groups = [make_group(trained, tested, replace(tested, stage="bounds", result=found))]
+    (row,) = csv.DictReader(io.StringIO(results_csv(groups).decode()))
+    assert (row["median_certified"], row["exact"]) == (f"{(GRID[0] + GRID[1]) / 2:g}", "0.5")
+    lines = csv.DictReader(io.StringIO(gzip.decompress(pstar_csv_gz(groups)).decode()))
+    assert [line["certified_radius"] for line in lines] == ["", f"{GRID[1]:g}", f"{GRID[0]:g}", ""]
 
 
 def test_a_second_search_has_a_median_and_images_of_its_own():
