@@ -19,8 +19,10 @@ import robbench.report.bundle
 from robbench.cli import main
 from robbench.spec.suite_files import read_studies
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
+NAVIGATION = re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
 ELSEWHERE = {"use-a-model.md", "cluster.md"}
 """Pages whose commands other tests run: tests/plugin/test_use_a_model.py, tests/cluster."""
 NOT_RUN = re.compile(r"# .*(needs a GPU|downloads)")
@@ -110,8 +112,28 @@ def test_every_command_of_a_page_runs(page, lines, project, pytester, capsys):
 
 def test_every_page_is_in_the_navigation():
     """But no other: mkdocs would warn of both."""
-    named = re.findall(r"(\S+\.md)$", (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert {*PAGES} <= {*named}
+    assert {*PAGES} <= {*NAVIGATION}
+
+
+def headings(page):
+    """The anchors of a page, as GitHub names its headings."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+LINKING = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "reports/README.md")] + sorted(DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_local_links_lead_somewhere(page):
+    """To a file, and to a heading in it; docs/generate.py makes the others of the navigation."""
+    generated = {DOCS / name for name in NAVIGATION}
+    for link in re.findall(r"\]\((?!\w+:)([^)\s]*)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists() or target in generated, link
+        assert not anchor or anchor in headings(target), link
 
 
 def test_the_pages_are_short():
