@@ -296,7 +296,9 @@ class Robustness(Struct, frozen=True, kw_only=True):
     audit: Audit | None = None
     """None: not audited."""
     classes: list[OfClass] = []
-    """In the order of the labels, where the dataset's classes differ in size."""
+    """In the order of the labels."""
+    imbalanced: bool = True
+    """Whether the dataset's classes differ in size: only then does ``report.md`` tell them apart."""
     examples: list[Example] = []
 
     def __post_init__(self) -> None:

@@ -122,7 +122,7 @@ class Row:
 
     @property
     def balanced_accuracy(self) -> float | None:
-        """Mean of the classes' clean accuracies; None where the classes are of one size, or without an estimate."""
+        """Mean of the classes' clean accuracies; None without an estimate of each."""
         return self.robustness.balanced_accuracy if self.robustness else None
 
     @property
