@@ -73,6 +73,7 @@ def report_html(
         .render(
             title=title,
             headline=headline(verdicts, lacking_stages(records, verdicts, missing)),
+            suspects=[row.name for group in groups for row in group.all_rows if row.suspect],
             failed=any(verdict.fails for verdict in verdicts),
             verdicts=verdict_table(verdicts),
             marks=MARKS if verdicts else {},

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 from factories import (
+    SOUND,
     both_records,
     busy,
     make_facts,
@@ -14,6 +15,7 @@ from factories import (
     with_classes,
     with_examples,
 )
+from msgspec.structs import replace
 
 from robbench.gate.verdicts import Verdict
 from robbench.record import Record
@@ -158,6 +160,17 @@ def test_names_are_text() -> None:
 def test_where_there_is_little_the_page_says_so(records: list[Record], sentence: str) -> None:
     """A page all the same."""
     assert sentence in text(records)
+
+
+def test_what_cannot_be_trusted_stands_at_the_top() -> None:
+    """And with what the audit found where the model's figures are."""
+    masked = replace(SOUND, zero_gradient=100, warnings=["gradients are zero"])
+    page = text(
+        [replace(each, result=replace(each.result, audit=masked)) if each.robustness else each for each in STUDY]
+    )
+    assert page.index("⚠ p* of 5 models cannot be trusted, for what the audit found: ") < page.index("recommended")
+    assert "⚠ p* of TL#1 cannot be trusted: gradients are zero" in page
+    assert "trusted" not in text(STUDY)
 
 
 def test_what_failed_stands_at_the_top() -> None:
