@@ -27,7 +27,7 @@ ELSEWHERE = {"use-a-model.md"}
 """Pages whose commands another test runs: tests/plugin/test_use_a_model.py."""
 WITHOUT_STUDY = {"photographs.md", "cluster.md"}
 """Pages whose commands need no study that has run."""
-NOT_RUN = re.compile(r"# .*(needs a GPU|needs workers|downloads)")
+NOT_RUN = re.compile(r"^pip |# .*(needs a GPU|needs workers|downloads)")
 
 SUITE = """
 import pytest
