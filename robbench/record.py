@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -296,7 +296,9 @@ class Robustness(Struct, frozen=True, kw_only=True):
     audit: Audit | None = None
     """None: not audited."""
     classes: list[OfClass] = []
-    """In the order of the labels, where the dataset's classes differ in size."""
+    """In the order of the labels."""
+    imbalanced: bool = True
+    """Whether the dataset's classes differ in size: only then does ``report.md`` tell them apart."""
     examples: list[Example] = []
 
     def __post_init__(self) -> None:
@@ -322,7 +324,11 @@ class Robustness(Struct, frozen=True, kw_only=True):
         return statistics.fmean(shares) if shares else None
 
     def robust(self, epsilon: float) -> Counts:
-        """Images right unperturbed and not fooled at a grid value, of all test images; a RobbenchError off the grid."""
+        """Images right unperturbed and not fooled at the first grid radius from ``epsilon`` on, of all test images.
+
+        Raises:
+            RobbenchError: the grid ends below ``epsilon``.
+        """
         at = grid_index(self.grid, epsilon)
         return Counts(correct=sum(index > at for index in self.pstar), total=len(self.pstar))
 
@@ -422,12 +428,12 @@ class LowerBounds(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return len(exact & {*self.verified})
 
     def robust(self, epsilon: float) -> Counts:
-        """Images right and without a known counterexample at a grid value, of all images."""
+        """Images right and without a known counterexample at the first grid radius from ``epsilon`` on, of all images."""
         at = grid_index(self.grid, epsilon)
         return Counts(correct=sum(high > at for high in self.upper), total=len(self.upper))
 
     def certified(self, epsilon: float) -> Counts:
-        """Images right and certified at a grid value, of all images; a RobbenchError off the grid."""
+        """Images right and certified at the first grid radius from ``epsilon`` on, of all images."""
         at = grid_index(self.grid, epsilon)
         return Counts(correct=sum(low >= at for low in self.lower), total=len(self.lower))
 
@@ -538,10 +544,10 @@ class Record(Struct, frozen=True, kw_only=True):
         return self.waiting_for_core > BUSY and self.seconds.measured >= 1
 
 
-def grid_index(grid: list[float], epsilon: float) -> int:
-    """The place of a grid value; a RobbenchError off the grid."""
-    at = int(np.argmin(np.abs(np.asarray(grid) - epsilon)))
-    require(abs(grid[at] - epsilon) <= 1e-9, "radius", f"one of the grid (as {grid[at]})", epsilon)
+def grid_index(grid: Sequence[float], epsilon: float) -> int:
+    """The place of the first grid radius from ``epsilon`` on; a RobbenchError where the grid ends below it."""
+    at = int(np.searchsorted(grid, epsilon - 1e-9))
+    require(at < len(grid), "radius", f"at most {grid[-1]}, where the grid ends", epsilon)
     return at
 
 

@@ -42,11 +42,12 @@ def test_robust_accuracy_is_the_share_of_larger_pstar(indices):
     assert result.distribution().tolist() == [indices.count(index) for index in range(len(GRID) + 1)]
 
 
-def test_robust_accuracy_of_a_radius_off_the_grid_is_refused():
-    """A float that differs in its last bits is on it."""
+def test_robust_accuracy_between_two_radii_is_read_at_the_larger():
+    """A float that differs in its last bits is on the grid; one past its end is refused."""
     assert robustness([1, 4]).robust(0.1 + 0.2) == Counts(correct=1, total=2)
-    with pytest.raises(RobbenchError, match=r"radius: expected one of the grid \(as 0\.\d\), got 0\.25"):
-        robustness([1]).robust(0.25)
+    assert robustness([2, 3]).robust(0.15) == robustness([2, 3]).robust(0.2) == Counts(correct=1, total=2)
+    with pytest.raises(RobbenchError, match=r"radius: expected at most 0\.\d, where the grid ends, got 0\.5"):
+        robustness([1]).robust(0.5)
 
 
 def test_figures_are_plain_and_finite():

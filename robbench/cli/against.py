@@ -40,4 +40,4 @@ def run(options: argparse.Namespace) -> int:
         keep=options.output,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    return print_verdicts(verdicts, given, everything=options.all)
+    return print_verdicts(verdicts, given, options)

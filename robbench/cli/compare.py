@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from robbench.cli.options import Commands, path
+import msgspec
+
+from robbench.cli.options import Commands, add_json, path
 from robbench.errors import RobbenchError
 from robbench.gate.baselines import read_baseline
 from robbench.gate.verdicts import Tolerances, Verdict, compare, declared, levels, plain_verdict
@@ -34,7 +37,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 
 
 def add_tolerances(parser: argparse.ArgumentParser) -> None:
-    """How large a loss may be, and what is listed."""
+    """How large a loss may be, and what is printed."""
     for name, text in TOLERANCES.items():
         parser.add_argument(
             f"--{name.replace('_', '-')}",
@@ -43,6 +46,7 @@ def add_tolerances(parser: argparse.ArgumentParser) -> None:
             help=f"tolerance, instead of the suite's own: {text}",
         )
     parser.add_argument("--all", action="store_true", help="list the figures within tolerance, too")
+    add_json(parser)
 
 
 def given_tolerances(options: argparse.Namespace) -> dict[str, float]:
@@ -55,13 +59,16 @@ def given_tolerances(options: argparse.Namespace) -> dict[str, float]:
 def run(options: argparse.Namespace) -> int:
     """Print the verdicts; 1 where one of them fails."""
     given = given_tolerances(options)
-    return print_verdicts(_verdicts(options, given), given, everything=options.all)
+    return print_verdicts(_verdicts(options, given), given, options)
 
 
-def print_verdicts(verdicts: Sequence[Verdict], given: Mapping[str, float], *, everything: bool) -> int:
-    """Print verdicts and their sum; 1 where one of them fails."""
-    _print(verdicts, everything=everything)
+def print_verdicts(verdicts: Sequence[Verdict], given: Mapping[str, float], options: argparse.Namespace) -> int:
+    """Print verdicts and their sum, or all of them as JSON; 1 where one of them fails."""
     failing = sum(verdict.fails for verdict in verdicts)
+    if options.json:
+        print(json.dumps([{**msgspec.to_builtins(verdict), "fails": verdict.fails} for verdict in verdicts]))
+        return int(failing > 0)
+    _print(verdicts, everything=options.all)
     if not failing:
         print(f"no regression: {sum(verdict.mark == '=' for verdict in verdicts)} of {len(verdicts)} as before")
         return 0

@@ -18,6 +18,7 @@ IGNORED = (".robbench/", ".benchmarks/", "reports/")
 NEXT = """next:
   robbench plan suites/test_robustness.py               what it will cost here
   pytest -m suite suites --robbench-update              run it, and write the baselines
+  OWNER in .github/workflows/robustness.yml             put the repository there that CI is to install robbench from
   git add suites baselines .github .gitignore           what later runs are held to: pytest -m suite suites"""
 
 

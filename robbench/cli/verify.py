@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from robbench.cli.options import Commands, add_places, path
+from robbench.cli.options import Commands, add_json, add_places, path
 from robbench.errors import RobbenchError
 
 if TYPE_CHECKING:
-    from robbench.verify.proof import Finding
+    from robbench.verify.proof import Finding, Mark
 
 
 def add_parser(commands: Commands) -> argparse.ArgumentParser:
@@ -30,11 +32,12 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
         help="a module of your own networks that may be imported and run: mypackage.nets (repeatable)",
     )
     add_places(parser)
+    add_json(parser)
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line for every finding, and a summary; 1 on a problem, 3 where something is unproven."""
+    """Print a line for every finding, and a summary, or JSON; 1 on a problem, 3 where something is unproven."""
     from robbench.machine.environment import choose_device
     from robbench.stages.context import RunContext
     from robbench.store import Store
@@ -45,15 +48,20 @@ def run(options: argparse.Namespace) -> int:
     context = RunContext(store=Store(options.store), data=options.data, device=choose_device(options.device))
     findings = []
     for finding in verify(options.bundle, context, options.code):
-        said = f"{finding.message}; {finding.advice}" if finding.advice else finding.message
-        print(f"{finding.mark:8}  {finding.name}: {said}", flush=True)
         findings.append(finding)
-    return _sum_up(findings)
-
-
-def _sum_up(findings: list[Finding]) -> int:
-    """Print what was found in all; returns the exit status."""
+        if not options.json:
+            said = f"{finding.message}; {finding.advice}" if finding.advice else finding.message
+            print(f"{finding.mark:8}  {finding.name}: {said}", flush=True)
     marks = Counter(finding.mark for finding in findings)
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        _sum_up(findings, marks)
+    return 1 if marks["problem"] else 3 if marks["unproven"] or marks["missing"] else 0
+
+
+def _sum_up(findings: list[Finding], marks: Counter[Mark]) -> None:
+    """Print what was found in all."""
     proven = sum(finding.proven for finding in findings)
     smaller = sum(finding.smaller for finding in findings)
     checked = {finding.name for finding in findings if finding.mark != "missing"}
@@ -66,4 +74,3 @@ def _sum_up(findings: list[Finding]) -> int:
     if marks["unproven"]:
         what = f"{marks['unproven']} records were not proven in full" if proven else "nothing was proven"
         print("; ".join([what, *dict.fromkeys(finding.advice for finding in findings if finding.advice)]))
-    return 1 if marks["problem"] else 3 if marks["unproven"] or marks["missing"] else 0

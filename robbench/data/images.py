@@ -15,7 +15,7 @@ from torch import Tensor
 from robbench.errors import require
 
 IMBALANCED = 1.5
-"""Times as many images in the largest class as in the smallest, from which results are shown class by class."""
+"""Times as many images in the largest class as in the smallest, from which `report.md` tells classes apart."""
 
 
 class ImageSource(Protocol):

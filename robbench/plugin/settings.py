@@ -135,7 +135,10 @@ class Settings:
 
 def add_options(parser: pytest.Parser) -> None:
     """One option group; every option has an ini twin ``robbench_<name>``."""
-    group = parser.getgroup("robbench", "robbench: robustness transfer")
+    group = parser.getgroup(
+        "robbench",
+        "robbench: robustness transfer, as in: pytest -m suite suites/test_mine.py -k TL3 --robbench-seeds 3",
+    )
     for name, text, extra in OPTIONS:
         kind = {"action": "store_true"} if name in _FLAGS else {k: v for k, v in extra.items() if k != "default"}
         option = f"--robbench-{name.replace('_', '-')}"

@@ -39,7 +39,7 @@ class Cell(NamedTuple):
 
 
 def classes_of(model: Model) -> dict[str, Cell]:
-    """The classes of a model's data by their names; none where classes are of one size."""
+    """The classes of a model's data by their names; none where none was recorded."""
     seeds = [row.robustness.classes for row in model.tested if row.robustness and row.robustness.classes]
     return {own[0].name: _cell(own, model.grid_end) for own in zip(*seeds, strict=True)}
 
@@ -66,15 +66,21 @@ def by_dataset(models: Sequence[Model]) -> dict[str, list[Model]]:
 
 
 def compared(group: Group, answer: Answer | None, choices: Sequence[Choice]) -> list[Model]:
-    """The few models of a group that a report compares or recommends, where their classes are told apart.
+    """The few models of a group that a report compares or recommends, where their classes differ in size.
 
     The best transfer and the models from scratch on its data, then what is recommended; of none, the first few models.
     """
     answered = [answer.best, answer.scratch, answer.standard] if answer else []
     chosen = [each.best.model for choice in choices for each in choice.recommendations]
     own = [model for model in [*answered, *chosen] if model and model.facts.architecture == group.architecture]
-    named = {model.label: model for model in own if classes_of(model)}
-    return [*(named.values() or (model for model in models_of(group.rows) if classes_of(model)))][:MODELS]
+    named = {model.label: model for model in own if _differ(model)}
+    return [*(named.values() or filter(_differ, models_of(group.rows)))][:MODELS]
+
+
+def _differ(model: Model) -> bool:
+    """Whether a model's classes are known, and differ in size."""
+    found = [row.robustness for row in model.tested if row.robustness]
+    return any(each.classes and each.imbalanced for each in found)
 
 
 def class_summaries(models: Sequence[Model]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from robbench.record import grid_index
 from robbench.report.bootstrap import Resamples, difference, interval
 from robbench.report.rows import Row
 from robbench.report.seeds import Model, Spread, resampled, spread
@@ -179,14 +180,11 @@ def speed_up(scratch: Model | None, instead: Sequence[Model | None]) -> Spread |
 
 
 def fixed_epsilons(grid: Sequence[float]) -> tuple[float, ...]:
-    """The radii that robust accuracies are shown at: the thesis's, moved to the nearest grid value."""
-    shares = tuple(share * grid[-1] for share in (0.25, 0.5, 1.0))
-    wanted = (0.1, 0.2, 0.3) if grid[-1] >= 0.3 - 1e-9 else tuple(eighth / 255 for eighth in (2, 4, 8))
-    for radii in (wanted, shares):
-        found = {_nearest(grid, radius) for radius in radii if radius <= grid[-1] + 1e-9} - {0.0}
-        if len(found) == len(wanted):
-            break
-    return tuple(sorted(found))
+    """The radii that robust accuracies are shown at: the thesis's where the grid tells them apart, else shares of it."""
+    wanted = (0.1, 0.2, 0.3) if grid[-1] >= 0.3 - 1e-9 else (2 / 255, 4 / 255, 8 / 255)
+    if len({grid_index(grid, radius) for radius in wanted if radius <= grid[-1] + 1e-9}) == len(wanted):
+        return wanted
+    return tuple(sorted({_nearest(grid, share * grid[-1]) for share in (0.25, 0.5, 1.0)} - {0.0}))
 
 
 def _nearest(grid: Sequence[float], epsilon: float) -> float:
@@ -194,10 +192,10 @@ def _nearest(grid: Sequence[float], epsilon: float) -> float:
 
 
 def comparison_epsilon(grid: Sequence[float], adversarial: Row | None) -> float | None:
-    """The radius of a model's adversarial training, on the grid; the largest fixed one where there was none."""
+    """The radius of a model's adversarial training; the largest fixed one without any, or where the grid ends below."""
     spec = adversarial.record.spec if adversarial else {}
     recipe = spec.get("model", spec).get("recipe") or {}
     radius = (recipe.get("attack") or {}).get("epsilon")
-    if radius and radius <= grid[-1]:
-        return _nearest(grid, radius) or None
+    if radius and radius <= grid[-1] + 1e-9:
+        return float(radius)
     return max(fixed_epsilons(grid), default=None)

@@ -73,6 +73,7 @@ def report_html(
         .render(
             title=title,
             headline=headline(verdicts, lacking_stages(records, verdicts, missing)),
+            suspects=[row.name for group in groups for row in group.all_rows if row.suspect],
             failed=any(verdict.fails for verdict in verdicts),
             verdicts=verdict_table(verdicts),
             marks=MARKS if verdicts else {},
@@ -188,25 +189,33 @@ def _cards(groups: Sequence[Group], found: Sequence[Choice]) -> list[dict[str, s
     if not answered:
         return cards[:4]
     group, answer = answered[0]
-    return [*cards[:1], *_answer_cards(answer, f"{group.architecture} " if len(groups) > 1 else "")]
+    return [*cards[:1], *_answer_cards(answer, group, f"{group.architecture} " if len(groups) > 1 else "")]
 
 
-def _answer_cards(answer: Answer, architecture: str) -> Iterable[dict[str, str]]:
+def _answer_cards(answer: Answer, group: Group, architecture: str) -> Iterable[dict[str, str]]:
     assert answer.best is not None
     name = architecture + answer.best.label
     for what, ratio, of in (
-        ("1. robustness kept", answer.retention, "of the source's median p*"),
-        ("2. of training from scratch", answer.relative, "of the median p* of adversarial training on the target"),
+        (f"1. robustness kept by {name}", answer.retention, "of the source's median p*"),
+        (
+            f"2. {name} against training from scratch",
+            answer.relative,
+            "of the median p* of adversarial training on the target",
+        ),
     ):
         if ratio is not None:
-            yield {"what": what, "figure": _amount(ratio), "interval": _interval(ratio), "of": f"{of}, by {name}"}
+            yield {"what": what, "figure": _amount(ratio), "interval": _interval(ratio), "of": of}
     if answer.speed_up is not None:
-        with_source = answer.speed_up_with_source
-        whole = f"; × {with_source.value:.3g} with the source's training" if with_source else ""
-        found = answer.speed_up
+        found, with_source = answer.speed_up, answer.speed_up_with_source
         several = f"seeds: × {found.low:.3g} to × {found.high:.3g}" if found.count > 1 else "one seed: no interval"
-        of = f"faster than adversarial training from scratch, by {name}{whole}"
-        yield {"what": "3. time", "figure": factors(answer.speed_up).partition(" [")[0], "interval": several, "of": of}
+        busy = remarks.busy(group).get("training", {})
+        slowed = any(model and model.label in busy for model in (answer.best, answer.scratch))
+        of = f"faster than adversarial training from scratch{remarks.NO_MEASURE * slowed}"
+        if with_source:
+            of += f"; × {with_source.value:.3g} with the source's training"
+            of += remarks.NO_MEASURE * bool(not slowed and answer.source and answer.source.label in busy)
+        figure = factors(found).partition(" [")[0]
+        yield {"what": f"3. time of {name}", "figure": figure, "interval": several, "of": of}
 
 
 def _amount(ratio: Ratio) -> str:

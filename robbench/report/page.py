@@ -30,6 +30,7 @@ from robbench.report.overview import best_answer, overview_table
 from robbench.report.prediction import prediction_table
 from robbench.report.ranking import ROBUST, ranking_epsilon, swaps
 from robbench.report.remarks import (
+    NO_MEASURE,
     busy,
     data_table,
     doubted,
@@ -131,6 +132,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["few"] = few_named
     environment.globals |= {"FEW": FEW, "ROBUST": ROBUST, "RIGHT": RIGHT, "SUSPECT": SUSPECT, "infinity": math.inf}
     environment.globals["APART"] = f"{LIMIT - 1:.0%}"
+    environment.globals["NO_MEASURE"] = NO_MEASURE
     environment.globals["CONFIDENCE"] = f"{CONFIDENCE:.0%}"
     plain = ("table", "many", "percent", "points", "pstar", "radius", "seconds", "times")
     environment.filters |= {name: getattr(markdown, name) for name in plain}

@@ -17,6 +17,10 @@ ENOUGH = 1_000
 """Test images from which an accuracy is sure to two digits: its standard error is at most 1.6 points."""
 
 
+NO_MEASURE = ", which is no measure, since the machine was busy with other work"
+"""Behind a factor of seconds."""
+
+
 def few_named(names: Sequence[str]) -> str:
     """The first four of several names, and how many more."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

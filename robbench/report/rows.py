@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
-from robbench.record import MISCLASSIFIED, LowerBounds, ModelFacts, Record, Robustness, Training
+from robbench.record import MISCLASSIFIED, LowerBounds, ModelFacts, Record, Robustness, Training, grid_index
 from robbench.report import bootstrap
 from robbench.report.bootstrap import Resamples
 from robbench.report.published import Published, published_row
@@ -123,7 +123,7 @@ class Row:
 
     @property
     def balanced_accuracy(self) -> float | None:
-        """Mean of the classes' clean accuracies; None where the classes are of one size, or without an estimate."""
+        """Mean of the classes' clean accuracies; None without an estimate of each."""
         return self.robustness.balanced_accuracy if self.robustness else None
 
     @property
@@ -143,9 +143,9 @@ class Row:
         return grid[1] - grid[0] if len(grid) > 1 else 0.0
 
     def robust(self, epsilon: float | None) -> float | None:
-        """Robust accuracy at ``epsilon``; None without an estimate or where the grid lacks it."""
+        """Robust accuracy at the first grid radius from ``epsilon`` on; None without an estimate or past the grid."""
         found = self.robustness
-        if found is None or epsilon is None or min(abs(value - epsilon) for value in found.grid) > 1e-9:
+        if found is None or epsilon is None or epsilon > found.grid[-1] + 1e-9:
             return None
         return found.robust(epsilon).share
 
@@ -166,8 +166,7 @@ class Row:
 
     def resampled_shares(self, epsilon: float | None = None) -> Resamples:
         """Clean accuracy, or robust accuracy at ``epsilon``, of every resampling of the test images."""
-        distances = [] if epsilon is None else [abs(value - epsilon) for value in self.record.result.grid]
-        above = distances.index(min(distances)) if distances else MISCLASSIFIED
+        above = MISCLASSIFIED if epsilon is None else grid_index(self.record.result.grid, epsilon)
         return bootstrap.shares(self.facts.dataset, self.record.result, above)
 
     @property

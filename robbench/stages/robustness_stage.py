@@ -53,7 +53,8 @@ def estimate_model(work: Work) -> Made:
         audit=parts["audit"].outcome if "audit" in parts else None,
         norm=estimate.norm,
         found_by=search.found_by,
-        classes=_of_classes(work.data.classes, test.labels, search.pstar, estimate) if work.data.imbalanced else [],
+        classes=_of_classes(work.data.classes, test.labels, search.pstar, estimate),
+        imbalanced=work.data.imbalanced,
         examples=shown,
     )
     trained = work.needs["model"].record.data

@@ -70,6 +70,16 @@ def test_compare_with_a_regression(tmp_path, baselines, capsys):
     ]
 
 
+def test_compare_as_json(tmp_path, baselines, capsys):
+    """Every verdict with its figures, and whether it fails; the exit status is the same."""
+    folder = bundle_of(tmp_path / "run", BAD)
+    status, output, errors = run(capsys, "compare", folder, "--baselines", baselines, "--json")
+    verdicts = json.loads(output)
+    assert (status, errors, len(verdicts)) == (1, "", 5)
+    (lost,) = [verdict for verdict in verdicts if verdict["fails"]]
+    assert (lost["figure"], lost["mark"], lost["baseline"], lost["current"]) == ("median p*", "-", 0.3, 0.1)
+
+
 def test_compare_takes_tolerances(tmp_path, baselines, capsys):
     """Each has an option."""
     folder = bundle_of(tmp_path / "run", BAD, 20.0)

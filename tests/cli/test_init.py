@@ -17,6 +17,7 @@ def test_init_writes_a_study_a_workflow_and_ignore_lines(tmp_path, capsys):
     (study,) = read_studies(tmp_path / "suites" / "test_robustness.py")
     assert {dataset.name for dataset in study.datasets} == {"glyphs10", "glyphs47"}
     workflow = yaml.safe_load((tmp_path / ".github" / "workflows" / "robustness.yml").read_text())
+    assert "OWNER in .github/workflows/robustness.yml" in capsys.readouterr().out
     assert {"run": "pytest -m suite suites"} in workflow["jobs"]["robustness"]["steps"]
     assert (tmp_path / ".gitignore").read_text() == "reports/\n.robbench/\n.benchmarks/\n"
     (tmp_path / "suites" / "test_robustness.py").write_text("mine")

@@ -16,14 +16,18 @@ from photographs import write_folders
 
 import robbench
 import robbench.report.bundle
-from robbench.cli import main
+from robbench.cli import main, new_parser, parse, verbs_of
 from robbench.spec.suite_files import read_studies
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
-ELSEWHERE = {"use-a-model.md", "cluster.md"}
-"""Pages whose commands other tests run: tests/plugin/test_use_a_model.py, tests/cluster."""
-NOT_RUN = re.compile(r"# .*(needs a GPU|downloads)")
+NAVIGATION = re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+ELSEWHERE = {"use-a-model.md"}
+"""Pages whose commands another test runs: tests/plugin/test_use_a_model.py."""
+WITHOUT_STUDY = {"photographs.md", "cluster.md"}
+"""Pages whose commands need no study that has run."""
+NOT_RUN = re.compile(r"^pip |# .*(needs a GPU|needs workers|downloads)")
 
 SUITE = """
 import pytest
@@ -54,10 +58,25 @@ def test_robustness(model, robbench):
 """
 
 
+CODE_BLOCK = re.compile(r"```.*?```", re.DOTALL)
+
+
 def commands(text):
     """Every command of a page's console blocks, as written."""
     blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
     return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def words(line):
+    """Those of the first command of a line, without a comment and without where its output goes."""
+    found = shlex.split(line, comments=True)
+    return found[: next((place for place, word in enumerate(found) if word in ("&&", ">")), None)]
+
+
+def only_checked(text):
+    """The commands of a page that are not run: those of its sentences, and those of its blocks that say so."""
+    said = re.findall(r"`((?:robbench|pytest|python|make) [^`]+)`", CODE_BLOCK.sub("", text))
+    return [each.replace("\n", " ") for each in said] + [each for each in commands(text) if NOT_RUN.search(each)]
 
 
 RUN = [
@@ -93,10 +112,10 @@ def project(pytester, monkeypatch):
 def test_every_command_of_a_page_runs(page, lines, project, pytester, capsys):
     """In their order, in one folder. What robbench init writes runs at the quick scale."""
     quick = any("robbench init" in line for line in lines)
-    if not quick and page != "photographs.md":
+    if not quick and page not in WITHOUT_STUDY:
         project()
     for line in lines:
-        command, *arguments = shlex.split(line, comments=True)
+        command, *arguments = words(line)
         if command == "robbench":
             given = ["reports/robustness-quick" if word == "reports/robustness" else word for word in arguments]
             assert main(given) == 0, f"{line}\n{capsys.readouterr().err}"
@@ -110,8 +129,51 @@ def test_every_command_of_a_page_runs(page, lines, project, pytester, capsys):
 
 def test_every_page_is_in_the_navigation():
     """But no other: mkdocs would warn of both."""
-    named = re.findall(r"(\S+\.md)$", (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert {*PAGES} <= {*named}
+    assert {*PAGES} <= {*NAVIGATION}
+
+
+def headings(page):
+    """The anchors of a page, as GitHub names its headings."""
+    found = re.findall(r"^#+ (.+)$", CODE_BLOCK.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+LINKING = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "reports/README.md")] + sorted(DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_local_links_lead_somewhere(page):
+    """To a file, and to a heading in it; docs/generate.py makes the others of the navigation."""
+    generated = {DOCS / name for name in NAVIGATION}
+    for link in re.findall(r"\]\((?!\w+:)([^)\s]*)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists() or target in generated, link
+        assert not anchor or anchor in headings(target), link
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_command_that_is_not_run_could_be(page, pytester):
+    """Its verb, target, files and options exist; … stands for arguments."""
+    text = page.read_text(encoding="utf-8")
+    for line in only_checked(text):
+        command, *arguments = words(line)
+        named = [word for word in arguments if "/" in word and word.endswith(".py") and f"# {word}\n" not in text]
+        assert [name for name in named if not (ROOT / name).exists()] == [], line
+        if command == "robbench" and (len(arguments) == 1 or "…" in arguments):
+            assert arguments[0] in verbs_of(new_parser()), line
+        elif command == "robbench":
+            assert parse(arguments).run, line
+        elif command == "pytest":
+            pytester.parseconfig(*arguments)
+        elif command == "make":
+            assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), line
+        elif command == "python":
+            of_suites = arguments[0] == "-m"
+            name = arguments[1].replace(".", "/") + ".py" if of_suites else arguments[0]
+            if of_suites or named:
+                program = (ROOT / name).read_text(encoding="utf-8")
+                assert [each for each in arguments[1:] if each.startswith("--") and each not in program] == [], line
 
 
 def test_the_pages_are_short():

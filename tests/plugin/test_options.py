@@ -1,6 +1,8 @@
 """Options and their ini twins: where each value comes from, what is refused, and what it reaches."""
 
 import os
+import re
+import shlex
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,10 +49,11 @@ def settings(pytester):
 
 
 def test_every_option_is_in_the_help_with_its_ini_twin(pytester):
-    """In a group of its own."""
+    """In a group of its own, with an example that pytest takes."""
     text = pytester.runpytest_inprocess("--help").stdout.str()
     assert [name for name, _, _ in OPTIONS] == NAMES
-    assert "robbench: robustness transfer:" in text
+    (example,) = re.findall(r"^robbench: robustness transfer, as in: pytest (.*):$", text, re.MULTILINE)
+    assert Settings.of(pytester.parseconfig(*shlex.split(example))).seeds == 3
     for name in NAMES:
         assert f"--robbench-{name.replace('_', '-')}" in text
         assert f"robbench_{name} (" in text

@@ -61,6 +61,7 @@ def test_the_bundle_is_written_and_named(tiny, pytester, cases):
         "report.html",
         "report.md",
         "results.csv",
+        "classes.csv",
         "pstar.csv.gz",
         "records.json",
     }

@@ -150,8 +150,8 @@ def test_two_studies_are_two_sections() -> None:
     merged = merge([bundle(), other])
     report = render(merged)["report.md"].decode()
     assert [line for line in report.splitlines() if line.startswith("## ")][:2] == [
-        "## demo: MNIST → EMNIST",
-        "## more: MNIST",
+        "## demo: MNIST → EMNIST, cnn7",
+        "## more: MNIST, cnn7",
     ]
     assert merged.notes == ["a note"]
 

@@ -11,6 +11,7 @@ from robbench.record import Counts, OfClass, Record
 from robbench.report.answers import answers
 from robbench.report.choice import choices
 from robbench.report.classes import by_dataset, classes_csv, classes_table, compared, extremes
+from robbench.report.html import report_html
 from robbench.report.page import report_text
 from robbench.report.seeds import models_of
 
@@ -44,7 +45,7 @@ def test_the_table() -> None:
 
 
 def test_each_data_set_has_its_own_classes() -> None:
-    """Classes of the source are never named after those of the target; none where classes are of one size."""
+    """Classes of the source are never named after those of the target; none of a model without classes."""
     source = with_classes(both_records(make_facts("pgd", "mnist"), [4] * 5), many_classes(3))
     group = make_group(source, with_classes(transfer(1, [1] * 5), FEW), transfer(2, [1] * 5))
     found = {name: [model.label for model in models] for name, models in by_dataset(models_of(group.rows)).items()}
@@ -88,6 +89,17 @@ def test_a_short_report(classes: list[OfClass], sentence: str) -> None:
     page = " ".join(report_text([make_group(*study(classes))], {}, title="t").split())
     assert sentence in page
     assert ("| c5" in page) is False
+
+
+def test_classes_of_one_size_are_in_the_long_report_alone() -> None:
+    """In a table of ``report.html`` with every class, and in no sentence of ``report.md``."""
+    records = [
+        replace(record, result=replace(record.result, imbalanced=False)) if record.robustness else record
+        for record in study(many_classes(12))
+    ]
+    group = make_group(*records)
+    assert "balanced accuracy" not in report_text([group], {}, title="t")
+    assert "Median p* of every class of EMNIST" in report_html([group], title="t")
 
 
 def test_the_csv() -> None:

@@ -4,7 +4,18 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from factories import both_records, make_facts, many_classes, robustness_record, transfer, with_classes, with_examples
+from factories import (
+    SOUND,
+    both_records,
+    busy,
+    make_facts,
+    many_classes,
+    robustness_record,
+    transfer,
+    with_classes,
+    with_examples,
+)
+from msgspec.structs import replace
 
 from robbench.gate.verdicts import Verdict
 from robbench.record import Record
@@ -62,9 +73,9 @@ def test_the_first_screen_comes_first() -> None:
     sentences = (
         "A study No comparison was made.",
         "recommended PGD EMNIST median p* 0.300 (0.300 to 0.300) at 90.0% clean accuracy: the best balance",
-        "1. robustness kept 50.0% 50.0% to 50.0% of the source's median p*, by TL#1",
-        "2. of training from scratch 66.7%",
-        "3. time × 40 one seed: no interval faster than adversarial training from scratch, by TL#1",
+        "1. robustness kept by TL#1 50.0% 50.0% to 50.0% of the source's median p* ",
+        "2. TL#1 against training from scratch 66.7%",
+        "3. time of TL#1 × 40 one seed: no interval faster than adversarial training from scratch; × 3.64 with the",
         "Which to choose on EMNIST For most robustness: PGD EMNIST median p* 0.300",
         "The best under your own limits",
         "Every kind of transfer at its best k",
@@ -83,6 +94,21 @@ def test_the_first_screen_comes_first() -> None:
     places = [page.find(sentence) for sentence in sentences]
     assert [sentence for sentence, place in zip(sentences, places, strict=True) if place < 0] == []
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("cnn7-emnist-TL1", "scratch, which is no measure, since the machine was busy with other work; × 3.64 with"),
+        ("cnn7-emnist-pgd", "scratch, which is no measure, since the machine was busy with other work; × 3.64 with"),
+        ("cnn7-mnist-pgd", "scratch; × 3.64 with the source's training, which is no measure, since the machine"),
+    ],
+)
+def test_the_card_of_a_time_that_is_no_measure_says_so(case: str, said: str) -> None:
+    """Of the factor whose seconds were taken on a busy machine."""
+    page = text(busy(STUDY, f"{case}.training"))
+    assert f"faster than adversarial training from {said}" in page
+    assert page.count("no measure") == 1
 
 
 def test_one_file_that_asks_no_network() -> None:
@@ -134,6 +160,17 @@ def test_names_are_text() -> None:
 def test_where_there_is_little_the_page_says_so(records: list[Record], sentence: str) -> None:
     """A page all the same."""
     assert sentence in text(records)
+
+
+def test_what_cannot_be_trusted_stands_at_the_top() -> None:
+    """And with what the audit found where the model's figures are."""
+    masked = replace(SOUND, zero_gradient=100, warnings=["gradients are zero"])
+    page = text(
+        [replace(each, result=replace(each.result, audit=masked)) if each.robustness else each for each in STUDY]
+    )
+    assert page.index("⚠ p* of 5 models cannot be trusted, for what the audit found: ") < page.index("recommended")
+    assert "⚠ p* of TL#1 cannot be trusted: gradients are zero" in page
+    assert "trusted" not in text(STUDY)
 
 
 def test_what_failed_stands_at_the_top() -> None:

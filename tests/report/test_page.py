@@ -4,7 +4,7 @@ import re
 
 import msgspec
 import pytest
-from factories import SOUND, again, both_records, make_facts, robustness_record, training_record, transfer
+from factories import SOUND, again, both_records, busy, make_facts, robustness_record, training_record, transfer
 
 from robbench.gate.verdicts import Verdict
 from robbench.record import Audit, Record
@@ -57,14 +57,13 @@ def test_a_report_from_top_to_bottom() -> None:
     sentences = (
         "# A study",
         "**Passed so far: 1 figure compared; 8 stages of the study not compared.**",
-        "## demo: MNIST → EMNIST",
+        "## demo: MNIST → EMNIST, cnn7",
         "- **For most robustness: PGD EMNIST**, median p\\* 0.300 (0.300 to 0.300), 90.0% clean accuracy, trained in 400 s",
         "- **For best balance: PGD EMNIST**, median p\\* 0.300 (0.300 to 0.300), 90.0% clean accuracy, expected robustness 90.0%",
         "- **For least cost: TL#1**",
         "- most robust within 10 s: TL#1 (0.200), 100 s: TL#1 (0.200), 1,000 s: PGD EMNIST (0.300)",
         "- cnn4: 1 model (cnn4-a)",
         "Tested on 36 images a model and seed, at the fewest: too few to settle a second digit.",
-        "### cnn7",
         "TL#1 is the most robust of 2 transferred models: median p\\* **0.200** at 80.0% clean accuracy.",
         "Retention: **50.0%** of the 0.400 of PGD MNIST (50.0% to 50.0%).",
         "Drop point: k = 1.",
@@ -102,7 +101,7 @@ def test_seeds_are_joined_in_the_answers() -> None:
     """Two seeds: medians over seeds; ranges are for the HTML and the CSV."""
     report = text(STUDY + AGAIN)
     for sentence in (
-        "### cnn7, 2 seeds",
+        "## demo: MNIST → EMNIST, cnn7, 2 seeds",
         "median p\\* **0.150** at 80.0% clean accuracy.",
         "Retention: **37.5%** of the 0.400 of PGD MNIST (25.0% to 50.0%)",
         "Drop point: k = 1, uncertain.",
@@ -181,19 +180,10 @@ def test_a_study_of_one_checkpoint_says_how_robust_it_is() -> None:
         assert word not in report
 
 
-@pytest.mark.parametrize(("busy", "factors"), [("cnn7-emnist-TL1", 2), ("cnn7-emnist-pgd", 2), ("cnn7-mnist-pgd", 1)])
-def test_a_factor_of_seconds_on_a_busy_machine_is_no_result(busy: str, factors: int) -> None:
+@pytest.mark.parametrize(("case", "factors"), [("cnn7-emnist-TL1", 2), ("cnn7-emnist-pgd", 2), ("cnn7-mnist-pgd", 1)])
+def test_a_factor_of_seconds_on_a_busy_machine_is_no_result(case: str, factors: int) -> None:
     """Whichever model it was that waited; where it was the source, only the factor with the source's seconds."""
-    records = [
-        msgspec.structs.replace(
-            record,
-            seconds=msgspec.structs.replace(record.seconds, waiting_for_core=0.5 * record.seconds.measured),
-        )
-        if (record.case, record.stage) == (busy, "training")
-        else record
-        for record in STUDY
-    ]
-    report = text(records)
+    report = text(busy(STUDY, f"{case}.training"))
     assert report.count("which is no measure, since the machine was busy with other work.") == factors
     assert "**Measured on a busy machine**: training of " in report
     assert "busy" not in text(STUDY)
@@ -302,7 +292,14 @@ def test_the_answers_are_those_of_the_most_robust_transfer() -> None:
     )
     second = transfer(1, [1] * 40, architecture="cnn4")
     report = text([*STUDY, *second])
+    assert "## demo: MNIST → EMNIST\n" in report
     assert report.index("### cnn7") < report.index("### cnn4")
+
+
+def test_a_title_that_is_the_studys_name_is_said_once() -> None:
+    """Then the heading of the only study begins with its data."""
+    report = report_text(group_records(STUDY), {}, title="demo")
+    assert [line for line in report.splitlines() if line.startswith("#")][:2] == ["# demo", "## MNIST → EMNIST, cnn7"]
 
 
 def test_what_was_not_considered_is_said() -> None:

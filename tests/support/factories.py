@@ -171,6 +171,16 @@ def again(record: Record, search: str, indices: Sequence[int]) -> Record:
     return msgspec.structs.replace(record, stage=f"robustness-{search}", result=result)
 
 
+def busy(records: Sequence[Record], stage: str) -> list[Record]:
+    """The same, but that one stage (``case.stage``) waited for a core half of its time."""
+
+    def waited(record: Record) -> Record:
+        seconds = msgspec.structs.replace(record.seconds, waiting_for_core=0.5 * record.seconds.measured)
+        return msgspec.structs.replace(record, seconds=seconds)
+
+    return [waited(record) if record.name == stage else record for record in records]
+
+
 def both_records(facts: ModelFacts, indices: Sequence[int], seconds: float = 10.0, **changes: Any) -> list[Record]:
     """The two stages of one model."""
     return [training_record(facts, seconds, **changes), robustness_record(facts, indices, **changes)]

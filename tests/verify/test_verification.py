@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 
@@ -30,6 +31,16 @@ def test_an_untouched_bundle_holds(place, verified):
     assert lines[-1] == f"8 records, {proven} counterexamples proven, 0 problems"
     assert proven > 25
     assert MISCLASSIFIED in found_images(place)[1]
+
+
+def test_findings_as_json(place, verified):
+    """One for every line, with what would let more be proven; the exit status is the same."""
+    forget_adversarials(place)
+    status, (text,) = verified("--code", "proven_net", "--json")
+    findings = json.loads(text)
+    (unproven,) = [finding for finding in findings if finding["mark"] == "unproven"]
+    assert (status, len(findings), unproven["name"]) == (3, 8, f"one/{SOURCE.id}.robustness")
+    assert unproven["advice"].startswith("counterexamples that were not kept: `pytest -m")
 
 
 @pytest.mark.parametrize(
