@@ -7,13 +7,14 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 from robbench.cluster.connect import connected
-from robbench.cluster.messages import SLOT, Done, Failed, Packed, PartDone, Run
+from robbench.cluster.messages import Done, Failed, Packed, PartDone, Run, slot
 from robbench.cluster.workers import Workers
 from robbench.errors import RobbenchError
 from robbench.record import Record
@@ -32,6 +33,16 @@ TRIES = 3
 
 IN_FLIGHT = 32
 """Stages that the scheduler has at once, at least: a waiting one's weights lie there."""
+
+LOOK = 10.0
+"""Seconds between two looks whether the workers are there that a stage waits for."""
+
+GONE = 600.0
+"""Seconds without any worker of a stage's class of machine after which another class begins it anew."""
+
+
+class ClassGoneError(Exception):
+    """No worker of the class of machine is left, but others are there."""
 
 
 class SchedulerLostError(RobbenchError):
@@ -83,8 +94,8 @@ class Cluster:
             self.workers = Workers(self.client, self._run, self._machines, self._say, self._asked)
             self.workers.wait_for(workers if address is None else 1)
             self._subscribe()
-            threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
             self.workers.welcome()
+            threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
             count = max(IN_FLIGHT, 2 * len(self.workers.alive()))
             self._room = threading.Semaphore(count)
             self._threads = ThreadPoolExecutor(count, thread_name_prefix="robbench-stage")
@@ -128,13 +139,10 @@ class Cluster:
             for key in keys.values():
                 self._store.drop_state(key)
         packed = {role: self._packed(finished) for role, finished in needs.items()}
-        machine = self._machine_for(keys)
-        self._divide(Work(task, context, needs), packed, keys[machine], machine)
         state = f"{self._run.name}-{task.digest}"
         self._publish(state, keys.values())
         try:
-            arguments = packed, fresh, state, context.tried
-            done: Done = self._on_worker(task.name, machine, "make_stage", task, *arguments)
+            done = self._done(Work(task, context, needs), packed, keys, fresh, state)
             finished = self._store.unpack(done.key, done.files) if done.files else self._store.finished(done.key)
         finally:
             self._withdraw(state)
@@ -144,6 +152,17 @@ class Cluster:
         if done.made:
             context.made.add(done.key)
         return finished.record
+
+    def _done(
+        self, work: Work, needs: Mapping[str, Packed], keys: Mapping[str, str], fresh: bool, state: str
+    ) -> Done:
+        while True:
+            machine = self._machine_for(keys)
+            with suppress(ClassGoneError):
+                self._divide(work, needs, keys[machine], machine)
+                arguments = needs, fresh, state, work.context.tried
+                done: Done = self._on_worker(work.task.name, machine, "make_stage", work.task, *arguments)
+                return done
 
     def _machine_for(self, keys: Mapping[str, str]) -> str:
         """The class of machine to make a stage on: one where it was begun, or the one with the most workers."""
@@ -185,30 +204,16 @@ class Cluster:
 
         Raises:
             RobbenchError: it failed ``TRIES`` times, or with an error that says that it always will.
+            ClassGoneError: no worker of the class was there for ``GONE`` seconds, but others are.
             CancelledError: the scheduler is gone.
         """
         from distributed import KilledWorker
 
-        from robbench.cluster import worker
-
         tried: set[str] = set()
 
         def make() -> Any:
-            alike = [each.address for each in self.workers.alive() if each.machine == machine]
-            others = [address for address in alike if address not in tried]
-            # Where there is nothing to choose from, workers that join later may take it, too.
-            chosen = tried or len(self._machines) > 1 or self.workers.faulty
             with self._room:
-                return self.client.submit(
-                    getattr(worker, function),
-                    self._run,
-                    task,
-                    *arguments,
-                    key=f"{name}-{uuid.uuid4().hex[:8]}",
-                    resources={SLOT: 1},
-                    workers=others or None if chosen else None,
-                    pure=False,
-                ).result()
+                return self._submitted(name, machine, tried, function, task, *arguments)
 
         for left in reversed(range(TRIES)):
             self._shows[name] = None
@@ -229,6 +234,43 @@ class Cluster:
                 )
             tried.add(result.worker)
         raise RobbenchError(f"{name} failed {TRIES} times, at last on {result.worker}: {result.message}")
+
+    def _submitted(
+        self, name: str, machine: str, tried: Collection[str], function: str, task: Task, *arguments: Any
+    ) -> Any:
+        """What a function returns on a worker of a class of machine, on one where it was not tried if there is any."""
+        from robbench.cluster import worker
+
+        seen = time.monotonic()
+        while True:
+            others = {each for each in self._alike(machine) if each not in tried} if tried else set()
+            future = self.client.submit(
+                getattr(worker, function),
+                self._run,
+                task,
+                *arguments,
+                key=f"{name}-{uuid.uuid4().hex[:8]}",
+                resources=slot(machine),
+                workers=[*others] or None,
+                pure=False,
+            )
+            done = threading.Event()
+            future.add_done_callback(partial(_set, done))
+            while not done.wait(LOOK):
+                alike = self._alike(machine)
+                seen = time.monotonic() if alike else seen
+                if time.monotonic() - seen > GONE and self.workers.alive():
+                    future.cancel()
+                    raise ClassGoneError
+                if others and others.isdisjoint(alike):
+                    future.cancel()
+                    break
+            else:
+                return future.result()
+
+    def _alike(self, machine: str) -> list[str]:
+        """The addresses of the workers of a class of machine that are there."""
+        return [each.address for each in self.workers.alive() if each.machine == machine]
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
         """What the scheduler answers, asked anew where the connection was lost meanwhile and came back."""
@@ -306,6 +348,10 @@ class Cluster:
     def _on_shows(self, value: Mapping[str, Any]) -> None:
         if value["name"] in self._shows:
             self._shows[value["name"]] = value["host"], value["share"], value["detail"]
+
+
+def _set(event: threading.Event, _: object) -> None:
+    event.set()
 
 
 def _run(context: RunContext, tasks: Sequence[Task], device: str, folders: Iterable[str], deterministic: bool) -> Run:

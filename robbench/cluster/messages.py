@@ -10,11 +10,13 @@ from typing import Any
 from robbench.spec import Dataset
 from robbench.store import Finished
 
-SLOT = "robbench"
-"""The resource of a worker that a stage asks for: every worker has one, so that no two stages share its device."""
-
 PACKAGES = ("robbench", "torch", "torchvision")
 """Packages whose version must be the controller's, beside Python's and dask's."""
+
+
+def slot(machine: str) -> dict[str, int]:
+    """The resources that a stage asks for: a worker of that class of machine has one of each, so no two share its device."""
+    return {"robbench": 1, f"robbench {machine}": 1}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from distributed import Status, Variable, Worker, WorkerPlugin, get_worker
 
-from robbench.cluster.messages import PACKAGES, SLOT, Done, Facts, Failed, Packed, PartDone, Run
+from robbench.cluster.messages import PACKAGES, Done, Facts, Failed, Packed, PartDone, Run, slot
 from robbench.errors import RobbenchError
 from robbench.spec.model import LIBRARY_MODULES, identified
 from robbench.spec.suite_files import find_code_in
@@ -36,7 +36,7 @@ SHOWN_EVERY = 0.5
 
 
 class Welcome(WorkerPlugin):
-    """Every worker, whenever it comes, says what it is; it gets stages where nothing is wrong with it."""
+    """Every worker, whenever it comes, says what it is."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.name = run, run.name
@@ -45,12 +45,18 @@ class Welcome(WorkerPlugin):
     async def setup(self, worker: Worker) -> None:
         """Look at what the worker has, without blocking it."""
         self.facts = await asyncio.to_thread(look, self.run, worker.address, worker.state.nthreads)
-        if self.facts.fault is None:
-            await worker.set_resources(**{SLOT: 1})
-            # Stages that wait are offered to a worker that begins to run, not to one that gets a resource.
-            worker.status = Status.paused
-            worker.status = Status.running
         worker.log_event(self.run.name, {"comes": self.facts.__dict__})
+
+
+async def give_slot(run: str, dask_worker: Worker) -> None:
+    """Let a worker get stages; the controller asks it to, when it found nothing wrong with it."""
+    welcome = dask_worker.plugins[run]
+    assert isinstance(welcome, Welcome)
+    assert welcome.facts is not None
+    await dask_worker.set_resources(**slot(welcome.facts.machine))
+    # Stages that wait are offered to a worker that begins to run, not to one that gets a resource.
+    dask_worker.status = Status.paused
+    dask_worker.status = Status.running
 
 
 def versions() -> tuple[tuple[str, str | None], ...]:

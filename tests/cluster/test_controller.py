@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
-from distributed import LocalCluster, Worker
+from distributed import LocalCluster, Status, Worker, get_worker
 from line import Line
 from stages import comparable
 
 import robbench.stages.training_stage
+from robbench.cluster import controller
 from robbench.cluster.controller import Cluster
 from robbench.errors import RobbenchError
 from robbench.spec import Bounded, Bounds
@@ -110,6 +111,86 @@ def test_a_stage_that_fails_on_three_workers_fails(connect, context, task, tries
     with pytest.raises(RobbenchError, match=r"training failed 3 times, at last on \S+: OSError: no space left"):
         run_graph([task], context, connect())
     assert len(tried) == len(set(tried)) == 3
+
+
+@pytest.fixture
+def join():
+    """Let a worker join a scheduler that begins without any; returns it."""
+    with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as local:
+
+        async def make():
+            return await Worker(local.scheduler_address, nthreads=1)
+
+        workers = []
+
+        def join():
+            workers.append(local.sync(make))
+            return workers[-1]
+
+        join.local = local
+        yield join
+        for worker in workers:
+            local.sync(worker.close)
+
+
+@pytest.fixture
+def begin(join, context):
+    """Connect a controller to that scheduler, until the end of the test."""
+    with ExitStack() as stack:
+        yield lambda tasks: stack.enter_context(
+            closing(Cluster(join.local.scheduler_address, 1, "cpu", context=context, tasks=tasks, folders=()))
+        )
+
+
+def pause(worker):
+    """It takes no more stages."""
+    worker.loop.add_callback(setattr, worker, "status", Status.paused)
+
+
+def test_a_stage_that_waits_for_a_worker_that_leaves_is_made_by_another(join, begin, context, task, tries, monkeypatch):
+    """It failed on one, and was meant for the other, which left before it began."""
+    monkeypatch.setattr(controller, "LOOK", 0.1)
+    workers, tried = [join(), join()], []
+
+    def train(work):
+        tried.append(get_worker())
+        if len(tried) == 2:
+            raise RobbenchError("tried again")
+        for other in {*workers} - {*tried}:
+            pause(other)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(robbench.stages.training_stage, "train_model", train)
+    graph = Graph(context, begin([task]))
+    graph.start([task])
+    while not any(each.worker_restrictions for each in [*join.local.scheduler.tasks.values()]):
+        time.sleep(0.05)
+    for other in {*workers} - {*tried}:
+        join.local.sync(other.close)
+    with pytest.raises(RobbenchError, match=r"^tried again$"):
+        graph.futures[task].result(60)
+    assert tried[0] is tried[1]
+
+
+def test_a_stage_whose_class_of_machine_is_gone_is_begun_by_another(join, begin, context, task, tries, monkeypatch):
+    """After a while; a class that comes later takes nothing that waits for the first one."""
+    monkeypatch.setattr(controller, "LOOK", 0.1)
+    monkeypatch.setattr(controller, "GONE", 1.0)
+    tries(RobbenchError("begun"))
+    first = join()
+    graph = Graph(context, begin([task]))
+    pause(first)
+    graph.start([task])
+    while not join.local.scheduler.unrunnable:
+        time.sleep(0.05)
+    monkeypatch.setattr("robbench.machine.environment.Environment.slug", "another")
+    join()
+    while "another" not in context.machines:
+        time.sleep(0.05)
+    assert join.local.scheduler.unrunnable
+    join.local.sync(first.close)
+    with pytest.raises(RobbenchError, match=r"^begun$"):
+        graph.futures[task].result(60)
 
 
 def test_a_stage_ends_when_its_run_does(connect, context, task, monkeypatch):
