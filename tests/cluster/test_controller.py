@@ -113,82 +113,94 @@ def test_a_stage_that_fails_on_three_workers_fails(connect, context, task, tries
     assert len(tried) == len(set(tried)) == 3
 
 
+class Machines:
+    """Workers that join a scheduler one by one, and leave it."""
+
+    def __init__(self, local):
+        self._local, self.scheduler = local, local.scheduler
+
+    def join(self, threads=1):
+        """A new worker. Without a limit of its memory: it would not stay paused."""
+
+        async def worker():
+            return await Worker(self.scheduler.address, nthreads=threads, memory_limit=0)
+
+        return self._local.sync(worker)
+
+    def pause(self, worker):
+        """Let it take no more stages."""
+        worker.loop.add_callback(setattr, worker, "status", Status.paused)
+        while self.scheduler.workers[worker.address].status is not Status.paused:
+            time.sleep(0.01)
+
+    def leave(self, worker):
+        """Close it."""
+        self._local.sync(worker.close)
+
+    def wait_for_unrunnable(self, count):
+        """Wait until so many stages wait for a worker."""
+        while len(self.scheduler.unrunnable) < count:
+            time.sleep(0.01)
+
+
 @pytest.fixture
-def join():
-    """Let a worker join a scheduler that begins without any; returns it."""
+def machines():
+    """Of a scheduler that begins without any."""
     with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as local:
-
-        async def make():
-            return await Worker(local.scheduler_address, nthreads=1)
-
-        workers = []
-
-        def join():
-            workers.append(local.sync(make))
-            return workers[-1]
-
-        join.local = local
-        yield join
-        for worker in workers:
-            local.sync(worker.close)
+        yield Machines(local)
+        for worker in [*local.scheduler.workers]:
+            local.sync(local.scheduler.close_worker, worker)
 
 
 @pytest.fixture
-def begin(join, context):
+def begin(machines, context):
     """Connect a controller to that scheduler, until the end of the test."""
     with ExitStack() as stack:
         yield lambda tasks: stack.enter_context(
-            closing(Cluster(join.local.scheduler_address, 1, "cpu", context=context, tasks=tasks, folders=()))
+            closing(Cluster(machines.scheduler.address, 1, "cpu", context=context, tasks=tasks, folders=()))
         )
 
 
-def pause(worker):
-    """It takes no more stages."""
-    worker.loop.add_callback(setattr, worker, "status", Status.paused)
-
-
-def test_a_stage_that_waits_for_a_worker_that_leaves_is_made_by_another(join, begin, context, task, tries, monkeypatch):
+def test_a_stage_that_waits_for_a_worker_that_leaves_is_made_by_another(machines, begin, context, task, monkeypatch):
     """It failed on one, and was meant for the other, which left before it began."""
     monkeypatch.setattr(controller, "LOOK", 0.1)
-    workers, tried = [join(), join()], []
+    workers, tried = [machines.join(), machines.join()], []
 
     def train(work):
         tried.append(get_worker())
         if len(tried) == 2:
             raise RobbenchError("tried again")
         for other in {*workers} - {*tried}:
-            pause(other)
+            machines.pause(other)
         raise OSError("no space left on device")
 
     monkeypatch.setattr(robbench.stages.training_stage, "train_model", train)
     graph = Graph(context, begin([task]))
     graph.start([task])
-    while not any(each.worker_restrictions for each in [*join.local.scheduler.tasks.values()]):
+    while not any(each.worker_restrictions for each in [*machines.scheduler.tasks.values()]):
         time.sleep(0.05)
     for other in {*workers} - {*tried}:
-        join.local.sync(other.close)
+        machines.leave(other)
     with pytest.raises(RobbenchError, match=r"^tried again$"):
         graph.futures[task].result(60)
     assert tried[0] is tried[1]
 
 
-def test_a_stage_whose_class_of_machine_is_gone_is_begun_by_another(join, begin, context, task, tries, monkeypatch):
+def test_a_stage_whose_class_of_machine_is_gone_is_begun_by_another(machines, begin, context, task, tries, monkeypatch):
     """After a while; a class that comes later takes nothing that waits for the first one."""
     monkeypatch.setattr(controller, "LOOK", 0.1)
     monkeypatch.setattr(controller, "GONE", 1.0)
     tries(RobbenchError("begun"))
-    first = join()
+    first = machines.join()
     graph = Graph(context, begin([task]))
-    pause(first)
+    machines.pause(first)
     graph.start([task])
-    while not join.local.scheduler.unrunnable:
+    machines.wait_for_unrunnable(1)
+    machines.join(threads=2)
+    while len(context.machines) < 2:
         time.sleep(0.05)
-    monkeypatch.setattr("robbench.machine.environment.Environment.slug", "another")
-    join()
-    while "another" not in context.machines:
-        time.sleep(0.05)
-    assert join.local.scheduler.unrunnable
-    join.local.sync(first.close)
+    assert machines.scheduler.unrunnable
+    machines.leave(first)
     with pytest.raises(RobbenchError, match=r"^begun$"):
         graph.futures[task].result(60)
 
