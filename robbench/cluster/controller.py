@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from robbench.cluster.connect import connected
-from robbench.cluster.messages import Done, Failed, Packed, PartDone, Run, slot
+from robbench.cluster.messages import Done, Failed, Needs, PartDone, Run, slot
 from robbench.cluster.workers import Workers
 from robbench.errors import RobbenchError
 from robbench.record import Record
@@ -134,35 +134,43 @@ class Cluster:
         needs = finished_needs(task, context)
         if not fresh and (found := finished_stage(task, context)) and suffices(found, context):
             return found.record
-        keys = {machine: key_of(task, context, needs, machine) for machine in context.machines}
+        work = Work(task, context, needs)
         if fresh:
-            for key in keys.values():
-                self._store.drop_state(key)
-        packed = {role: self._packed(finished) for role, finished in needs.items()}
-        state = f"{self._run.name}-{task.digest}"
-        self._publish(state, keys.values())
-        try:
-            done = self._done(Work(task, context, needs), packed, keys, fresh, state)
-            finished = self._store.unpack(done.key, done.files) if done.files else self._store.finished(done.key)
-        finally:
-            self._withdraw(state)
+            self._drop_states(work)
+        done = self._done(work, fresh)
+        finished = self._store.unpack(done.key, done.files) if done.files else self._store.finished(done.key)
         assert finished is not None
-        for key in keys.values():
-            self._store.drop_state(key)
+        self._drop_states(work)
         if done.made:
             context.made.add(done.key)
         return finished.record
 
-    def _done(
-        self, work: Work, needs: Mapping[str, Packed], keys: Mapping[str, str], fresh: bool, state: str
-    ) -> Done:
+    def _drop_states(self, work: Work) -> None:
+        for key in _keys(work).values():
+            self._store.drop_state(key)
+
+    def _done(self, work: Work, fresh: bool) -> Done:
+        """What a worker made of a stage, on another class of machine where no worker of the first one is left."""
+        task, state = work.task, f"{self._run.name}-{work.task.digest}"
+
+        def pack() -> Needs:
+            if not self.workers.shared:
+                self._publish(state, _keys(work).values())
+            return self._packed(work.needs)
+
         while True:
+            keys = _keys(work)
             machine = self._machine_for(keys)
-            with suppress(ClassGoneError):
-                self._divide(work, needs, keys[machine], machine)
-                arguments = needs, fresh, state, work.context.tried
-                done: Done = self._on_worker(work.task.name, machine, "make_stage", work.task, *arguments)
+            try:
+                self._divide(work, keys[machine], machine)
+                done: Done = self._on_worker(
+                    task.name, machine, "make_stage", task, pack, fresh, state, work.context.tried
+                )
                 return done
+            except ClassGoneError:
+                self._say(f"{task.name}: no worker of class {machine} is left, it begins anew on another")
+            finally:
+                self._withdraw(state)
 
     def _machine_for(self, keys: Mapping[str, str]) -> str:
         """The class of machine to make a stage on: one where it was begun, or the one with the most workers."""
@@ -170,7 +178,7 @@ class Cluster:
         begun = [machine for machine, key in keys.items() if count[machine] and self._store.state_path(key).exists()]
         return begun[0] if begun else max(keys, key=lambda machine: count[machine])
 
-    def _divide(self, work: Work, needs: Mapping[str, Packed], key: str, machine: str) -> None:
+    def _divide(self, work: Work, key: str, machine: str) -> None:
         """Make the parts of a stage that several workers share, and save the state from which it goes on."""
         division, workers = KINDS[work.task.kind].division, len(self.workers.alive())
         if division is None or workers < 2:
@@ -179,11 +187,11 @@ class Cluster:
         places = division().parts(work)
         if len(places) < 2 or "parts" not in saved:  # else the stage was begun whole, or all parts are joined
             return
-        made, lock = saved["parts"], threading.Lock()
+        made, lock, pack = saved["parts"], threading.Lock(), partial(self._packed, work.needs)
 
         def make(place: tuple[int, int]) -> None:
             name = f"{work.task.name} images {place[0]}-{place[1] - 1}"
-            done: PartDone = self._on_worker(name, machine, "make_part", work.task, needs, *place)
+            done: PartDone = self._on_worker(name, machine, "make_part", work.task, pack, *place)
             with lock:
                 made[str(place[0])] = {"state": done.state, "seconds": done.seconds}
                 self._store.save_state(key, saved)
@@ -195,11 +203,15 @@ class Cluster:
         state = joined([part["state"] for part in parts])
         self._store.save_state(key, {**state, "seconds": {name: round(value, 6) for name, value in seconds.items()}})
 
-    def _packed(self, finished: Finished) -> Packed:
-        """A stage that another one needs, with its files for workers that do not see the store."""
-        return Packed(finished, {} if self.workers.shared else self._store.pack(finished.record.key))
+    def _packed(self, needs: Mapping[str, Finished]) -> Needs:
+        """Stages that another one needs, with their files where a worker does not see the store."""
+        if self.workers.shared:
+            return Needs(needs, None)
+        return Needs(needs, {role: self._store.pack(finished.record.key) for role, finished in needs.items()})
 
-    def _on_worker(self, name: str, machine: str, function: str, task: Task, *arguments: Any) -> Any:
+    def _on_worker(
+        self, name: str, machine: str, function: str, task: Task, pack: Callable[[], Needs], *arguments: Any
+    ) -> Any:
         """What a function of :mod:`robbench.cluster.worker` returns on a worker of a class of machine, in a few tries.
 
         Raises:
@@ -213,7 +225,7 @@ class Cluster:
 
         def make() -> Any:
             with self._room:
-                return self._submitted(name, machine, tried, function, task, *arguments)
+                return self._submitted(name, machine, tried, function, task, pack, *arguments)
 
         for left in reversed(range(TRIES)):
             self._shows[name] = None
@@ -236,7 +248,14 @@ class Cluster:
         raise RobbenchError(f"{name} failed {TRIES} times, at last on {result.worker}: {result.message}")
 
     def _submitted(
-        self, name: str, machine: str, tried: Collection[str], function: str, task: Task, *arguments: Any
+        self,
+        name: str,
+        machine: str,
+        tried: Collection[str],
+        function: str,
+        task: Task,
+        pack: Callable[[], Needs],
+        *arguments: Any,
     ) -> Any:
         """What a function returns on a worker of a class of machine, on one where it was not tried if there is any."""
         from robbench.cluster import worker
@@ -248,6 +267,7 @@ class Cluster:
                 getattr(worker, function),
                 self._run,
                 task,
+                pack(),
                 *arguments,
                 key=f"{name}-{uuid.uuid4().hex[:8]}",
                 resources=slot(machine),
@@ -266,7 +286,9 @@ class Cluster:
                     future.cancel()
                     break
             else:
-                return future.result()
+                if (result := future.result()) is not None:
+                    return result
+                self.workers.shared = False
 
     def _alike(self, machine: str) -> list[str]:
         """The addresses of the workers of a class of machine that are there."""
@@ -297,10 +319,10 @@ class Cluster:
     # --- state --------------------------------------------------------------------------------------------------------
 
     def _publish(self, name: str, keys: Iterable[str]) -> None:
-        """Give the scheduler the saved states of a stage, for workers that do not see the store."""
+        """Give the scheduler the saved states of a stage, if it has none, for workers that do not see the store."""
         from distributed import Variable
 
-        if self.workers.shared:
+        if name in self._states:
             return
         paths = {key: self._store.state_path(key) for key in keys}
         states = {key: path.read_bytes() for key, path in paths.items() if path.exists()}
@@ -348,6 +370,11 @@ class Cluster:
     def _on_shows(self, value: Mapping[str, Any]) -> None:
         if value["name"] in self._shows:
             self._shows[value["name"]] = value["host"], value["share"], value["detail"]
+
+
+def _keys(work: Work) -> dict[str, str]:
+    """The keys of a stage on every class of machine that came."""
+    return {each: key_of(work.task, work.context, work.needs, each) for each in work.context.machines}
 
 
 def _set(event: threading.Event, _: object) -> None:

@@ -62,11 +62,11 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A finished stage for a worker: with its files, or without them where the store is shared or nothing is in them."""
+class Needs:
+    """The finished stages that a stage needs, by role, and their files, by name; None where all workers see the store."""
 
-    finished: Finished
-    files: Mapping[str, bytes]
+    finished: Mapping[str, Finished]
+    files: Mapping[str, Mapping[str, bytes]] | None
 
 
 @dataclass(frozen=True)

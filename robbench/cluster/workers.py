@@ -35,6 +35,8 @@ class Workers:
     ) -> None:
         self._client, self._run, self._machines, self._say, self._asked = client, run, machines, say, asked
         self._facts: dict[str, Facts] = {}
+        self.shared = True
+        """Whether every one that came sees the controller's store."""
 
     def wait_for(self, expected: int) -> None:
         """Wait a while for so many, and then for one; a RobbenchError where the versions there are not those here."""
@@ -91,11 +93,6 @@ class Workers:
         return [facts for address, facts in list(self._facts.items()) if address in there and not facts.fault]
 
     @property
-    def shared(self) -> bool:
-        """Whether every one sees the controller's store."""
-        return all(facts.shared for facts in self._facts.values())
-
-    @property
     def cuda(self) -> bool:
         """Whether they have GPUs."""
         return any(facts.gpu for facts in self._facts.values())
@@ -117,6 +114,7 @@ class Workers:
 
     def _know(self, facts: Facts) -> None:
         self._facts[facts.address] = facts
+        self.shared &= facts.shared
         if not facts.fault and facts.machine not in self._machines:
             self._machines.append(facts.machine)
 

@@ -205,6 +205,21 @@ def test_a_stage_whose_class_of_machine_is_gone_is_begun_by_another(machines, be
         graph.futures[task].result(60)
 
 
+def test_a_worker_that_comes_later_need_not_see_the_store(machines, begin, context, estimated, monkeypatch):
+    """It gets files and states, although all that were there before saw the store."""
+    first = machines.join()
+    cluster = begin([estimated])
+    training = estimated.needs["model"]
+    run_graph([training], context, cluster)
+    machines.pause(first)
+    graph = Graph(context, cluster)
+    graph.start([estimated, Task("training", replace(training.model, seed=1))])
+    machines.wait_for_unrunnable(2)
+    monkeypatch.setattr("robbench.cluster.worker.shared", lambda run: False)
+    machines.join()
+    assert all(future.result(60).key for future in graph.futures.values())
+
+
 def test_a_stage_ends_when_its_run_does(connect, context, task, monkeypatch):
     """Its worker is free for the next run, however long the stage would have taken."""
     ended = threading.Event()
