@@ -32,7 +32,7 @@ TRIES = 3
 """How often a stage may fail on workers before it fails, on another one each time where there are as many."""
 
 IN_FLIGHT = 32
-"""Stages that the scheduler has at once, at least: a waiting one's weights lie there."""
+"""Stages, or parts of them, that the scheduler has at once, at least: a waiting one's weights lie there."""
 
 LOOK = 10.0
 """Seconds between two looks whether the workers are there that a stage waits for."""
@@ -90,15 +90,18 @@ class Cluster:
         with ExitStack() as stack:
             self.client = stack.enter_context(connected(address, workers, device))
             self._address = self.client.scheduler.address
-            self._run = _run(context, with_needs(tasks), device, folders, deterministic)
+            tasks = with_needs(tasks)
+            self._run = _run(context, tasks, device, folders, deterministic)
             self.workers = Workers(self.client, self._run, self._machines, self._say, self._asked)
             self.workers.wait_for(workers if address is None else 1)
             self._subscribe()
             self.workers.welcome()
+            self.in_flight = 0
+            """How many stages, and how many of them or of their parts, the scheduler has at once, at most."""
+            self._stages, self._room = threading.Semaphore(0), threading.Semaphore(0)
+            self._make_room()
             threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
-            count = max(IN_FLIGHT, 2 * len(self.workers.alive()))
-            self._room = threading.Semaphore(count)
-            self._threads = ThreadPoolExecutor(count, thread_name_prefix="robbench-stage")
+            self._threads = ThreadPoolExecutor(max(1, len(tasks)), thread_name_prefix="robbench-stage")
             stack.callback(self._threads.shutdown, wait=False, cancel_futures=True)
             self._stack = stack.pop_all()
 
@@ -107,7 +110,8 @@ class Cluster:
 
         def make() -> Record:
             try:
-                return self._make(task, context, fresh)
+                with self._stages:
+                    return self._make(task, context, fresh)
             except RobbenchError:
                 raise
             except Exception as error:
@@ -345,7 +349,7 @@ class Cluster:
             "saved": self._on_saved,
             "shows": self._on_shows,
             "says": self._say,
-            "comes": self.workers.comes,
+            "comes": self._on_comes,
         }
         while event := self._events.get():
             try:
@@ -354,6 +358,18 @@ class Cluster:
             except Exception as error:
                 if self.client.status == "running":
                     self._say(f"what a worker sent was not kept: {error}")
+
+    def _on_comes(self, said: Mapping[str, Any]) -> None:
+        self.workers.comes(said)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Let more stages be in flight where more workers are there than ever before."""
+        more = max(IN_FLIGHT, 2 * len(self.workers.alive())) - self.in_flight
+        if more > 0:
+            self.in_flight += more
+            for room in (self._stages, self._room):
+                room.release(more)
 
     def _on_saved(self, name: str) -> None:
         """Keep a state that a worker gave the scheduler."""

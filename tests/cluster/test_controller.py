@@ -156,9 +156,12 @@ def machines():
 def begin(machines, context):
     """Connect a controller to that scheduler, until the end of the test."""
     with ExitStack() as stack:
-        yield lambda tasks: stack.enter_context(
-            closing(Cluster(machines.scheduler.address, 1, "cpu", context=context, tasks=tasks, folders=()))
-        )
+
+        def begin(tasks, context=context):
+            cluster = Cluster(machines.scheduler.address, 1, "cpu", context=context, tasks=tasks, folders=())
+            return stack.enter_context(closing(cluster))
+
+        yield begin
 
 
 def test_a_stage_that_waits_for_a_worker_that_leaves_is_made_by_another(machines, begin, context, task, monkeypatch):
@@ -203,6 +206,27 @@ def test_a_stage_whose_class_of_machine_is_gone_is_begun_by_another(machines, be
     machines.leave(first)
     with pytest.raises(RobbenchError, match=r"^begun$"):
         graph.futures[task].result(60)
+
+
+def test_a_worker_that_comes_later_to_a_gpu_that_is_taken_gets_no_stage(machines, begin, context, task, monkeypatch):
+    """One with a GPU of its own does, and stages wait for both that have one."""
+    said, gpus = [], iter("001")
+    monkeypatch.setattr("robbench.cluster.worker._gpu", lambda context: next(gpus))
+    monkeypatch.setattr(controller, "IN_FLIGHT", 0)
+    context = replace(context, announce=said.append)
+    first = machines.join()
+    cluster = begin([task], context)
+    late = []
+    for number in (1, 2):
+        late.append(machines.join())
+        while len(said) < number:
+            time.sleep(0.05)
+    assert "expected a GPU for each, got one for both" in said[0]
+    assert said[1].endswith("joins")
+    slots = [worker.state.total_resources.get("robbench") for worker in (first, *late)]
+    assert slots == [1, None, 1]
+    while cluster.in_flight < 4:
+        time.sleep(0.05)
 
 
 def test_a_worker_that_comes_later_need_not_see_the_store(machines, begin, context, estimated, monkeypatch):
