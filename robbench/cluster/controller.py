@@ -27,6 +27,7 @@ from robbench.stages.resumable import joined
 from robbench.stages.task import Task
 from robbench.stages.work import Work, finished_needs, finished_stage, key_of, suffices
 from robbench.store import Finished
+from robbench.store.files import write_atomically
 
 TRIES = 3
 """How often a stage may fail on workers before it fails, on another one each time where there are as many."""
@@ -241,6 +242,8 @@ class Cluster:
             finally:
                 self._shows.pop(name, None)
             if not isinstance(result, Failed):
+                for path, data in result.beside.items():
+                    write_atomically(self._store.folder / path, data)
                 return result
             if result.final:
                 raise RobbenchError(result.message)

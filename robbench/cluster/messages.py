@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,8 @@ class Done:
     key: str
     files: Mapping[str, bytes]
     made: bool
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    """As of :meth:`robbench.cluster.worker.Sending.beside`."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class PartDone:
 
     state: dict[str, Any]
     seconds: dict[str, float]
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    """As of :meth:`robbench.cluster.worker.Sending.beside`."""
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,8 @@ def _attempt(
                 for role, finished in needs.finished.items():
                     store.unpack(finished.record.key, needs.files[role])
             _Progress.of(run.name).name = str(worker.get_current_task()).rpartition("-")[0]
-            return work(replace(context, store=store, failed={}, made=set()), needs.finished)
+            result = work(replace(context, store=store, failed={}, made=set()), needs.finished)
+            return replace(result, beside=store.beside()) if isinstance(store, Sending) else result
     except Exception as error:
         message = str(error) if isinstance(error, RobbenchError) else f"{type(error).__name__}: {error}"
         return Failed(worker.address, message, isinstance(error, RobbenchError))
@@ -188,6 +189,11 @@ class Sending(Store):
         super().save_state(key, state)
         Variable(self._state).set({key: self.state_path(key).read_bytes()})
         get_worker().log_event(self._topic, {"saved": self._state})
+
+    def beside(self) -> dict[str, bytes]:
+        """By their path in the store, the counterexamples of a verifier that are none, which no stage's record holds."""
+        paths = (path for path in self.folder.glob("verifier/*/*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def shared(run: Run) -> bool:

@@ -21,6 +21,7 @@ from robbench.spec import Bounded, Bounds
 from robbench.stages import Task, bounds_stage, run_graph
 from robbench.stages.graph import Graph, finished_records
 from robbench.store import Store
+from robbench.store.files import write_atomically
 from robbench.training import Trainer
 
 
@@ -47,14 +48,22 @@ def tries(monkeypatch):
     return fail_with
 
 
-def test_what_workers_make_comes_to_the_controllers_store(connect, context, estimated, apart):
-    """Records and weights, although no worker sees it; a second run takes all from there."""
+def test_what_workers_make_comes_to_the_controllers_store(connect, context, estimated, apart, monkeypatch):
+    """Records, weights and what a verifier got wrong, although no worker sees it; a second run takes all from there."""
+    train = robbench.stages.training_stage.train_model
+
+    def train_and_keep(work):
+        write_atomically(work.context.store.folder / "verifier" / work.task.model.id / "image3.txt", b"sat")
+        return train(work)
+
+    monkeypatch.setattr(robbench.stages.training_stage, "train_model", train_and_keep)
     cluster = connect([estimated])
     records = run_graph([estimated], context, cluster)
     assert len(records) == len(context.made) == 2
     assert finished_records([*records], context).keys() == records.keys()
     training = context.store.finished(records[estimated.needs["model"]].key)
     assert context.store.weights(training)
+    assert (context.store.folder / "verifier" / estimated.model.id / "image3.txt").read_text() == "sat"
     context.made.clear()
     assert run_graph([estimated], context, cluster) == records
     assert context.made == set()
