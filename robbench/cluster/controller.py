@@ -313,14 +313,16 @@ class Cluster:
                     raise
 
     def _connected(self) -> bool:
-        """Whether the scheduler answers, at once or after a while; then it tells what the workers say, as before."""
+        """Whether the scheduler answers, at once or after a while; then what the workers say is heard as before."""
         while self.client.status == "connecting":  # not for longer than the client's timeout
             time.sleep(0.1)
-        if self.client.status == "running":
+        if self.client.status == "running" and self.client.scheduler_comm is not self._heard:
             self._subscribe()
+            self._events.put({"comes": None})
         return bool(self.client.status == "running")
 
     def _subscribe(self) -> None:
+        self._heard = self.client.scheduler_comm
         self.client.subscribe_topic(self._run.name, lambda event: self._events.put(event[1]))
 
     # --- state --------------------------------------------------------------------------------------------------------
@@ -362,8 +364,12 @@ class Cluster:
                 if self.client.status == "running":
                     self._say(f"what a worker sent was not kept: {error}")
 
-    def _on_comes(self, said: Mapping[str, Any]) -> None:
-        self.workers.comes(said)
+    def _on_comes(self, said: Mapping[str, Any] | None) -> None:
+        """Take in a worker that says what it is; None: all that came while they could not be heard."""
+        if said is None:
+            self.workers.look_again()
+        else:
+            self.workers.comes(said)
         self._make_room()
 
     def _make_room(self) -> None:

@@ -58,15 +58,18 @@ class Workers:
         from robbench.cluster.worker import Welcome
 
         self._client.register_plugin(Welcome(self._run))
-        name = self._run.name
-        found = self._client.run(lambda dask_worker: getattr(dask_worker.plugins.get(name), "facts", None))
-        for facts in filter(None, found.values()):  # a worker that came just now says so itself
+        for facts in self._found():
             self._know(facts)
         faults = [facts.fault for facts in self._facts.values() if facts.fault]
         faults += filter(None, [shares_gpu(self._facts.values()), lacks_gpu(self._facts.values())])
         if faults:
             raise RobbenchError(faults[0])
         self._give_slots([*self._facts])
+
+    def look_again(self) -> None:
+        """Take those that came while the scheduler could not be heard."""
+        for facts in self._found():
+            self.comes(facts.__dict__)
 
     def dismiss(self) -> None:
         """Tell those that come that the run is over; the scheduler may be gone."""
@@ -104,6 +107,15 @@ class Workers:
         hosts = ", ".join(dict.fromkeys(facts.host for facts in self._facts.values()))
         link = f"; dashboard: {self._client.dashboard_link}" if find_spec("bokeh") else ""
         return f"workers: {', '.join(f'{count} × {device}' for device, count in devices.items())} ({hosts}){link}"
+
+    def _found(self) -> list[Facts]:
+        """Of all that are there; one that came just now says so itself."""
+        name = self._run.name
+
+        def facts(dask_worker: Any) -> Facts | None:
+            return getattr(dask_worker.plugins.get(name), "facts", None)
+
+        return [*filter(None, self._asked(lambda: self._client.run(facts, on_error="ignore")).values())]
 
     def _give_slots(self, addresses: list[str]) -> None:
         from robbench.cluster.worker import give_slot

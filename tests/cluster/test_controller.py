@@ -238,6 +238,18 @@ def test_a_worker_that_comes_later_to_a_gpu_that_is_taken_gets_no_stage(machines
         time.sleep(0.05)
 
 
+def test_a_worker_that_came_while_the_controller_could_not_hear_gets_stages(machines, begin, context, task):
+    """The controller asks who is there, once it is connected again."""
+    machines.join()
+    cluster = begin([task])
+    cluster.client.unsubscribe_topic(cluster._run.name)
+    late = machines.join()
+    cluster._heard = None
+    assert cluster._connected()
+    while "robbench" not in late.state.total_resources:
+        time.sleep(0.05)
+
+
 def test_a_worker_that_comes_later_need_not_see_the_store(machines, begin, context, estimated, monkeypatch):
     """It gets files and states, although all that were there before saw the store."""
     first = machines.join()
