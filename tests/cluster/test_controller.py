@@ -126,7 +126,7 @@ class Machines:
     """Workers that join a scheduler one by one, and leave it."""
 
     def __init__(self, local):
-        self._local, self.scheduler = local, local.scheduler
+        self._local, self.scheduler, self.workers = local, local.scheduler, []
 
     def join(self, threads=1):
         """A new worker. Without a limit of its memory: it would not stay paused."""
@@ -134,7 +134,8 @@ class Machines:
         async def worker():
             return await Worker(self.scheduler.address, nthreads=threads, memory_limit=0)
 
-        return self._local.sync(worker)
+        self.workers.append(self._local.sync(worker))
+        return self.workers[-1]
 
     def pause(self, worker):
         """Let it take no more stages."""
@@ -156,9 +157,10 @@ class Machines:
 def machines():
     """Of a scheduler that begins without any."""
     with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as local:
-        yield Machines(local)
-        for worker in [*local.scheduler.workers]:
-            local.sync(local.scheduler.close_worker, worker)
+        machines = Machines(local)
+        yield machines
+        for worker in machines.workers:
+            machines.leave(worker)
 
 
 @pytest.fixture
