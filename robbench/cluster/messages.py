@@ -15,7 +15,7 @@ PACKAGES = ("robbench", "torch", "torchvision")
 
 
 def slot(machine: str) -> dict[str, int]:
-    """The resources that a stage asks for: a worker of that class of machine has one of each, so no two share its device."""
+    """The resources that a stage asks for: a worker of that class has one of each, so that no two share its device."""
     return {"robbench": 1, f"robbench {machine}": 1}
 
 
@@ -63,7 +63,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Needs:
-    """The finished stages that a stage needs, by role, and their files, by name; None where all workers see the store."""
+    """The finished stages that a stage needs, by role, and their files, by name; None: all workers see the store."""
 
     finished: Mapping[str, Finished]
     files: Mapping[str, Mapping[str, bytes]] | None

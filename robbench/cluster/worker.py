@@ -191,7 +191,7 @@ class Sending(Store):
         get_worker().log_event(self._topic, {"saved": self._state})
 
     def beside(self) -> dict[str, bytes]:
-        """By their path in the store, the counterexamples of a verifier that are none, which no stage's record holds."""
+        """By their path in the store, the counterexamples of a verifier that are none, which no record holds."""
         paths = (path for path in self.folder.glob("verifier/*/*") if path.is_file())
         return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in paths}
 
