@@ -7,13 +7,14 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 from robbench.cluster.connect import connected
-from robbench.cluster.messages import SLOT, Done, Failed, Packed, PartDone, Run
+from robbench.cluster.messages import Done, Failed, Needs, PartDone, Run, slot
 from robbench.cluster.workers import Workers
 from robbench.errors import RobbenchError
 from robbench.record import Record
@@ -26,12 +27,23 @@ from robbench.stages.resumable import joined
 from robbench.stages.task import Task
 from robbench.stages.work import Work, finished_needs, finished_stage, key_of, suffices
 from robbench.store import Finished
+from robbench.store.files import write_atomically
 
 TRIES = 3
 """How often a stage may fail on workers before it fails, on another one each time where there are as many."""
 
 IN_FLIGHT = 32
-"""Stages that the scheduler has at once, at least: a waiting one's weights lie there."""
+"""Stages, or parts of them, that the scheduler has at once, at least: a waiting one's weights lie there."""
+
+LOOK = 10.0
+"""Seconds between two looks whether the workers are there that a stage waits for."""
+
+GONE = 600.0
+"""Seconds without any worker of a stage's class of machine after which another class begins it anew."""
+
+
+class ClassGoneError(Exception):
+    """No worker of the class of machine is left, but others are there."""
 
 
 class SchedulerLostError(RobbenchError):
@@ -79,15 +91,18 @@ class Cluster:
         with ExitStack() as stack:
             self.client = stack.enter_context(connected(address, workers, device))
             self._address = self.client.scheduler.address
-            self._run = _run(context, with_needs(tasks), device, folders, deterministic)
+            tasks = with_needs(tasks)
+            self._run = _run(context, tasks, device, folders, deterministic)
             self.workers = Workers(self.client, self._run, self._machines, self._say, self._asked)
             self.workers.wait_for(workers if address is None else 1)
             self._subscribe()
-            threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
             self.workers.welcome()
-            count = max(IN_FLIGHT, 2 * len(self.workers.alive()))
-            self._room = threading.Semaphore(count)
-            self._threads = ThreadPoolExecutor(count, thread_name_prefix="robbench-stage")
+            self.in_flight = 0
+            """How many stages, and how many of them or of their parts, the scheduler has at once, at most."""
+            self._stages, self._room = threading.Semaphore(0), threading.Semaphore(0)
+            self._make_room()
+            threading.Thread(target=self._listen, name="robbench-events", daemon=True).start()
+            self._threads = ThreadPoolExecutor(max(1, len(tasks)), thread_name_prefix="robbench-stage")
             stack.callback(self._threads.shutdown, wait=False, cancel_futures=True)
             self._stack = stack.pop_all()
 
@@ -96,7 +111,8 @@ class Cluster:
 
         def make() -> Record:
             try:
-                return self._make(task, context, fresh)
+                with self._stages:
+                    return self._make(task, context, fresh)
             except RobbenchError:
                 raise
             except Exception as error:
@@ -123,27 +139,43 @@ class Cluster:
         needs = finished_needs(task, context)
         if not fresh and (found := finished_stage(task, context)) and suffices(found, context):
             return found.record
-        keys = {machine: key_of(task, context, needs, machine) for machine in context.machines}
+        work = Work(task, context, needs)
         if fresh:
-            for key in keys.values():
-                self._store.drop_state(key)
-        packed = {role: self._packed(finished) for role, finished in needs.items()}
-        machine = self._machine_for(keys)
-        self._divide(Work(task, context, needs), packed, keys[machine], machine)
-        state = f"{self._run.name}-{task.digest}"
-        self._publish(state, keys.values())
-        try:
-            arguments = packed, fresh, state, context.tried
-            done: Done = self._on_worker(task.name, machine, "make_stage", task, *arguments)
-            finished = self._store.unpack(done.key, done.files) if done.files else self._store.finished(done.key)
-        finally:
-            self._withdraw(state)
+            self._drop_states(work)
+        done = self._done(work, fresh)
+        finished = self._store.unpack(done.key, done.files) if done.files else self._store.finished(done.key)
         assert finished is not None
-        for key in keys.values():
-            self._store.drop_state(key)
+        self._drop_states(work)
         if done.made:
             context.made.add(done.key)
         return finished.record
+
+    def _drop_states(self, work: Work) -> None:
+        for key in _keys(work).values():
+            self._store.drop_state(key)
+
+    def _done(self, work: Work, fresh: bool) -> Done:
+        """What a worker made of a stage, on another class of machine where no worker of the first one is left."""
+        task, state = work.task, f"{self._run.name}-{work.task.digest}"
+
+        def pack() -> Needs:
+            if not self.workers.shared:
+                self._publish(state, _keys(work).values())
+            return self._packed(work.needs)
+
+        while True:
+            keys = _keys(work)
+            machine = self._machine_for(keys)
+            try:
+                self._divide(work, keys[machine], machine)
+                done: Done = self._on_worker(
+                    task.name, machine, "make_stage", task, pack, fresh, state, work.context.tried
+                )
+                return done
+            except ClassGoneError:
+                self._say(f"{task.name}: no worker of class {machine} is left, it begins anew on another")
+            finally:
+                self._withdraw(state)
 
     def _machine_for(self, keys: Mapping[str, str]) -> str:
         """The class of machine to make a stage on: one where it was begun, or the one with the most workers."""
@@ -151,7 +183,7 @@ class Cluster:
         begun = [machine for machine, key in keys.items() if count[machine] and self._store.state_path(key).exists()]
         return begun[0] if begun else max(keys, key=lambda machine: count[machine])
 
-    def _divide(self, work: Work, needs: Mapping[str, Packed], key: str, machine: str) -> None:
+    def _divide(self, work: Work, key: str, machine: str) -> None:
         """Make the parts of a stage that several workers share, and save the state from which it goes on."""
         division, workers = KINDS[work.task.kind].division, len(self.workers.alive())
         if division is None or workers < 2:
@@ -160,11 +192,11 @@ class Cluster:
         places = division().parts(work)
         if len(places) < 2 or "parts" not in saved:  # else the stage was begun whole, or all parts are joined
             return
-        made, lock = saved["parts"], threading.Lock()
+        made, lock, pack = saved["parts"], threading.Lock(), partial(self._packed, work.needs)
 
         def make(place: tuple[int, int]) -> None:
             name = f"{work.task.name} images {place[0]}-{place[1] - 1}"
-            done: PartDone = self._on_worker(name, machine, "make_part", work.task, needs, *place)
+            done: PartDone = self._on_worker(name, machine, "make_part", work.task, pack, *place)
             with lock:
                 made[str(place[0])] = {"state": done.state, "seconds": done.seconds}
                 self._store.save_state(key, saved)
@@ -176,39 +208,29 @@ class Cluster:
         state = joined([part["state"] for part in parts])
         self._store.save_state(key, {**state, "seconds": {name: round(value, 6) for name, value in seconds.items()}})
 
-    def _packed(self, finished: Finished) -> Packed:
-        """A stage that another one needs, with its files for workers that do not see the store."""
-        return Packed(finished, {} if self.workers.shared else self._store.pack(finished.record.key))
+    def _packed(self, needs: Mapping[str, Finished]) -> Needs:
+        """Stages that another one needs, with their files where a worker does not see the store."""
+        if self.workers.shared:
+            return Needs(needs, None)
+        return Needs(needs, {role: self._store.pack(finished.record.key) for role, finished in needs.items()})
 
-    def _on_worker(self, name: str, machine: str, function: str, task: Task, *arguments: Any) -> Any:
+    def _on_worker(
+        self, name: str, machine: str, function: str, task: Task, pack: Callable[[], Needs], *arguments: Any
+    ) -> Any:
         """What a function of :mod:`robbench.cluster.worker` returns on a worker of a class of machine, in a few tries.
 
         Raises:
             RobbenchError: it failed ``TRIES`` times, or with an error that says that it always will.
+            ClassGoneError: no worker of the class was there for ``GONE`` seconds, but others are.
             CancelledError: the scheduler is gone.
         """
         from distributed import KilledWorker
 
-        from robbench.cluster import worker
-
         tried: set[str] = set()
 
         def make() -> Any:
-            alike = [each.address for each in self.workers.alive() if each.machine == machine]
-            others = [address for address in alike if address not in tried]
-            # Where there is nothing to choose from, workers that join later may take it, too.
-            chosen = tried or len(self._machines) > 1 or self.workers.faulty
             with self._room:
-                return self.client.submit(
-                    getattr(worker, function),
-                    self._run,
-                    task,
-                    *arguments,
-                    key=f"{name}-{uuid.uuid4().hex[:8]}",
-                    resources={SLOT: 1},
-                    workers=others or None if chosen else None,
-                    pure=False,
-                ).result()
+                return self._submitted(name, machine, tried, function, task, pack, *arguments)
 
         for left in reversed(range(TRIES)):
             self._shows[name] = None
@@ -220,6 +242,8 @@ class Cluster:
             finally:
                 self._shows.pop(name, None)
             if not isinstance(result, Failed):
+                for path, data in result.beside.items():
+                    write_atomically(self._store.folder / path, data)
                 return result
             if result.final:
                 raise RobbenchError(result.message)
@@ -229,6 +253,53 @@ class Cluster:
                 )
             tried.add(result.worker)
         raise RobbenchError(f"{name} failed {TRIES} times, at last on {result.worker}: {result.message}")
+
+    def _submitted(
+        self,
+        name: str,
+        machine: str,
+        tried: Collection[str],
+        function: str,
+        task: Task,
+        pack: Callable[[], Needs],
+        *arguments: Any,
+    ) -> Any:
+        """What a function returns on a worker of a class of machine, on one where it was not tried if there is any."""
+        from robbench.cluster import worker
+
+        seen = time.monotonic()
+        while True:
+            others = {each for each in self._alike(machine) if each not in tried} if tried else set()
+            future = self.client.submit(
+                getattr(worker, function),
+                self._run,
+                task,
+                pack(),
+                *arguments,
+                key=f"{name}-{uuid.uuid4().hex[:8]}",
+                resources=slot(machine),
+                workers=[*others] or None,
+                pure=False,
+            )
+            done = threading.Event()
+            future.add_done_callback(partial(_set, done))
+            while not done.wait(LOOK):
+                alike = self._alike(machine)
+                seen = time.monotonic() if alike else seen
+                if time.monotonic() - seen > GONE and self.workers.alive():
+                    future.cancel()
+                    raise ClassGoneError
+                if others and others.isdisjoint(alike):
+                    future.cancel()
+                    break
+            else:
+                if (result := future.result()) is not None:
+                    return result
+                self.workers.shared = False
+
+    def _alike(self, machine: str) -> list[str]:
+        """The addresses of the workers of a class of machine that are there."""
+        return [each.address for each in self.workers.alive() if each.machine == machine]
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
         """What the scheduler answers, asked anew where the connection was lost meanwhile and came back."""
@@ -242,23 +313,25 @@ class Cluster:
                     raise
 
     def _connected(self) -> bool:
-        """Whether the scheduler answers, at once or after a while; then it tells what the workers say, as before."""
+        """Whether the scheduler answers, at once or after a while; then what the workers say is heard as before."""
         while self.client.status == "connecting":  # not for longer than the client's timeout
             time.sleep(0.1)
-        if self.client.status == "running":
+        if self.client.status == "running" and self.client.scheduler_comm is not self._heard:
             self._subscribe()
+            self._events.put({"comes": None})
         return bool(self.client.status == "running")
 
     def _subscribe(self) -> None:
+        self._heard = self.client.scheduler_comm
         self.client.subscribe_topic(self._run.name, lambda event: self._events.put(event[1]))
 
     # --- state --------------------------------------------------------------------------------------------------------
 
     def _publish(self, name: str, keys: Iterable[str]) -> None:
-        """Give the scheduler the saved states of a stage, for workers that do not see the store."""
+        """Give the scheduler the saved states of a stage, if it has none, for workers that do not see the store."""
         from distributed import Variable
 
-        if self.workers.shared:
+        if name in self._states:
             return
         paths = {key: self._store.state_path(key) for key in keys}
         states = {key: path.read_bytes() for key, path in paths.items() if path.exists()}
@@ -281,7 +354,7 @@ class Cluster:
             "saved": self._on_saved,
             "shows": self._on_shows,
             "says": self._say,
-            "comes": self.workers.comes,
+            "comes": self._on_comes,
         }
         while event := self._events.get():
             try:
@@ -290,6 +363,22 @@ class Cluster:
             except Exception as error:
                 if self.client.status == "running":
                     self._say(f"what a worker sent was not kept: {error}")
+
+    def _on_comes(self, said: Mapping[str, Any] | None) -> None:
+        """Take in a worker that says what it is; None: all that came while they could not be heard."""
+        if said is None:
+            self.workers.look_again()
+        else:
+            self.workers.comes(said)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Let more stages be in flight where more workers are there than ever before."""
+        more = max(IN_FLIGHT, 2 * len(self.workers.alive())) - self.in_flight
+        if more > 0:
+            self.in_flight += more
+            for room in (self._stages, self._room):
+                room.release(more)
 
     def _on_saved(self, name: str) -> None:
         """Keep a state that a worker gave the scheduler."""
@@ -306,6 +395,15 @@ class Cluster:
     def _on_shows(self, value: Mapping[str, Any]) -> None:
         if value["name"] in self._shows:
             self._shows[value["name"]] = value["host"], value["share"], value["detail"]
+
+
+def _keys(work: Work) -> dict[str, str]:
+    """The keys of a stage on every class of machine that came."""
+    return {each: key_of(work.task, work.context, work.needs, each) for each in work.context.machines}
+
+
+def _set(event: threading.Event, _: object) -> None:
+    event.set()
 
 
 def _run(context: RunContext, tasks: Sequence[Task], device: str, folders: Iterable[str], deterministic: bool) -> Run:

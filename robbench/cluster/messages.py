@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from robbench.spec import Dataset
 from robbench.store import Finished
 
-SLOT = "robbench"
-"""The resource of a worker that a stage asks for: every worker has one, so that no two stages share its device."""
-
 PACKAGES = ("robbench", "torch", "torchvision")
 """Packages whose version must be the controller's, beside Python's and dask's."""
+
+
+def slot(machine: str) -> dict[str, int]:
+    """The resources that a stage asks for: a worker of that class has one of each, so that no two share its device."""
+    return {"robbench": 1, f"robbench {machine}": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +62,11 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A finished stage for a worker: with its files, or without them where the store is shared or nothing is in them."""
+class Needs:
+    """The finished stages that a stage needs, by role, and their files, by name; None: all workers see the store."""
 
-    finished: Finished
-    files: Mapping[str, bytes]
+    finished: Mapping[str, Finished]
+    files: Mapping[str, Mapping[str, bytes]] | None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Done:
     key: str
     files: Mapping[str, bytes]
     made: bool
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    """As of :meth:`robbench.cluster.worker.Sending.beside`."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class PartDone:
 
     state: dict[str, Any]
     seconds: dict[str, float]
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    """As of :meth:`robbench.cluster.worker.Sending.beside`."""
 
 
 @dataclass(frozen=True)

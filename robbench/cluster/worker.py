@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from distributed import Status, Variable, Worker, WorkerPlugin, get_worker
 
-from robbench.cluster.messages import PACKAGES, SLOT, Done, Facts, Failed, Packed, PartDone, Run
+from robbench.cluster.messages import PACKAGES, Done, Facts, Failed, Needs, PartDone, Run, slot
 from robbench.errors import RobbenchError
 from robbench.spec.model import LIBRARY_MODULES, identified
 from robbench.spec.suite_files import find_code_in
@@ -36,7 +36,7 @@ SHOWN_EVERY = 0.5
 
 
 class Welcome(WorkerPlugin):
-    """Every worker, whenever it comes, says what it is; it gets stages where nothing is wrong with it."""
+    """Every worker, whenever it comes, says what it is."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.name = run, run.name
@@ -45,12 +45,18 @@ class Welcome(WorkerPlugin):
     async def setup(self, worker: Worker) -> None:
         """Look at what the worker has, without blocking it."""
         self.facts = await asyncio.to_thread(look, self.run, worker.address, worker.state.nthreads)
-        if self.facts.fault is None:
-            await worker.set_resources(**{SLOT: 1})
-            # Stages that wait are offered to a worker that begins to run, not to one that gets a resource.
-            worker.status = Status.paused
-            worker.status = Status.running
         worker.log_event(self.run.name, {"comes": self.facts.__dict__})
+
+
+async def give_slot(run: str, dask_worker: Worker) -> None:
+    """Let a worker get stages; the controller asks it to, when it found nothing wrong with it."""
+    welcome = dask_worker.plugins[run]
+    assert isinstance(welcome, Welcome)
+    assert welcome.facts is not None
+    await dask_worker.set_resources(**slot(welcome.facts.machine))
+    # Stages that wait are offered to a worker that begins to run, not to one that gets a resource.
+    dask_worker.status = Status.paused
+    dask_worker.status = Status.running
 
 
 def versions() -> tuple[tuple[str, str | None], ...]:
@@ -100,14 +106,14 @@ def look(run: Run, address: str, threads: int) -> Facts:
 
 
 def make_stage(
-    run: Run, task: Task, needs: Mapping[str, Packed], fresh: bool, state: str, tried: dict[Hashable, Tried]
-) -> Done | Failed:
-    """Make a stage, from the newest state that any worker has sent of it.
+    run: Run, task: Task, needs: Needs, fresh: bool, state: str, tried: dict[Hashable, Tried]
+) -> Done | Failed | None:
+    """Make a stage, from the newest state that any worker has sent of it; None where it needs files that did not come.
 
     Args:
         run: what this worker was told of the run.
         task: the stage.
-        needs: what it needs, by role.
+        needs: what it needs.
         fresh: make it although a shared store has it.
         state: name of the Variable that holds the state, by the stage's key.
         tried: what the controller found when it tried the networks.
@@ -120,11 +126,11 @@ def make_stage(
         files = context.store.pack(record.key) if isinstance(context.store, Sending) else {}
         return Done(record.key, files, record.key in context.made)
 
-    found: Done | Failed = _attempt(run, task, needs, state, made)
+    found: Done | Failed | None = _attempt(run, task, needs, state, made)
     return found
 
 
-def make_part(run: Run, task: Task, needs: Mapping[str, Packed], first: int, last: int) -> PartDone | Failed:
+def make_part(run: Run, task: Task, needs: Needs, first: int, last: int) -> PartDone | Failed | None:
     """Make the part of a stage that has some of its images; arguments as of :func:`make_stage`."""
 
     def made(context: RunContext, finished: Mapping[str, Finished]) -> PartDone:
@@ -135,34 +141,35 @@ def make_part(run: Run, task: Task, needs: Mapping[str, Packed], first: int, las
         state = division().make(work, first, last)
         return PartDone(state, msgspec.to_builtins(work.stopwatch.seconds))
 
-    found: PartDone | Failed = _attempt(run, task, needs, "", made)
+    found: PartDone | Failed | None = _attempt(run, task, needs, "", made)
     return found
 
 
 def _attempt(
     run: Run,
     task: Task,
-    needs: Mapping[str, Packed],
+    needs: Needs,
     state: str,
     work: Callable[[RunContext, Mapping[str, Finished]], Any],
 ) -> Any:
-    """What ``work`` returns of the run's context and the finished stages that the task needs, or why it failed."""
+    """What ``work`` returns of the run's context and the finished stages that the task needs, or why it failed.
+
+    None on a worker that does not see the store where all did that were there when the stage was submitted.
+    """
     worker = get_worker()
     try:
         with _as_the_run_says(run, worker.state.nthreads) as context, ExitStack() as stack:
             store = Store(run.store)
             if not shared(run):
+                if needs.files is None:
+                    return None
                 folder = stack.enter_context(TemporaryDirectory(dir=worker.local_directory))
                 store = Sending(Path(folder), state, run.name)
-                for packed in needs.values():
-                    if packed.finished.weights_sha256 and not packed.files:
-                        raise LookupError(
-                            f"{packed.finished.record.name} lies in a store that this worker does not see"
-                        )
-                    store.unpack(packed.finished.record.key, packed.files)
+                for role, finished in needs.finished.items():
+                    store.unpack(finished.record.key, needs.files[role])
             _Progress.of(run.name).name = str(worker.get_current_task()).rpartition("-")[0]
-            finished = {role: packed.finished for role, packed in needs.items()}
-            return work(replace(context, store=store, failed={}, made=set()), finished)
+            result = work(replace(context, store=store, failed={}, made=set()), needs.finished)
+            return replace(result, beside=store.beside()) if isinstance(store, Sending) else result
     except Exception as error:
         message = str(error) if isinstance(error, RobbenchError) else f"{type(error).__name__}: {error}"
         return Failed(worker.address, message, isinstance(error, RobbenchError))
@@ -182,6 +189,11 @@ class Sending(Store):
         super().save_state(key, state)
         Variable(self._state).set({key: self.state_path(key).read_bytes()})
         get_worker().log_event(self._topic, {"saved": self._state})
+
+    def beside(self) -> dict[str, bytes]:
+        """By their path in the store, the counterexamples of a verifier that are none, which no record holds."""
+        paths = (path for path in self.folder.glob("verifier/*/*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def shared(run: Run) -> bool:

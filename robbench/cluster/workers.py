@@ -35,7 +35,8 @@ class Workers:
     ) -> None:
         self._client, self._run, self._machines, self._say, self._asked = client, run, machines, say, asked
         self._facts: dict[str, Facts] = {}
-        self._welcomed = False
+        self.shared = True
+        """Whether every one that came sees the controller's store."""
 
     def wait_for(self, expected: int) -> None:
         """Wait a while for so many, and then for one; a RobbenchError where the versions there are not those here."""
@@ -49,19 +50,26 @@ class Workers:
         check_versions(self._client, mismatch, PACKAGES)
 
     def welcome(self) -> None:
-        """Ask all that are there or will come what they are; a RobbenchError where something is wrong with one."""
+        """Ask all that are there or will come what they are, and let them get stages.
+
+        Raises:
+            RobbenchError: something is wrong with one that is there.
+        """
         from robbench.cluster.worker import Welcome
 
         self._client.register_plugin(Welcome(self._run))
-        name = self._run.name
-        found = self._client.run(lambda dask_worker: getattr(dask_worker.plugins.get(name), "facts", None))
-        for facts in filter(None, found.values()):  # a worker that came just now says so itself
+        for facts in self._found():
             self._know(facts)
-        self._welcomed = True
         faults = [facts.fault for facts in self._facts.values() if facts.fault]
         faults += filter(None, [shares_gpu(self._facts.values()), lacks_gpu(self._facts.values())])
         if faults:
             raise RobbenchError(faults[0])
+        self._give_slots([*self._facts])
+
+    def look_again(self) -> None:
+        """Take those that came while the scheduler could not be heard."""
+        for facts in self._found():
+            self.comes(facts.__dict__)
 
     def dismiss(self) -> None:
         """Tell those that come that the run is over; the scheduler may be gone."""
@@ -70,31 +78,22 @@ class Workers:
                 self._client.unregister_worker_plugin(self._run.name)
 
     def comes(self, said: Mapping[str, Any]) -> None:
-        """Take what a worker says that is there, or comes later."""
+        """Judge a worker that comes after the welcome, and let it get stages where nothing is wrong with it."""
         facts = Facts(**said)
         if facts.address in self._facts:
             return
-        if self._welcomed and not facts.fault:
+        if not facts.fault:
             all_of_them = [*self.alive(), facts]
             facts = replace(facts, fault=shares_gpu(all_of_them) or lacks_gpu(all_of_them))
         self._know(facts)
-        if self._welcomed:
-            self._say(facts.fault or f"worker {facts.address} on {facts.host} joins")
+        if not facts.fault:
+            self._give_slots([facts.address])
+        self._say(facts.fault or f"worker {facts.address} on {facts.host} joins")
 
     def alive(self) -> list[Facts]:
         """Those that are there and get stages."""
-        there = self._asked(lambda: self._client.scheduler_info(n_workers=-1))["workers"]
+        there = self._asked(self._client.nthreads)
         return [facts for address, facts in list(self._facts.items()) if address in there and not facts.fault]
-
-    @property
-    def faulty(self) -> bool:
-        """Whether something is wrong with any of them."""
-        return any(facts.fault for facts in list(self._facts.values()))
-
-    @property
-    def shared(self) -> bool:
-        """Whether every one sees the controller's store."""
-        return all(facts.shared for facts in self._facts.values())
 
     @property
     def cuda(self) -> bool:
@@ -109,8 +108,25 @@ class Workers:
         link = f"; dashboard: {self._client.dashboard_link}" if find_spec("bokeh") else ""
         return f"workers: {', '.join(f'{count} × {device}' for device, count in devices.items())} ({hosts}){link}"
 
+    def _found(self) -> list[Facts]:
+        """Of all that are there; one that came just now says so itself."""
+        name = self._run.name
+
+        def facts(dask_worker: Any) -> Facts | None:
+            return getattr(dask_worker.plugins.get(name), "facts", None)
+
+        return [*filter(None, self._asked(lambda: self._client.run(facts, on_error="ignore")).values())]
+
+    def _give_slots(self, addresses: list[str]) -> None:
+        from robbench.cluster.worker import give_slot
+
+        name = self._run.name
+        # One that has left meanwhile does not answer.
+        self._asked(lambda: self._client.run(give_slot, name, workers=addresses, on_error="ignore"))
+
     def _know(self, facts: Facts) -> None:
         self._facts[facts.address] = facts
+        self.shared &= facts.shared
         if not facts.fault and facts.machine not in self._machines:
             self._machines.append(facts.machine)
 

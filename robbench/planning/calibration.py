@@ -122,7 +122,7 @@ def _per_run(run: Callable[[], None], device: torch.device) -> float:
     return min(found)
 
 
-def _seconds(run: Callable[[], None], device: torch.device) -> float:
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
     _synchronize(device)
     begun = time.perf_counter()
     run()

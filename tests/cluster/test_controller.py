@@ -5,21 +5,23 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
-from distributed import LocalCluster, Worker
+from distributed import LocalCluster, Status, Worker, get_worker
 from line import Line
 from stages import comparable
 
 import robbench.stages.training_stage
+from robbench.cluster import controller
 from robbench.cluster.controller import Cluster
 from robbench.errors import RobbenchError
 from robbench.spec import Bounded, Bounds
 from robbench.stages import Task, bounds_stage, run_graph
 from robbench.stages.graph import Graph, finished_records
 from robbench.store import Store
+from robbench.store.files import write_atomically
 from robbench.training import Trainer
 
 
@@ -46,14 +48,22 @@ def tries(monkeypatch):
     return fail_with
 
 
-def test_what_workers_make_comes_to_the_controllers_store(connect, context, estimated, apart):
-    """Records and weights, although no worker sees it; a second run takes all from there."""
+def test_what_workers_make_comes_to_the_controllers_store(connect, context, estimated, apart, monkeypatch):
+    """Records, weights and what a verifier got wrong, although no worker sees it; a second run takes all from there."""
+    train = robbench.stages.training_stage.train_model
+
+    def train_and_keep(work):
+        write_atomically(work.context.store.folder / "verifier" / work.task.model.id / "image3.txt", b"sat")
+        return train(work)
+
+    monkeypatch.setattr(robbench.stages.training_stage, "train_model", train_and_keep)
     cluster = connect([estimated])
     records = run_graph([estimated], context, cluster)
     assert len(records) == len(context.made) == 2
     assert finished_records([*records], context).keys() == records.keys()
     training = context.store.finished(records[estimated.needs["model"]].key)
     assert context.store.weights(training)
+    assert (context.store.folder / "verifier" / estimated.model.id / "image3.txt").read_text() == "sat"
     context.made.clear()
     assert run_graph([estimated], context, cluster) == records
     assert context.made == set()
@@ -110,6 +120,151 @@ def test_a_stage_that_fails_on_three_workers_fails(connect, context, task, tries
     with pytest.raises(RobbenchError, match=r"training failed 3 times, at last on \S+: OSError: no space left"):
         run_graph([task], context, connect())
     assert len(tried) == len(set(tried)) == 3
+
+
+class Machines:
+    """Workers that join a scheduler one by one, and leave it."""
+
+    def __init__(self, local):
+        self._local, self.scheduler, self.workers = local, local.scheduler, []
+
+    def join(self, threads=1):
+        """A new worker. Without a limit of its memory: it would not stay paused."""
+
+        async def worker():
+            return await Worker(self.scheduler.address, nthreads=threads, memory_limit=0)
+
+        self.workers.append(self._local.sync(worker))
+        return self.workers[-1]
+
+    def pause(self, worker):
+        """Let it take no more stages."""
+        worker.loop.add_callback(setattr, worker, "status", Status.paused)
+        while self.scheduler.workers[worker.address].status is not Status.paused:
+            time.sleep(0.01)
+
+    def leave(self, worker):
+        """Close it."""
+        self._local.sync(worker.close)
+
+    def wait_for_unrunnable(self, count):
+        """Wait until so many stages wait for a worker."""
+        while len(self.scheduler.unrunnable) < count:
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def machines():
+    """Of a scheduler that begins without any."""
+    with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as local:
+        machines = Machines(local)
+        yield machines
+        for worker in machines.workers:
+            machines.leave(worker)
+
+
+@pytest.fixture
+def begin(machines, context):
+    """Connect a controller to that scheduler, until the end of the test."""
+    with ExitStack() as stack:
+
+        def begin(tasks, context=context):
+            cluster = Cluster(machines.scheduler.address, 1, "cpu", context=context, tasks=tasks, folders=())
+            return stack.enter_context(closing(cluster))
+
+        yield begin
+
+
+def test_a_stage_that_waits_for_a_worker_that_leaves_is_made_by_another(machines, begin, context, task, monkeypatch):
+    """It failed on one, and was meant for the other, which left before it began."""
+    monkeypatch.setattr(controller, "LOOK", 0.1)
+    workers, tried = [machines.join(), machines.join()], []
+
+    def train(work):
+        tried.append(get_worker())
+        if len(tried) == 2:
+            raise RobbenchError("tried again")
+        for other in {*workers} - {*tried}:
+            machines.pause(other)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(robbench.stages.training_stage, "train_model", train)
+    graph = Graph(context, begin([task]))
+    graph.start([task])
+    while not any(each.worker_restrictions for each in [*machines.scheduler.tasks.values()]):
+        time.sleep(0.05)
+    for other in {*workers} - {*tried}:
+        machines.leave(other)
+    with pytest.raises(RobbenchError, match=r"^tried again$"):
+        graph.futures[task].result(60)
+    assert tried[0] is tried[1]
+
+
+def test_a_stage_whose_class_of_machine_is_gone_is_begun_by_another(machines, begin, context, task, tries, monkeypatch):
+    """After a while; a class that comes later takes nothing that waits for the first one."""
+    monkeypatch.setattr(controller, "LOOK", 0.1)
+    monkeypatch.setattr(controller, "GONE", 1.0)
+    tries(RobbenchError("begun"))
+    first = machines.join()
+    graph = Graph(context, begin([task]))
+    machines.pause(first)
+    graph.start([task])
+    machines.wait_for_unrunnable(1)
+    machines.join(threads=2)
+    while len(context.machines) < 2:
+        time.sleep(0.05)
+    assert machines.scheduler.unrunnable
+    machines.leave(first)
+    with pytest.raises(RobbenchError, match=r"^begun$"):
+        graph.futures[task].result(60)
+
+
+def test_a_worker_that_comes_later_to_a_gpu_that_is_taken_gets_no_stage(machines, begin, context, task, monkeypatch):
+    """One with a GPU of its own does, and stages wait for both that have one."""
+    said, gpus = [], iter("001")
+    monkeypatch.setattr("robbench.cluster.worker._gpu", lambda context: next(gpus))
+    monkeypatch.setattr(controller, "IN_FLIGHT", 0)
+    context = replace(context, announce=said.append)
+    first = machines.join()
+    cluster = begin([task], context)
+    late = []
+    for number in (1, 2):
+        late.append(machines.join())
+        while len(said) < number:
+            time.sleep(0.05)
+    assert "expected a GPU for each, got one for both" in said[0]
+    assert said[1].endswith("joins")
+    slots = [worker.state.total_resources.get("robbench") for worker in (first, *late)]
+    assert slots == [1, None, 1]
+    while cluster.in_flight < 4:
+        time.sleep(0.05)
+
+
+def test_a_worker_that_came_while_the_controller_could_not_hear_gets_stages(machines, begin, context, task):
+    """The controller asks who is there, once it is connected again."""
+    machines.join()
+    cluster = begin([task])
+    cluster.client.unsubscribe_topic(cluster._run.name)
+    late = machines.join()
+    cluster._heard = None
+    assert cluster._connected()
+    while "robbench" not in late.state.total_resources:
+        time.sleep(0.05)
+
+
+def test_a_worker_that_comes_later_need_not_see_the_store(machines, begin, context, estimated, monkeypatch):
+    """It gets files and states, although all that were there before saw the store."""
+    first = machines.join()
+    cluster = begin([estimated])
+    training = estimated.needs["model"]
+    run_graph([training], context, cluster)
+    machines.pause(first)
+    graph = Graph(context, cluster)
+    graph.start([estimated, Task("training", replace(training.model, seed=1))])
+    machines.wait_for_unrunnable(2)
+    monkeypatch.setattr("robbench.cluster.worker.shared", lambda run: False)
+    machines.join()
+    assert all(future.result(60).key for future in graph.futures.values())
 
 
 def test_a_stage_ends_when_its_run_does(connect, context, task, monkeypatch):

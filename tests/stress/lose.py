@@ -33,6 +33,9 @@ from line import Line
 CUT = 10.0
 """Seconds."""
 
+HANGS = 900.0
+"""Seconds without an end after which a run is taken to hang, and killed."""
+
 NOTHING_SHARED = """
 
 import robbench.stages.robustness_stage
@@ -118,8 +121,13 @@ def run(folder: Path, machines: Machines, lose: str, numbers: random.Random, lon
         else:
             machines.end()
         said.append(f"{what} after {life:.1f} s, {len(project.stages(folder))} stages finished")
-    process.join()
+    process.join(HANGS)
+    hangs = process.exitcode is None
+    if hangs:
+        process.kill()
+        process.join()
     said.append(f"ended after {time.monotonic() - begun:.1f} s")
+    said += ["it was killed, since it hung"] if hangs else []
     said.append(f"exit status {process.exitcode}")
     return said
 
