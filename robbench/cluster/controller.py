@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
-from robbench.cluster.connect import connected
+from robbench.cluster.connect import LOST, connected
 from robbench.cluster.messages import Done, Failed, Needs, PartDone, Run, slot
 from robbench.cluster.workers import Workers
 from robbench.errors import RobbenchError
@@ -314,7 +314,8 @@ class Cluster:
 
     def _connected(self) -> bool:
         """Whether the scheduler answers, at once or after a while; then what the workers say is heard as before."""
-        while self.client.status == "connecting":  # not for longer than the client's timeout
+        until = time.monotonic() + LOST
+        while self.client.status == "connecting" and time.monotonic() < until:  # it may stay so for ever
             time.sleep(0.1)
         if self.client.status == "running" and self.client.scheduler_comm is not self._heard:
             self._subscribe()
