@@ -86,6 +86,8 @@ class Cluster:
         """Of every stage, or part of one, that was submitted: where it runs, the share that is done, what is said of it."""
         self._states: set[str] = set()
         """Names of the Variables that hold states of stages that run."""
+        self._lost = 0.0
+        """When the connection to the scheduler was first seen to be lost; 0: it is there."""
         self._lock = threading.Lock()
         self._stack = ExitStack()
         with ExitStack() as stack:
@@ -314,9 +316,12 @@ class Cluster:
 
     def _connected(self) -> bool:
         """Whether the scheduler answers, at once or after a while; then what the workers say is heard as before."""
-        until = time.monotonic() + LOST
-        while self.client.status == "connecting" and time.monotonic() < until:  # it may stay so for ever
+        while self.client.status == "connecting":  # it may stay so for ever
+            self._lost = self._lost or time.monotonic()
+            if time.monotonic() - self._lost > LOST:
+                return False
             time.sleep(0.1)
+        self._lost = 0.0
         if self.client.status == "running" and self.client.scheduler_comm is not self._heard:
             self._subscribe()
             self._events.put({"comes": None})
