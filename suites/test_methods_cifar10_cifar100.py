@@ -29,20 +29,20 @@ from robbench import (
     Study,
     Transfers,
 )
+from suites import test_cifar10_cifar100_frozen_warm as frozen_warm
 from suites.test_cifar10_cifar100_frozen_warm import ADVERSARIAL, RETRAINING, SMALLER, STANDARD
-from suites.test_cifar10_cifar100_frozen_warm import STUDY as FROZEN_WARM
 from suites.ways import by_objective, conventional
 
 TWO_PASSES = replace(RETRAINING, epochs=5)
 THREE_STEPS = PGD(epsilon=4 / 255, step_size=2 / 255, steps=3)
 
-TEACHER = Model(architecture="wrn10_2", dataset=FROZEN_WARM.target, recipe=ADVERSARIAL)
+TEACHER = Model(architecture="wrn10_2", dataset=frozen_warm.STUDY.target, recipe=ADVERSARIAL)
 DICE_TEACHER = replace(TEACHER, recipe=replace(ADVERSARIAL, epochs=6, attack=THREE_STEPS, objective=DicePGD()))
 
 STUDY = Study(
     name="methods-cifar10-cifar100",
-    source=FROZEN_WARM.source,
-    target=FROZEN_WARM.target,
+    source=frozen_warm.STUDY.source,
+    target=frozen_warm.STUDY.target,
     architectures=("wrn10_2",),
     standard=STANDARD,
     adversarial=ADVERSARIAL,
@@ -60,7 +60,7 @@ STUDY = Study(
         replace(by_objective(RETRAINING, TWINS(), 1), kept="warm"),
         *conventional(replace(STANDARD, epochs=16, **SMALLER), 2),
     ),
-    estimate=FROZEN_WARM.estimate,
+    estimate=frozen_warm.STUDY.estimate,
     on_request=True,
 )
 

@@ -26,20 +26,20 @@ from robbench import (
     Study,
     Transfers,
 )
+from suites import test_mnist_emnist_small as last_blocks
 from suites.test_mnist_emnist_small import ADVERSARIAL, ESTIMATE, STANDARD
-from suites.test_mnist_emnist_small import STUDY as LAST_BLOCKS
 from suites.ways import by_objective, conventional
 
 SHORT = replace(ADVERSARIAL, epochs=3, ramp_epochs=1)
 TWO_PASSES = replace(SHORT, attack=replace(SHORT.attack, steps=6))
 
-TEACHER = Model(architecture="cnn7", dataset=LAST_BLOCKS.target, recipe=ADVERSARIAL)
+TEACHER = Model(architecture="cnn7", dataset=last_blocks.STUDY.target, recipe=ADVERSARIAL)
 DICE_TEACHER = replace(TEACHER, recipe=replace(ADVERSARIAL, objective=DicePGD()))
 
 STUDY = Study(
     name="methods-mnist-emnist",
-    source=LAST_BLOCKS.source,
-    target=LAST_BLOCKS.target,
+    source=last_blocks.STUDY.source,
+    target=last_blocks.STUDY.target,
     architectures=("cnn7",),
     standard=STANDARD,
     adversarial=ADVERSARIAL,
