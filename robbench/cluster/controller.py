@@ -90,6 +90,7 @@ class Cluster:
         """When the connection to the scheduler was first seen to be lost; 0: it is there."""
         self._lock = threading.Lock()
         self._stack = ExitStack()
+        self._say(f"waiting for workers {f'of {address}' if address else 'to start on this machine'}")
         with ExitStack() as stack:
             self.client = stack.enter_context(connected(address, workers, device))
             self._address = self.client.scheduler.address

@@ -93,6 +93,10 @@ class Workers:
     def alive(self) -> list[Facts]:
         """Those that are there and get stages."""
         there = self._asked(self._client.nthreads)
+        for address in self._facts.keys() - there.keys():
+            gone = self._facts.pop(address, None)
+            if gone and not gone.fault:
+                self._say(f"worker {address} on {gone.host} is gone; what it had begun goes on elsewhere")
         return [facts for address, facts in list(self._facts.items()) if address in there and not facts.fault]
 
     @property

@@ -66,7 +66,7 @@ def excluded(choice: Choice) -> str:
     names = [each.name for each in choice.candidates if not each.eligible]
     if not names or not choice.recommendations:
         return ""
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    shown = "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return f"not considered, below {floor_text(choice)} clean accuracy or {FEW} correct images: {shown}"
 
 
@@ -74,11 +74,11 @@ def fronts(choice: Choice) -> str:
     """The Pareto front in the plane with its area, and what training seconds as a third dimension add to it."""
     if not choice.recommendations:
         return ""
-    plane = ", ".join(each.name for each in choice.on_front)
+    plane = "; ".join(each.name for each in choice.on_front)
     low, high = choice.area_interval
     area = f"area below it {choice.area:.3f}, {low:.3f} to {high:.3f}"
     added = [each.name for each in choice.on_front_with_cost if each not in choice.on_front]
-    cheaper = f"; with training seconds, too: {', '.join(added)}" if added else ""
+    cheaper = f". With training seconds, too: {'; '.join(added)}" if added else ""
     return f"Pareto front of clean accuracy and median p* ({area}): {plane}{cheaper}"
 
 
@@ -129,6 +129,6 @@ def _rivals(rivals: Sequence[Candidate]) -> str:
     """The nearest three, and how many more."""
     if not rivals:
         return ""
-    named = ", ".join(each.name for each in rivals[:3])
+    named = "; ".join(each.name for each in rivals[:3])
     more = f" and {len(rivals) - 3} more" if len(rivals) > 3 else ""
     return f"nothing separates it from {named}{more} ({CONFIDENCE:.0%} interval of the paired difference)"

@@ -227,6 +227,7 @@ def test_a_worker_that_comes_later_to_a_gpu_that_is_taken_gets_no_stage(machines
     context = replace(context, announce=said.append)
     first = machines.join()
     cluster = begin([task], context)
+    said.clear()
     late = []
     for number in (1, 2):
         late.append(machines.join())

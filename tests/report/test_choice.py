@@ -57,7 +57,7 @@ def test_the_front_and_its_area() -> None:
     low, high = found.area_interval
     assert low < found.area < high
     line = fronts(found)
-    assert line.endswith("): Standard EMNIST, TL#2, PGD EMNIST; with training seconds, too: TL#1")
+    assert line.endswith("): Standard EMNIST; TL#2; PGD EMNIST. With training seconds, too: TL#1")
     assert "(area below it 0.285, " in line
 
 
