@@ -205,8 +205,10 @@ def test_a_stage_whose_class_of_machine_is_gone_is_begun_by_another(machines, be
     monkeypatch.setattr(controller, "LOOK", 0.1)
     monkeypatch.setattr(controller, "GONE", 1.0)
     tries(RobbenchError("begun"))
+    said = []
+    context = replace(context, announce=said.append)
     first = machines.join()
-    graph = Graph(context, begin([task]))
+    graph = Graph(context, begin([task], context))
     machines.pause(first)
     graph.start([task])
     machines.wait_for_unrunnable(1)
@@ -217,6 +219,22 @@ def test_a_stage_whose_class_of_machine_is_gone_is_begun_by_another(machines, be
     machines.leave(first)
     with pytest.raises(RobbenchError, match=r"^begun$"):
         graph.futures[task].result(60)
+    assert any(each.startswith(f"worker {first.address} on ") and "is gone" in each for each in said)
+
+
+def test_a_run_says_that_it_waits_for_its_first_worker(machines, begin, context, task, monkeypatch):
+    """And takes the one that comes."""
+    monkeypatch.setattr("robbench.cluster.workers.PATIENCE", 0.1)
+    said = []
+
+    def announce(text):
+        said.append(text)
+        if text.startswith("waiting for a worker at "):
+            threading.Thread(target=machines.join).start()
+
+    cluster = begin([task], replace(context, announce=announce))
+    assert said[-1] == f"waiting for a worker at {machines.scheduler.address}"
+    assert len(cluster.workers.alive()) == 1
 
 
 def test_a_worker_that_comes_later_to_a_gpu_that_is_taken_gets_no_stage(machines, begin, context, task, monkeypatch):
