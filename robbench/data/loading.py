@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -26,7 +27,10 @@ from robbench.spec import Dataset
 from robbench.spec.catalogue import DATASETS, plain_name
 
 CACHE = "decoded"
-"""Folder in the data folder that holds decoded pictures; it may be deleted."""
+"""Folder in the data folder that holds decoded pictures and drawn images; it may be deleted."""
+
+_MANY = 1000
+"""Drawn images that are kept on disk, at least: fewer are drawn in a second."""
 
 
 def load(
@@ -51,9 +55,7 @@ def load(
         return load_pictures(listing, dataset, folder / CACHE, show=show, announce=announce)
     name, train, test, seed = dataset.name, dataset.train, dataset.test, dataset.seed
     if name in glyphs.GLYPHS:
-        train, test = train or DATASETS[name].train, test or DATASETS[name].test
-        drawn = glyphs.draw(name, train, 2 * seed), glyphs.draw(name, test, 2 * seed + 1)
-        data = Data(name, *drawn, glyphs.GLYPHS[name])
+        data = _drawn(name, train or DATASETS[name].train, test or DATASETS[name].test, seed, folder / CACHE)
     else:
         data = _on_disk(name, folder, download)
     stored = dataset.orientation == "stored"
@@ -117,6 +119,19 @@ def prepare(name: str, *, folder: Path, download: bool = False) -> Path:
     if not path.is_file():
         write_npz(path, data)
     return path
+
+
+def _drawn(name: str, train: int, test: int, seed: int, folder: Path) -> Data:
+    """A drawn dataset; a large one is kept in the folder, under the digest of the code that drew it."""
+    code = sha256(Path(glyphs.__file__).read_bytes()).hexdigest()[:12]
+    path = folder / f"{name}-{train}-{test}-{seed}-{code}.npz"
+    with suppress(RobbenchError):  # there is none, or a damaged one
+        return read_npz(path, name)
+    data = Data(name, glyphs.draw(name, train, 2 * seed), glyphs.draw(name, test, 2 * seed + 1), glyphs.GLYPHS[name])
+    if train + test >= _MANY:
+        with suppress(RobbenchError):  # the folder cannot be written: the next run draws again
+            write_npz(path, data)
+    return data
 
 
 def _on_disk(name: str, folder: Path, download: bool) -> Data:

@@ -101,6 +101,20 @@ def test_glyph_counts(name: str, counts: tuple[int, int], monkeypatch: pytest.Mo
     assert asked == [(name, counts[0], 0), (name, counts[1], 1), (name, 9, 10), (name, counts[1], 11)]
 
 
+def test_many_drawn_images_are_drawn_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Few, or where the kept file is damaged, anew."""
+    many, few = Dataset(name="glyphs10", train=900, test=100), Dataset(name="glyphs10", train=60, test=20)
+    first, drawn = load(many, tmp_path), draw("glyphs10", 60, 0)
+    monkeypatch.setattr("robbench.data.glyphs.draw", lambda *arguments: drawn)
+    again = load(many, tmp_path)
+    assert again.fingerprint == first.fingerprint
+    assert again.classes == first.classes
+    assert len(load(few, tmp_path).test) == 20
+    (kept,) = tmp_path.rglob("*.npz")
+    kept.write_bytes(b"damaged")
+    assert load(many, tmp_path).fingerprint != first.fingerprint
+
+
 def test_drawn_parts_are_independent(tmp_path: Path) -> None:
     """Training and test images are drawn with different seeds, and every seed draws others."""
     first, second = (load(Dataset(name="glyphs10", train=60, test=60, seed=seed), tmp_path) for seed in (0, 1))
