@@ -1,8 +1,9 @@
 """How often the gate is wrong: alarms without a cause, planted losses that it sees, and seconds of unchanged code.
 
 ``python suites/gate/error_rates.py reports/embedded-runs`` reads bundles of one study that was run with several seeds
-(``suites/gate/test_embedded_runs.py --robbench-seeds 40``) or several times, and holds each run to one other. A seed stands for everything that leads training elsewhere while the code is
-the same: another processor, another version of torch. Verdicts are those of ``robbench.gate.verdicts.compare``.
+(``suites/gate/test_embedded_runs.py --robbench-seeds 12``) or several times, and holds each run to one other. A seed
+stands for everything that leads training elsewhere while the code is the same: another processor, another version of
+torch. Verdicts are those of ``robbench.gate.verdicts.compare``.
 """
 
 from __future__ import annotations
@@ -18,30 +19,10 @@ from gate_errors.tables import report
 
 from robbench.errors import RobbenchError
 from robbench.gate.verdicts import Tolerances
-from robbench.store.files import write_atomically
-
-BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
-
-
-def write_between(path: Path, text: str) -> None:
-    """Put text between the two markers of a page.
-
-    Raises:
-        RobbenchError: the page cannot be read or written, or has not one marker of each kind, in their order.
-    """
-    try:
-        page = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RobbenchError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise RobbenchError(f"{str(path)!r}: expected the lines {BEGIN} and {END}, once and in this order")
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    write_atomically(path, f"{before}{BEGIN}\n\n{text}\n{END}{after}".encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read bundles, print the tables; returns the exit status: 0, or 2 for bad input."""
+    """Read bundles and print the tables; returns the exit status: 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("bundles", nargs="+", type=Path, metavar="RECORDS", help="a bundle's records.json or folder")
     parser.add_argument(
@@ -54,15 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--target", type=float, default=0.05, metavar="SHARE", help="alarms per run to propose for (default: 0.05)"
     )
-    parser.add_argument(
-        "--write", type=Path, metavar="FILE", help=f"also put the tables between {BEGIN} and {END} there"
-    )
     options = parser.parse_args(arguments)
     try:
         declared = Tolerances.of(runpy.run_path(str(options.suite))["pytestmark"].kwargs)
         text = report(read_runs(options.bundles), declared, options.target)
-        if options.write:
-            write_between(options.write, text)
     except RobbenchError as error:
         print(f"error_rates: {error}", file=sys.stderr)
         return 2

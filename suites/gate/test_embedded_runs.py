@@ -1,6 +1,6 @@
 """The embedded study as ``error_rates.py`` reads it: every seed tested on the same images, all 250 of each test set.
 
-Runs on request only: ``pytest -m suite suites/gate/test_embedded_runs.py --robbench-seeds=40``.
+Runs on request only: ``pytest -m suite suites/gate/test_embedded_runs.py --robbench-seeds=12``.
 """
 
 from dataclasses import replace
