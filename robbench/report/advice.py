@@ -121,7 +121,14 @@ def _figures(found: Recommendation) -> str:
         seconds = f"{markdown.seconds(best.seconds)} s"
         several = found.purpose == "least cost" and not math.isclose(found.low, found.high)
         ends = f" ({markdown.seconds(found.low)} to {markdown.seconds(found.high)})" if several else ""
-        figures.append(f"trained in {seconds}{ends}")
+        source = (
+            f" from a source of {markdown.seconds(best.source.seconds)} s"
+            if best.source and best.source.seconds
+            else ""
+        )
+        figures.append(f"trained in {seconds}{ends}{source}")
+    if found.with_source and found.with_source is not best:
+        figures.append(f"with the source's training counted in: {found.with_source.name}")
     return ", ".join(figures)
 
 

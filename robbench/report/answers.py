@@ -12,7 +12,7 @@ from robbench.report import comparisons
 from robbench.report.bootstrap import difference
 from robbench.report.choice import accuracy_floor, may_be_crowned
 from robbench.report.rows import Group
-from robbench.report.seeds import Model, Spread, models_of, resampled
+from robbench.report.seeds import Model, Spread, models_of, resampled, source_model
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,6 @@ def _answer(group: Group, line: str) -> Answer:
 def scratch_model(group: Group, dataset: str, method: str) -> Model | None:
     """The model trained from scratch on a data set by a method."""
     found = tuple(row for row in group.of(None) if (row.facts.method, row.facts.dataset) == (method, dataset))
-    return Model(found) if found else None
-
-
-def source_model(group: Group, transferred: Model) -> Model | None:
-    """The model that a transfer started from, in each seed."""
-    cases = [row.facts.source_case for row in transferred.rows]
-    found = tuple(row for row in group.all_rows if row.case in cases)
     return Model(found) if found else None
 
 

@@ -15,12 +15,12 @@ from matplotlib.patches import Patch
 
 from robbench.record import LowerBounds, Robustness
 from robbench.report import comparisons, drawing
-from robbench.report.answers import best_transfer, scratch_model, source_model
+from robbench.report.answers import best_transfer, scratch_model
 from robbench.report.choice import accuracy_floor, may_be_crowned
 from robbench.report.comparisons import fixed_epsilons
 from robbench.report.markdown import NOTHING, escape, percent, pstar, radius
 from robbench.report.rows import Group, Row
-from robbench.report.seeds import Model, Spread, models_of, spread
+from robbench.report.seeds import Model, Spread, models_of, source_model, spread
 
 PANELS = 12
 """Most models whose images are drawn; of more, the best of each kind of transfer."""

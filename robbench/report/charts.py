@@ -8,14 +8,14 @@ import numpy as np
 
 from robbench.record import MISCLASSIFIED
 from robbench.report import advice, markdown, svg
-from robbench.report.answers import answers, source_model
+from robbench.report.answers import answers
 from robbench.report.bootstrap import interval
 from robbench.report.boxes_and_curves import axis_end, percentiles
 from robbench.report.choice import Choice
 from robbench.report.comparisons import Ratio, median_ratio, speed_up
 from robbench.report.drawing import colour, is_source, of_k
 from robbench.report.rows import Group, Row
-from robbench.report.seeds import Model, models_of
+from robbench.report.seeds import Model, models_of, source_model
 
 RADIUS = "radius ε (L∞, pixels in [0, 1])"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -20,7 +20,7 @@ from robbench.report import bootstrap
 from robbench.report.bootstrap import Resamples, difference, interval
 from robbench.report.ranking import ranking_epsilon
 from robbench.report.rows import FEW, Group, Row
-from robbench.report.seeds import Model, models_of, resampled
+from robbench.report.seeds import Model, models_of, resampled, source_model
 
 Purpose = Literal["most robustness", "best balance", "least cost"]
 
@@ -43,6 +43,8 @@ class Candidate:
     """End of the range of radii that its expected robustness is taken over."""
     comparable: bool
     """Whether its seconds were measured on the machine class of most of the others."""
+    source: Model | None = None
+    """What it was transferred from, where that was trained here."""
 
     @property
     def eligible(self) -> bool:
@@ -65,6 +67,12 @@ class Candidate:
         return self.model.seconds if self.comparable else None
 
     @property
+    def seconds_with_source(self) -> float | None:
+        """The same with the training of its source counted in, where it is known."""
+        source = self.source.seconds if self.source else None
+        return None if self.seconds is None else self.seconds + (source or 0.0)
+
+    @property
     def expected(self) -> float:
         """Expected robustness over radii from 0 to ``epsilon``, median over seeds."""
         return self.model.value(lambda row: expected_robustness(row, 0.0, self.epsilon)) or 0.0
@@ -73,6 +81,11 @@ class Candidate:
     def balance(self) -> float:
         """Expected robustness ÷ seconds^PRICE."""
         return float(self.expected / (self.seconds or 1.0) ** PRICE)
+
+    @property
+    def balance_with_source(self) -> float:
+        """The same with the training of its source counted in."""
+        return float(self.expected / (self.seconds_with_source or 1.0) ** PRICE)
 
     @cached_property
     def accuracies(self) -> Resamples:
@@ -115,6 +128,8 @@ class Recommendation:
     high: float
     rivals: tuple[Candidate, ...]
     """Candidates that nothing separates from it: the interval of the paired difference holds 0. The nearest first."""
+    with_source: Candidate | None = None
+    """For the best balance and the least cost: the model where the training of its source is counted in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +251,7 @@ def _candidates(groups: Sequence[Group], dataset: str) -> tuple[Candidate, ...]:
             floor=accuracy_floor(group, dataset),
             epsilon=epsilon or max(model.grid_end for _, model in owned),
             comparable=all(row.trained and row.trained.environment.slug == usual for row in model.rows),
+            source=source_model(group, model),
         )
         for group, model in owned
     )
@@ -274,13 +290,19 @@ def _recommendations(eligible: Sequence[Candidate]) -> tuple[Recommendation, ...
     balanced = max(timed or eligible, key=lambda each: each.balance)
     found = [
         _recommend("most robustness", robust, eligible, lambda each: each.medians),
-        _recommend("best balance", balanced, timed or eligible, lambda each: each.balances, _expectations),
+        replace(
+            _recommend("best balance", balanced, timed or eligible, lambda each: each.balances, _expectations),
+            with_source=max(timed, key=lambda each: each.balance_with_source, default=None),
+        ),
     ]
     kept = [each for each in timed if each.pstar >= KEPT * robust.pstar]
     if kept:
         cheapest = min(kept, key=lambda each: each.seconds or math.inf)
         found.append(
-            _recommend("least cost", cheapest, kept, lambda each: -each.durations, lambda each: each.durations)
+            replace(
+                _recommend("least cost", cheapest, kept, lambda each: -each.durations, lambda each: each.durations),
+                with_source=min(kept, key=lambda each: each.seconds_with_source or math.inf),
+            )
         )
     return tuple(found)
 

@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from robbench.report import drawing
-from robbench.report.answers import Answer, answers, compared, source_model
+from robbench.report.answers import Answer, answers, compared
 from robbench.report.bootstrap import CONFIDENCE
 from robbench.report.comparisons import Ratio, median_ratio, speed_up
 from robbench.report.rows import Group
-from robbench.report.seeds import Spread
+from robbench.report.seeds import Spread, source_model
 
 _TITLES = (
     "1. median p* ÷ that of the source\n(retention)",

@@ -10,10 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from robbench.errors import require
-from robbench.report.answers import Drop, largest_drop, largest_fall, source_model
+from robbench.report.answers import Drop, largest_drop, largest_fall
 from robbench.report.markdown import NOTHING, escape, percent
 from robbench.report.rows import ON_SOURCE, Group
-from robbench.report.seeds import Model, models_of
+from robbench.report.seeds import Model, models_of, source_model
 
 FEWEST = 3
 """Tested k from which a drop point can be found."""

@@ -13,7 +13,7 @@ import numpy as np
 from robbench.record import ModelFacts
 from robbench.report.bootstrap import RESAMPLES, Resamples, over_seeds
 from robbench.report.published import Published
-from robbench.report.rows import Row
+from robbench.report.rows import Group, Row
 
 
 @dataclass(frozen=True)
@@ -137,3 +137,10 @@ def models_of(rows: Sequence[Row]) -> tuple[Model, ...]:
     for row in rows:
         models.setdefault((row.label, row.facts.variant), []).append(row)
     return tuple(Model(tuple(sorted(found, key=lambda row: row.facts.seed))) for found in models.values())
+
+
+def source_model(group: Group, transferred: Model) -> Model | None:
+    """The model that a transfer started from, in each seed; None of models from scratch or from a checkpoint."""
+    cases = [row.facts.source_case for row in transferred.rows]
+    found = tuple(row for row in group.all_rows if row.case in cases)
+    return Model(found) if found else None

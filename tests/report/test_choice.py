@@ -8,7 +8,7 @@ from factories import ENVIRONMENT, both_records, make_facts, make_group, robustn
 from msgspec.structs import replace
 
 from robbench.record import Record
-from robbench.report.advice import fronts
+from robbench.report.advice import advice, fronts
 from robbench.report.choice import Choice, area_below, best_under, choices, expected_robustness, front
 from robbench.report.rows import group_records
 
@@ -46,6 +46,19 @@ def test_a_model_for_each_purpose() -> None:
     assert second.balance == pytest.approx(0.95 * 2 / 3 / 2**0.1)
     robust = found.recommended("most robustness")
     assert (robust.low, robust.high, robust.rivals) == (0.3, 0.3, ())
+
+
+def test_the_training_of_the_source_counted_in() -> None:
+    """A second choice, beside the one that takes the source as given."""
+    source = both_records(make_facts("pgd", "mnist"), [3] * 100, 1000.0)
+    of_balance, of_cost = (choice(source, *STUDY).recommended(each) for each in ("best balance", "least cost"))
+    assert (of_balance.best.name, of_balance.with_source.name) == ("TL#2", "PGD EMNIST")
+    assert (of_cost.best.name, of_cost.with_source.name) == ("TL#1", "PGD EMNIST")
+    lines = [str(each) for each in advice(choice(source, *STUDY))]
+    assert lines[2].endswith(
+        "trained in 1.00 s from a source of 1,000 s, with the source's training counted in: PGD EMNIST"
+    )
+    assert "source" not in lines[0]
 
 
 def test_the_front_and_its_area() -> None:
