@@ -18,6 +18,16 @@ PATIENCE = 10.0
 LOST = 30.0
 """Seconds to wait for a scheduler that is lost to come back: longer than a network is cut."""
 
+OWN = {
+    # Dask lets a worker hand its memory back at once: then every large tensor is of pages that are cleared anew.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "logging.distributed": "critical",
+}
+"""Configuration of dask for workers of a run's own: without what takes time from stages, and without its logs."""
+
 DEATHS = 2
 """How many of its workers may die in a stage before it fails, on a scheduler of a run's own."""
 
@@ -69,6 +79,7 @@ def _client(address: str | None, workers: int, device: str) -> Iterator[Any]:
 
 @contextmanager
 def _own(workers: int, device: str) -> Iterator[Any]:
+    import dask
     from distributed import Scheduler
     from distributed.deploy.spec import SpecCluster
     from distributed.deploy.subprocess import SubprocessWorker
@@ -78,19 +89,26 @@ def _own(workers: int, device: str) -> Iterator[Any]:
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, cores // workers)))
     options = {"nthreads": threads, "memory_limit": 0, "host": "127.0.0.1", "silence_logs": logging.CRITICAL}
     dashboard = {"dashboard": find_spec("bokeh") is not None, "dashboard_address": "127.0.0.1:0"}
-    cluster = SpecCluster(
-        workers={
-            f"{platform.node()}-{number}": {
-                "cls": SubprocessWorker,
-                "options": {"worker_kwargs": {**options, "name": f"{platform.node()}-{number}", "env": own}},
-            }
-            for number, own in enumerate(each)
-        },
-        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "allowed_failures": DEATHS, **dashboard}},
-        silence_logs=logging.CRITICAL,
-    )
-    with cluster:
-        yield cluster
+    # The processes that start the workers, and start them again, find their configuration there.
+    os.environ["DASK_INTERNAL_INHERIT_CONFIG"] = dask.config.serialize(OWN)
+    try:
+        with (
+            dask.config.set(OWN),
+            SpecCluster(
+                workers={
+                    f"{platform.node()}-{number}": {
+                        "cls": SubprocessWorker,
+                        "options": {"worker_kwargs": {**options, "name": f"{platform.node()}-{number}", "env": own}},
+                    }
+                    for number, own in enumerate(each)
+                },
+                scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "allowed_failures": DEATHS, **dashboard}},
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+        ):
+            yield cluster
+    finally:
+        del os.environ["DASK_INTERNAL_INHERIT_CONFIG"]
 
 
 def _environments(workers: int, device: str) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
     python -m suites.perf.scaling    # the embedded suite with 1 and 2 workers of one thread
     python -m suites.perf.scaling --workers 1 --threads 2 --beside 2    # one of two threads, beside two busy processes
 
-Each run begins with an empty store. The same command is then run again, and makes nothing: what it takes is start and
+Each run begins with an empty store; the suite has run once before, so that its images are drawn. The same command is then run again, and makes nothing: what it takes is start and
 report. What the first run took beside the seconds that its stages recorded is divided by their number; what remains of
 it without start and report is the overhead of a stage. Other options go to pytest (``--robbench-quick``).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,3 +153,12 @@ def test_a_worker_imports_neither_pytest_nor_what_renders():
     root = Path(connect.__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert found.stdout == "[]\n"
+
+
+def test_workers_of_a_runs_own_keep_their_memory(monkeypatch):
+    """Dask would let them hand back every large tensor's."""
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    with connect.connected(None, 1, "cpu") as client:
+        client.wait_for_workers(1, timeout=60)
+        assert [*client.run(os.environ.get, "MALLOC_TRIM_THRESHOLD_").values()] == [None]
+    assert "DASK_INTERNAL_INHERIT_CONFIG" not in os.environ
