@@ -5,9 +5,9 @@ PEERS := .venv-peers/bin
 ARGS ?=
 
 # On Linux: freed tensors' memory is kept for the next step, in large pages (docs/speed.md).
-suite full perf: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=1073741824
+suite full perf scaling: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=1073741824
 
-.PHONY: suite test browser docs wheel stress full perf verifiers lint format lock clean
+.PHONY: suite test browser docs wheel stress full perf scaling verifiers lint format lock clean
 
 suite: .venv/ready  ## run every suite this machine can run; leaves report bundles under reports/
 	$(BIN)/python -m pytest -m suite -rs $(ARGS)
@@ -42,6 +42,9 @@ perf: .venv-peers/ready  ## how fast, beside other libraries; leaves tables and 
 	mkdir -p .benchmarks
 	$(PEERS)/python -m pytest -m perf suites/perf --benchmark-json .benchmarks/perf.json $(ARGS)
 	$(PEERS)/python -m suites.perf.rendering .benchmarks/perf.json --output reports/perf
+
+scaling: .venv/ready  ## how much faster the embedded suite is with two workers of one thread than with one
+	$(BIN)/python -m suites.perf.scaling $(ARGS)
 
 verifiers: .verifiers/vibecheck/ready .verifiers/neuralsat/ready  ## complete verifiers, an environment each (docs/bounds.md)
 
