@@ -128,7 +128,7 @@ def _figures(found: Recommendation) -> str:
         )
         figures.append(f"trained in {seconds}{ends}{source}")
     if found.with_source and found.with_source is not best:
-        figures.append(f"with the source's training counted in: {found.with_source.name}")
+        figures.append(f"where its training counts: {found.with_source.name}")
     return ", ".join(figures)
 
 

@@ -45,7 +45,9 @@ class Axis:
             return [float(at) for at in range(0, len(self.names), every)]
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            return [tick for power in decades if self.low <= (tick := 10.0**power) <= self.high]
+            powers, finer = ([times * 10.0**power for power in decades for times in of] for of in ((1,), (1, 2, 5)))
+            within = [tick for tick in powers if self.low <= tick <= self.high]
+            return within if len(within) > 2 else [tick for tick in finer if self.low <= tick <= self.high]
         step = _round_step((self.high - self.low) / 5)
         step = max(1.0, round(step)) if self.whole else step
         first = math.ceil(self.low / step - 1e-9)
