@@ -121,14 +121,11 @@ def _figures(found: Recommendation) -> str:
         seconds = f"{markdown.seconds(best.seconds)} s"
         several = found.purpose == "least cost" and not math.isclose(found.low, found.high)
         ends = f" ({markdown.seconds(found.low)} to {markdown.seconds(found.high)})" if several else ""
-        source = (
-            f" from a source of {markdown.seconds(best.source.seconds)} s"
-            if best.source and best.source.seconds
-            else ""
-        )
-        figures.append(f"trained in {seconds}{ends}{source}")
-    if found.with_source and found.with_source is not best:
-        figures.append(f"where its training counts: {found.with_source.name}")
+        figures.append(f"trained in {seconds}{ends}")
+        if best.source and best.source.seconds:
+            other = found.with_source if found.with_source is not best else None
+            both = f" (where both count: {other.name})" if other else ""
+            figures.append(f"its source in {markdown.seconds(best.source.seconds)} s{both}")
     return ", ".join(figures)
 
 
