@@ -21,7 +21,7 @@ APPROACH = 20
 STEP_SHARES = (1.0, 0.02)
 """Step ÷ radius right after the ball shrank, and when patience ends; linear in between."""
 
-CROSS_ENTROPY_STEPS = 6
+CROSS_ENTROPY_STEPS = 3
 """Steps on the cross-entropy after the ball shrank or an attack began; those after them are on the margin."""
 
 LONGEST_HOP = 4
@@ -44,16 +44,15 @@ class Effort(NamedTuple):
 
     patience: tuple[int, ...]
     """Steps without a counterexample after which a ball shrinks no more, for each start that takes any other class."""
-    aimed: int = 0
-    """At most so many starts more, each of which is aimed at one other class, the likeliest first."""
-    aimed_patience: int = 0
+    aimed: tuple[int, ...] = ()
+    """The same for the starts after them, each of which is aimed at one other class, the likeliest first."""
     places: int = 1
     """One aimed start, but at least two, for so many grid places of the radius found: a small ball has little to lose."""
 
 
 EFFORTS = {
-    "fast": Effort((11, 11), aimed=6, aimed_patience=6, places=8),
-    "thorough": Effort((20, 20, 20, 20), aimed=9, aimed_patience=12),
+    "fast": Effort((11,), aimed=(12, 12, 6, 6, 6, 6), places=8),
+    "thorough": Effort((20, 20, 20, 20), aimed=(12,) * 9),
 }
 
 
@@ -104,8 +103,7 @@ class ShrinkingBall(Bisection):
         super().__init__(problem)
         self._effort = effort
         self._device_radii = self.radii.to(problem.device)
-        patience = effort.patience + (effort.aimed_patience,) * effort.aimed
-        self._patience = torch.tensor(patience, device=problem.device)
+        self._patience = torch.tensor(effort.patience + effort.aimed, device=problem.device)
         self._waiting: Tensor | None = None
         """(M,) int64: images whose attack has not begun; None until all images were classified unperturbed."""
         self._rows: Rows | None = None
@@ -201,7 +199,7 @@ class ShrinkingBall(Bisection):
             return labels.new_empty(len(labels), 0)
         with torch.no_grad():
             others = self.problem.network(originals).scatter(1, labels.view(-1, 1), -math.inf)
-            targets: Tensor = others.topk(min(self._effort.aimed, others.shape[1] - 1), dim=1).indices
+            targets: Tensor = others.topk(min(len(self._effort.aimed), others.shape[1] - 1), dim=1).indices
         self.forward += len(labels)
         return targets
 

@@ -167,7 +167,7 @@ class Detour(nn.Module):
 def test_an_aimed_start_finds_the_class_that_the_loss_does_not_prefer():
     """From the first corner on, the likeliest other class leads up; aimed at the second likeliest, the attack goes down."""
     model, images, labels = Detour(), torch.full((1, 1, 6, 6), 0.5, dtype=torch.float64), torch.tensor([0])
-    (found,), _ = run_ball(model, images, labels, patience=(20,), aimed=2, aimed_patience=20)
+    (found,), _ = run_ball(model, images, labels, patience=(20,), aimed=(20, 20))
     assert GRID[found] == pytest.approx(0.25, abs=0.011)
 
 
@@ -185,7 +185,7 @@ def test_aimed_starts_are_as_many_as_classes_and_places_allow(places, at_most, s
     """A ball of 36 places that holds: an aimed start for so many of them, two at least, five where there are six classes."""
     images, labels = torch.full((1, 1, 6, 6), 0.5 + 0.0351, dtype=torch.float64), torch.tensor([0])
     grid = [place / 1000 for place in range(40)]
-    effort = {"aimed": at_most, "aimed_patience": 3, "places": places}
+    effort = {"aimed": (3,) * at_most, "places": places}
     found, passes = run_ball(Classes(), images, labels, grid, patience=(20,), **effort)
     once, before = run_ball(Classes(), images, labels, grid, patience=(20,))
     assert found == once == [36]
