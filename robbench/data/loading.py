@@ -43,7 +43,8 @@ def load(
 ) -> Data:
     """A dataset's images: pictures, drawn, from ``<folder>/<name>.npz``, or torchvision's, the first that applies.
 
-    What torchvision read is written as the prepared file, if the folder can be written, and read from there afterwards.
+    What torchvision read is written as the prepared file, if the folder can be written, and read from there afterwards;
+    a thousand drawn images or more are kept in ``<folder>/decoded``.
     With ``download`` torchvision downloads what is missing. ``show`` and ``announce`` are those of
     :func:`robbench.data.pictures.load_pictures`.
 
@@ -122,7 +123,7 @@ def prepare(name: str, *, folder: Path, download: bool = False) -> Path:
 
 
 def _drawn(name: str, train: int, test: int, seed: int, folder: Path) -> Data:
-    """A drawn dataset; a large one is kept in the folder, under the digest of the code that drew it."""
+    """A drawn dataset; a large one is kept in the folder, under the digest of ``glyphs.py``."""
     code = sha256(Path(glyphs.__file__).read_bytes()).hexdigest()[:12]
     path = folder / f"{name}-{train}-{test}-{seed}-{code}.npz"
     with suppress(RobbenchError):  # there is none, or a damaged one

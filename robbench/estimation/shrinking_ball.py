@@ -22,7 +22,7 @@ STEP_SHARES = (1.0, 0.02)
 """Step ÷ radius right after the ball shrank, and when patience ends; linear in between."""
 
 CROSS_ENTROPY_STEPS = 3
-"""Steps on the cross-entropy after the ball shrank or an attack began; those after them are on the margin."""
+"""Age below which the loss is the cross-entropy, and from which it is the margin; aimed starts have the margin alone."""
 
 LONGEST_HOP = 4
 """Grid places that a ball shrinks by at most; at most an eighth of the radius, too."""
@@ -88,10 +88,10 @@ class ShrinkingBall(Bisection):
     shrinks below it (the idea of FMN, Pintor et al. 2021), by more than one place while the first step in every new ball
     succeeds, and the projected iterate goes on with steps that get shorter, on the cross-entropy at first and then on the
     margin (largest other logit − true logit), until patience ends. Then the attack begins anew, from a corner of the ball
-    one place below the best that is drawn for the image alone, as often as the effort says: first against any other class,
-    then against one after another (logit of that class − true logit, as APGD-T, Croce & Hein 2020), since the nearest
-    one is often not the one that the loss prefers. In the end, counterexamples are confirmed as by the binary search. Images that are never fooled go through the binary search, which alone uses the
-    attack's number of steps.
+    one place below the best that is drawn for the image alone, as often as the effort says: against any other class, or
+    aimed at one after another (logit of that class − true logit, as APGD-T, Croce & Hein 2020), since the nearest one is
+    often not the one that the loss prefers. In the end, counterexamples are confirmed as by the binary search. Images that
+    are never fooled go through the binary search, which alone uses the attack's number of steps.
 
     In L2, a step is as long as said along the gradient itself, an iterate is scaled into its ball and clamped to the box,
     a corner is a random direction, and images that are never fooled stay so.

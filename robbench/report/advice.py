@@ -124,8 +124,8 @@ def _figures(found: Recommendation) -> str:
         figures.append(f"trained in {seconds}{ends}")
         if best.source and best.source.seconds:
             other = found.with_source if found.with_source is not best else None
-            both = f" (where both count: {other.name})" if other else ""
-            figures.append(f"its source in {markdown.seconds(best.source.seconds)} s{both}")
+            counted = f" (with that counted in: {other.name})" if other else ""
+            figures.append(f"its source in {markdown.seconds(best.source.seconds)} s{counted}")
     return ", ".join(figures)
 
 

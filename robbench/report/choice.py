@@ -44,7 +44,7 @@ class Candidate:
     comparable: bool
     """Whether its seconds were measured on the machine class of most of the others."""
     source: Model | None = None
-    """What it was transferred from, where that was trained here."""
+    """What it was transferred from, where that was trained on the same machine class."""
 
     @property
     def eligible(self) -> bool:
@@ -242,6 +242,10 @@ def _candidates(groups: Sequence[Group], dataset: str) -> tuple[Candidate, ...]:
     trained = [row.trained for _, model in owned for row in model.rows if row.trained and row.seconds]
     slugs = Counter(record.environment.slug for record in trained)
     usual = max(slugs, key=slugs.__getitem__, default="")
+
+    def measured_alike(model: Model | None) -> bool:
+        return model is not None and all(row.trained and row.trained.environment.slug == usual for row in model.rows)
+
     several = len({group.architecture for group, _ in owned}) > 1
     epsilon = next((found for group in groups if (found := ranking_epsilon(group))), None)
     return tuple(
@@ -250,10 +254,11 @@ def _candidates(groups: Sequence[Group], dataset: str) -> tuple[Candidate, ...]:
             model=model,
             floor=accuracy_floor(group, dataset),
             epsilon=epsilon or max(model.grid_end for _, model in owned),
-            comparable=all(row.trained and row.trained.environment.slug == usual for row in model.rows),
-            source=source_model(group, model),
+            comparable=measured_alike(model),
+            source=source if measured_alike(source) else None,
         )
         for group, model in owned
+        for source in (source_model(group, model),)
     )
 
 

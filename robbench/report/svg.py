@@ -45,9 +45,16 @@ class Axis:
             return [float(at) for at in range(0, len(self.names), every)]
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            powers, finer = ([times * 10.0**power for power in decades for times in of] for of in ((1,), (1, 2, 5)))
-            within = [tick for tick in powers if self.low <= tick <= self.high]
-            return within if len(within) > 2 else [tick for tick in finer if self.low <= tick <= self.high]
+            for factors in ((1,), (1, 3), (1, 2, 5)):
+                within = [
+                    tick
+                    for power in decades
+                    for factor in factors
+                    if self.low <= (tick := factor * 10.0**power) <= self.high
+                ]
+                if len(within) > 2:
+                    break
+            return within
         step = _round_step((self.high - self.low) / 5)
         step = max(1.0, round(step)) if self.whole else step
         first = math.ceil(self.low / step - 1e-9)

@@ -3,10 +3,10 @@
     make scaling    # the embedded suite with 1 and 2 workers of one thread
     make scaling ARGS="--workers 1 --threads 2 --beside 2"    # one of two threads, beside two busy processes
 
-Each run begins with an empty store; the suite has run once before, so that its images are drawn. The same command is
-then run again, and makes nothing: what it takes is start and report. What the first run took beside the seconds that its
-stages recorded is divided by their number; what remains of it without start and report is the overhead of a stage. Other
-options go to pytest (``--robbench-quick``).
+Run ``make suite`` once before: it keeps the images that it draws. Each run begins with an empty store. The same command
+is then run again, and makes nothing: what it takes is start and report. What the first run took beside the seconds that
+its stages recorded is divided by their number; what remains of it without start and report is the overhead of a stage.
+Other options go to pytest (``--robbench-quick``).
 
 Threads that wait passively (``OMP_WAIT_POLICY=PASSIVE``) are not asked for, since they gained nothing: with ``--workers 1
 --threads 2 --robbench-quick --robbench-seeds 2`` on two cores of an AMD EPYC, stages took 15.7 s against 14.8 s on the idle

@@ -109,7 +109,7 @@ def test_many_drawn_images_are_drawn_once(monkeypatch: pytest.MonkeyPatch, tmp_p
     again = load(many, tmp_path)
     assert again.fingerprint == first.fingerprint
     assert again.classes == first.classes
-    assert len(load(few, tmp_path).test) == 20
+    load(few, tmp_path)
     (kept,) = tmp_path.rglob("*.npz")
     kept.write_bytes(b"damaged")
     assert load(many, tmp_path).fingerprint != first.fingerprint

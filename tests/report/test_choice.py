@@ -55,7 +55,7 @@ def test_the_training_of_the_source_counted_in() -> None:
     assert (of_balance.best.name, of_balance.with_source.name) == ("TL#2", "PGD EMNIST")
     assert (of_cost.best.name, of_cost.with_source.name) == ("TL#1", "PGD EMNIST")
     lines = [str(each) for each in advice(choice(source, *STUDY))]
-    assert lines[2].endswith("trained in 1.00 s, its source in 1,000 s (where both count: PGD EMNIST)")
+    assert lines[2].endswith("trained in 1.00 s, its source in 1,000 s (with that counted in: PGD EMNIST)")
     assert "source" not in lines[0]
 
 
