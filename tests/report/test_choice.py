@@ -57,6 +57,9 @@ def test_the_training_of_the_source_counted_in() -> None:
     lines = [str(each) for each in advice(choice(source, *STUDY))]
     assert lines[2].endswith("trained in 1.00 s, its source in 1,000 s (with that counted in: PGD EMNIST)")
     assert "source" not in lines[0]
+    trained, tested = source
+    elsewhere = [replace(trained, environment=replace(ENVIRONMENT, slug="h200")), tested]
+    assert not any("source" in str(each) for each in advice(choice(elsewhere, *STUDY)))
 
 
 def test_the_front_and_its_area() -> None:
