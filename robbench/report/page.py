@@ -43,7 +43,7 @@ from robbench.report.remarks import (
     normalisations,
 )
 from robbench.report.rows import FEW, Group, dataset_label, studies
-from robbench.report.searches import LIMIT, pairs
+from robbench.report.searches import LIMIT, pairs, searches_table
 from robbench.report.seeds import models_of
 from robbench.report.tables import (
     SUSPECT,
@@ -238,6 +238,7 @@ def _architecture(
         "few": few_images(group),
         "busy": busy(group),
         "apart": [pair for pair in pairs(group) if pair.differs],
+        "searches": _plain(searches_table(group)),
         "pictures": {picture.kind: picture for picture in pictures},
         "table": without_ranges(study_table(group)) if group.rows else None,
         "published_table": _plain(published_table(group)),
