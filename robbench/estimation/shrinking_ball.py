@@ -52,7 +52,7 @@ class Effort(NamedTuple):
 
 EFFORTS = {
     "fast": Effort((11,), aimed=(12, 12, 6, 6, 6, 6), places=8),
-    "thorough": Effort((20, 20, 20, 20), aimed=(12,) * 9),
+    "thorough": Effort((20,) * 4, aimed=(24,) * 9),
 }
 
 
@@ -90,8 +90,9 @@ class ShrinkingBall(Bisection):
     margin (largest other logit − true logit), until patience ends. Then the attack begins anew, from a corner of the ball
     one place below the best that is drawn for the image alone, as often as the effort says: against any other class, or
     aimed at one after another (logit of that class − true logit, as APGD-T, Croce & Hein 2020), since the nearest one is
-    often not the one that the loss prefers. In the end, counterexamples are confirmed as by the binary search. Images that
-    are never fooled go through the binary search, which alone uses the attack's number of steps.
+    often not the one that the loss prefers; where nothing fooled the network yet, that ball is the grid's largest. In the
+    end, counterexamples are confirmed as by the binary search. Images that are never fooled go through the binary search,
+    which alone uses the attack's number of steps.
 
     In L2, a step is as long as said along the gradient itself, an iterate is scaled into its ball and clamped to the box,
     a corner is a random direction, and images that are never fooled stay so.
@@ -208,7 +209,7 @@ class ShrinkingBall(Bisection):
         at = rows.at(ended)
         aimed = (at.best // self._effort.places).clamp(min=_FEWEST_AIMED).clamp(max=at.targets.shape[1])
         left = at.start + 1 < len(self._effort.patience) + aimed
-        again = ((at.best < len(self.radii)) & left & ~_smallest(at.best, self._device_radii)).cpu()
+        again = (left & ~_smallest(at.best, self._device_radii)).cpu()
         if again.any():
             at, where = at.at(again.nonzero().flatten()), ended[again].to(rows.best.device)
             radius = self._device_radii[at.best - 1].to(at.originals.dtype).view(-1, *(1,) * (at.originals.ndim - 1))
@@ -262,7 +263,7 @@ def _step(
         logits = network(iterate)
         true = logits.gather(1, labels.view(-1, 1)).squeeze(1)
         other = logits.scatter(1, labels.view(-1, 1), -math.inf).amax(1)
-        early = (age < CROSS_ENTROPY_STEPS) | (best == len(radii))
+        early = (age < CROSS_ENTROPY_STEPS) | _approaching(rows, radii)
         loss = torch.where(early, F.cross_entropy(logits, labels, reduction="none"), other - true)
         if targets.shape[1]:
             target = targets.gather(1, (start - unaimed).clamp(min=0).view(-1, 1))
@@ -279,11 +280,11 @@ def _step(
     hop = torch.where(quick, 2 * hop, torch.where(shrunk, 1, hop))
     hop = torch.minimum(hop.clamp(max=LONGEST_HOP), best // 8).clamp(min=1)
     age = torch.where(shrunk, 0, age)
-    searching = best == len(radii)
-    radius = torch.where(searching, radii[-1], radii[(best - hop).clamp(min=0)])
+    radius = torch.where(best == len(radii), radii[-1], radii[(best - hop).clamp(min=0)])
     first, final = STEP_SHARES
     share = first + (final - first) * (age / patience[start]).clamp(max=1)
-    length = torch.where(searching, radii[-1] / APPROACH, radius * share).to(originals.dtype).view(spread)
+    approaching = _approaching(rows._replace(best=best), radii)
+    length = torch.where(approaching, radii[-1] / APPROACH, radius * share).to(originals.dtype).view(spread)
     radius = radius.to(originals.dtype).view(spread)
     if norm == "l2":
         projected = _in_ball(adversarial, originals, radius, box)
@@ -309,9 +310,14 @@ def _length(images: Tensor) -> Tensor:
 
 
 def _ended(rows: Rows, radii: Tensor, patience: Tensor) -> Tensor:
-    """Of which rows the attack ended: patience did, their ball cannot shrink, or no counterexample was found."""
-    searching = rows.best == len(radii)
-    return (rows.age > torch.where(searching, 2 * APPROACH, patience[rows.start])) | _smallest(rows.best, radii)
+    """Of which rows the start ended: patience did, their ball cannot shrink, or the approach found no counterexample."""
+    limit = torch.where(_approaching(rows, radii), 2 * APPROACH, patience[rows.start])
+    return (rows.age > limit) | _smallest(rows.best, radii)
+
+
+def _approaching(rows: Rows, radii: Tensor) -> Tensor:
+    """Which rows are on their way from the image to a first counterexample."""
+    return (rows.best == len(radii)) & (rows.start == 0)
 
 
 def _smallest(best: Tensor, radii: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def test_best_known(model, perf, capsys):
     trained = perf.context.store.finished(run_stage(Task("training", model), perf.context).key)
     network, pictures = load_network(model, perf.context, trained), model.dataset.name == "cifar10"
     estimate = recipes.CIFAR_ESTIMATE if pictures else recipes.MNIST_ESTIMATE
-    grid, count = estimate.grid.values, 10 if model.architecture == "resnet18" else 60
+    grid, count = estimate.grid.values, 10 if model.architecture == "resnet18" else 200
     test = perf.context.images(model.dataset).test.take(torch.arange(10 * count)).to(perf.device)
     images = pixels(test.images)
     with torch.no_grad(), full_precision(perf.device):
@@ -139,7 +139,8 @@ def test_best_known(model, perf, capsys):
     for name in ("fast", "thorough"):
         row = next(row for row in rows if row["attack"] == name)
         assert row["median_ratio"] <= 1.005
-        assert (1 - row["at_most_two_steps_above"]) * len(images) < 1.5  # all images but one
+        farther = round((1 - row["at_most_two_steps_above"]) * len(images))
+        assert farther <= max(1, len(images) // 100)
     assert sum(passed["thorough"]) <= 10 * sum(passed["fast"])
 
 

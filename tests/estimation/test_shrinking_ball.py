@@ -11,7 +11,7 @@ from searches import BOX, GRID, fast, oracle, run_ball
 from torch import nn
 
 from robbench.estimation.estimators import estimate_pstar
-from robbench.estimation.shrinking_ball import APPROACH, _signs, _step
+from robbench.estimation.shrinking_ball import APPROACH, EFFORTS, _signs, _step
 from robbench.record import MISCLASSIFIED
 from robbench.spec import EpsilonGrid
 
@@ -171,6 +171,24 @@ def test_an_aimed_start_finds_the_class_that_the_loss_does_not_prefer():
     assert GRID[found] == pytest.approx(0.25, abs=0.011)
 
 
+class Summit(nn.Module):
+    """The same, with class 1 so much likelier than 2 that the loss keeps to it from the original, too."""
+
+    def forward(self, images):
+        """(N, 1, 6, 6) -> (N, 3): class 1 is flat from a hundredth brighter on, where class 2 leads back."""
+        moved = images.flatten(1).mean(dim=1) - 0.5
+        return torch.stack([0 * moved, -0.2 + 5 * moved.clamp(max=0.01), -1 - 4 * moved], dim=1)
+
+
+def test_aimed_starts_follow_an_approach_that_found_nothing():
+    """In the grid's largest ball; without them, the image counts as never fooled."""
+    images, labels = torch.full((1, 1, 6, 6), 0.5, dtype=torch.float64), torch.tensor([0])
+    (censored,), _ = run_ball(Summit(), images, labels, patience=(20,))
+    (found,), _ = run_ball(Summit(), images, labels, patience=(20,), aimed=(20, 20))
+    assert censored == len(GRID)
+    assert GRID[found] == pytest.approx(0.25, abs=0.016)
+
+
 class Classes(nn.Module):
     """Class 0 wherever the mean is above 0.5; five others are alike below."""
 
@@ -210,14 +228,15 @@ def test_a_ball_hops_while_first_steps_succeed(best, age, hop, after):
 
 
 def test_what_nothing_fools_goes_through_the_reference_and_is_censored():
-    """A constant network: given up after twice the approach, judged once, then probed like by the reference."""
+    """A constant network: given up after twice the approach and one aimed start, then probed like by the reference."""
     model = Counting(linear(torch.zeros(36, dtype=torch.float64), bias=1.0))
     images, labels = torch.rand(6, 1, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 1])
     found = fast(model, images, labels, [0.0, 0.1, 0.2, 0.3], oracle(5), batch_size=6)
     assert found.pstar.tolist() == [4, MISCLASSIFIED, 4, MISCLASSIFIED, MISCLASSIFIED, MISCLASSIFIED]
     # Probed at 1, 2 and 3 with five steps and a confirmation each; the four wrong images pass once, unperturbed, and
-    # the others once more for the classes to aim at.
-    assert (found.forward, found.backward) == (6 + 2 * (1 + GIVING_UP + 1 + 3 * 6), 2 * (GIVING_UP + 3 * 5))
+    # the others once more for the classes to aim at, of which there is one.
+    attacked = GIVING_UP + 1 + EFFORTS["fast"].aimed[0]
+    assert (found.forward, found.backward) == (6 + 2 * (1 + attacked + 1 + 3 * 6), 2 * (attacked + 3 * 5))
     assert (found.forward, found.backward) == (model.forwards, model.backwards)
 
 
