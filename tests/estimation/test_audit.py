@@ -96,27 +96,31 @@ def rooted(pixels):
 @SEARCHES
 @pytest.mark.parametrize("cut", [staircase, *CUTS.values()], ids=["staircase", *CUTS])
 def test_a_network_without_a_gradient_is_named(cut, search):
-    """The search stands still, also where torch has no way back to the images, and the audit says so: on every image."""
+    """No step moves an image, also where torch has no way back to it, and the audit says so: on every image.
+
+    The published search finds nothing at all, the fast one what its random corners fool.
+    """
     model, images, _, _ = linear_case(2, count=40)
     masked = Through(model, images=cut)
     labels = masked(images).argmax(dim=1)
     found = estimated(masked, images, labels, search=search)
-    assert censored(found)
+    assert search != "reference" or censored(found)
     result = looked(masked, images, labels, found)
     assert result.zero_gradient == result.images == 40
-    assert result.warnings[:2] == [
-        "gradients are exactly zero (on 90% of the pixels or more) on 40 of 40 images: steps do not move them",
-        "the way to an image of another class fools more images than the search: 40 against 0 of 40 at ε = 0.16",
-    ]
+    zero, way = result.warnings[:2]
+    assert (
+        zero == "gradients are exactly zero (on 90% of the pixels or more) on 40 of 40 images: steps do not move them"
+    )
+    assert way.startswith("the way to an image of another class fools more images than the search: ")
 
 
 @SEARCHES
 def test_a_gradient_that_is_no_number_is_named(search):
-    """The sign of NaN is 0, so no step moves an image, and such a p* looks perfect: on every image here."""
+    """The sign of NaN is 0, so no step moves an image, and such a p* looks large: on every image here."""
     model, images, labels, _ = linear_case(4, count=30)
     masked = Through(model, images=rooted)
     found = estimated(masked, images, labels, search=search)
-    assert censored(found)
+    assert search != "reference" or censored(found)
     result = looked(masked, images, labels, found)
     assert result.not_finite == result.images == 30
     assert result.warnings[0].startswith("gradients are not finite on 30 of 30 images")
