@@ -137,7 +137,7 @@ def line(record: Record) -> str:
     )
 
 
-def main(folder: Path, queries: int, seeds: int) -> None:
+def main(folder: Path, queries: int = 0, seeds: int = 1) -> None:
     """Train and estimate all networks, with both searches; print a line for each, and write the bundle of the first."""
     context = RunContext(store=Store(folder / "store"), data=folder / "data", device=torch.device("cpu"))
     records = []
