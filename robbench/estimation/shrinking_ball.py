@@ -16,7 +16,7 @@ from robbench.machine.graphs import Tensors
 from robbench.spec.searches import Norm
 
 APPROACH = 20
-"""Steps that go through the whole grid before the first counterexample; at most twice as many are taken."""
+"""Steps in which the first start goes through the whole grid; it gives up after twice as many without a counterexample."""
 
 STEP_SHARES = (1.0, 0.02)
 """Step ÷ radius right after the ball shrank, and when patience ends; linear in between."""

@@ -19,7 +19,7 @@ from robbench.spec import Attack, Bounds, Estimate, Model, Recipe, Search
 from robbench.spec.catalogue import block_names
 from robbench.spec.searches import ATTACKS, parts, search_name
 
-SEARCH_STEPS = {"fast": 100, "thorough": 350}
+SEARCH_STEPS = {"fast": 110, "thorough": 360}
 """Steps for an image that a search takes on an adversarially trained network, about the most."""
 
 STEPS = 100
@@ -90,7 +90,7 @@ def training_work(recipe: Recipe, training: int, validation: int) -> Work:
 
 
 def search_work(estimate: Estimate, images: int) -> Work:
-    """At most: every image right, and every bracket halved to the end. Other searches have no useful bound."""
+    """At most, by `reference`: every image right, every bracket halved to the end. By other searches, about the most."""
     return sum((_search_work(each, estimate, images) for each in parts(estimate.search)), Work())
 
 
