@@ -48,11 +48,13 @@ class Effort(NamedTuple):
     """The same for the starts after them, each of which is aimed at one other class, the likeliest first."""
     places: int = 1
     """One aimed start, but at least two, for so many grid places of the radius found: a small ball has little to lose."""
+    last: int = 0
+    """The same for the last start, which goes on from the best counterexample, against any class; 0: there is none."""
 
 
 EFFORTS = {
-    "fast": Effort((11,), aimed=(12, 12, 6, 6, 6, 6), places=8),
-    "thorough": Effort((20,) * 4, aimed=(24,) * 9),
+    "fast": Effort((4,), aimed=(8,) * 6, places=8, last=12),
+    "thorough": Effort((20,) * 4, aimed=(24,) * 9, last=24),
 }
 
 
@@ -90,8 +92,8 @@ class ShrinkingBall(Bisection):
     margin (largest other logit − true logit), until patience ends. Then the attack begins anew, from a corner of the ball
     one place below the best that is drawn for the image alone, as often as the effort says: against any other class, or
     aimed at one after another (logit of that class − true logit, as APGD-T, Croce & Hein 2020), since the nearest one is
-    often not the one that the loss prefers; where nothing fooled the network yet, that ball is the grid's largest. In the
-    end, counterexamples are confirmed as by the binary search. Images that are never fooled go through the binary search,
+    often not the one that the loss prefers; where nothing fooled the network yet, that ball is the grid's largest. The last
+    start goes on from the best counterexample. In the end, counterexamples are confirmed as by the binary search. Images that are never fooled go through the binary search,
     which alone uses the attack's number of steps.
 
     In L2, a step is as long as said along the gradient itself, an iterate is scaled into its ball and clamped to the box,
@@ -104,7 +106,7 @@ class ShrinkingBall(Bisection):
         super().__init__(problem)
         self._effort = effort
         self._device_radii = self.radii.to(problem.device)
-        self._patience = torch.tensor(effort.patience + effort.aimed, device=problem.device)
+        self._patience = torch.tensor((*effort.patience, *effort.aimed, effort.last), device=problem.device)
         self._waiting: Tensor | None = None
         """(M,) int64: images whose attack has not begun; None until all images were classified unperturbed."""
         self._rows: Rows | None = None
@@ -208,15 +210,19 @@ class ShrinkingBall(Bisection):
         """Begin the next start of the rows that have one left, in the ball one place below the best; the others."""
         at = rows.at(ended)
         aimed = (at.best // self._effort.places).clamp(min=_FEWEST_AIMED).clamp(max=at.targets.shape[1])
-        left = at.start + 1 < len(self._effort.patience) + aimed
-        again = (left & ~_smallest(at.best, self._device_radii)).cpu()
+        last, following = len(self._patience) - 1, at.start + 1
+        following = torch.where(following < len(self._effort.patience) + aimed, following, last)
+        goes_on = (at.start < last) & (at.best < len(self.radii)) & (self._effort.last > 0)
+        again = (((following < last) | goes_on) & ~_smallest(at.best, self._device_radii)).cpu()
         if again.any():
             at, where = at.at(again.nonzero().flatten()), ended[again].to(rows.best.device)
-            radius = self._device_radii[at.best - 1].to(at.originals.dtype).view(-1, *(1,) * (at.originals.ndim - 1))
+            following = following[again.to(following.device)]
+            spread = (-1, *(1,) * (at.originals.ndim - 1))
+            radius = self._device_radii[at.best - 1].to(at.originals.dtype).view(spread)
             radius = radius if self.problem.norm == "linf" else radius / math.sqrt(at.originals[0].numel())
-            corner = at.originals + radius * _signs(at.originals, at.start + 1)
-            rows.adversarial[where] = corner.clamp_(*self.problem.attack.box)
-            rows.age[where], rows.hop[where], rows.start[where] = 0, 1, at.start + 1
+            corner = (at.originals + radius * _signs(at.originals, following)).clamp_(*self.problem.attack.box)
+            rows.adversarial[where] = torch.where((following == last).view(spread), at.best_image, corner)
+            rows.age[where], rows.hop[where], rows.start[where] = 0, 1, following
         return ended[~again]
 
     def _settle(self, rows: Rows, settled: Tensor) -> None:
@@ -266,8 +272,9 @@ def _step(
         early = (age < CROSS_ENTROPY_STEPS) | _approaching(rows, radii)
         loss = torch.where(early, F.cross_entropy(logits, labels, reduction="none"), other - true)
         if targets.shape[1]:
-            target = targets.gather(1, (start - unaimed).clamp(min=0).view(-1, 1))
-            loss = torch.where(start < unaimed, loss, logits.gather(1, target).squeeze(1) - true)
+            place = (start - unaimed).clamp(min=0, max=targets.shape[1] - 1)
+            target = targets.gather(1, place.view(-1, 1))
+            loss = torch.where(start - unaimed == place, logits.gather(1, target).squeeze(1) - true, loss)
         gradient = gradient_of(loss.sum(), iterate)
     logits = logits.detach()
     fooled = (logits.argmax(dim=1) != labels) & torch.isfinite(logits).all(dim=1) & ~_ended(rows, radii, patience)

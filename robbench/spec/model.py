@@ -24,7 +24,7 @@ from robbench.spec.training import Dataset, Recipe
 TRAINING_VERSION = 1
 """Raised when the training code changes what comes out of a spec; models trained before are then trained again."""
 
-ESTIMATION_VERSION = 4
+ESTIMATION_VERSION = 5
 """Raised when the estimation code changes what comes out of a spec; p* is then estimated again."""
 
 Head = Literal["linear", "mlp1", "mlp2", "mlp3"]

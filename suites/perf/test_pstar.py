@@ -88,10 +88,15 @@ def small(recipe, epsilon, epochs):
 
 PICTURES = (
     Recipe(
-        optimiser="sgd", learning_rate=0.05, weight_decay=5e-4, batch_size=64, epochs=6, schedule=OneCycle(),
-        precision="bf16", kept_epoch="last",
+        optimiser="sgd",
+        learning_rate=0.05,
+        weight_decay=5e-4,
+        batch_size=64,
+        epochs=6,
+        schedule=OneCycle(),
+        kept_epoch="last",
     ),
-)  # fmt: skip
+)
 PICTURES += (replace(PICTURES[0], attack=PGD(epsilon=4 / 255, step_size=3 / 255, steps=2), ramp_epochs=1),)
 
 
@@ -136,10 +141,10 @@ def test_best_known(model, perf, capsys):
     perf.note(attacks=rows, images=len(images), best_known=median(best, grid))
     with capsys.disabled():
         print(f"\n{model.id}: best known median p* {median(best, grid)}", *rows, sep="\n")
-    for name, share in (("fast", 0.95), ("thorough", 0.99)):
+    for name in ("fast", "thorough"):
         row = next(row for row in rows if row["attack"] == name)
         assert row["median_ratio"] <= 1.005
-        assert row["at_most_two_steps_above"] >= min(share, 1 - 1.5 / len(images))
+        assert row["at_most_two_steps_above"] >= min(0.99, 1 - 1.5 / len(images))
     assert sum(passed["thorough"]) <= 10 * sum(passed["fast"])
 
 
