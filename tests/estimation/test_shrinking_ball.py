@@ -137,6 +137,32 @@ def test_every_start_has_its_patience():
     assert (found, len(passes)) == ([2], 11 + (1 + 20) + (1 + 3) + (1 + 4))
 
 
+class Recording(nn.Module):
+    """Keeps the images that it is attacked with."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.seen = network, []
+
+    def forward(self, images):
+        """As the network."""
+        if torch.is_grad_enabled():
+            self.seen.append(images.detach().clone())
+        return self.network(images)
+
+
+def test_the_last_start_goes_on_from_the_best_counterexample():
+    """All pixels of which are alike here, as they are at no corner."""
+    model = Recording(linear(torch.ones(36, dtype=torch.float64), bias=-18.0))
+    images, labels = torch.full((1, 1, 6, 6), 0.552, dtype=torch.float64), torch.tensor([0])
+    found, passes = run_ball(model, images, labels, [0.0, 0.05, 0.1], patience=(20, 3), last=5)
+    assert (found, len(passes)) == ([2], 11 + (1 + 20) + (1 + 3) + (1 + 5))
+    corner, last = model.seen[-(1 + 5) - (1 + 3)], model.seen[-(1 + 5)]
+    assert corner.std() > 0.01
+    assert last.std() == 0
+    assert (0.05 < (images - last)).all()
+
+
 class Pit(nn.Module):
     """Class 1 where most pixels lie on their side of a half that a pattern says, else class 0; no slope in between."""
 
@@ -228,7 +254,7 @@ def test_a_ball_hops_while_first_steps_succeed(best, age, hop, after):
 
 
 def test_what_nothing_fools_goes_through_the_reference_and_is_censored():
-    """A constant network: given up after twice the approach and one aimed start, then probed like by the reference."""
+    """A constant network: given up after twice the approach and one aimed start, with nothing to go on from; then probed as by the reference."""
     model = Counting(linear(torch.zeros(36, dtype=torch.float64), bias=1.0))
     images, labels = torch.rand(6, 1, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 1])
     found = fast(model, images, labels, [0.0, 0.1, 0.2, 0.3], oracle(5), batch_size=6)
