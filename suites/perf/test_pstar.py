@@ -110,7 +110,7 @@ def test_best_known(model, perf, capsys):
     trained = perf.context.store.finished(run_stage(Task("training", model), perf.context).key)
     network, pictures = load_network(model, perf.context, trained), model.dataset.name == "cifar10"
     estimate = recipes.CIFAR_ESTIMATE if pictures else recipes.MNIST_ESTIMATE
-    grid, count = estimate.grid.values, 10 if model.architecture == "resnet18" else 200
+    grid, count = estimate.grid.values, 10 if model.architecture == "resnet18" else 100
     test = perf.context.images(model.dataset).test.take(torch.arange(10 * count)).to(perf.device)
     images = pixels(test.images)
     with torch.no_grad(), full_precision(perf.device):
