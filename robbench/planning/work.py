@@ -19,7 +19,7 @@ from robbench.spec import Attack, Bounds, Estimate, Model, Recipe, Search
 from robbench.spec.catalogue import block_names
 from robbench.spec.searches import ATTACKS, parts, search_name
 
-SEARCH_STEPS = {"fast": 110, "thorough": 360}
+SEARCH_STEPS = {"fast": 110, "thorough": 385}
 """Steps for an image that a search takes on an adversarially trained network, about the most."""
 
 STEPS = 100

@@ -144,7 +144,7 @@ def test_best_known(model, perf, capsys):
     for name in ("fast", "thorough"):
         row = next(row for row in rows if row["attack"] == name)
         assert row["median_ratio"] <= 1.005
-        assert row["at_most_two_steps_above"] >= min(0.99, 1 - 1.5 / len(images))
+        assert row["at_most_two_steps_above"] >= min(0.98, 1 - 1.5 / len(images))
     assert sum(passed["thorough"]) <= 10 * sum(passed["fast"])
 
 
