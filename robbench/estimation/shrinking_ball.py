@@ -49,7 +49,8 @@ class Effort(NamedTuple):
     places: int = 1
     """One aimed start, but at least two, for so many grid places of the radius found: a small ball has little to lose."""
     last: int = 0
-    """The same for the last start, which goes on from the best counterexample, against any class; 0: there is none."""
+    """Steps without success that end the last start, which goes on from the best counterexample, if there is one, against
+    any class; 0: there is no such start."""
 
 
 EFFORTS = {
@@ -73,7 +74,7 @@ class Rows(NamedTuple):
     originals: Tensor
     labels: Tensor
     start: Tensor
-    """(B,) int64: how many times the attack began anew."""
+    """(B,) int64: which start it is, its place among the patiences."""
     targets: Tensor
     """(B, T) int64: the other classes that are aimed at, in the order of their logits at the original."""
 
@@ -93,8 +94,8 @@ class ShrinkingBall(Bisection):
     one place below the best that is drawn for the image alone, as often as the effort says: against any other class, or
     aimed at one after another (logit of that class − true logit, as APGD-T, Croce & Hein 2020), since the nearest one is
     often not the one that the loss prefers; where nothing fooled the network yet, that ball is the grid's largest. The last
-    start goes on from the best counterexample. In the end, counterexamples are confirmed as by the binary search. Images that are never fooled go through the binary search,
-    which alone uses the attack's number of steps.
+    start goes on from the best counterexample, against any class. In the end, counterexamples are confirmed as by the
+    binary search. Images that are never fooled go through the binary search, which alone uses the attack's number of steps.
 
     In L2, a step is as long as said along the gradient itself, an iterate is scaled into its ball and clamped to the box,
     a corner is a random direction, and images that are never fooled stay so.
@@ -207,22 +208,22 @@ class ShrinkingBall(Bisection):
         return targets
 
     def _begin_anew(self, rows: Rows, ended: Tensor) -> Tensor:
-        """Begin the next start of the rows that have one left, in the ball one place below the best; the others."""
+        """Begin the next start of the rows that have one left, for the ball one place below the best; the others."""
         at = rows.at(ended)
-        aimed = (at.best // self._effort.places).clamp(min=_FEWEST_AIMED).clamp(max=at.targets.shape[1])
+        aimed = (at.best // self._effort.places).clamp(_FEWEST_AIMED, at.targets.shape[1])
         last, following = len(self._patience) - 1, at.start + 1
         following = torch.where(following < len(self._effort.patience) + aimed, following, last)
         goes_on = (at.start < last) & (at.best < len(self.radii)) & (self._effort.last > 0)
         again = (((following < last) | goes_on) & ~_smallest(at.best, self._device_radii)).cpu()
         if again.any():
-            at, where = at.at(again.nonzero().flatten()), ended[again].to(rows.best.device)
-            following = following[again.to(following.device)]
+            at = at._replace(start=following).at(again.nonzero().flatten())
+            where = ended[again].to(rows.best.device)
             spread = (-1, *(1,) * (at.originals.ndim - 1))
             radius = self._device_radii[at.best - 1].to(at.originals.dtype).view(spread)
             radius = radius if self.problem.norm == "linf" else radius / math.sqrt(at.originals[0].numel())
-            corner = (at.originals + radius * _signs(at.originals, following)).clamp_(*self.problem.attack.box)
-            rows.adversarial[where] = torch.where((following == last).view(spread), at.best_image, corner)
-            rows.age[where], rows.hop[where], rows.start[where] = 0, 1, following
+            corner = (at.originals + radius * _signs(at.originals, at.start)).clamp_(*self.problem.attack.box)
+            rows.adversarial[where] = torch.where((at.start == last).view(spread), at.best_image, corner)
+            rows.age[where], rows.hop[where], rows.start[where] = 0, 1, at.start
         return ended[~again]
 
     def _settle(self, rows: Rows, settled: Tensor) -> None:

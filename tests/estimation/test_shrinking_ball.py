@@ -152,7 +152,7 @@ class Recording(nn.Module):
 
 
 def test_the_last_start_goes_on_from_the_best_counterexample():
-    """All pixels of which are alike here, as they are at no corner."""
+    """The best counterexample's pixels are all alike; a random corner's are not."""
     model = Recording(linear(torch.ones(36, dtype=torch.float64), bias=-18.0))
     images, labels = torch.full((1, 1, 6, 6), 0.552, dtype=torch.float64), torch.tensor([0])
     found, passes = run_ball(model, images, labels, [0.0, 0.05, 0.1], patience=(20, 3), last=5)
@@ -195,6 +195,17 @@ def test_an_aimed_start_finds_the_class_that_the_loss_does_not_prefer():
     model, images, labels = Detour(), torch.full((1, 1, 6, 6), 0.5, dtype=torch.float64), torch.tensor([0])
     (found,), _ = run_ball(model, images, labels, patience=(20,), aimed=(20, 20))
     assert GRID[found] == pytest.approx(0.25, abs=0.011)
+
+
+@pytest.mark.parametrize(("start", "away"), [(0, "up"), (1, "up"), (2, "down"), (4, "up")])
+def test_the_last_start_is_aimed_at_no_class(start, away):
+    """One unaimed start, three aimed ones at two classes, the second of which leads down, and the last."""
+    images, labels = torch.full((1, 1, 6, 6), 0.5, dtype=torch.float64), torch.tensor([0])
+    state = images, images, torch.tensor([40]), torch.tensor([10]), torch.tensor([1])
+    constants = images, labels, torch.tensor([start]), torch.tensor([[1, 2]])
+    patience = torch.tensor([20, 20, 20, 20, 20])
+    moved, *_ = _step(Detour(), state, constants, torch.tensor(GRID).double(), patience, 1, BOX, "linf")
+    assert ("up" if (moved > images).all() else "down") == away
 
 
 class Summit(nn.Module):
@@ -254,7 +265,7 @@ def test_a_ball_hops_while_first_steps_succeed(best, age, hop, after):
 
 
 def test_what_nothing_fools_goes_through_the_reference_and_is_censored():
-    """A constant network: given up after twice the approach and one aimed start, with nothing to go on from; then probed as by the reference."""
+    """A constant network: given up after twice the approach and one aimed start, then probed as by the reference."""
     model = Counting(linear(torch.zeros(36, dtype=torch.float64), bias=1.0))
     images, labels = torch.rand(6, 1, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 1])
     found = fast(model, images, labels, [0.0, 0.1, 0.2, 0.3], oracle(5), batch_size=6)

@@ -60,10 +60,10 @@ def plain(state):
     return state.tolist() if isinstance(state, torch.Tensor) else state
 
 
-def run_ball(network, images, labels, grid=GRID, *, box=BOX, size=64, patience=(20,), **aimed):
+def run_ball(network, images, labels, grid=GRID, *, box=BOX, size=64, patience=(20,), **effort):
     """The shrinking ball alone, which begins once by default: grid indices of p*, and the images attacked in every step."""
     problem = problem_of(network, images, labels, grid, oracle(1, box), batch_size=size)
-    ball = ShrinkingBall(problem, Effort(patience, **aimed))
+    ball = ShrinkingBall(problem, Effort(patience, **effort))
     while ball.judged < len(images):
         ball.step()
     passes = []
